@@ -1,0 +1,143 @@
+"""What an estimator knows of a scene, and the one entry to all estimators."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cus.errors import InputError
+
+if TYPE_CHECKING:
+    from cus.cameras import Cameras
+
+ESTIMATORS = ("auto", "stereo")
+RELIABLE_FRACTION = 0.9
+_LATER = {
+    "vggt": "install it with: pip install git+https://github.com/facebookresearch/vggt",
+    "dust3r": "install it with: pip install git+https://github.com/naver/dust3r",
+}
+
+
+@dataclass(frozen=True)
+class SceneEstimate:
+    """Images with the cameras, depths and confidences found for them.
+
+    Attributes:
+        images: [V, 3, H, W] float32 RGB in [0, 1].
+        cameras: V cameras of H x W pixels, OpenCV conventions (docs/conventions.md).
+        depths: [V, H, W] float32 z-depth in scene units; 0 means none.
+        confidences: [V, H, W] float32 in [0, 1]; 0 where there is no depth.
+        notes: what a user should know about how the estimate came about, e.g. that a focal length was guessed.
+    """
+
+    images: Tensor
+    cameras: "Cameras"
+    depths: Tensor
+    confidences: Tensor
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        views, channels, height, width = self.images.shape
+        if channels != 3:
+            raise ValueError(f"images must be [V, 3, H, W], got {tuple(self.images.shape)}")
+        for name, value in (("depths", self.depths), ("confidences", self.confidences)):
+            if value.shape != (views, height, width):
+                raise ValueError(f"{name} must be {(views, height, width)} like the images, got {tuple(value.shape)}")
+        if len(self.cameras) != views or (self.cameras.height, self.cameras.width) != (height, width):
+            raise ValueError(
+                f"cameras must be {views} of {width}x{height}, "
+                f"got {len(self.cameras)} of {self.cameras.width}x{self.cameras.height}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def reliable(self) -> Tensor:
+        """[V, H, W] bool: pixels with a depth whose confidence is among the top 90 % of their view."""
+        has_depth = self.depths > 0
+        mask = torch.zeros_like(has_depth)
+        for view, known in enumerate(has_depth):
+            confidence = self.confidences[view][known]
+            if confidence.numel() == 0:
+                continue
+            rank = max(int((1.0 - RELIABLE_FRACTION) * confidence.numel()), 1)
+            threshold = torch.kthvalue(confidence, rank).values
+            # At or above, so that a map of equal confidences keeps all of its pixels.
+            mask[view] = known & (self.confidences[view] >= threshold)
+        return mask
+
+    @property
+    def scale(self) -> float:
+        """Mean distance of the reliable points from the first camera, in scene units (the scene scale)."""
+        reliable = self.reliable
+        if not bool(reliable.any()):
+            raise ValueError("the scene has no depth at all, so it has no scale")
+        points = self.cameras.backproject(self.depths)[reliable]
+        return float((points - self.cameras.centers[0]).norm(dim=-1).mean())
+
+    def to(self, device: torch.device | str) -> "SceneEstimate":
+        """The same estimate on `device`."""
+        return replace(
+            self,
+            images=self.images.to(device),
+            cameras=self.cameras.to(device),
+            depths=self.depths.to(device),
+            confidences=self.confidences.to(device),
+        )
+
+
+def estimate_scene(
+    images: Tensor,
+    cameras: "Cameras | None" = None,
+    estimator: str = "auto",
+    *,
+    valid: Tensor | None = None,
+    focals: Tensor | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> SceneEstimate:
+    """Cameras, depth and confidence of a few photographs of one scene.
+
+    Args:
+        images: [V, 3, H, W] float32 RGB in [0, 1], V >= 2, without lens distortion.
+        cameras: known cameras of these images: their poses and their scale are kept. None: both are estimated, the
+            first camera becomes the identity and the unit of length is the scene scale (`SceneEstimate.scale` == 1).
+        estimator: "stereo" (embedded, needs no weights) or "auto" (the best one that is installed).
+        valid: [V, H, W] bool, False where a smaller photo was padded: no depth and no confidence there.
+        focals: [V] focal lengths in pixels of `images`, NaN where unknown; ignored when `cameras` are given.
+        on_progress: called with (steps done, steps in all).
+
+    Raises:
+        InputError: one view, no features, no overlap, no parallax, or an estimator that is not installed.
+        ValueError: arguments whose shapes do not belong together.
+    """
+    check_arguments(images, cameras, valid, focals)
+    if estimator not in ESTIMATORS:
+        if estimator in _LATER:
+            raise InputError(f"the estimator {estimator!r} is not available here; {_LATER[estimator]}, or use 'stereo'")
+        raise InputError(f"there is no estimator {estimator!r}; choose one of {', '.join(ESTIMATORS)}")
+    from cus.estimators.stereo import estimate_stereo
+
+    return estimate_stereo(images, cameras, valid=valid, focals=focals, on_progress=on_progress)
+
+
+def check_arguments(
+    images: Tensor, cameras: "Cameras | None", valid: Tensor | None = None, focals: Tensor | None = None
+) -> None:
+    """Refuse what no estimator can work on (`InputError`) and shapes that disagree (`ValueError`)."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must be [V, 3, H, W], got {tuple(images.shape)}")
+    views, _, height, width = images.shape
+    if views < 2:
+        raise InputError(f"depth needs at least two photographs of the scene, got {views}; add another view")
+    if cameras is not None and (len(cameras), cameras.height, cameras.width) != (views, height, width):
+        raise ValueError(
+            f"cameras must be {views} of {width}x{height} like the images, "
+            f"got {len(cameras)} of {cameras.width}x{cameras.height}"
+        )
+    if valid is not None and valid.shape != (views, height, width):
+        raise ValueError(f"valid must be {(views, height, width)}, got {tuple(valid.shape)}")
+    if focals is not None and focals.shape != (views,):
+        raise ValueError(f"focals must be [{views}], got {tuple(focals.shape)}")
