@@ -1,1 +1,17 @@
-"""cameras."""
+"""Cameras, trajectories, and the files that hold them. Imports third-party code and `cus.errors` only."""
+
+from cus.cameras import trajectories
+from cus.cameras.cameras import Cameras
+from cus.cameras.photos import Photo, PhotoSet, read_photos
+from cus.cameras.transforms_json import PosedPhotos, load_transforms, save_transforms
+
+__all__ = [
+    "Cameras",
+    "Photo",
+    "PhotoSet",
+    "PosedPhotos",
+    "load_transforms",
+    "read_photos",
+    "save_transforms",
+    "trajectories",
+]

@@ -1,0 +1,48 @@
+"""Every change of camera axes in the project, in functions named `b_from_a` (docs/conventions.md)."""
+
+import torch
+from torch import Tensor
+
+
+def _flip_y_and_z(matrices: Tensor) -> Tensor:
+    return matrices * matrices.new_tensor([1.0, -1.0, -1.0, 1.0])
+
+
+def opencv_c2w_from_opengl_c2w(c2w: Tensor) -> Tensor:
+    """[..., 4, 4] camera-to-world: OpenGL/Blender/nerfstudio (y up, z back) -> OpenCV (y down, z forward)."""
+    return _flip_y_and_z(c2w)
+
+
+def opengl_c2w_from_opencv_c2w(c2w: Tensor) -> Tensor:
+    """[..., 4, 4] camera-to-world: OpenCV (y down, z forward) -> OpenGL/Blender/nerfstudio (y up, z back)."""
+    return _flip_y_and_z(c2w)
+
+
+def viewmats_from_c2w(c2w: Tensor) -> Tensor:
+    """[..., 4, 4] world-to-camera from camera-to-world; the rotation is first made exactly orthonormal (SVD).
+
+    Raises:
+        ValueError: a rotation part further than 1e-2 from a rotation, or a reflection.
+    """
+    c2w = c2w.double()
+    u, _, vh = torch.linalg.svd(c2w[..., :3, :3])
+    rotations = u @ vh
+    if bool((torch.linalg.det(rotations) < 0).any()):
+        raise ValueError("camera-to-world matrices contain a reflection")
+    if bool(((rotations - c2w[..., :3, :3]).abs() > 1e-2).any()):
+        raise ValueError("camera-to-world matrices are not rigid: their upper-left 3x3 part is not a rotation")
+    viewmats = torch.zeros_like(c2w)
+    viewmats[..., :3, :3] = rotations.mT
+    viewmats[..., :3, 3] = -(rotations.mT @ c2w[..., :3, 3:])[..., 0]
+    viewmats[..., 3, 3] = 1
+    return viewmats.float()
+
+
+def focal_from_35mm(focal_35mm: float, width: int, height: int) -> float:
+    """Focal length in pixels from its 35 mm equivalent in mm, by the picture's diagonal (43.27 mm; CIPA DCG-001)."""
+    return focal_35mm * (width**2 + height**2) ** 0.5 / (36.0**2 + 24.0**2) ** 0.5
+
+
+def focal_from_fov(fov_degrees: float, width: int) -> float:
+    """Focal length in pixels from the horizontal field of view in degrees."""
+    return 0.5 * width / torch.tan(torch.deg2rad(torch.tensor(fov_degrees / 2, dtype=torch.float64))).item()

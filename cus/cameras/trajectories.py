@@ -1,0 +1,224 @@
+"""Target camera paths: zoom, dolly, interpolate, orbit, and paths from a file.
+
+Each starts at the first reference camera and keeps its image size. A `target` is a point (u, v) of the first picture in
+fractions of its width and height, (0, 0) its top-left corner; the default is its middle.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation, Slerp
+from torch import Tensor
+
+from cus.cameras.cameras import Cameras
+from cus.cameras.conversions import focal_from_fov, opencv_c2w_from_opengl_c2w, viewmats_from_c2w
+from cus.cameras.transforms_json import c2w_from_rows, load_transforms, read_json
+from cus.errors import InputError
+
+Target = tuple[float, float]
+LARGEST_ZOOM = 64.0
+
+
+def _check(cameras: Cameras, zoom: float, target: Target | None, frames: int) -> Target:
+    if len(cameras) < 1:
+        raise ValueError("a trajectory needs at least one camera")
+    if not (math.isfinite(zoom) and 0 < zoom <= LARGEST_ZOOM):
+        raise InputError(
+            f"the zoom must be above 0 and at most {LARGEST_ZOOM:g}, got {zoom:g}; 4 shows a quarter of the width"
+        )
+    if frames < 1:
+        raise InputError(f"a path needs at least one frame, got {frames}")
+    u, v = target or (0.5, 0.5)
+    if not (0 <= u <= 1 and 0 <= v <= 1):
+        raise InputError(
+            f"the target {u:g},{v:g} lies outside the picture; give fractions of its width and height, 0 to 1"
+        )
+    return u, v
+
+
+def _steps(frames: int) -> Tensor:
+    """[T] positions 0..1 along the path; a single frame is its end."""
+    return torch.linspace(0, 1, frames) if frames > 1 else torch.ones(1)
+
+
+def _repeat(cameras: Cameras, frames: int) -> Cameras:
+    return cameras[torch.zeros(frames, dtype=torch.long)]
+
+
+def _windows(cameras: Cameras, factors: Tensor, target: Target) -> Cameras:
+    """Magnify by `factors` [T] around the target: the picture's window that is shown never leaves the picture.
+
+    The window's centre moves so that the whole path is one homothety: some point of the picture stays where it is.
+    """
+    size = cameras.Ks.new_tensor([cameras.width, cameras.height])
+    largest = factors.max()
+    half_window = 0.5 / torch.clamp(largest, min=1.0)
+    aim = torch.clamp(cameras.Ks.new_tensor(target), min=half_window, max=1 - half_window)
+    progress = (1 - 1 / factors) / (1 - 1 / largest) if largest > 1 else torch.zeros_like(factors)
+    centers = (0.5 + (aim - 0.5) * progress[:, None]) * size
+    Ks = cameras.Ks.clone()
+    Ks[:, :2] *= factors[:, None, None]
+    Ks[:, :2, 2] += size / 2 - factors[:, None] * centers
+    return Cameras(cameras.viewmats, Ks, cameras.width, cameras.height)
+
+
+def zoom(cameras: Cameras, zoom: float = 4.0, target: Target | None = None, frames: int = 25) -> Cameras:
+    """Stand at the first camera and lengthen the lens: magnification 1 to `zoom` in equal ratios.
+
+    Args:
+        cameras: the references; the first is where the path stands.
+        zoom: magnification of the last frame (focal length x zoom), above 0 and at most 64; below 1 it widens.
+        target: the point that the path closes in on; the window stays inside the picture.
+        frames: number of cameras, at least 1.
+
+    Raises:
+        InputError: zoom, target or frames out of range.
+    """
+    aim = _check(cameras, zoom, target, frames)
+    return _windows(_repeat(cameras, frames), zoom ** _steps(frames), aim)
+
+
+def interpolate(cameras: Cameras, zoom: float = 1.0, target: Target | None = None, frames: int = 25) -> Cameras:
+    """Move from the first camera through the others to the last, every frame magnified by `zoom`.
+
+    The path of the paper's clips: poses between the references, focal length x4 to x5 for close-ups (Section IV-B).
+    Centres are linear, rotations spherical-linear, focal lengths geometric between neighbours.
+    """
+    aim = _check(cameras, zoom, target, frames)
+    if len(cameras) < 2:
+        raise InputError("an interpolated path needs at least two cameras; use zoom, dolly or orbit with one")
+    knots = np.arange(len(cameras))
+    at = _steps(frames).double().numpy() * (len(cameras) - 1)
+    c2w = cameras.c2w.double()
+    moved = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
+    moved[:, :3, :3] = torch.from_numpy(Slerp(knots, Rotation.from_matrix(c2w[:, :3, :3].numpy()))(at).as_matrix())
+    for axis in range(3):
+        moved[:, axis, 3] = torch.from_numpy(np.interp(at, knots, c2w[:, axis, 3].numpy()))
+    Ks = cameras.Ks[:1].repeat(frames, 1, 1)
+    for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)):
+        values = cameras.Ks[:, i, j].double().numpy()
+        values = np.exp(np.interp(at, knots, np.log(values))) if i == j else np.interp(at, knots, values)
+        Ks[:, i, j] = torch.from_numpy(values).float()
+    path = Cameras(viewmats_from_c2w(moved), Ks, cameras.width, cameras.height)
+    return _windows(path, torch.full((frames,), float(zoom)), aim)
+
+
+def _aim_point(cameras: Cameras, target: Target, depth: float) -> Tensor:
+    """[3] float64: the world point of the first picture's `target` at a z-depth."""
+    if not (math.isfinite(depth) and depth > 0):
+        raise InputError(f"the depth of the target must be a positive number of scene units, got {depth}")
+    pixel = torch.tensor([target[0] * cameras.width, target[1] * cameras.height, 1.0], dtype=torch.float64)
+    ray = torch.linalg.inv(cameras.Ks[0].double()) @ pixel
+    c2w = cameras.c2w[0].double()
+    return c2w[:3, :3] @ (ray * depth) + c2w[:3, 3]
+
+
+def _turned_to(rotation: np.ndarray, direction: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """[T, 3, 3] camera-to-world rotations that turn by `shares` of the smallest rotation that faces `direction`."""
+    forward = rotation[:, 2]
+    direction = direction / np.linalg.norm(direction)
+    axis = np.cross(forward, direction)
+    sine = np.linalg.norm(axis)
+    angle = math.atan2(sine, float(forward @ direction))
+    vector = axis / sine * angle if sine > 1e-9 else np.zeros(3)
+    return (Rotation.from_rotvec(vector[None] * shares[:, None]) * Rotation.from_matrix(rotation)).as_matrix()
+
+
+def dolly(
+    cameras: Cameras, zoom: float = 2.2, target: Target | None = None, frames: int = 25, *, depth: float
+) -> Cameras:
+    """Walk from the first camera straight towards the target's surface, turning to face it.
+
+    Args:
+        cameras: the references; the path starts at the first.
+        zoom: how much larger the target appears at the end, at least 1: the way walked is 1 - 1 / zoom of its distance
+            (2.2 walks 55 %, the middle of the paper's 50 to 60 %).
+        target: the point walked to.
+        frames: number of cameras, at least 1.
+        depth: z-depth of the target in the first camera, in scene units.
+
+    Raises:
+        InputError: zoom below 1, or target, frames or depth out of range.
+    """
+    aim = _check(cameras, zoom, target, frames)
+    if zoom < 1:
+        raise InputError(f"a dolly walks in: its zoom must be at least 1, got {zoom:g}")
+    point = _aim_point(cameras, aim, depth).numpy()
+    start = cameras.c2w[0].double().numpy()
+    steps = _steps(frames).double().numpy()
+    c2w = np.tile(np.eye(4), (frames, 1, 1))
+    c2w[:, :3, 3] = point + (start[:3, 3] - point) * (zoom**-steps)[:, None]
+    c2w[:, :3, :3] = _turned_to(start[:3, :3], point - start[:3, 3], steps)
+    path = _repeat(cameras, frames)
+    return Cameras(viewmats_from_c2w(torch.from_numpy(c2w)), path.Ks, path.width, path.height)
+
+
+def orbit(
+    cameras: Cameras,
+    zoom: float = 1.0,
+    target: Target | None = None,
+    frames: int = 25,
+    *,
+    depth: float,
+    degrees: float = 10.0,
+) -> Cameras:
+    """Swing about the target around the first camera's vertical axis: right, back, left and back, by `degrees` each way.
+
+    Args:
+        cameras: the references; the path starts and ends at the first.
+        zoom: magnification of every frame.
+        target: the point circled.
+        frames: number of cameras, at least 1.
+        depth: z-depth of the target in the first camera, in scene units.
+        degrees: largest angle to either side, above 0 and below 180.
+
+    Raises:
+        InputError: an argument out of range.
+    """
+    aim = _check(cameras, zoom, target, frames)
+    if not 0 < degrees < 180:
+        raise InputError(f"the orbit's angle must be above 0 and below 180 degrees, got {degrees:g}")
+    point = _aim_point(cameras, aim, depth).numpy()
+    start = cameras.c2w[0].double().numpy()
+    angles = np.deg2rad(degrees) * np.sin(2 * math.pi * _steps(frames).double().numpy())
+    swings = Rotation.from_rotvec(-start[None, :3, 1] * angles[:, None]).as_matrix()
+    c2w = np.tile(np.eye(4), (frames, 1, 1))
+    c2w[:, :3, :3] = swings @ start[:3, :3]
+    c2w[:, :3, 3] = point + swings @ (start[:3, 3] - point)
+    path = _repeat(cameras, frames)
+    turned = Cameras(viewmats_from_c2w(torch.from_numpy(c2w)), path.Ks, path.width, path.height)
+    return _windows(turned, torch.full((frames,), float(zoom)), aim)
+
+
+def _camera_path(content: dict[str, Any], where: Path, width: int, height: int) -> Cameras:
+    """nerfstudio's `camera_path` list: camera_to_world (OpenGL, 16 numbers) and vertical fov in degrees."""
+    c2ws, Ks = [], []
+    for index, entry in enumerate(content["camera_path"]):
+        if "camera_to_world" not in entry or "fov" not in entry:
+            raise InputError(f"{where}, entry {index}: expected camera_to_world and fov, got {sorted(entry)}")
+        c2ws.append(c2w_from_rows(entry["camera_to_world"], f"{where}, entry {index}"))
+        focal = focal_from_fov(float(entry["fov"]), height)
+        Ks.append(torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]))
+    return Cameras(viewmats_from_c2w(opencv_c2w_from_opengl_c2w(torch.stack(c2ws))), torch.stack(Ks), width, height)
+
+
+def from_file(path: Path | str, width: int, height: int) -> Cameras:
+    """Cameras from a `transforms.json` (its pictures need not exist) or a nerfstudio camera path, as width x height.
+
+    Poses are in the scene's world: that of the cameras file where one is given, else the first photograph's camera.
+
+    Raises:
+        InputError: a file that is neither, has no frames, or holds bad numbers.
+    """
+    path = Path(path)
+    content = read_json(path)
+    if content.get("camera_path"):
+        return _camera_path(content, path, width, height)
+    posed = load_transforms(path)
+    sizes = torch.tensor(posed.sizes, dtype=torch.float32)
+    Ks = posed.Ks.clone()
+    Ks[:, :2] *= (torch.tensor([width, height]) / sizes)[:, :, None]
+    return Cameras(posed.viewmats, Ks, width, height)
