@@ -1,1 +1,1 @@
-"""diffusion."""
+"""Noise schedule, objective, sampler and pipeline of the video diffusion model."""

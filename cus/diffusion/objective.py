@@ -1,0 +1,74 @@
+"""What is learned: the target latents, the drop-out of conditions, and the loss on v."""
+
+from dataclasses import dataclass
+
+import torch
+
+from cus.diffusion.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class LatentTarget:
+    """Which latents are diffused: the frames' own, or what the frames add to the condition.
+
+    The full-size checkpoints diffuse the frames' latents. A small model that learns from few steps does better with
+    the residual: an answer of zero then already decodes to the conditioning images.
+
+    Args:
+        residual_scale: 0: the latents themselves; otherwise `(latents - condition) * residual_scale` is diffused,
+            where the scale brings the residual to about unit variance.
+    """
+
+    residual_scale: float = 0.0
+
+    def encode(self, latents: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """Diffused latents for the frames' `latents` and their `condition`, both [B, C, T, h, w]."""
+        return (latents - condition) * self.residual_scale if self.residual_scale else latents
+
+    def decode(self, diffused: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """The inverse of `encode`."""
+        return diffused / self.residual_scale + condition if self.residual_scale else diffused
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of Eq. 2 in v-prediction form, and how timesteps and conditions are drawn.
+
+    Args:
+        drop_text: probability that only the text is replaced by the negative prompt.
+        drop_image: probability that only the reference image is replaced by grey.
+        drop_both: probability of both. The condition latents are never dropped.
+        min_snr_gamma: 0: plain mean squared error on v; otherwise weighted by min(SNR, gamma) / (SNR + 1) (Hang et
+            al., "Efficient diffusion training via min-SNR weighting", 2023).
+        timestep_power: 1 draws timesteps uniformly; larger favours noisy ones: `t ~ N u^(1 / power)`.
+    """
+
+    drop_text: float = 0.05
+    drop_image: float = 0.05
+    drop_both: float = 0.05
+    min_snr_gamma: float = 0.0
+    timestep_power: float = 1.0
+
+    def draw_timesteps(self, batch: int, schedule: NoiseSchedule, generator: torch.Generator) -> torch.Tensor:
+        """Int64 timesteps [batch] on the CPU."""
+        uniform = torch.rand(batch, generator=generator, dtype=torch.float64)
+        timesteps = (uniform ** (1 / self.timestep_power) * schedule.num_timesteps).long()
+        return timesteps.clamp(max=schedule.num_timesteps - 1)
+
+    def draw_drops(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bool [batch] twice, on the CPU: replace the text, replace the reference image."""
+        draw = torch.rand(batch, generator=generator)
+        both = draw < self.drop_both
+        text = (draw >= self.drop_both) & (draw < self.drop_both + self.drop_text)
+        start = self.drop_both + self.drop_text
+        image = (draw >= start) & (draw < start + self.drop_image)
+        return both | text, both | image
+
+    def loss(self, v: torch.Tensor, target: torch.Tensor, timesteps: torch.Tensor, schedule: NoiseSchedule):
+        """Scalar: mean over all axes of the (weighted) squared error of the prediction `v` [B, ...]."""
+        errors = (v.float() - target.float()).square().flatten(1).mean(1)
+        if self.min_snr_gamma:
+            snr = schedule.snr(timesteps)
+            weights = snr.clamp(max=self.min_snr_gamma) / (snr + 1)
+            errors = errors * weights.to(device=errors.device, dtype=errors.dtype)
+        return errors.mean()

@@ -1,0 +1,93 @@
+"""DDIM (Song et al., 2021, Eq. 12) and classifier-free guidance. Nothing here knows the network."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from cus.diffusion.schedule import NoiseSchedule
+
+Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Maps noisy latents [B, ...] and timesteps [B] to a prediction of v, shaped like the latents."""
+
+
+def ddim(
+    denoiser: Denoiser,
+    noise: torch.Tensor,
+    schedule: NoiseSchedule,
+    steps: int,
+    *,
+    eta: float = 0.0,
+    step_noise: torch.Generator | Sequence[torch.Tensor] | torch.Tensor | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> torch.Tensor:
+    """Walk from pure noise to clean latents.
+
+    Args:
+        denoiser: predicts v for noisy latents [B, ...] at timesteps [B].
+        noise: standard normal latents [B, ...] at the last timestep.
+        schedule: noise levels; its trailing timesteps are used.
+        steps: number of calls of `denoiser`.
+        eta: 0 is deterministic, 1 adds as much noise a step as DDPM.
+        step_noise: where the added noise comes from if `eta > 0`: a generator, or one tensor like `noise` a step.
+        on_progress: called with (steps done, steps) after each.
+
+    Returns:
+        Clean latents, shaped and typed like `noise`.
+
+    Raises:
+        ValueError: if `eta` is not in 0 .. 1, or is positive without `step_noise`, or that has the wrong length.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1], got {eta}")
+    if eta > 0 and step_noise is None:
+        raise ValueError("eta > 0 adds noise at each step: pass a torch.Generator or the noise itself as step_noise")
+    if step_noise is not None and not isinstance(step_noise, torch.Generator) and len(step_noise) != steps:
+        raise ValueError(f"step_noise must hold one tensor a step ({steps}), got {len(step_noise)}")
+    latents = noise
+    timesteps = schedule.timesteps(steps)
+    # The walk ends at timestep 0, whose alpha_bar is a little less than 1, as in the checkpoints' own sampler.
+    previous = torch.cat([timesteps[1:], timesteps.new_zeros(1)])
+    for step, (now, then) in enumerate(zip(timesteps.tolist(), previous.tolist(), strict=True)):
+        batch = torch.full((len(latents),), now, dtype=torch.long, device=latents.device)
+        v = denoiser(latents, batch)
+        x0 = schedule.x0_from_v(v, latents, batch) * float(schedule.rescale[then] / schedule.rescale[now])
+        direction = schedule.noise_from_v(v, latents, batch)
+        alpha, alpha_then = float(schedule.alpha_bar[now]), float(schedule.alpha_bar[then])
+        sigma = eta * ((1 - alpha_then) / (1 - alpha) * (1 - alpha / alpha_then)) ** 0.5
+        # At the first step (alpha = 0) with eta = 1 rounding leaves about -6e-8 under this root.
+        latents = alpha_then**0.5 * x0 + max(1 - alpha_then - sigma**2, 0.0) ** 0.5 * direction
+        if eta > 0:
+            latents = latents + sigma * _noise(step_noise, step, latents)
+        if on_progress is not None:
+            on_progress(step + 1, steps)
+    return latents
+
+
+def guided(conditional: Denoiser, unconditional: Denoiser, guidance: float, rescale: float = 0.0) -> Denoiser:
+    """Classifier-free guidance `u + guidance (c - u)` around two denoisers.
+
+    With `rescale` > 0 the result is drawn towards the standard deviation of the conditional prediction over all
+    non-batch axes (Lin et al., Section 3.4). `guidance == 1` never calls `unconditional`.
+    """
+    if guidance == 1:
+        return conditional
+
+    def denoiser(latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        wanted = conditional(latents, timesteps)
+        unwanted = unconditional(latents, timesteps)
+        mixed = unwanted + guidance * (wanted - unwanted)
+        if rescale == 0:
+            return mixed
+        axes = tuple(range(1, mixed.ndim))
+        matched = mixed * (wanted.std(axes, keepdim=True) / mixed.std(axes, keepdim=True))
+        return rescale * matched + (1 - rescale) * mixed
+
+    return denoiser
+
+
+def _noise(source: torch.Generator | Sequence[torch.Tensor] | torch.Tensor | None, step: int, like: torch.Tensor):
+    if isinstance(source, torch.Generator):
+        drawn = torch.randn(like.shape, generator=source, device=source.device, dtype=torch.float32)
+        return drawn.to(device=like.device, dtype=like.dtype)
+    assert source is not None
+    return source[step].to(device=like.device, dtype=like.dtype)

@@ -1,0 +1,104 @@
+"""The noise schedule: scaled-linear betas with zero terminal SNR, dynamic rescale, v-prediction.
+
+Symbols: `alpha_bar` is the cumulated product of `1 - beta`; a noisy latent is
+`x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps`, the network predicts
+`v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0` (Salimans and Ho, "Progressive distillation", Section 4).
+`alpha_bar[-1]` is exactly 0 (Lin et al., "Common diffusion noise schedules are flawed", Algorithm 1), so nothing
+here divides by it.
+"""
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+
+class NoiseSchedule(SchedulerMixin, ConfigMixin):
+    """Noise levels of a diffusion process over `num_timesteps` discrete steps; tables are float64 on the CPU.
+
+    Args:
+        num_timesteps: length of the training schedule.
+        beta_start: first beta, before the zero-SNR rescale.
+        beta_end: last beta, likewise; in between their square roots are linear ("scaled_linear").
+        zero_terminal_snr: shift and scale sqrt(alpha_bar) so that the last one is exactly 0.
+        rescale_base: value that the dynamic rescale s(t) falls to; 1 switches it off.
+        rescale_steps: s(t) goes linearly from 1 to `rescale_base` over t = 0 .. rescale_steps - 1, then stays.
+    """
+
+    config_name = "scheduler_config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        num_timesteps: int = 1000,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        zero_terminal_snr: bool = True,
+        rescale_base: float = 0.3,
+        rescale_steps: int = 400,
+    ) -> None:
+        if not 0 < beta_start <= beta_end < 1:
+            raise ValueError(f"betas must satisfy 0 < start <= end < 1, got {beta_start} and {beta_end}")
+        if not 1 < rescale_steps <= num_timesteps:
+            raise ValueError(f"rescale_steps must lie in 2 .. num_timesteps = {num_timesteps}, got {rescale_steps}")
+        betas = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64) ** 2
+        alpha_bar = torch.cumprod(1 - betas, 0)
+        if zero_terminal_snr:
+            roots = alpha_bar.sqrt()
+            roots = (roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))
+            alpha_bar = roots**2
+        self.num_timesteps = num_timesteps
+        self.alpha_bar = alpha_bar
+        self.rescale = torch.full((num_timesteps,), rescale_base, dtype=torch.float64)
+        self.rescale[:rescale_steps] = torch.linspace(1.0, rescale_base, rescale_steps, dtype=torch.float64)
+
+    def timesteps(self, steps: int) -> torch.Tensor:
+        """Int64 [steps], descending, "trailing": the first is the last training step, where there is only noise.
+
+        Raises:
+            ValueError: if `steps` is not in 1 .. num_timesteps.
+        """
+        if not 1 <= steps <= self.num_timesteps:
+            raise ValueError(f"steps must lie in 1 .. {self.num_timesteps}, got {steps}")
+        fractions = torch.arange(steps, 0, -1, dtype=torch.float64) / steps
+        return (fractions * self.num_timesteps).round().long() - 1
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Noisy latents for clean ones [B, ...], noise alike and timesteps [B]; applies the dynamic rescale."""
+        signal, spread = self._levels(timesteps, latents)
+        return signal * self.rescaled(latents, timesteps) + spread * noise
+
+    def v_target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """What the network should answer for `add_noise(latents, noise, timesteps)`; same shapes."""
+        signal, spread = self._levels(timesteps, latents)
+        return signal * noise - spread * self.rescaled(latents, timesteps)
+
+    def rescaled(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """The clean latents times s(t): what `add_noise` mixes with noise and `x0_from_v` gives back."""
+        return latents * self._per_item(self.rescale, timesteps, latents)
+
+    def x0_from_v(self, v: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """The (rescaled) clean latents that a prediction `v` at `noisy` [B, ...] stands for."""
+        signal, spread = self._levels(timesteps, noisy)
+        return signal * noisy - spread * v
+
+    def noise_from_v(self, v: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """The noise that a prediction `v` at `noisy` [B, ...] stands for."""
+        signal, spread = self._levels(timesteps, noisy)
+        return signal * v + spread * noisy
+
+    def snr(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Signal-to-noise ratio alpha_bar / (1 - alpha_bar) at `timesteps`, float64; 0 at the last one."""
+        alpha_bar = self.alpha_bar[timesteps.cpu()]
+        return alpha_bar / (1 - alpha_bar)
+
+    def _levels(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            self._per_item(self.alpha_bar.sqrt(), timesteps, like),
+            self._per_item((1 - self.alpha_bar).sqrt(), timesteps, like),
+        )
+
+    def _per_item(self, table: torch.Tensor, timesteps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        if timesteps.ndim != 1 or len(timesteps) not in (1, len(like)):
+            raise ValueError(f"timesteps must be [B] with B = {len(like)} (or 1), got {tuple(timesteps.shape)}")
+        values = table[timesteps.cpu()].to(device=like.device, dtype=like.dtype)
+        return values.view(-1, *([1] * (like.ndim - 1)))
