@@ -31,9 +31,8 @@ class Cameras:
     def __post_init__(self) -> None:
         n = self.viewmats.shape[0] if self.viewmats.ndim == 3 else -1
         if tuple(self.viewmats.shape) != (n, 4, 4) or tuple(self.Ks.shape) != (n, 3, 3):
-            raise ValueError(
-                f"expected viewmats [N, 4, 4] and Ks [N, 3, 3], got {tuple(self.viewmats.shape)} and {tuple(self.Ks.shape)}"
-            )
+            shapes = f"{tuple(self.viewmats.shape)} and {tuple(self.Ks.shape)}"
+            raise ValueError(f"expected viewmats [N, 4, 4] and Ks [N, 3, 3], got {shapes}")
         if self.width < 1 or self.height < 1:
             raise ValueError(f"expected an image size of at least 1x1 pixels, got {self.width}x{self.height}")
         if not (torch.isfinite(self.viewmats).all() and torch.isfinite(self.Ks).all()):

@@ -12,7 +12,7 @@ from cus.cameras.cameras import Cameras
 from cus.cameras.transforms_json import PosedPhotos
 from cus.errors import InputError
 
-# COLMAP's parameters -> fx fy cx cy and OpenCV's k1 k2 p1 p2 k3 k4 k5 k6; None is zero, an int the index of a parameter.
+# Where in COLMAP's parameters fx fy cx cy and OpenCV's k1 k2 p1 p2 k3 k4 k5 k6 stand; missing ones are zero.
 _LENSES: dict[str, tuple[tuple[int, int, int, int], tuple[int, ...]]] = {
     "SIMPLE_PINHOLE": ((0, 0, 1, 2), ()),
     "PINHOLE": ((0, 1, 2, 3), ()),

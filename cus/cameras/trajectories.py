@@ -165,7 +165,7 @@ def orbit(
     depth: float,
     degrees: float = 10.0,
 ) -> Cameras:
-    """Swing about the target around the first camera's vertical axis: right, back, left and back, by `degrees` each way.
+    """Swing about the target around the first camera's vertical axis, by `degrees` to either side and back.
 
     Args:
         cameras: the references; the path starts and ends at the first.
@@ -194,7 +194,7 @@ def orbit(
 
 
 def _camera_path(content: dict[str, Any], where: Path, width: int, height: int) -> Cameras:
-    """nerfstudio's `camera_path` list: camera_to_world (OpenGL, 16 numbers) and vertical fov in degrees."""
+    """Cameras of a nerfstudio `camera_path`: camera_to_world (OpenGL, 16 numbers) and vertical fov in degrees."""
     c2ws, Ks = [], []
     for index, entry in enumerate(content["camera_path"]):
         if "camera_to_world" not in entry or "fov" not in entry:
