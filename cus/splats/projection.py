@@ -1,0 +1,139 @@
+"""Projection of 3D Gaussians to 2D (EWA splatting, Zwicker et al. 2001), with gsplat's conventions.
+
+Cameras are OpenCV (docs/conventions.md); the centre of the top-left pixel is (0.5, 0.5).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+# Contributions below this opacity are skipped, as in 3DGS and gsplat.
+ALPHA_CUTOFF = 1 / 255
+# Where a Gaussian of opacity 1 falls below ALPHA_CUTOFF: sqrt(2 ln 255) = 3.3290; gsplat rounds up.
+MAX_EXTENT = 3.33
+# The Jacobian is taken at most this far outside the image (in units of half the field of view), as in 3DGS:
+# the linearisation explodes for Gaussians beside the camera.
+_FRUSTUM_MARGIN = 0.3
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Gaussians as C cameras see them.
+
+    Attributes:
+        means2d: Centres in pixels [C, N, 2].
+        depths: z-depths of the centres [C, N], scene units.
+        conics: Upper triangles of the inverse 2D covariances [C, N, 3] (xx, xy, yy), 1 / pixels^2.
+        opacities: [C, N], after the antialiasing compensation where that is on.
+        radii: Half sizes of the boxes outside which alpha < 1/255 [C, N, 2], int32 pixels; 0 where culled.
+    """
+
+    means2d: Tensor
+    depths: Tensor
+    conics: Tensor
+    opacities: Tensor
+    radii: Tensor
+
+
+@dataclass(frozen=True)
+class ProjectionOptions:
+    """Size of the image and what is culled or smoothed; see `cus.splats.rasterization` for the meanings."""
+
+    width: int
+    height: int
+    near_plane: float = 0.01
+    far_plane: float = 1e10
+    radius_clip: float = 0.0
+    eps2d: float = 0.3
+    antialiased: bool = False
+
+
+def rotmat_from_quat(quats: Tensor) -> Tensor:
+    """Rotation matrices [..., 3, 3] of quaternions [..., 4] (wxyz, any length but zero)."""
+    w, x, y, z = normalize(quats, dim=-1).unbind(-1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+
+
+def project(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    options: ProjectionOptions,
+) -> Projection:
+    """Project Gaussians into every camera; differentiable in all but the radii.
+
+    Args:
+        means: [N, 3].
+        quats: [N, 4] wxyz.
+        scales: [N, 3] linear.
+        opacities: [N].
+        viewmats: World-to-camera [C, 4, 4].
+        Ks: [C, 3, 3] pixels, without skew.
+        options: Size and limits.
+    """
+    rotations, translations = viewmats[:, None, :3, :3], viewmats[:, None, :3, 3]
+    camera_means = (rotations @ means[None, :, :, None]).squeeze(-1) + translations
+    depths = camera_means[..., 2]
+    visible = (depths >= options.near_plane) & (depths <= options.far_plane)
+    # Culled Gaussians take part in the arithmetic at depth 1, so that no division spoils the gradients of the rest.
+    z = torch.where(visible, depths, torch.ones_like(depths))
+    means2d = camera_means[..., :2] / z[..., None] * Ks[:, None, (0, 1), (0, 1)] + Ks[:, None, :2, 2]
+
+    half_axes = rotmat_from_quat(quats) * scales[:, None, :]  # world covariance = half_axes half_axes^T
+    jacobians = _jacobians(camera_means, z, Ks, options) @ rotations
+    factors = jacobians @ half_axes  # [C, N, 2, 3]
+    row_x, row_y = factors[..., 0, :], factors[..., 1, :]
+    xx, xy, yy = (row_x * row_x).sum(-1), (row_x * row_y).sum(-1), (row_y * row_y).sum(-1)
+    # Cauchy-Binet: a sum of squares, where xx yy - xy^2 would lose most digits for long thin Gaussians.
+    sharp_determinant = torch.linalg.cross(row_x, row_y).square().sum(-1)
+    determinant = sharp_determinant + options.eps2d * (xx + yy + options.eps2d)
+    xx, yy = xx + options.eps2d, yy + options.eps2d
+    visible = visible & (determinant > 0)
+    safe_determinant = torch.where(visible, determinant, torch.ones_like(determinant))
+    conics = torch.stack([yy, -xy, xx], dim=-1) / safe_determinant[..., None]
+
+    seen_opacities = opacities[None].expand(len(viewmats), -1)
+    if options.antialiased:  # the energy of the sharp Gaussian, spread over the smoothed one (Mip-Splatting, Eq. 9)
+        ratio = sharp_determinant / safe_determinant
+        seen_opacities = seen_opacities * ratio.clamp_min(torch.finfo(ratio.dtype).tiny).sqrt()
+    radii = _radii(means2d, xx, yy, seen_opacities, visible, options)
+    return Projection(means2d, depths, conics, seen_opacities, radii)
+
+
+def _jacobians(camera_means: Tensor, z: Tensor, Ks: Tensor, options: ProjectionOptions) -> Tensor:
+    """Derivative of the pixel in the camera-space point [C, N, 2, 3]."""
+    focals = Ks[:, None, (0, 1), (0, 1)]  # [C, 1, 2]
+    centers = Ks[:, None, :2, 2]
+    size = torch.tensor([options.width, options.height], dtype=Ks.dtype, device=Ks.device)
+    margin = _FRUSTUM_MARGIN * 0.5 * size / focals
+    slopes = camera_means[..., :2] / z[..., None]
+    slopes = torch.minimum(torch.maximum(slopes, -centers / focals - margin), (size - centers) / focals + margin)
+    scaled = focals / z[..., None]
+    zeros = torch.zeros_like(z)
+    top = torch.stack([scaled[..., 0], zeros, -scaled[..., 0] * slopes[..., 0]], dim=-1)
+    bottom = torch.stack([zeros, scaled[..., 1], -scaled[..., 1] * slopes[..., 1]], dim=-1)
+    return torch.stack([top, bottom], dim=-2)
+
+
+@torch.no_grad()
+def _radii(
+    means2d: Tensor, xx: Tensor, yy: Tensor, opacities: Tensor, visible: Tensor, options: ProjectionOptions
+) -> Tensor:
+    """Box half sizes, from where the opacity falls under the cutoff (StopThePop, Radl et al. 2024, Section B.2)."""
+    extent = (2 * (opacities / ALPHA_CUTOFF).clamp_min(1).log()).sqrt().clamp_max(MAX_EXTENT)
+    radii = torch.ceil(extent[..., None] * torch.stack([xx, yy], dim=-1).sqrt())
+    size = torch.tensor([options.width, options.height], dtype=radii.dtype, device=radii.device)
+    inside = ((means2d + radii > 0) & (means2d - radii < size)).all(dim=-1)
+    keep = visible & inside & (opacities >= ALPHA_CUTOFF) & (radii > options.radius_clip).any(dim=-1)
+    # Beside the camera means and radii pass what an int32 holds; one image diagonal more is as good as infinite.
+    return (radii.clamp_max(2**24) * keep[..., None]).to(torch.int32)

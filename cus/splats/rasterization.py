@@ -1,0 +1,206 @@
+"""`rasterization`: one function with gsplat's signature and meaning, and a choice of backends behind it."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from cus.splats.projection import ProjectionOptions, project
+from cus.splats.rasterize_gsplat import gsplat_available, rasterize_gsplat
+from cus.splats.rasterize_torch import rasterize_tiles
+from cus.splats.sh import evaluate_sh
+from cus.splats.tiles import TileLists, build_tile_lists
+
+RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
+RasterizeMode = Literal["classic", "antialiased"]
+Backend = Literal["auto", "torch", "gsplat"]
+# Composites projected Gaussians: (means2d, conics, colors, opacities, lists, width, height) -> (colours over black,
+# transmittances). What a backend that shares our projection has to bring.
+Compositor = Callable[[Tensor, Tensor, Tensor, Tensor, TileLists, int, int], tuple[Tensor, Tensor]]
+_COMPOSITORS: dict[str, Compositor] = {"torch": rasterize_tiles}
+
+
+def rasterization(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    *,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    radius_clip: float = 0.0,
+    eps2d: float = 0.3,
+    sh_degree: int | None = None,
+    packed: bool = False,
+    tile_size: int = 16,
+    backgrounds: Tensor | None = None,
+    render_mode: RenderMode = "RGB",
+    rasterize_mode: RasterizeMode = "classic",
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Render N Gaussians into C cameras; names, defaults and meanings are those of `gsplat.rasterization`.
+
+    Differentiable in means, quats, scales, opacities, colors, viewmats, Ks and backgrounds (gsplat: not in Ks).
+    A Gaussian counts at a pixel if its alpha = min(0.999, opacity exp(-sigma)) is at least 1/255 there; a pixel stops
+    before the Gaussian that would bring its transmittance to 1e-4 or less.
+
+    Args:
+        means: Centres [N, 3], world.
+        quats: Orientations [N, 4], wxyz, any length but zero.
+        scales: Standard deviations [N, 3], > 0.
+        opacities: [N], in [0, 1].
+        colors: [N, D] or [C, N, D] with any number of channels D, or with `sh_degree` spherical harmonics
+            coefficients [N, K, 3] or [C, N, K, 3].
+        viewmats: World-to-camera, OpenCV [C, 4, 4].
+        Ks: Intrinsics [C, 3, 3], pixels; the centre of the top-left pixel is (0.5, 0.5).
+        width: Of the images, pixels.
+        height: Of the images, pixels.
+        near_plane: Gaussians whose centre is nearer are left out (z-depth).
+        far_plane: Likewise farther.
+        radius_clip: Gaussians whose box half size is at most this in both directions are left out, pixels.
+        eps2d: Added to the diagonal of the 2D covariances, pixels^2, so that none is thinner than a pixel.
+        sh_degree: Harmonics to use (0 to 3); None: `colors` are colours.
+        packed: Give the per-Gaussian entries of info for visible pairs only [nnz], with camera_ids and gaussian_ids.
+        tile_size: Side of the tiles in pixels; changes the speed, not the picture.
+        backgrounds: Colours behind everything [C, D]; None is black. Depth channels never get one.
+        render_mode: "RGB" colours; "D" z-depth, accumulated with the weights; "ED" the same divided by alpha, so
+            expected depth; "RGB+D" and "RGB+ED" both, depth last.
+        rasterize_mode: "antialiased" scales opacities by sqrt(det(cov2d) / det(cov2d + eps2d I)) (Mip-Splatting).
+        backend: "torch" anywhere, "gsplat" on CUDA; "auto" takes gsplat on CUDA where it is installed, else torch.
+
+    Returns:
+        renders [C, height, width, D (+ 1 with a depth)], alphas [C, height, width, 1], and info: means2d [C, N, 2],
+        radii [C, N, 2] (int32, 0 where culled), depths [C, N], conics [C, N, 3], opacities [C, N], width, height,
+        tile_size, tile_width, tile_height, n_cameras, isect_offsets [C, tile_height, tile_width], flatten_ids.
+
+    Raises:
+        ValueError: Shapes or options do not fit.
+        InputError: backend="gsplat" where it cannot run.
+    """
+    _check(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree)
+    _check_options(width, height, tile_size, render_mode, rasterize_mode, backend)
+    channels = 3 if sh_degree is not None else colors.shape[-1]
+    if backgrounds is not None and tuple(backgrounds.shape) != (len(viewmats), channels):
+        raise ValueError(f"backgrounds must be [{len(viewmats)}, {channels}], got {list(backgrounds.shape)}")
+    if _resolve(backend, means.device) == "gsplat":
+        shared = dict(near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d)
+        return rasterize_gsplat(
+            means=means, quats=quats, scales=scales, opacities=opacities, colors=colors, viewmats=viewmats, Ks=Ks,
+            width=width, height=height, sh_degree=sh_degree, packed=packed, tile_size=tile_size,
+            backgrounds=backgrounds, render_mode=render_mode, rasterize_mode=rasterize_mode, **shared,
+        )  # fmt: skip
+
+    options = ProjectionOptions(
+        width, height, near_plane, far_plane, radius_clip, eps2d, antialiased=rasterize_mode == "antialiased"
+    )
+    projection = project(means, quats, scales, opacities, viewmats, Ks, options)
+    lists = build_tile_lists(projection, width, height, tile_size)
+    features = _features(means, colors, viewmats, projection.depths, sh_degree, render_mode)
+    rendered, transmittances = _COMPOSITORS["torch"](
+        projection.means2d.flatten(0, 1), projection.conics.flatten(0, 1), features.flatten(0, 1),
+        projection.opacities.flatten(), lists, width, height,
+    )  # fmt: skip
+    if backgrounds is not None and "RGB" in render_mode:
+        behind = torch.nn.functional.pad(backgrounds, (0, rendered.shape[-1] - channels))
+        rendered = rendered + transmittances * behind[:, None, None, :]
+    alphas = 1 - transmittances
+    if render_mode.endswith("ED"):
+        expected = rendered[..., -1:] / alphas.clamp_min(1e-10)
+        rendered = torch.cat([rendered[..., :-1], expected], dim=-1)
+    entries = {name: getattr(projection, name) for name in ("means2d", "radii", "depths", "conics", "opacities")}
+    return rendered, alphas, _info(entries, lists, width, height, packed)
+
+
+def _resolve(backend: Backend, device: torch.device) -> Literal["torch", "gsplat"]:
+    if backend != "auto":
+        return backend
+    if device.type != "cuda":
+        return "torch"
+    if gsplat_available():
+        return "gsplat"
+    warnings.warn("gsplat is not installed (pip install 'closeupshot[gpu]'): rasterizing slowly in torch", stacklevel=3)
+    return "torch"
+
+
+def _features(
+    means: Tensor, colors: Tensor, viewmats: Tensor, depths: Tensor, sh_degree: int | None, render_mode: str
+) -> Tensor:
+    """What is composited for each camera and Gaussian [C, N, channels]."""
+    if render_mode in ("D", "ED"):
+        return depths[..., None]
+    if sh_degree is None:
+        seen = colors if colors.ndim == 3 else colors.expand(len(viewmats), -1, -1)
+    else:
+        centers = torch.linalg.inv(viewmats)[:, None, :3, 3]
+        seen = evaluate_sh(sh_degree, means - centers, colors if colors.ndim == 4 else colors[None])
+        seen = seen.expand(len(viewmats), -1, -1)
+    return seen if render_mode == "RGB" else torch.cat([seen, depths[..., None]], dim=-1)
+
+
+def _info(entries: dict[str, Tensor], lists: TileLists, width: int, height: int, packed: bool) -> dict[str, Any]:
+    info: dict[str, Any] = dict(entries)
+    if packed:
+        camera_ids, gaussian_ids = (entries["radii"] > 0).all(dim=-1).nonzero(as_tuple=True)
+        info = {name: value[camera_ids, gaussian_ids] for name, value in entries.items()}
+        info |= {"camera_ids": camera_ids, "gaussian_ids": gaussian_ids}
+    offsets = lists.offsets[:-1].unflatten(0, (lists.cameras, lists.rows, lists.columns))
+    return info | {
+        "width": width,
+        "height": height,
+        "tile_size": lists.tile_size,
+        "tile_width": lists.columns,
+        "tile_height": lists.rows,
+        "n_cameras": lists.cameras,
+        "isect_offsets": offsets,
+        "flatten_ids": lists.ids,
+    }
+
+
+def _check(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    sh_degree: int | None,
+) -> None:
+    n, c = means.shape[0], viewmats.shape[0]
+    expected = [
+        ("means", means, (n, 3)),
+        ("quats", quats, (n, 4)),
+        ("scales", scales, (n, 3)),
+        ("opacities", opacities, (n,)),
+        ("viewmats", viewmats, (c, 4, 4)),
+        ("Ks", Ks, (c, 3, 3)),
+    ]
+    for name, tensor, shape in expected:
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must have shape {list(shape)}, got {list(tensor.shape)}")
+    per_gaussian = colors.shape[:-1] if sh_degree is None else colors.shape[:-2]
+    if tuple(per_gaussian) not in ((n,), (c, n)) or (sh_degree is not None and colors.shape[-1] != 3):
+        wanted = "[N, D] or [C, N, D]" if sh_degree is None else "[N, K, 3] or [C, N, K, 3]"
+        raise ValueError(f"colors must be {wanted} with N={n}, C={c}, got {list(colors.shape)}")
+
+
+def _check_options(
+    width: int, height: int, tile_size: int, render_mode: str, rasterize_mode: str, backend: str
+) -> None:
+    if width < 1 or height < 1 or tile_size < 1:
+        raise ValueError(f"width, height and tile_size must be at least 1, got {width}, {height}, {tile_size}")
+    choices = [
+        ("render_mode", render_mode, RenderMode),
+        ("rasterize_mode", rasterize_mode, RasterizeMode),
+        ("backend", backend, Backend),
+    ]
+    for name, value, allowed in choices:
+        if value not in get_args(allowed):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(allowed))}, got {value!r}")
