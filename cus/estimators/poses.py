@@ -233,8 +233,8 @@ def triangulate(
     """Linear triangulation of every track from the registered views.
 
     Returns:
-        (points [T, 3], good [M] bool): good observations reproject within `threshold` pixels, in front of the camera, on
-        a point that at least two good observations see under at least `MIN_ANGLE` degrees.
+        (points [T, 3], good [M] bool): good observations reproject within `threshold` pixels, in front of the camera,
+        on a point that at least two good observations see under at least `MIN_ANGLE` degrees.
     """
     count = int(tracks.track.max()) + 1 if len(tracks) else 0
     registered = np.isin(tracks.view, list(viewmats))

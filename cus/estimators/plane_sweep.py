@@ -1,0 +1,219 @@
+"""Dense inverse depth of one view by sweeping planes through space and comparing the other views on them.
+
+With q ~ K_s (R_rs K_r^-1 p + t_rs / z), a pixel p of the reference at inverse depth rho = 1/z lands in the source at the
+dehomogenised u(p) + rho * b, where u = K_s R K_r^-1 p and b = K_s t: a plane of constant rho and a surface of
+varying rho cost the same. Everything here works on inverse depth; 0 is infinity.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.estimators.semi_global import aggregate
+
+LUMA = (0.299, 0.587, 0.114)
+UNKNOWN_COST = 0.5  # of two random patches
+CONTRAST = 0.06  # difference between neighbours, in [0, 1] grey, at which the cost saturates
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """How planes are placed and the costs aggregated.
+
+    Attributes:
+        step: distance between neighbouring planes in pixels of the source that moves most.
+        max_planes: upper bound on the number of planes; the step grows when it is reached.
+        window: side of the matching window in pixels, odd.
+        small_jump: penalty for a depth step of one plane between neighbours, in units of the matching cost.
+        large_jump: penalty for larger steps where the picture has no edge; falls with the edge's contrast.
+    """
+
+    step: float = 1.0
+    max_planes: int = 192
+    window: int = 5
+    small_jump: float = 0.08
+    large_jump: float = 1.0
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A reference view and the sources it is compared with.
+
+    Attributes:
+        gray: [H, W] of the reference.
+        sources: [S, H, W] gray pictures of the sources, exposure matched to the reference.
+        rays: [S, 3, H, W] homogeneous source pixels at infinite depth, u(p).
+        shifts: [S, 3] homogeneous displacement per unit of inverse depth, b.
+        valid: [H, W] bool, False on padding of the reference.
+        sources_valid: [S, H, W] bool, False on padding.
+    """
+
+    gray: Tensor
+    sources: Tensor
+    rays: Tensor
+    shifts: Tensor
+    valid: Tensor
+    sources_valid: Tensor
+
+    @staticmethod
+    def between(images: Tensor, cameras: Cameras, reference: int, sources: list[int], valid: Tensor) -> "Sweep":
+        """The sweep of view `reference` against the views `sources`; images [V, 3, H, W], valid [V, H, W] bool."""
+        gray = grayscale(images)
+        viewmats, Ks = cameras.viewmats.double(), cameras.Ks.double()
+        relative = viewmats[sources] @ torch.linalg.inv(viewmats[reference])
+        pixels = F.pad(cameras.pixel_centers().double(), (0, 1), value=1.0)
+        linear = Ks[sources] @ relative[:, :3, :3] @ torch.linalg.inv(Ks[reference])
+        rays = torch.einsum("sij,hwj->sihw", linear, pixels)
+        shifts = (Ks[sources] @ relative[:, :3, 3:])[..., 0]
+        matched = torch.stack([_match_contrast(gray[s], gray[reference]) for s in sources])
+        return Sweep(gray[reference], matched, rays.float(), shifts.float(), valid[reference], valid[sources])
+
+    def source_pixels(self, source: int, inverse_depths: Tensor) -> tuple[Tensor, Tensor]:
+        """Where points at `inverse_depths` ([] or [H, W]) land: (pixels [H, W, 2], in front and inside [H, W] bool)."""
+        x, y, z = (self.rays[source, i] + self.shifts[source, i] * inverse_depths for i in range(3))
+        safe = z.clamp(min=1e-6)
+        pixels = torch.stack([x / safe, y / safe], dim=-1)
+        height, width = self.gray.shape
+        inside = (z > 1e-6) & (pixels[..., 0] > 0) & (pixels[..., 0] < width)
+        return pixels, inside & (pixels[..., 1] > 0) & (pixels[..., 1] < height)
+
+    def displacement_rate(self, inverse_depth: float) -> Tensor:
+        """[S] mean speed in source pixels per unit of inverse depth around `inverse_depth`, over what is seen."""
+        delta = max(1e-3 * inverse_depth, 1e-9)
+        rates = []
+        for source in range(len(self.sources)):
+            at = torch.tensor(inverse_depth)
+            near, inside = self.source_pixels(source, at)
+            far, _ = self.source_pixels(source, at + delta)
+            moved = (far.double() - near.double()).norm(dim=-1)[inside]
+            rates.append(moved.mean() / delta if moved.numel() else torch.zeros((), dtype=torch.float64))
+        return torch.stack(rates).float()
+
+
+def grayscale(images: Tensor) -> Tensor:
+    """[..., 3, H, W] -> [..., H, W] luma."""
+    return (images * images.new_tensor(LUMA)[:, None, None]).sum(dim=-3)
+
+
+def place_planes(sweep: Sweep, low: float, high: float, settings: SweepSettings) -> Tensor:
+    """[D] inverse depths from `low` to `high`, evenly spaced, neighbours `settings.step` source pixels apart."""
+    if not 0 <= low < high:
+        raise ValueError(f"expected 0 <= low < high inverse depths, got {low} and {high}")
+    rate = float(sweep.displacement_rate((low + high) / 2).max())
+    count = min(max(int((high - low) * rate / settings.step) + 2, 16), settings.max_planes)
+    return torch.linspace(low, high, count, device=sweep.gray.device)
+
+
+def matching_costs(sweep: Sweep, hypotheses: Tensor, window: int = 5) -> Tensor:
+    """Dissimilarity in [0, 1] of the reference and its sources at every hypothesis.
+
+    Neighbour differences are compared after a soft clamp (a census with three and a half bits): blind to an offset in
+    brightness, robust to outliers, and smooth enough for subpixel depth. Of several sources the better half
+    counts, because a source that does not see the point says nothing about it.
+
+    Args:
+        sweep: the views.
+        hypotheses: inverse depths, [D] planes or [D, H, W] surfaces.
+        window: side of the compared window in pixels.
+
+    Returns:
+        [H, W, D] float32; `UNKNOWN_COST` where no source sees the hypothesis.
+    """
+    offsets = _window_offsets(window)
+    reference = [_soft_difference(sweep.gray, offset, window // 2) for offset in offsets]
+    volume = sweep.gray.new_empty(len(hypotheses), *sweep.gray.shape)
+    for index, hypothesis in enumerate(hypotheses):
+        costs = []
+        for source in range(len(sweep.sources)):
+            warped, seen = warp_source(sweep, source, hypothesis)
+            cost = torch.zeros_like(sweep.gray)
+            padded = F.pad(warped[None, None], (window // 2,) * 4, mode="replicate")[0, 0]
+            for offset, expected in zip(offsets, reference, strict=True):
+                cost += _soft_difference(warped, offset, window // 2, padded).sub_(expected).abs_()
+            costs.append(torch.where(seen, cost / (2 * len(offsets)), torch.full_like(cost, torch.inf)))
+        volume[index] = _best_half(torch.stack(costs))
+    return volume.permute(1, 2, 0).contiguous()
+
+
+def warp_source(sweep: Sweep, source: int, inverse_depths: Tensor) -> tuple[Tensor, Tensor]:
+    """(picture of the source as the reference would see it [H, W], seen [H, W] bool) at `inverse_depths` ([] or [H, W])."""
+    pixels, inside = sweep.source_pixels(source, inverse_depths)
+    height, width = sweep.gray.shape
+    grid = (pixels / pixels.new_tensor([width, height]) * 2 - 1).clamp(-2.0, 2.0)[None]
+    warped = F.grid_sample(
+        sweep.sources[source][None, None], grid, mode="bilinear", padding_mode="border", align_corners=False
+    )[0, 0]
+    valid = sweep.sources_valid[source]
+    if not bool(valid.all()):
+        inside &= F.grid_sample(valid.float()[None, None], grid, mode="nearest", align_corners=False)[0, 0] > 0.5
+    return warped, inside
+
+
+def sweep_planes(costs: Tensor, sweep: Sweep, planes: Tensor, settings: SweepSettings) -> tuple[Tensor, Tensor]:
+    """Semi-global aggregation and the best plane with a parabola through its neighbours.
+
+    Returns:
+        (inverse depths [H, W], aggregated costs [H, W, D])
+    """
+    edges = _edge_strength(sweep.gray)
+    large = (settings.large_jump / (1.0 + edges / (CONTRAST / 2))).clamp(min=1.5 * settings.small_jump)
+    total = aggregate(costs, settings.small_jump, large)
+    position = subpixel_argmin(total)
+    return planes[0] + position * (planes[1] - planes[0]), total
+
+
+def subpixel_argmin(costs: Tensor) -> Tensor:
+    """[H, W] fractional index of the minimum along the last axis of [H, W, D], by a parabola through three values."""
+    best = costs.argmin(dim=-1)
+    middle = best.clamp(1, costs.shape[-1] - 2)
+    left, centre, right = (costs.gather(-1, (middle + o)[..., None])[..., 0] for o in (-1, 0, 1))
+    offset = (left - right) / (2 * (left - 2 * centre + right)).clamp(min=1e-6)
+    return best + torch.where(best == middle, offset.clamp(-0.5, 0.5), torch.zeros_like(offset))
+
+
+def _window_offsets(window: int) -> list[tuple[int, int]]:
+    reach = window // 2
+    steps = range(-reach, reach + 1)
+    return [(dy, dx) for dy in steps for dx in steps if (dy, dx) != (0, 0)]
+
+
+def _soft_difference(gray: Tensor, offset: tuple[int, int], reach: int, padded: Tensor | None = None) -> Tensor:
+    """Clamped contrast [H, W] in [-1, 1] between each pixel's neighbour at `offset` (dy, dx) and itself."""
+    if padded is None:
+        padded = F.pad(gray[None, None], (reach,) * 4, mode="replicate")[0, 0]
+    height, width = gray.shape
+    y, x = reach + offset[0], reach + offset[1]
+    return torch.sub(padded[y : y + height, x : x + width], gray).div_(CONTRAST).clamp_(-1.0, 1.0)
+
+
+def _best_half(costs: Tensor) -> Tensor:
+    """[S, H, W] with inf where unseen -> [H, W] mean of the better half of the sources that see the pixel."""
+    if len(costs) == 1:
+        return torch.where(costs[0].isinf(), torch.full_like(costs[0], UNKNOWN_COST), costs[0])
+    ordered = costs.sort(dim=0).values
+    seen = ordered.isfinite()
+    keep = (seen.sum(dim=0) + 1) // 2
+    chosen = seen & (torch.arange(len(costs), device=costs.device)[:, None, None] < keep)
+    mean = torch.where(chosen, ordered, torch.zeros_like(ordered)).sum(dim=0) / keep.clamp(min=1)
+    return torch.where(keep > 0, mean, torch.full_like(mean, UNKNOWN_COST))
+
+
+def _match_contrast(source: Tensor, reference: Tensor) -> Tensor:
+    """`source` scaled so that its local contrast is on average that of `reference` (differences of exposure)."""
+
+    def contrast(gray: Tensor) -> Tensor:
+        return (gray[:, 1:] - gray[:, :-1]).abs().mean() + (gray[1:] - gray[:-1]).abs().mean()
+
+    gain = (contrast(reference) / contrast(source).clamp(min=1e-6)).clamp(0.5, 2.0)
+    return source * gain
+
+
+def _edge_strength(gray: Tensor) -> Tensor:
+    """[H, W] largest contrast with the four neighbours."""
+    across = (gray[:, 1:] - gray[:, :-1]).abs()
+    down = (gray[1:] - gray[:-1]).abs()
+    sides = [F.pad(across, (1, 0)), F.pad(across, (0, 1)), F.pad(down, (0, 0, 1, 0)), F.pad(down, (0, 0, 0, 1))]
+    return torch.stack(sides).amax(dim=0)
