@@ -1,0 +1,224 @@
+"""`cus-infer`: photographs in; close-up frames, point cloud, 3D Gaussian scene and report out."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cus
+from cus.cli.console import ConsoleProgress, describe_duration, run_cli
+
+if TYPE_CHECKING:
+    from cus.inference import InferSettings
+
+EXAMPLES = """\
+examples:
+  cus-infer --views a.jpg b.jpg
+  cus-infer --views a.jpg b.jpg c.jpg --out out/door --trajectory zoom --zoom 4 --target 0.5,0.4 --frames 16 --seed 0
+  cus-infer --views a.jpg b.jpg --trajectory dolly --zoom 2.5 --target 0.3,0.6
+  cus-infer --views a.jpg b.jpg --cameras transforms.json --conditioning-only
+"""
+
+
+def _target(text: str) -> tuple[float, float]:
+    parts = text.split(",")
+    try:
+        u, v = (float(part) for part in parts)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected two numbers like 0.5,0.4, got {text!r}") from None
+    return u, v
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options, with units and defaults."""
+    parser = argparse.ArgumentParser(
+        "cus-infer",
+        description="Turn two or more photographs of a scene into close-ups, a point cloud and a 3D Gaussian scene.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"closeupshot {cus.__version__}")
+    _add_inputs(parser.add_argument_group("photographs"))
+    _add_path(parser.add_argument_group("camera path"))
+    _add_model(parser.add_argument_group("model"))
+    _add_output(parser.add_argument_group("output"))
+    return parser
+
+
+def _add_inputs(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--views",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="PHOTO",
+        help="two or more photographs; the path starts at the first",
+    )
+    group.add_argument(
+        "--cameras",
+        type=Path,
+        metavar="FILE",
+        help="known cameras of the views: a transforms.json or a COLMAP model; their world and scale are kept "
+        "(default: estimate them)",
+    )
+    group.add_argument(
+        "--focal-35mm",
+        type=float,
+        metavar="MM",
+        help="focal length as 35 mm equivalent, in mm (default: EXIF, else a guess that the report names)",
+    )
+    group.add_argument(
+        "--fov",
+        type=float,
+        metavar="DEGREES",
+        help="horizontal field of view of the photographs, in degrees, instead of --focal-35mm",
+    )
+    group.add_argument(
+        "--photo-size",
+        type=int,
+        default=1024,
+        metavar="PIXELS",
+        help="longest side at which the photographs are used, in pixels (default: %(default)s)",
+    )
+    group.add_argument(
+        "--estimator",
+        default="auto",
+        metavar="NAME",
+        help="what estimates cameras and depth: auto, stereo (default: %(default)s)",
+    )
+
+
+def _add_path(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--trajectory",
+        default="zoom",
+        metavar="PATH",
+        help="zoom, dolly, interpolate, orbit, or a JSON file with cameras (transforms.json or a nerfstudio "
+        "camera path) (default: %(default)s)",
+    )
+    group.add_argument(
+        "--zoom",
+        type=float,
+        metavar="FACTOR",
+        help="magnification at the end of the path (default: zoom 4, dolly 2.2, interpolate and orbit 1)",
+    )
+    group.add_argument(
+        "--target",
+        type=_target,
+        metavar="U,V",
+        help="point closed in on, in fractions of the first photograph's width and height; 0,0 is its top-left"
+        " corner (default: 0.5,0.5)",
+    )
+    group.add_argument("--frames", type=int, metavar="N", help="number of frames (default: the model's, 16 for mini)")
+
+
+def _add_model(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--model",
+        default="mini",
+        metavar="MODEL",
+        help="mini (ships with the package), a checkpoint folder, or a Hub id (default: %(default)s)",
+    )
+    group.add_argument(
+        "--size",
+        type=int,
+        metavar="PIXELS",
+        help="longest side of the frames, in pixels (default: the model's, 384 for mini)",
+    )
+    group.add_argument("--steps", type=int, metavar="N", help="sampling steps a pass (default: the model's)")
+    group.add_argument(
+        "--guidance",
+        type=float,
+        metavar="SCALE",
+        help="classifier-free guidance scale; 1 is off and twice as fast (default: the model's)",
+    )
+    group.add_argument(
+        "--no-structure", action="store_true", help="one pass only, without guidance by the global point cloud"
+    )
+    group.add_argument(
+        "--no-suppression", action="store_true", help="keep background points that leak through sparse foregrounds"
+    )
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of every random draw (default: %(default)s)"
+    )
+    group.add_argument(
+        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)"
+    )
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        metavar="TYPE",
+        help="precision of the network: auto, float32, bfloat16, float16 (default: %(default)s, bfloat16 where"
+        " the device computes in it)",
+    )
+
+
+def _add_output(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out"),
+        metavar="FOLDER",
+        help="folder that the run fills (default: %(default)s)",
+    )
+    group.add_argument("--conditioning-only", action="store_true", help="stop after depth and conditioning images")
+    group.add_argument("--no-splat", action="store_true", help="do not fit a Gaussian scene")
+    group.add_argument(
+        "--splat-iterations",
+        type=int,
+        metavar="N",
+        help="optimisation steps of the Gaussian scene (default: by backend)",
+    )
+    group.add_argument(
+        "--fps", type=int, default=8, metavar="N", help="frames a second of the videos (default: %(default)s)"
+    )
+    existing = group.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--resume", action="store_true", help="reuse what an earlier run with the same inputs has finished in --out"
+    )
+    existing.add_argument("--overwrite", action="store_true", help="replace an earlier run in --out")
+
+
+def settings_from(arguments: argparse.Namespace) -> "InferSettings":
+    """The run that the options ask for."""
+    from cus.inference import InferSettings
+
+    options = vars(arguments)
+    kept = {name: value for name, value in options.items() if name in InferSettings.__dataclass_fields__}
+    return InferSettings(
+        **kept | {"views": tuple(arguments.views)},
+        suppress_background=not arguments.no_suppression,
+        structure=not arguments.no_structure,
+        splat=not arguments.no_splat,
+    )
+
+
+def infer(arguments: argparse.Namespace) -> None:
+    """Run with parsed options. Raises InputError and KeyboardInterrupt after the folder says what is there."""
+    from cus.inference import Run
+
+    with ConsoleProgress() as progress:
+        progress.say("[bold]CloseUpShot[/] loading ...")
+        run = Run(settings_from(arguments), progress, resume=arguments.resume, overwrite=arguments.overwrite)
+        try:
+            run.execute()
+        except KeyboardInterrupt:
+            finished = len(run.planned()) - len(run.missing())
+            progress.say(f"[yellow]Interrupted.[/] {finished} stages are finished and kept in {run.folder.path}.")
+            progress.say(f"Missing: {', '.join(run.missing())}. Run the same command with --resume to go on.")
+            raise
+        for note in run.results.notes:
+            progress.say(f"note: {note}")
+        progress.say(f"[green]Done[/] in {describe_duration(sum(run.results.seconds.values()))}: {run.folder.path}")
+        progress.say(f"Open {run.folder.path / 'report.html'} in a browser.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0 done, 2 input that cannot be used, 130 interrupted."""
+    arguments = build_parser().parse_args(argv)
+    return run_cli(lambda: infer(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

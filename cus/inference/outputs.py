@@ -1,0 +1,145 @@
+"""The files that a run leaves for people and other programs."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras, save_transforms
+from cus.cameras.transforms_json import DISTORTION, frame_entry
+from cus.inference.folder import RunFolder
+from cus.inference.settings import InferSettings
+from cus.report import ReportData, write_report_html
+from cus.report.pictures import colorize_confidence, colorize_depth
+from cus.report.video import write_video
+from cus.splats import save_ply, save_point_cloud
+
+if TYPE_CHECKING:
+    from cus.inference.run import Results
+
+
+def to_bytes(images: Tensor) -> np.ndarray:
+    """[..., 3, H, W] in [0, 1] -> [..., H, W, 3] uint8."""
+    return (images.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).numpy()
+
+
+def save_png(folder: RunFolder, path: str, pixels: np.ndarray) -> None:
+    """Write [H, W, 3] uint8 RGB."""
+    ok, encoded = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    assert ok, "PNG encoding of a uint8 picture cannot fail"
+    folder.write(path, lambda part: part.write_bytes(encoded.tobytes()))
+
+
+def view_names(views: tuple[Path, ...]) -> list[str]:
+    """A name a view for files about it: the stem, numbered where two photographs share it."""
+    stems = [view.stem for view in views]
+    return [stem if stems.count(stem) == 1 else f"{stem}_{index}" for index, stem in enumerate(stems)]
+
+
+def write_scene(folder: RunFolder, settings: InferSettings, results: "Results") -> None:
+    """`depth/`: for each input view its depth (scene units, 0 = none) and confidence, as arrays and in colour."""
+    scene = results.scene
+    assert scene is not None
+    folder.clear("depth")
+    for index, name in enumerate(view_names(settings.views)):
+        depth, confidence = scene.depths[index].cpu().numpy(), scene.confidences[index].cpu().numpy()
+        folder.write(f"depth/{name}_depth.npy", lambda part, array=depth: np.save(part, array))
+        folder.write(f"depth/{name}_confidence.npy", lambda part, array=confidence: np.save(part, array))
+        save_png(folder, f"depth/{name}_depth.png", colorize_depth(depth))
+        save_png(folder, f"depth/{name}_confidence.png", colorize_confidence(confidence))
+
+
+def _photo_entries(folder: RunFolder, results: "Results") -> list[dict[str, Any]]:
+    """Cameras of the inputs in pixels of the photographs' own files."""
+    scene, inputs = results.scene, results.inputs
+    assert scene is not None
+    entries = []
+    for index, photo in enumerate(inputs.photos):
+        K = scene.cameras.Ks[index].cpu().clone()
+        K[:2] /= results.batch.set.scales[index][:, None]
+        path = os.path.relpath(photo.path.resolve(), folder.path.resolve())
+        entry = frame_entry(scene.cameras.viewmats[index].cpu(), K, photo.width, photo.height, path)
+        if inputs.posed is not None:
+            entry |= dict(zip(DISTORTION, inputs.posed.distortion[index].tolist(), strict=True))
+        entries.append(entry)
+    return entries
+
+
+def write_cameras(folder: RunFolder, results: "Results", cameras: Cameras) -> None:
+    """`transforms.json`: `frames` are the targets, `photos` the inputs at their own resolution.
+
+    `frames_at_photo_size` are the targets once more, with intrinsics for pictures of the first photograph's size.
+    """
+    names = [f"frames/{index:04d}.png" for index in range(len(cameras))]
+    photo = results.inputs.photos[0]
+    large = cameras.resized(photo.width, photo.height)
+    extra = {
+        "photos": _photo_entries(folder, results),
+        "frames_at_photo_size": [
+            frame_entry(viewmat, K, large.width, large.height, name)
+            for viewmat, K, name in zip(large.viewmats.cpu(), large.Ks.cpu(), names, strict=True)
+        ],
+    }
+    folder.write("transforms.json", lambda part: save_transforms(part, cameras, names, extra))
+
+
+def write_sequence(folder: RunFolder, name: str, video: str, images: Tensor, fps: int) -> None:
+    """A folder of PNGs [T, 3, H, W] and the video of them."""
+    pictures = to_bytes(images)
+    folder.clear(name)
+    for index, picture in enumerate(pictures):
+        save_png(folder, f"{name}/{index:04d}.png", picture)
+    folder.write(video, lambda part: write_video(part, pictures, fps))
+
+
+def write_conditioning(folder: RunFolder, settings: InferSettings, results: "Results") -> None:
+    """`conditioning/*.png`, `conditioning.mp4` and `transforms.json`."""
+    assert results.conditioning is not None and results.cameras is not None
+    write_cameras(folder, results, results.cameras)
+    write_sequence(folder, "conditioning", "conditioning.mp4", results.conditioning.images, settings.fps)
+
+
+def write_frames(folder: RunFolder, settings: InferSettings, results: "Results") -> None:
+    """`frames/*.png` and `video.mp4`."""
+    assert results.frames is not None
+    write_sequence(folder, "frames", "video.mp4", results.frames, settings.fps)
+
+
+def write_cloud(folder: RunFolder, results: "Results") -> None:
+    """`points.ply`: the global point cloud."""
+    cloud = results.cloud
+    assert cloud is not None
+    folder.write("points.ply", lambda part: save_point_cloud(part, cloud.points, cloud.colors))
+
+
+def write_splat(folder: RunFolder, settings: InferSettings, results: "Results") -> None:
+    """`splat.ply` in the usual 3DGS layout, and `splat.mp4`, its renders along the path."""
+    gaussians, renders = results.gaussians, results.renders
+    assert gaussians is not None and renders is not None
+    folder.write("splat.ply", lambda part: save_ply(part, gaussians))
+    folder.write("splat.mp4", lambda part: write_video(part, to_bytes(renders), settings.fps))
+
+
+def write_report(folder: RunFolder, settings: InferSettings, results: "Results", summary: dict[str, Any]) -> None:
+    """`report.html`, of whatever is there."""
+    scene, warped = results.scene, results.conditioning
+    data = ReportData(
+        title=f"CloseUpShot: {', '.join(view.name for view in settings.views)}",
+        settings=summary["settings"] | {"versions": summary["versions"]},
+        notes=[*summary["notes"], *(f"missing: {label}" for label in summary["missing"])],
+        inputs=list(zip(view_names(settings.views), to_bytes(results.batch.set.images), strict=True)),
+        depths=None if scene is None else scene.depths.cpu().numpy(),
+        confidences=None if scene is None else scene.confidences.cpu().numpy(),
+        conditioning=None if warped is None else to_bytes(warped.images),
+        masks=None if warped is None else warped.masks.cpu().numpy(),
+        frames=None if results.frames is None else to_bytes(results.frames),
+        renders=None if results.renders is None else to_bytes(results.renders),
+        timings=dict(results.seconds),
+        peak_memory_bytes=summary["peak_memory_bytes"],
+        files=summary["files"],
+    )
+    folder.write("report.html", lambda part: write_report_html(part, data))

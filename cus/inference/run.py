@@ -1,0 +1,268 @@
+"""A whole run: photographs in; frames, point cloud, Gaussian scene and report out. Every stage can be resumed."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+import cus
+from cus.cameras import Cameras
+from cus.conditioning import Conditioning, FusedCloud
+from cus.errors import InputError
+from cus.estimators import SceneEstimate
+from cus.inference import machine, outputs, stages
+from cus.inference.folder import RunFolder, State
+from cus.inference.settings import InferSettings, file_digest, fingerprint
+from cus.splats import Gaussians
+
+T = TypeVar("T")
+OnProgress = Callable[[int, int], None]
+STAGES = {
+    "scene": "Cameras and depth",
+    "conditioning": "Conditioning images",
+    "coarse": "Frames, first pass",
+    "structure": "Global structure",
+    "frames": "Frames, final pass",
+    "cloud": "Point cloud",
+    "splat": "Gaussian scene",
+    "report": "Report",
+}
+
+
+class Progress(Protocol):
+    """What shows a run to a person."""
+
+    def start(self, label: str, reused: bool) -> OnProgress:
+        """Begin a stage; the returned function is called with (done, total)."""
+        ...
+
+    def finish(self, label: str, seconds: float) -> None:
+        """End the stage that was begun last."""
+        ...
+
+
+@dataclass
+class Results:
+    """What a run has made so far; None where it has not come to it."""
+
+    inputs: stages.Inputs
+    batch: stages.Batch
+    scene: SceneEstimate | None = None
+    cameras: Cameras | None = None
+    conditioning: Conditioning | None = None
+    structure: Conditioning | None = None
+    frames: Tensor | None = None
+    cloud: FusedCloud | None = None
+    gaussians: Gaussians | None = None
+    renders: Tensor | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Run:
+    """One run. Making it checks all inputs, loads the model and prepares the folder; `execute` does the work.
+
+    Args:
+        settings: what to do.
+        progress: is told of every stage.
+        resume: reuse the stages that the folder holds, where they were made from the same inputs.
+        overwrite: replace an earlier run in the folder.
+
+    Raises:
+        InputError: anything that would stop the run later and can be known now.
+    """
+
+    def __init__(self, settings: InferSettings, progress: Progress, *, resume: bool = False, overwrite: bool = False):
+        settings.check()
+        self.settings = settings
+        self.progress = progress
+        self.resume = resume
+        inputs = stages.inspect(settings)
+        self.pipeline = None if settings.conditioning_only else stages.load_model(settings)
+        self.defaults = stages.model_defaults(settings)
+        self.frames = settings.frames or self.defaults.frames
+        self.size = settings.size or self.defaults.size
+        self.folder = RunFolder(settings.out)
+        self.folder.prepare(resume=resume, overwrite=overwrite)
+        self.results = Results(inputs, stages.read(inputs, settings))
+        self.keys: dict[str, str] = {}
+
+    def planned(self) -> list[str]:
+        """The stages of this run, in order, without the report that closes every run."""
+        settings = self.settings
+        if settings.conditioning_only:
+            return ["scene", "conditioning"]
+        passes = ["coarse", "structure", "frames"] if settings.structure else ["frames"]
+        return ["scene", "conditioning", *passes, "cloud", *(["splat"] if settings.splat else [])]
+
+    def missing(self) -> list[str]:
+        """Labels of the planned stages that are not finished."""
+        return [STAGES[name] for name in self.planned() if name not in self.results.seconds]
+
+    def execute(self) -> None:
+        """Do what is not finished yet.
+
+        However it ends, `run.json` and `report.html` say what is there and what is missing.
+
+        Raises:
+            InputError: photographs that cannot be used together, or a full disk.
+            KeyboardInterrupt: as the user asked.
+        """
+        status = "failed"
+        try:
+            for name in self.planned():
+                getattr(self, f"_{name}")()
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            self._report(status)
+
+    def _stage(self, name: str, made_from: list[Any], make: Callable[[OnProgress], State]) -> State:
+        """What a stage leaves: read where the folder holds it for the same `made_from`, else made and recorded."""
+        key = fingerprint([cus.__version__, name, *made_from])
+        self.keys[name] = key
+        started = time.perf_counter()
+        state = self.folder.load(name, key) if self.resume else None
+        on_progress = self.progress.start(STAGES[name], state is not None)
+        if state is None:
+            state = make(on_progress)
+            self.folder.save(name, key, state)
+        else:
+            self.results.reused.append(name)
+        self.results.notes.extend(state.notes)
+        self.results.seconds[name] = time.perf_counter() - started
+        self.progress.finish(STAGES[name], self.results.seconds[name])
+        device = self.settings.torch_device()
+        return State({key: tensor.to(device) for key, tensor in state.tensors.items()}, state.notes)
+
+    def _scene(self) -> None:
+        settings, results = self.settings, self.results
+        files = [file_digest(view) for view in settings.views]
+        cameras = settings.cameras and file_digest(settings.cameras)
+        made_from = [files, cameras, settings.photo_size, settings.focal_35mm, settings.fov, settings.estimator]
+        state = self._stage("scene", made_from, lambda report: stages.estimate(results.batch, settings, report))
+        results.scene = stages.scene_from(state)
+        outputs.write_scene(self.folder, settings, results)
+
+    def _conditioning(self) -> None:
+        settings, results = self.settings, self.results
+        scene = known(results.scene)
+        photo = results.inputs.photos[0]
+        cameras = stages.target_cameras(scene, results.batch, photo, settings, self.frames, self.size)
+        path = [cameras.viewmats.tolist(), cameras.Ks.tolist(), cameras.width, cameras.height]
+        made_from = [self.keys["scene"], path, settings.suppress_background]
+        state = self._stage("conditioning", made_from, lambda report: stages.warp(scene, cameras, settings, report))
+        results.cameras, results.conditioning = cameras, Conditioning(**state.tensors)
+        outputs.write_conditioning(self.folder, settings, results)
+
+    def _pass(self, name: str, structure: Tensor | None, made_from: list[Any]) -> Tensor:
+        settings, results = self.settings, self.results
+        scene, warped, pipeline = known(results.scene), known(results.conditioning), known(self.pipeline)
+        sampling = [settings.model, settings.steps, settings.guidance, settings.seed, str(settings.torch_dtype())]
+
+        def make(on_progress: OnProgress) -> State:
+            return State({"frames": stages.generate(pipeline, scene, warped, structure, settings, on_progress)})
+
+        return self._stage(name, [*made_from, *sampling], make).tensors["frames"]
+
+    def _coarse(self) -> None:
+        self.results.frames = self._pass("coarse", None, [self.keys["conditioning"]])
+
+    def _structure(self) -> None:
+        results = self.results
+        scene, cameras, frames, warped = map(
+            known, (results.scene, results.cameras, results.frames, results.conditioning)
+        )
+
+        def make(on_progress: OnProgress) -> State:
+            cloud = stages.fuse(scene, frames, warped, cameras, on_progress)
+            return stages.state_of(stages.structure_images(cloud, cameras))
+
+        state = self._stage("structure", [self.keys["coarse"]], make)
+        results.structure = Conditioning(**state.tensors)
+
+    def _frames(self) -> None:
+        results = self.results
+        if self.settings.structure:
+            results.frames = self._pass("frames", known(results.structure).images, [self.keys["structure"]])
+        else:
+            results.frames = self._pass("frames", None, [self.keys["conditioning"]])
+        outputs.write_frames(self.folder, self.settings, results)
+
+    def _cloud(self) -> None:
+        results = self.results
+        scene, cameras, frames, warped = map(
+            known, (results.scene, results.cameras, results.frames, results.conditioning)
+        )
+
+        def make(on_progress: OnProgress) -> State:
+            return stages.state_of(stages.fuse(scene, frames, warped, cameras, on_progress))
+
+        results.cloud = FusedCloud(**self._stage("cloud", [self.keys["frames"]], make).tensors)
+        outputs.write_cloud(self.folder, results)
+
+    def _splat(self) -> None:
+        settings, results = self.settings, self.results
+        scene, cameras, frames, warped = map(
+            known, (results.scene, results.cameras, results.frames, results.conditioning)
+        )
+        cloud = known(results.cloud)
+
+        def make(on_progress: OnProgress) -> State:
+            return stages.fit(scene, cameras, frames, warped, cloud, settings, on_progress)
+
+        state = self._stage("splat", [self.keys["cloud"], settings.splat_iterations, settings.seed], make)
+        tensors = dict(state.tensors)
+        results.renders = tensors.pop("renders")
+        results.gaussians = Gaussians(**tensors)
+        outputs.write_splat(self.folder, settings, results)
+
+    def _report(self, status: str) -> None:
+        started = time.perf_counter()
+        self.progress.start(STAGES["report"], False)
+        try:
+            outputs.write_report(self.folder, self.settings, self.results, self.summary(status))
+            self.results.seconds["report"] = time.perf_counter() - started
+            self.folder.write_json("run.json", self.summary(status))
+        except InputError:
+            # After a failure the first error is the one that the user must read.
+            if status == "finished":
+                raise
+        self.progress.finish(STAGES["report"], time.perf_counter() - started)
+
+    def summary(self, status: str) -> dict[str, Any]:
+        """What `run.json` holds: settings as used, notes, seconds a stage, peak memory, versions, files."""
+        settings = self.settings
+        used = asdict(settings) | {
+            "frames": self.frames,
+            "size": self.size,
+            "zoom": settings.end_zoom(),
+            "steps": settings.steps or self.defaults.steps,
+            "guidance": self.defaults.guidance if settings.guidance is None else settings.guidance,
+            "device": str(settings.torch_device()),
+            "dtype": str(settings.torch_dtype()).removeprefix("torch."),
+        }
+        return {
+            "status": status,
+            "settings": used,
+            "notes": self.results.notes,
+            "seconds": {name: round(seconds, 2) for name, seconds in self.results.seconds.items()},
+            "reused": self.results.reused,
+            "missing": self.missing(),
+            "peak_memory_bytes": machine.peak_memory(),
+            "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+            "versions": machine.versions(),
+            "files": self.folder.files(),
+        }
+
+
+def known(value: T | None) -> T:
+    """The value, which an earlier stage has made."""
+    assert value is not None, "a stage ran before what it needs"
+    return value

@@ -1,0 +1,152 @@
+"""What a run of `cus-infer` is asked to do."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from cus.errors import InputError
+
+Trajectory = Literal["zoom", "dolly", "interpolate", "orbit"]
+DEFAULT_ZOOM = {"zoom": 4.0, "dolly": 2.2, "interpolate": 1.0, "orbit": 1.0}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class InferSettings:
+    """One run, from photographs to a Gaussian scene.
+
+    Attributes:
+        views: the photographs, two or more; the path starts at the first.
+        out: the folder that the run fills.
+        model: "mini", a folder written by `save_pretrained`, or a Hub id.
+        trajectory: zoom, dolly, interpolate, orbit, or the path of a file with cameras.
+        zoom: magnification at the end of the path; None takes the trajectory's own default.
+        target: (u, v), the point closed in on, in fractions of the first photograph; None is its middle.
+        frames: number of frames; None takes the model's.
+        size: longest side of the frames in pixels; None takes the model's.
+        photo_size: longest side in pixels at which the photographs are used as sources.
+        cameras: a transforms.json (or a COLMAP model) with known cameras of the views, or None to estimate them.
+        focal_35mm: focal length of the photographs as 35 mm equivalent in mm, over EXIF's; or None.
+        fov: horizontal field of view of the photographs in degrees, over EXIF's; or None.
+        estimator: "auto" or the name of an estimator.
+        suppress_background: whether leaked background points are removed (Section III-C).
+        structure: whether a second pass is guided by the global point cloud (Section III-D).
+        steps: sampling steps; None takes the model's.
+        guidance: classifier-free guidance scale; None takes the model's.
+        seed: of every random draw.
+        device: a torch device, or "auto".
+        dtype: "auto", "float32", "bfloat16" or "float16": the precision of the network.
+        conditioning_only: stop after the conditioning images.
+        splat: whether the Gaussian scene is fitted.
+        splat_iterations: optimisation steps of the fit; None takes the backend's default.
+        fps: frames per second of the videos.
+    """
+
+    views: tuple[Path, ...]
+    out: Path = Path("out")
+    model: str = "mini"
+    trajectory: str = "zoom"
+    zoom: float | None = None
+    target: tuple[float, float] | None = None
+    frames: int | None = None
+    size: int | None = None
+    photo_size: int = 1024
+    cameras: Path | None = None
+    focal_35mm: float | None = None
+    fov: float | None = None
+    estimator: str = "auto"
+    suppress_background: bool = True
+    structure: bool = True
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    conditioning_only: bool = False
+    splat: bool = True
+    splat_iterations: int | None = None
+    fps: int = 8
+
+    def check(self) -> None:
+        """Refuse what cannot be done, before anything slow starts. Raises InputError."""
+        if len(self.views) < 2:
+            raise InputError(
+                f"two photographs or more are needed to see depth, got {len(self.views)}: --views a.jpg b.jpg"
+            )
+        repeated = {view for view in self.views if self.views.count(view) > 1}
+        if repeated:
+            raise InputError(
+                f"the same photograph is given twice: {sorted(map(str, repeated))[0]}; give different views"
+            )
+        if self.trajectory not in get_args(Trajectory) and not Path(self.trajectory).is_file():
+            known = ", ".join(get_args(Trajectory))
+            raise InputError(f"no such trajectory: {self.trajectory!r}; expected {known}, or the path of a JSON file")
+        _in_range("--frames", self.frames, 1, 1000)
+        _in_range("--size", self.size, 64, 4096)
+        _in_range("--photo-size", self.photo_size, 128, 8192)
+        _in_range("--steps", self.steps, 1, 1000)
+        _in_range("--guidance", self.guidance, 0, 100)
+        _in_range("--focal-35mm", self.focal_35mm, 4, 2000)
+        _in_range("--fov", self.fov, 1, 170)
+        _in_range("--splat-iterations", self.splat_iterations, 1, 1_000_000)
+        _in_range("--fps", self.fps, 1, 120)
+        _in_range("--seed", self.seed, 0, 2**63 - 1)
+        if self.focal_35mm is not None and self.fov is not None:
+            raise InputError("give --focal-35mm or --fov, not both")
+        if self.cameras is not None and not self.cameras.exists():
+            raise InputError(f"no such cameras file: {self.cameras}")
+        self.torch_device()
+        if self.dtype not in ("auto", *DTYPES):
+            raise InputError(f"unknown dtype {self.dtype!r}; expected auto, {', '.join(DTYPES)}")
+
+    def torch_device(self) -> torch.device:
+        """The device to run on. Raises InputError where it does not exist."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"device {self.device!r} cannot be used here ({reason}); try --device cpu") from error
+        return device
+
+    def torch_dtype(self) -> torch.dtype:
+        """The network's precision; "auto" is bfloat16 where the device computes in it natively, else float32."""
+        if self.dtype != "auto":
+            return DTYPES[self.dtype]
+        if self.torch_device().type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+    def end_zoom(self) -> float:
+        """The magnification at the end of the path."""
+        return self.zoom if self.zoom is not None else DEFAULT_ZOOM.get(self.trajectory, 1.0)
+
+
+def _in_range(option: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise InputError(f"{option} must be {low:g} to {high:g}, got {value:g}")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, or of every file below a folder."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(os.fsencode(file.name))
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(parts: Iterable[Any]) -> str:
+    """A short digest of JSON-like values: equal inputs of a stage have equal fingerprints."""
+    return hashlib.sha256(json.dumps(list(parts), default=str).encode()).hexdigest()[:16]

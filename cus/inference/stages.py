@@ -1,0 +1,256 @@
+"""The stages of a run, each a function from what is known to what it adds (docs: the way of the data)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cus.cameras import Cameras, PhotoSet, load_transforms, read_photos, trajectories
+from cus.cameras.colmap import load_colmap
+from cus.cameras.conversions import focal_from_35mm, focal_from_fov
+from cus.cameras.photos import Photo, inspect_photo
+from cus.cameras.transforms_json import PosedPhotos
+from cus.conditioning import Conditioning, FusedCloud, fuse_views, hierarchical_warp, render_points
+from cus.diffusion import CloseUpShotPipeline
+from cus.errors import InputError
+from cus.estimators import SceneEstimate, estimate_scene
+from cus.inference.folder import State
+from cus.inference.settings import InferSettings
+from cus.splats import FitConfig, Gaussians, fit_gaussians, image_confidence, pixel_confidence_from_counts, render
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The photographs of a run.
+
+    Attributes:
+        photos: what their headers say, V of them.
+        posed: their known cameras, or None.
+    """
+
+    photos: tuple[Photo, ...]
+    posed: PosedPhotos | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Decoded photographs at the working size.
+
+    Attributes:
+        set: images, valid pixels and scales, at one common size W x H.
+        cameras: known cameras at that size, or None.
+        focals: [V] focal lengths in pixels of the batch, NaN where unknown.
+    """
+
+    set: PhotoSet
+    cameras: Cameras | None
+    focals: Tensor
+
+
+def inspect(settings: InferSettings) -> Inputs:
+    """Look at every input before slow work starts. Raises InputError for the first that cannot be used."""
+    photos = tuple(inspect_photo(view) for view in settings.views)
+    posed = None
+    if settings.cameras is not None:
+        is_colmap = settings.cameras.is_dir() and not (settings.cameras / "transforms.json").exists()
+        if is_colmap:
+            listed = load_colmap(settings.cameras, settings.views[0].parent)
+        else:
+            listed = load_transforms(settings.cameras)
+        posed = listed.match(settings.views)
+    return Inputs(photos, posed)
+
+
+def read(inputs: Inputs, settings: InferSettings) -> Batch:
+    """Decode the photographs at the working size, undistorted where their lens is known."""
+    if inputs.posed is not None:
+        widths, heights = zip(*inputs.posed.sizes, strict=True)
+        longest = max(max(widths), max(heights))
+        scale = min(1.0, settings.photo_size / longest)
+        photo_set, cameras = inputs.posed.read(round(max(widths) * scale), round(max(heights) * scale))
+        return Batch(photo_set, cameras, cameras.Ks[:, 0, 0])
+    photo_set = read_photos(inputs.photos, settings.photo_size)
+    focals = [_focal(photo, settings) for photo in inputs.photos]
+    return Batch(photo_set, None, torch.tensor(focals) * photo_set.scales[:, 0])
+
+
+def _focal(photo: Photo, settings: InferSettings) -> float:
+    """Focal length in pixels of the file: what the user says, else EXIF, else NaN."""
+    if settings.focal_35mm is not None:
+        return focal_from_35mm(settings.focal_35mm, photo.width, photo.height)
+    if settings.fov is not None:
+        return focal_from_fov(settings.fov, photo.width)
+    return photo.focal or float("nan")
+
+
+def estimate(batch: Batch, settings: InferSettings, on_progress: OnProgress) -> State:
+    """Cameras, depth and confidence of the photographs."""
+    scene = estimate_scene(
+        batch.set.images.to(settings.torch_device()),
+        batch.cameras,
+        settings.estimator,
+        valid=batch.set.valid,
+        focals=batch.focals,
+        on_progress=on_progress,
+    )
+    cameras = {"viewmats": scene.cameras.viewmats, "Ks": scene.cameras.Ks}
+    maps = {"images": scene.images, "depths": scene.depths, "confidences": scene.confidences}
+    return State(maps | cameras, scene.notes)
+
+
+def scene_from(state: State) -> SceneEstimate:
+    """The estimate that `estimate` recorded."""
+    tensors = state.tensors
+    height, width = tensors["images"].shape[-2:]
+    cameras = Cameras(tensors["viewmats"], tensors["Ks"], width, height)
+    return SceneEstimate(tensors["images"], cameras, tensors["depths"], tensors["confidences"], state.notes)
+
+
+def state_of(value: Conditioning | FusedCloud | Gaussians) -> State:
+    """The fields of a dataclass of tensors, to be recorded."""
+    return State({field.name: getattr(value, field.name) for field in fields(value)})
+
+
+def frame_size(photo: Photo, longest_side: int) -> tuple[int, int]:
+    """(width, height) of the frames: the photograph's aspect, the given longest side, both even for video codecs."""
+    scale = longest_side / max(photo.width, photo.height)
+    return max(2, 2 * round(photo.width * scale / 2)), max(2, 2 * round(photo.height * scale / 2))
+
+
+def target_cameras(
+    scene: SceneEstimate, batch: Batch, photo: Photo, settings: InferSettings, frames: int, longest_side: int
+) -> Cameras:
+    """The cameras of the frames, T of them, at the size of the frames.
+
+    Raises:
+        InputError: a trajectory that cannot be, or a target at which the first view has no depth.
+    """
+    width, height = frame_size(photo, longest_side)
+    scale_x, scale_y = batch.set.scales[0].tolist()
+    inside = round(photo.width * scale_x), round(photo.height * scale_y)
+    cameras = scene.cameras.to("cpu").cropped(0, 0, *inside)
+    zoom, target = settings.end_zoom(), settings.target
+    if settings.trajectory == "zoom":
+        path = trajectories.zoom(cameras, zoom, target, frames)
+    elif settings.trajectory == "interpolate":
+        path = trajectories.interpolate(cameras, zoom, target, frames)
+    elif settings.trajectory in ("dolly", "orbit"):
+        move = trajectories.dolly if settings.trajectory == "dolly" else trajectories.orbit
+        path = move(cameras, zoom, target, frames, depth=depth_at(scene, inside, target))
+    else:
+        path = trajectories.from_file(settings.trajectory, *inside)
+        # A file says where every camera stands; its own number of frames holds.
+    return path.resized(width, height)
+
+
+def depth_at(scene: SceneEstimate, inside: tuple[int, int], target: tuple[float, float] | None) -> float:
+    """Median depth of the first view in a window of 1/20 of the picture's width around the target, in scene units."""
+    u, v = target or (0.5, 0.5)
+    width, height = inside
+    if not (0 <= u <= 1 and 0 <= v <= 1):
+        raise InputError(
+            f"the target {u:g},{v:g} lies outside the picture; give fractions of its width and height, 0 to 1"
+        )
+    radius = max(2, width // 40)
+    x, y = min(int(u * width), width - 1), min(int(v * height), height - 1)
+    window = scene.depths[0, max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
+    depths = window[window > 0]
+    if depths.numel() == 0:
+        raise InputError(f"no depth is known around the target {u:g},{v:g}; choose a point that both photographs show")
+    return depths.median().item()
+
+
+def warp(scene: SceneEstimate, cameras: Cameras, settings: InferSettings, on_progress: OnProgress) -> State:
+    """The conditioning images (Algorithm 1 and Eq. 5)."""
+    cameras = cameras.to(scene.images.device)
+    return state_of(hierarchical_warp(scene, cameras, settings.suppress_background, on_progress=on_progress))
+
+
+def generate(
+    pipeline: CloseUpShotPipeline,
+    scene: SceneEstimate,
+    conditioning: Tensor,
+    structure: Tensor | None,
+    settings: InferSettings,
+    on_progress: OnProgress,
+) -> Tensor:
+    """One pass of the video diffusion model: frames [T, 3, H, W] in [0, 1]. Both passes draw the same noise."""
+    generator = torch.Generator("cpu").manual_seed(settings.seed)
+    return pipeline(
+        scene.images,
+        conditioning,
+        structure=structure,
+        steps=settings.steps,
+        guidance=settings.guidance,
+        generator=generator,
+        on_progress=on_progress,
+    )
+
+
+def views_for_fusion(
+    scene: SceneEstimate, frames: Tensor, warped: Conditioning, cameras: Cameras
+) -> tuple[Tensor, Tensor, Cameras]:
+    """Frames and references as one batch at the frames' size: images [T + V, 3, H, W], depths [T + V, H, W], cameras.
+
+    A generated frame's depth is that of its conditioning: its camera is the asked one by construction, and where the
+    warp has no surface there is none to check.
+    """
+    height, width = frames.shape[-2:]
+    images = F.interpolate(scene.images, (height, width), mode="area")
+    depths = F.interpolate(scene.depths[:, None], (height, width), mode="nearest")[:, 0]
+    references = scene.cameras.resized(width, height)
+    cameras = cameras.to(references.viewmats.device)
+    return (
+        torch.cat([frames.to(images), images]),
+        torch.cat([warped.depths * warped.masks, depths]).to(images),
+        Cameras.cat([cameras, references]),
+    )
+
+
+def fuse(
+    scene: SceneEstimate, frames: Tensor, warped: Conditioning, cameras: Cameras, on_progress: OnProgress
+) -> FusedCloud:
+    """The global point cloud of frames and references (Eq. 6)."""
+    return fuse_views(*views_for_fusion(scene, frames, warped, cameras), on_progress=on_progress)
+
+
+def structure_images(cloud: FusedCloud, cameras: Cameras) -> Conditioning:
+    """The global cloud seen from the targets: the structure guidance of the second pass (Section III-D)."""
+    return render_points(cloud.points, cloud.colors, cameras.to(cloud.points.device))
+
+
+def fit(
+    scene: SceneEstimate,
+    frames: Tensor,
+    warped: Conditioning,
+    cameras: Cameras,
+    cloud: FusedCloud,
+    settings: InferSettings,
+    on_progress: OnProgress,
+) -> State:
+    """The Gaussian scene (Eqs. 8 to 10) and its renders along the path; the photographs have full weight."""
+    images, depths, views = views_for_fusion(scene, frames, warped, cameras)
+    T = len(frames)
+    pixel = pixel_confidence_from_counts(cloud.counts)
+    # A photograph is evidence wherever it has a pixel, consistent with others or not.
+    pixel[T:] = (images[T:].sum(dim=1) > 0).to(pixel)
+    image = torch.ones(len(views), device=pixel.device)
+    image[:T] = image_confidence(views[:T], views[T:])
+    config = FitConfig.for_backend(settings.torch_device())
+    if settings.splat_iterations is not None:
+        config = replace(config, iterations=settings.splat_iterations)
+    gaussians = fit_gaussians(
+        images,
+        views,
+        cloud,
+        pixel_confidence=pixel,
+        image_confidence=image,
+        config=config,
+        seed=settings.seed,
+        on_progress=on_progress,
+    )
+    return State(state_of(gaussians).tensors | {"renders": render(gaussians, views[:T])})
