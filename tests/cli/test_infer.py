@@ -1,0 +1,70 @@
+import pytest
+
+from cus.cli.infer import build_parser, main
+from tests.cameras.test_files import write_photo
+
+
+@pytest.fixture
+def pair(tmp_path) -> list[str]:
+    return [str(write_photo(tmp_path / name, 128, 96)) for name in ("a.jpg", "b.jpg")]
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The message of a command that must refuse: one line on stderr, status 2, no traceback."""
+    assert main(list(arguments)) == 2
+    message = capsys.readouterr().err
+    assert message.count("error:") == 1 and "Traceback" not in message
+    return message.split("error:")[1]
+
+
+def test_help_gives_every_option_a_default_or_a_unit():
+    text = build_parser().format_help()
+    for option in ("--views", "--zoom", "--target", "--frames", "--resume", "--dtype", "--fov", "--guidance"):
+        assert option in text
+    for unit in ("pixels", "degrees", "mm", "fractions", "default"):
+        assert unit in text
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--zoom", "0"], "zoom must be above 0"),
+        (["--target", "1.5,0.5"], "outside the picture"),
+        (["--frames", "0"], "--frames must be"),
+        (["--size", "7"], "--size must be"),
+        (["--trajectory", "spiral"], "no such trajectory"),
+        (["--cameras", "none.json"], "no such cameras file"),
+        (["--model", "nothing/here/at/all"], "nothing/here/at/all"),
+        (["--device", "tpu"], "cannot be used"),
+        (["--dtype", "int8"], "unknown dtype"),
+        (["--fov", "60", "--focal-35mm", "30"], "not both"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_anything_is_written(capsys, tmp_path, pair, extra, message):
+    assert message in refused(capsys, "--views", *pair, "--out", str(tmp_path / "out"), *extra)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_view_is_not_enough_and_the_same_view_twice_is_one(capsys, tmp_path, pair):
+    assert "two photographs or more" in refused(capsys, "--views", pair[0], "--out", str(tmp_path / "out"))
+    assert "given twice" in refused(capsys, "--views", pair[0], pair[0], "--out", str(tmp_path / "out"))
+
+
+def test_views_that_are_not_pictures_are_named(capsys, tmp_path, pair):
+    text = tmp_path / "text.jpg"
+    text.write_text("hello")
+    assert "text.jpg is not a picture" in refused(capsys, "--views", pair[0], str(text), "--out", str(tmp_path / "out"))
+    missing = str(tmp_path / "none.jpg")
+    assert "no such photograph" in refused(capsys, "--views", pair[0], missing, "--out", str(tmp_path / "out"))
+
+
+def test_photographs_without_anything_in_common_are_refused_and_the_folder_says_so(capsys, tmp_path, pair):
+    message = refused(capsys, "--views", *pair, "--out", str(tmp_path / "out"), "--conditioning-only")
+    assert "match" in message or "feature" in message
+    assert '"status": "failed"' in (tmp_path / "out" / "run.json").read_text()
+
+
+def test_an_earlier_run_is_not_replaced_unasked(capsys, tmp_path, pair):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text("{}")
+    assert "--overwrite" in refused(capsys, "--views", *pair, "--out", str(tmp_path / "out"))
