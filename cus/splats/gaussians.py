@@ -21,7 +21,7 @@ class Gaussians:
 
     Raises:
         ValueError: Shapes, dtypes or devices do not fit together (a mistake of the caller's).
-        InputError: A value is NaN or infinite, or a scale or an opacity is out of range (a bad file or a fit gone wrong).
+        InputError: A value is NaN, infinite or out of its range (a bad file, or a fit gone wrong).
     """
 
     means: Tensor

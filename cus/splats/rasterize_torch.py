@@ -1,7 +1,8 @@
 """Alpha compositing of projected Gaussians in plain torch: the oracle for every faster rasterizer.
 
-Tiles are batched with others of similar list length, so that padding costs little, and composited in segments of bounded
-memory. Gradients are analytic and recompute the forward pass segment by segment: nothing a pixel and Gaussian is kept.
+Tiles are batched with others of similar list length, so that padding costs little, and composited in segments of
+bounded memory. Gradients are analytic and recompute the forward pass segment by segment, so that memory does not grow
+with pixels x Gaussians.
 
 With sigma the quadratic form of the conic at a pixel, in front-to-back order (Kerbl et al. 2023, gsplat):
 
@@ -9,8 +10,8 @@ With sigma the quadratic form of the conic at a pixel, in front-to-back order (K
     T <- T * (1 - alpha), stopping *before* a Gaussian that would bring T to 1e-4 or less
     render = sum of T * alpha * color,  transmittance = T at the end
 
-The exponent is evaluated in square-root form, sigma = u^2 + v with u linear in the pixel and v quadratic in its row only,
-which loses fewer digits than the expanded polynomial when a large Gaussian's centre lies far from the tile.
+The exponent is evaluated in square-root form, sigma = u^2 + v with u linear in the pixel and v quadratic in its row
+only, which loses fewer digits than the expanded polynomial when a large Gaussian's centre lies far from the tile.
 """
 
 from collections.abc import Iterator
