@@ -1,1 +1,1 @@
-"""models."""
+"""Networks: denoising U-Net, autoencoder, image projector and CLIP image tower."""
