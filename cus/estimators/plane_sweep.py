@@ -1,8 +1,8 @@
 """Dense inverse depth of one view by sweeping planes through space and comparing the other views on them.
 
-With q ~ K_s (R_rs K_r^-1 p + t_rs / z), a pixel p of the reference at inverse depth rho = 1/z lands in the source at the
-dehomogenised u(p) + rho * b, where u = K_s R K_r^-1 p and b = K_s t: a plane of constant rho and a surface of
-varying rho cost the same. Everything here works on inverse depth; 0 is infinity.
+With q ~ K_s (R K_r^-1 p + t / z), a pixel p of the reference at inverse depth rho = 1/z lands in the source at the
+dehomogenised u(p) + rho * b, where u = K_s R K_r^-1 p and b = K_s t: a plane of constant rho and a surface of varying
+rho cost the same. Everything here works on inverse depth; 0 is infinity.
 """
 
 from dataclasses import dataclass
@@ -139,7 +139,7 @@ def matching_costs(sweep: Sweep, hypotheses: Tensor, window: int = 5) -> Tensor:
 
 
 def warp_source(sweep: Sweep, source: int, inverse_depths: Tensor) -> tuple[Tensor, Tensor]:
-    """(picture of the source as the reference would see it [H, W], seen [H, W] bool) at `inverse_depths` ([] or [H, W])."""
+    """(source as the reference would see it [H, W], seen [H, W] bool) at `inverse_depths` ([] or [H, W])."""
     pixels, inside = sweep.source_pixels(source, inverse_depths)
     height, width = sweep.gray.shape
     grid = (pixels / pixels.new_tensor([width, height]) * 2 - 1).clamp(-2.0, 2.0)[None]
@@ -152,17 +152,11 @@ def warp_source(sweep: Sweep, source: int, inverse_depths: Tensor) -> tuple[Tens
     return warped, inside
 
 
-def sweep_planes(costs: Tensor, sweep: Sweep, planes: Tensor, settings: SweepSettings) -> tuple[Tensor, Tensor]:
-    """Semi-global aggregation and the best plane with a parabola through its neighbours.
-
-    Returns:
-        (inverse depths [H, W], aggregated costs [H, W, D])
-    """
+def aggregate_costs(costs: Tensor, sweep: Sweep, settings: SweepSettings) -> Tensor:
+    """Semi-global aggregation of [H, W, D] costs; depth may jump where the picture has an edge."""
     edges = _edge_strength(sweep.gray)
     large = (settings.large_jump / (1.0 + edges / (CONTRAST / 2))).clamp(min=1.5 * settings.small_jump)
-    total = aggregate(costs, settings.small_jump, large)
-    position = subpixel_argmin(total)
-    return planes[0] + position * (planes[1] - planes[0]), total
+    return aggregate(costs, settings.small_jump, large)
 
 
 def subpixel_argmin(costs: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators import sfm
 from cus.estimators.sfm import Intrinsics, Observations
@@ -45,6 +46,25 @@ class Structure:
         """[N] z-depths of the points that `view` observes."""
         mine = self.points[self.observations.track[self.observations.view == view]]
         return mine @ self.viewmats[view, 2, :3] + self.viewmats[view, 2, 3]
+
+    def sources_for(self, view: int, count: int) -> list[int]:
+        """The `count` other views best suited to measure depth in `view`: many common points under a good angle."""
+        others = [v for v in range(len(self.viewmats)) if v != view]
+        seen = np.zeros((len(self.viewmats), len(self.points)), dtype=bool)
+        seen[self.observations.view, self.observations.track] = True
+        centers = -np.einsum("nji,nj->ni", self.viewmats[:, :3, :3], self.viewmats[:, :3, 3])
+
+        def worth(other: int) -> float:
+            points = self.points[seen[view] & seen[other]]
+            a, b = (
+                (v / np.linalg.norm(v, axis=1, keepdims=True))
+                for v in (points - centers[view], points - centers[other])
+            )
+            angles = np.degrees(np.arccos((a * b).sum(axis=1).clip(-1.0, 1.0)))
+            # 5 to 10 degrees measure best: less gives little depth, more changes the look of a surface.
+            return float(np.minimum(angles / 5.0, 10.0 / angles.clip(1e-6)).clip(max=1.0).sum())
+
+        return sorted(sorted(others, key=worth, reverse=True)[:count])
 
 
 @dataclass(frozen=True)
@@ -97,6 +117,46 @@ def estimate_poses(
     return _finished(best, scale)
 
 
+def structure_of(images: Tensor, cameras: Cameras, valid: Tensor | None = None) -> Structure:
+    """Sparse points of views whose cameras are known; possibly none at all.
+
+    Raises:
+        InputError: features match between views, but hardly any match fits the given cameras.
+    """
+    scale = min(1.0, LONGEST_SIDE / max(images.shape[-2:]))
+    intrinsics = [_square(K, cameras.width, cameras.height, view) for view, K in enumerate(cameras.Ks.double())]
+    features = detect(images, valid, scale, least=0)
+    # Pixels of a camera with square pixels: everything below knows one focal length a view.
+    to_square = [
+        i.matrix @ torch.linalg.inv(K).cpu().numpy() for i, K in zip(intrinsics, cameras.Ks.double(), strict=True)
+    ]
+    features = [
+        sfm.Features(np.column_stack([f.pixels / scale, np.ones(len(f.pixels))]) @ m[:2].T, f.descriptors)
+        for f, m in zip(features, to_square, strict=True)
+    ]
+    pairs = []
+    for a, b in combinations(range(len(features)), 2):
+        pairs.append(Pair(a, b, sfm.match_features(features[a], features[b])))
+    tracks = build_tracks(features, pairs)
+    viewmats = cameras.viewmats.double().cpu().numpy()
+    posed = dict(enumerate(viewmats))
+    threshold = _threshold(intrinsics[0])
+    points, good = triangulate(posed, intrinsics, tracks, threshold)
+    if len(tracks) >= 200 and good.sum() < 0.1 * len(tracks):
+        raise InputError(
+            f"the given cameras do not fit the photographs: of {len(tracks)} matched features only {int(good.sum())} "
+            "agree with them. Are the photographs in the order of the cameras, and the poses in the convention stated?"
+        )
+    return Structure(viewmats, intrinsics, points, tracks[good], _cost(posed, intrinsics, points, tracks, threshold))
+
+
+def cameras_of(structure: Structure, images: Tensor) -> Cameras:
+    """The float32 cameras of a structure, for images [V, 3, H, W]."""
+    viewmats = torch.from_numpy(structure.viewmats).float().to(images.device)
+    Ks = torch.from_numpy(np.stack([camera.matrix for camera in structure.cameras])).float().to(images.device)
+    return Cameras(viewmats, Ks, width=images.shape[-1], height=images.shape[-2])
+
+
 def initial_intrinsics(images: Tensor, focals: Tensor | None, valid: Tensor | None) -> list[Intrinsics]:
     """Intrinsics of every view; an unknown focal length is 1.2 x the longest side until it is estimated."""
     views, _, height, width = images.shape
@@ -114,7 +174,7 @@ def initial_intrinsics(images: Tensor, focals: Tensor | None, valid: Tensor | No
     return cameras
 
 
-def detect(images: Tensor, valid: Tensor | None, scale: float) -> list[sfm.Features]:
+def detect(images: Tensor, valid: Tensor | None, scale: float, least: int = MIN_FEATURES) -> list[sfm.Features]:
     """SIFT features of every view, in pixels of the images shrunk by `scale`; refuses a view that has none."""
     luma = torch.tensor([0.299, 0.587, 0.114], device=images.device)
     grays = (images * luma[:, None, None]).sum(dim=1, keepdim=True)
@@ -128,10 +188,10 @@ def detect(images: Tensor, valid: Tensor | None, scale: float) -> list[sfm.Featu
             x, y = (found.pixels / scale).astype(int).T
             inside = valid[view].cpu().numpy()[y.clip(0, valid.shape[1] - 1), x.clip(0, valid.shape[2] - 1)]
             found = sfm.Features(found.pixels[inside], found.descriptors[torch.from_numpy(inside)])
-        if len(found.pixels) < MIN_FEATURES:
+        if len(found.pixels) < least:
             raise InputError(
                 f"view {view + 1} has no structure to find it by ({len(found.pixels)} features, at least "
-                f"{MIN_FEATURES} are needed): is it black, blank or out of focus? Use another photograph"
+                f"{least} are needed): is it black, blank or out of focus? Use another photograph"
             )
         features.append(found)
     return features
@@ -390,6 +450,10 @@ def _finished(structure: Structure, scale: float) -> Structure:
             "give it (--focal-35mm or --fov) for the true shape of the scene"
         )
     return Structure(viewmats, cameras, points, observations, structure.cost, tuple(notes))
+
+
+def _square(K: Tensor, width: int, height: int, view: int) -> Intrinsics:
+    return Intrinsics(float(K[0, 0]), float(K[0, 2]), float(K[1, 2]), width, height, True, view)
 
 
 def _scaled(camera: Intrinsics, scale: float) -> Intrinsics:

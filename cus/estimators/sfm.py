@@ -126,7 +126,7 @@ def relative_pose(
 def absolute_pose(
     pixels: np.ndarray, points: np.ndarray, camera: Intrinsics, max_error: float
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Pose (viewmat) [4, 4] and inliers [M] bool of a view that sees `points` [M, 3] at `pixels` [M, 2]; None on failure."""
+    """Pose [4, 4] and inliers [M] bool of a view that sees `points` [M, 3] at `pixels` [M, 2]; None on failure."""
     options = pycolmap.AbsolutePoseEstimationOptions()
     options.ransac.max_error = max_error
     options.ransac.random_seed = SEED

@@ -1,0 +1,188 @@
+"""The embedded estimator: poses from features, depth from plane sweeps, no weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.errors import InputError
+from cus.estimators import poses
+from cus.estimators.consistency import agreeing, confidence, rival_margin, round_trip_errors
+from cus.estimators.plane_sweep import (
+    Sweep,
+    SweepSettings,
+    aggregate_costs,
+    grayscale,
+    matching_costs,
+    place_planes,
+    subpixel_argmin,
+)
+from cus.estimators.scene import SceneEstimate, check_arguments
+from cus.estimators.upsampling import enlarge
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class StereoSettings:
+    """Options of the stereo estimator.
+
+    Attributes:
+        longest_side: depth is computed on pictures of at most this size, then enlarged along image edges.
+        max_sources: how many other views each view is compared with.
+        sweep: planes and aggregation.
+    """
+
+    longest_side: int = 640
+    max_sources: int = 4
+    sweep: SweepSettings = field(default_factory=SweepSettings)
+
+
+@dataclass
+class _View:
+    """What the sweep of one view leaves: costs are kept in 8 bits, they are large."""
+
+    sources: list[int]
+    sweep: Sweep
+    planes: Tensor
+    costs: Tensor
+    positions: Tensor
+    margin: Tensor
+
+    def inverse_depths(self, positions: Tensor) -> Tensor:
+        return self.planes[0] + positions * (self.planes[1] - self.planes[0])
+
+
+def estimate_stereo(
+    images: Tensor,
+    cameras: Cameras | None = None,
+    *,
+    valid: Tensor | None = None,
+    focals: Tensor | None = None,
+    settings: StereoSettings | None = None,
+    on_progress: Progress | None = None,
+) -> SceneEstimate:
+    """`estimate_scene` by feature matching and plane sweeps; arguments, result and errors as there."""
+    check_arguments(images, cameras, valid, focals)
+    settings = settings or StereoSettings()
+    steps = 1 + 2 * len(images)
+    report = on_progress or (lambda done, total: None)
+    _refuse_blank(images, valid)
+    if cameras is None:
+        structure = poses.estimate_poses(images, focals, valid)
+        known = poses.cameras_of(structure, images)
+    else:
+        structure = poses.structure_of(images, cameras, valid)
+        known = cameras
+    report(1, steps)
+    inverse, confidences = sweep_views(
+        images, known, valid, structure, settings, on_progress=lambda done, _: report(1 + done, steps)
+    )
+    depths = torch.where(inverse > 0, 1.0 / inverse.clamp(min=1e-12), torch.zeros_like(inverse))
+    scene = SceneEstimate(images, known, depths, confidences, structure.notes)
+    return scene if cameras is not None else _unit_scale(scene)
+
+
+def sweep_views(
+    images: Tensor,
+    cameras: Cameras,
+    valid: Tensor | None,
+    structure: poses.Structure,
+    settings: StereoSettings,
+    on_progress: Progress,
+) -> tuple[Tensor, Tensor]:
+    """Inverse depths and confidences [V, H, W] of posed views, at the size of `images`."""
+    views, _, height, width = images.shape
+    small, small_cameras, small_valid = _shrunk(images, cameras, valid, settings.longest_side)
+    swept = []
+    for view in range(views):
+        swept.append(_sweep_view(small, small_cameras, small_valid, view, structure, settings))
+        on_progress(view + 1, 2 * views)
+
+    first = torch.stack([v.inverse_depths(v.positions) for v in swept])
+    agree = []
+    filled = torch.empty_like(first)
+    for view, state in enumerate(swept):
+        errors = round_trip_errors(first, small_cameras, view, state.sources)
+        agree.append(agreeing(errors, state.positions) & small_valid[view])
+        # Where views disagree the data say nothing: smoothness alone carries depth in, along image edges.
+        costs = torch.where(agree[view][..., None], state.costs.float() / 255, torch.zeros(()))
+        filled[view] = state.inverse_depths(subpixel_argmin(aggregate_costs(costs, state.sweep, settings.sweep)))
+        on_progress(views + view + 1, 2 * views)
+
+    inverse = images.new_zeros(views, height, width)
+    confidences = images.new_zeros(views, height, width)
+    for view, state in enumerate(swept):
+        errors = round_trip_errors(filled, small_cameras, view, state.sources)
+        index = ((filled[view] - state.planes[0]) / (state.planes[1] - state.planes[0])).round().long()
+        cost = state.costs.gather(-1, index.clamp(0, len(state.planes) - 1)[..., None])[..., 0].float() / 255
+        trust = confidence(errors, agree[view], state.margin, cost)
+        if (height, width) == tuple(small.shape[-2:]):
+            inverse[view], confidences[view] = filled[view], trust
+        else:
+            inverse[view], confidences[view] = enlarge(filled[view], trust, small[view], images[view])
+    if valid is not None:
+        inverse, confidences = inverse * valid, confidences * valid
+    return inverse, confidences
+
+
+def _sweep_view(
+    images: Tensor, cameras: Cameras, valid: Tensor, view: int, structure: poses.Structure, settings: StereoSettings
+) -> _View:
+    sources = structure.sources_for(view, settings.max_sources)
+    sweep = Sweep.between(images, cameras, view, sources, valid)
+    low, high = _inverse_depth_range(structure, view, sweep)
+    planes = place_planes(sweep, low, high, settings.sweep)
+    costs = matching_costs(sweep, planes, settings.sweep.window)
+    total = aggregate_costs(costs, sweep, settings.sweep)
+    stored = (costs * 255).round_().to(torch.uint8)
+    return _View(sources, sweep, planes, stored, subpixel_argmin(total), rival_margin(total))
+
+
+def _inverse_depth_range(structure: poses.Structure, view: int, sweep: Sweep) -> tuple[float, float]:
+    """Inverse depths to search: those of the sparse points, with room for what has no features."""
+    inverse = 1.0 / structure.depths_seen_by(view)
+    if len(inverse) >= 8:
+        low, high = np.percentile(inverse, [1, 99])
+        margin = 0.25 * (high - low)
+        return float(max(0.6 * low, low - margin, 0.0)), float(max(high + margin, 1.15 * high))
+    # Without sparse points: from infinity to a displacement of a quarter of the picture.
+    width = sweep.gray.shape[1]
+    rate = float(sweep.displacement_rate(1e-6).max())
+    if rate <= 0:
+        raise InputError("the given cameras see nothing in common; do they belong to these photographs, in this order?")
+    return 0.0, 0.25 * width / rate
+
+
+def _shrunk(
+    images: Tensor, cameras: Cameras, valid: Tensor | None, longest_side: int
+) -> tuple[Tensor, Cameras, Tensor]:
+    views, _, height, width = images.shape
+    valid = torch.ones(views, height, width, dtype=torch.bool, device=images.device) if valid is None else valid
+    scale = longest_side / max(height, width)
+    if scale >= 1:
+        return images, cameras, valid
+    size = (max(round(height * scale), 1), max(round(width * scale), 1))
+    small = F.interpolate(images, size=size, mode="area")
+    inside = F.interpolate(valid[:, None].float(), size=size, mode="area")[:, 0] > 0.99
+    return small, cameras.resized(size[1], size[0]), inside
+
+
+def _refuse_blank(images: Tensor, valid: Tensor | None) -> None:
+    for view, gray in enumerate(grayscale(images)):
+        content = gray if valid is None else gray[valid[view]]
+        if content.numel() == 0 or float(content.max() - content.min()) < 0.02:
+            raise InputError(f"view {view + 1} is blank (one flat colour); use another photograph")
+
+
+def _unit_scale(scene: SceneEstimate) -> SceneEstimate:
+    """The scene with its length unit chosen such that `scale` is 1."""
+    factor = 1.0 / scene.scale
+    viewmats = scene.cameras.viewmats.clone()
+    viewmats[:, :3, 3] *= factor
+    cameras = Cameras(viewmats, scene.cameras.Ks, scene.cameras.width, scene.cameras.height)
+    return SceneEstimate(scene.images, cameras, scene.depths * factor, scene.confidences, scene.notes)
