@@ -1,10 +1,11 @@
 """Dense inverse depth of one view by sweeping planes through space and comparing the other views on them.
 
 With q ~ K_s (R K_r^-1 p + t / z), a pixel p of the reference at inverse depth rho = 1/z lands in the source at the
-dehomogenised u(p) + rho * b, where u = K_s R K_r^-1 p and b = K_s t: a plane of constant rho and a surface of varying
-rho cost the same. Everything here works on inverse depth; 0 is infinity.
+dehomogenised u(p) + rho * b, where u = K_s R K_r^-1 p and b = K_s t. Everything here works on inverse depth; 0 is
+infinity.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cus.cameras import Cameras
+from cus.estimators.matching_cost import CONTRAST, plane_cost
 from cus.estimators.semi_global import aggregate
 
 LUMA = (0.299, 0.587, 0.114)
 UNKNOWN_COST = 0.5  # of two random patches
-CONTRAST = 0.06  # difference between neighbours, in [0, 1] grey, at which the cost saturates
 
 
 @dataclass(frozen=True)
@@ -71,25 +72,23 @@ class Sweep:
         matched = torch.stack([_match_contrast(gray[s], gray[reference]) for s in sources])
         return Sweep(gray[reference], matched, rays.float(), shifts.float(), valid[reference], valid[sources])
 
-    def source_pixels(self, source: int, inverse_depths: Tensor) -> tuple[Tensor, Tensor]:
-        """Where points at `inverse_depths` ([] or [H, W]) land: (pixels [H, W, 2], in front and inside [H, W] bool)."""
-        x, y, z = (self.rays[source, i] + self.shifts[source, i] * inverse_depths for i in range(3))
+    def source_pixels(self, source: int, inverse_depth: float) -> tuple[Tensor, Tensor]:
+        """Where points at `inverse_depth` land: (pixels [H, W, 2] float64, in front and inside [H, W] bool)."""
+        x, y, z = self.rays[source].double() + self.shifts[source].double()[:, None, None] * inverse_depth
         safe = z.clamp(min=1e-6)
         pixels = torch.stack([x / safe, y / safe], dim=-1)
-        height, width = self.gray.shape
-        inside = (z > 1e-6) & (pixels[..., 0] > 0) & (pixels[..., 0] < width)
-        return pixels, inside & (pixels[..., 1] > 0) & (pixels[..., 1] < height)
+        size = pixels.new_tensor([self.gray.shape[1], self.gray.shape[0]])
+        return pixels, (z > 1e-6) & (pixels > 0).all(dim=-1) & (pixels < size).all(dim=-1)
 
     def displacement_rate(self, inverse_depth: float) -> Tensor:
         """[S] mean speed in source pixels per unit of inverse depth around `inverse_depth`, over what is seen."""
         delta = max(1e-3 * inverse_depth, 1e-9)
         rates = []
         for source in range(len(self.sources)):
-            at = torch.tensor(inverse_depth)
-            near, inside = self.source_pixels(source, at)
-            far, _ = self.source_pixels(source, at + delta)
-            moved = (far.double() - near.double()).norm(dim=-1)[inside]
-            rates.append(moved.mean() / delta if moved.numel() else torch.zeros((), dtype=torch.float64))
+            here, inside = self.source_pixels(source, inverse_depth)
+            there, _ = self.source_pixels(source, inverse_depth + delta)
+            moved = (there - here).norm(dim=-1)[inside]
+            rates.append(moved.mean() / delta if moved.numel() else moved.new_zeros(()))
         return torch.stack(rates).float()
 
 
@@ -107,49 +106,33 @@ def place_planes(sweep: Sweep, low: float, high: float, settings: SweepSettings)
     return torch.linspace(low, high, count, device=sweep.gray.device)
 
 
-def matching_costs(sweep: Sweep, hypotheses: Tensor, window: int = 5) -> Tensor:
-    """Dissimilarity in [0, 1] of the reference and its sources at every hypothesis.
+def matching_costs(sweep: Sweep, planes: Tensor, window: int = 5) -> Tensor:
+    """Dissimilarity in [0, 1] of the reference and its sources on every plane.
 
-    Neighbour differences are compared after a soft clamp (a census with three and a half bits): blind to an offset in
-    brightness, robust to outliers, and smooth enough for subpixel depth. Of several sources the better half
-    counts, because a source that does not see the point says nothing about it.
+    Of several sources the better half counts: a source that does not see the point says nothing about it.
 
     Args:
         sweep: the views.
-        hypotheses: inverse depths, [D] planes or [D, H, W] surfaces.
+        planes: [D] inverse depths.
         window: side of the compared window in pixels.
 
     Returns:
         [H, W, D] float32; `UNKNOWN_COST` where no source sees the hypothesis.
     """
-    offsets = _window_offsets(window)
-    reference = [_soft_difference(sweep.gray, offset, window // 2) for offset in offsets]
-    volume = sweep.gray.new_empty(len(hypotheses), *sweep.gray.shape)
-    for index, hypothesis in enumerate(hypotheses):
-        costs = []
-        for source in range(len(sweep.sources)):
-            warped, seen = warp_source(sweep, source, hypothesis)
-            cost = torch.zeros_like(sweep.gray)
-            padded = F.pad(warped[None, None], (window // 2,) * 4, mode="replicate")[0, 0]
-            for offset, expected in zip(offsets, reference, strict=True):
-                cost += _soft_difference(warped, offset, window // 2, padded).sub_(expected).abs_()
-            costs.append(torch.where(seen, cost / (2 * len(offsets)), torch.full_like(cost, torch.inf)))
-        volume[index] = _best_half(torch.stack(costs))
+
+    def on_plane(plane: float) -> Tensor:
+        costs = [
+            plane_cost(sweep.gray, source, source_valid, rays, shift, plane, window)
+            for source, source_valid, rays, shift in zip(
+                sweep.sources, sweep.sources_valid, sweep.rays, sweep.shifts, strict=True
+            )
+        ]
+        return _best_half(torch.stack(costs))
+
+    # The compiled cost releases the interpreter lock; a pool of threads waits without spinning where cores are shared.
+    with ThreadPoolExecutor(max(torch.get_num_threads(), 1)) as pool:
+        volume = torch.stack(list(pool.map(on_plane, planes.tolist())))
     return volume.permute(1, 2, 0).contiguous()
-
-
-def warp_source(sweep: Sweep, source: int, inverse_depths: Tensor) -> tuple[Tensor, Tensor]:
-    """(source as the reference would see it [H, W], seen [H, W] bool) at `inverse_depths` ([] or [H, W])."""
-    pixels, inside = sweep.source_pixels(source, inverse_depths)
-    height, width = sweep.gray.shape
-    grid = (pixels / pixels.new_tensor([width, height]) * 2 - 1).clamp(-2.0, 2.0)[None]
-    warped = F.grid_sample(
-        sweep.sources[source][None, None], grid, mode="bilinear", padding_mode="border", align_corners=False
-    )[0, 0]
-    valid = sweep.sources_valid[source]
-    if not bool(valid.all()):
-        inside &= F.grid_sample(valid.float()[None, None], grid, mode="nearest", align_corners=False)[0, 0] > 0.5
-    return warped, inside
 
 
 def aggregate_costs(costs: Tensor, sweep: Sweep, settings: SweepSettings) -> Tensor:
@@ -166,21 +149,6 @@ def subpixel_argmin(costs: Tensor) -> Tensor:
     left, centre, right = (costs.gather(-1, (middle + o)[..., None])[..., 0] for o in (-1, 0, 1))
     offset = (left - right) / (2 * (left - 2 * centre + right)).clamp(min=1e-6)
     return best + torch.where(best == middle, offset.clamp(-0.5, 0.5), torch.zeros_like(offset))
-
-
-def _window_offsets(window: int) -> list[tuple[int, int]]:
-    reach = window // 2
-    steps = range(-reach, reach + 1)
-    return [(dy, dx) for dy in steps for dx in steps if (dy, dx) != (0, 0)]
-
-
-def _soft_difference(gray: Tensor, offset: tuple[int, int], reach: int, padded: Tensor | None = None) -> Tensor:
-    """Clamped contrast [H, W] in [-1, 1] between each pixel's neighbour at `offset` (dy, dx) and itself."""
-    if padded is None:
-        padded = F.pad(gray[None, None], (reach,) * 4, mode="replicate")[0, 0]
-    height, width = gray.shape
-    y, x = reach + offset[0], reach + offset[1]
-    return torch.sub(padded[y : y + height, x : x + width], gray).div_(CONTRAST).clamp_(-1.0, 1.0)
 
 
 def _best_half(costs: Tensor) -> Tensor:

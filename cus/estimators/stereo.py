@@ -11,7 +11,7 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators import poses
-from cus.estimators.consistency import agreeing, confidence, rival_margin, round_trip_errors
+from cus.estimators.consistency import agreeing, confidence, free_space_costs, rival_margin, round_trip_errors
 from cus.estimators.plane_sweep import (
     Sweep,
     SweepSettings,
@@ -33,12 +33,16 @@ class StereoSettings:
 
     Attributes:
         longest_side: depth is computed on pictures of at most this size, then enlarged along image edges.
+        coarse_side: size of the pictures that find the range of depths.
         max_sources: how many other views each view is compared with.
+        free_space: cost of a depth in front of what another view sees behind it.
         sweep: planes and aggregation.
     """
 
     longest_side: int = 640
+    coarse_side: int = 192
     max_sources: int = 4
+    free_space: float = 0.3
     sweep: SweepSettings = field(default_factory=SweepSettings)
 
 
@@ -55,6 +59,9 @@ class _View:
 
     def inverse_depths(self, positions: Tensor) -> Tensor:
         return self.planes[0] + positions * (self.planes[1] - self.planes[0])
+
+    def positions_of(self, inverse_depths: Tensor) -> Tensor:
+        return (inverse_depths - self.planes[0]) / (self.planes[1] - self.planes[0])
 
 
 def estimate_stereo(
@@ -97,29 +104,27 @@ def sweep_views(
 ) -> tuple[Tensor, Tensor]:
     """Inverse depths and confidences [V, H, W] of posed views, at the size of `images`."""
     views, _, height, width = images.shape
+    sources = [structure.sources_for(view, settings.max_sources) for view in range(views)]
+    ranges = _search_ranges(images, cameras, valid, structure, sources, settings)
     small, small_cameras, small_valid = _shrunk(images, cameras, valid, settings.longest_side)
     swept = []
     for view in range(views):
-        swept.append(_sweep_view(small, small_cameras, small_valid, view, structure, settings))
+        sweep = Sweep.between(small, small_cameras, view, sources[view], small_valid)
+        swept.append(_sweep_view(sweep, sources[view], ranges[view], settings.sweep))
         on_progress(view + 1, 2 * views)
 
-    first = torch.stack([v.inverse_depths(v.positions) for v in swept])
-    agree = []
+    first, agree = _cross_check(swept, small_cameras, small_valid)
     filled = torch.empty_like(first)
     for view, state in enumerate(swept):
-        errors = round_trip_errors(first, small_cameras, view, state.sources)
-        agree.append(agreeing(errors, state.positions) & small_valid[view])
-        # Where views disagree the data say nothing: smoothness alone carries depth in, along image edges.
-        costs = torch.where(agree[view][..., None], state.costs.float() / 255, torch.zeros(()))
-        filled[view] = state.inverse_depths(subpixel_argmin(aggregate_costs(costs, state.sweep, settings.sweep)))
+        filled[view] = _fill(state, agree[view], first[state.sources], agree[state.sources], settings)
         on_progress(views + view + 1, 2 * views)
 
     inverse = images.new_zeros(views, height, width)
     confidences = images.new_zeros(views, height, width)
     for view, state in enumerate(swept):
         errors = round_trip_errors(filled, small_cameras, view, state.sources)
-        index = ((filled[view] - state.planes[0]) / (state.planes[1] - state.planes[0])).round().long()
-        cost = state.costs.gather(-1, index.clamp(0, len(state.planes) - 1)[..., None])[..., 0].float() / 255
+        index = state.positions_of(filled[view]).round().long().clamp(0, len(state.planes) - 1)
+        cost = state.costs.gather(-1, index[..., None])[..., 0].float() / 255
         trust = confidence(errors, agree[view], state.margin, cost)
         if (height, width) == tuple(small.shape[-2:]):
             inverse[view], confidences[view] = filled[view], trust
@@ -130,32 +135,80 @@ def sweep_views(
     return inverse, confidences
 
 
-def _sweep_view(
-    images: Tensor, cameras: Cameras, valid: Tensor, view: int, structure: poses.Structure, settings: StereoSettings
-) -> _View:
-    sources = structure.sources_for(view, settings.max_sources)
-    sweep = Sweep.between(images, cameras, view, sources, valid)
-    low, high = _inverse_depth_range(structure, view, sweep)
-    planes = place_planes(sweep, low, high, settings.sweep)
-    costs = matching_costs(sweep, planes, settings.sweep.window)
-    total = aggregate_costs(costs, sweep, settings.sweep)
+def _sweep_view(sweep: Sweep, sources: list[int], bounds: tuple[float, float], settings: SweepSettings) -> _View:
+    planes = place_planes(sweep, *bounds, settings)
+    costs = matching_costs(sweep, planes, settings.window)
+    total = aggregate_costs(costs, sweep, settings)
     stored = (costs * 255).round_().to(torch.uint8)
     return _View(sources, sweep, planes, stored, subpixel_argmin(total), rival_margin(total))
 
 
-def _inverse_depth_range(structure: poses.Structure, view: int, sweep: Sweep) -> tuple[float, float]:
-    """Inverse depths to search: those of the sparse points, with room for what has no features."""
+def _cross_check(swept: list[_View], cameras: Cameras, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse depths [V, H, W] of the first sweeps and where another view confirms them [V, H, W] bool."""
+    inverse = torch.stack([state.inverse_depths(state.positions) for state in swept])
+    agree = torch.zeros_like(valid)
+    for view, state in enumerate(swept):
+        errors = round_trip_errors(inverse, cameras, view, state.sources)
+        agree[view] = agreeing(errors, state.positions) & valid[view]
+    return inverse, agree
+
+
+def _fill(state: _View, agree: Tensor, source_maps: Tensor, source_agrees: Tensor, settings: StereoSettings) -> Tensor:
+    """[H, W] inverse depths with those of unconfirmed pixels carried in from the sides, along image edges.
+
+    The matching costs of an unconfirmed pixel say nothing, since mostly it is hidden from the sources. What remains is
+    the empty space that the sources see.
+    """
+    costs = state.costs.float().div_(255)
+    pixels = (~agree).flatten().nonzero()[:, 0]
+    prior = free_space_costs(state.sweep, state.planes, pixels, source_maps, source_agrees, settings.free_space)
+    costs.flatten(0, 1)[pixels] = prior
+    return state.inverse_depths(subpixel_argmin(aggregate_costs(costs, state.sweep, settings.sweep)))
+
+
+def _search_ranges(
+    images: Tensor,
+    cameras: Cameras,
+    valid: Tensor | None,
+    structure: poses.Structure,
+    sources: list[list[int]],
+    settings: StereoSettings,
+) -> list[tuple[float, float]]:
+    """Inverse depths to search in each view.
+
+    Sparse points miss what has no corners, and the nearest things most of all. A sweep of tiny pictures over a generous
+    range costs next to nothing; what its views agree on and the sparse points together bound the real sweep.
+    """
+    tiny, tiny_cameras, tiny_valid = _shrunk(images, cameras, valid, settings.coarse_side)
+    swept = []
+    for view in range(len(images)):
+        sweep = Sweep.between(tiny, tiny_cameras, view, sources[view], tiny_valid)
+        swept.append(_sweep_view(sweep, sources[view], _generous_range(structure, view, sweep), settings.sweep))
+    inverse, agree = _cross_check(swept, tiny_cameras, tiny_valid)
+    ranges = []
+    for view, state in enumerate(swept):
+        sparse = 1.0 / structure.depths_seen_by(view)
+        dense = inverse[view][agree[view]].double().cpu().numpy()
+        bounds = [np.percentile(values, [0.5, 99.5]) for values in (sparse, dense) if len(values) >= 8]
+        if not bounds:
+            ranges.append((float(state.planes[0]), float(state.planes[-1])))
+            continue
+        low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
+        margin = 0.08 * (high - low) + 0.02 * high
+        ranges.append((float(max(low - margin, 0.0)), float(high + margin)))
+    return ranges
+
+
+def _generous_range(structure: poses.Structure, view: int, sweep: Sweep) -> tuple[float, float]:
     inverse = 1.0 / structure.depths_seen_by(view)
     if len(inverse) >= 8:
         low, high = np.percentile(inverse, [1, 99])
-        margin = 0.25 * (high - low)
-        return float(max(0.6 * low, low - margin, 0.0)), float(max(high + margin, 1.15 * high))
-    # Without sparse points: from infinity to a displacement of a quarter of the picture.
-    width = sweep.gray.shape[1]
-    rate = float(sweep.displacement_rate(1e-6).max())
+        return float(0.3 * low), float(2.0 * high)
+    # Without sparse points: from infinity to a displacement of a third of the picture.
+    rate = float(sweep.displacement_rate(0.0).max())
     if rate <= 0:
         raise InputError("the given cameras see nothing in common; do they belong to these photographs, in this order?")
-    return 0.0, 0.25 * width / rate
+    return 0.0, 0.33 * sweep.gray.shape[1] / rate
 
 
 def _shrunk(
