@@ -13,13 +13,24 @@ from cus.cameras import Cameras, save_transforms
 from cus.cameras.transforms_json import DISTORTION, frame_entry
 from cus.inference.folder import RunFolder
 from cus.inference.settings import InferSettings
-from cus.report import ReportData, write_report_html
+from cus.report.html import ReportData, write_report_html
 from cus.report.pictures import colorize_confidence, colorize_depth
 from cus.report.video import write_video
 from cus.splats import save_ply, save_point_cloud
 
 if TYPE_CHECKING:
     from cus.inference.run import Results
+
+STAGES = {
+    "scene": "Cameras and depth",
+    "conditioning": "Conditioning images",
+    "coarse": "Frames, first pass",
+    "structure": "Global structure",
+    "frames": "Frames, final pass",
+    "cloud": "Point cloud",
+    "splat": "Gaussian scene",
+    "report": "Report",
+}
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
@@ -127,19 +138,26 @@ def write_splat(folder: RunFolder, settings: InferSettings, results: "Results") 
 def write_report(folder: RunFolder, settings: InferSettings, results: "Results", summary: dict[str, Any]) -> None:
     """`report.html`, of whatever is there."""
     scene, warped = results.scene, results.conditioning
+    sequences = {
+        "Conditioning": None if warped is None else warped.images,
+        "Generated frames": results.frames,
+        "Gaussian scene": results.renders,
+    }
     data = ReportData(
         title=f"CloseUpShot: {', '.join(view.name for view in settings.views)}",
-        settings=summary["settings"] | {"versions": summary["versions"]},
-        notes=[*summary["notes"], *(f"missing: {label}" for label in summary["missing"])],
+        settings=summary["settings"],
+        notes=summary["notes"],
+        missing=summary["missing"],
         inputs=list(zip(view_names(settings.views), to_bytes(results.batch.set.images), strict=True)),
         depths=None if scene is None else scene.depths.cpu().numpy(),
         confidences=None if scene is None else scene.confidences.cpu().numpy(),
-        conditioning=None if warped is None else to_bytes(warped.images),
-        masks=None if warped is None else warped.masks.cpu().numpy(),
-        frames=None if results.frames is None else to_bytes(results.frames),
-        renders=None if results.renders is None else to_bytes(results.renders),
-        timings=dict(results.seconds),
+        sequences={label: to_bytes(images) for label, images in sequences.items() if images is not None},
+        coverage=None if warped is None else warped.coverage.cpu().numpy(),
+        timings={STAGES[name]: seconds for name, seconds in results.seconds.items()},
+        reused=[STAGES[name] for name in results.reused],
         peak_memory_bytes=summary["peak_memory_bytes"],
-        files=summary["files"],
+        versions=summary["versions"],
+        files=[*summary["files"], "report.html", "run.json"],
+        fps=settings.fps,
     )
     folder.write("report.html", lambda part: write_report_html(part, data))

@@ -15,21 +15,12 @@ from cus.errors import InputError
 from cus.estimators import SceneEstimate
 from cus.inference import machine, outputs, stages
 from cus.inference.folder import RunFolder, State
+from cus.inference.outputs import STAGES
 from cus.inference.settings import InferSettings, file_digest, fingerprint
 from cus.splats import Gaussians
 
 T = TypeVar("T")
 OnProgress = Callable[[int, int], None]
-STAGES = {
-    "scene": "Cameras and depth",
-    "conditioning": "Conditioning images",
-    "coarse": "Frames, first pass",
-    "structure": "Global structure",
-    "frames": "Frames, final pass",
-    "cloud": "Point cloud",
-    "splat": "Gaussian scene",
-    "report": "Report",
-}
 
 
 class Progress(Protocol):
@@ -85,7 +76,7 @@ class Run:
         self.pipeline = None if settings.conditioning_only else stages.load_model(settings)
         self.defaults = stages.model_defaults(settings)
         self.frames = settings.frames or self.defaults.frames
-        self.size = settings.size or self.defaults.size
+        self.size = settings.size or max(self.defaults.width, self.defaults.height)
         self.folder = RunFolder(settings.out)
         self.folder.prepare(resume=resume, overwrite=overwrite)
         self.results = Results(inputs, stages.read(inputs, settings))
@@ -167,7 +158,7 @@ class Run:
         sampling = [settings.model, settings.steps, settings.guidance, settings.seed, str(settings.torch_dtype())]
 
         def make(on_progress: OnProgress) -> State:
-            return State({"frames": stages.generate(pipeline, scene, warped, structure, settings, on_progress)})
+            return State({"frames": stages.generate(pipeline, scene, warped.images, structure, settings, on_progress)})
 
         return self._stage(name, [*made_from, *sampling], make).tensors["frames"]
 
@@ -202,9 +193,9 @@ class Run:
         )
 
         def make(on_progress: OnProgress) -> State:
-            return stages.state_of(stages.fuse(scene, frames, warped, cameras, on_progress))
+            return stages.cloud_state(stages.fuse(scene, frames, warped, cameras, on_progress))
 
-        results.cloud = FusedCloud(**self._stage("cloud", [self.keys["frames"]], make).tensors)
+        results.cloud = stages.cloud_from(self._stage("cloud", [self.keys["frames"]], make))
         outputs.write_cloud(self.folder, results)
 
     def _splat(self) -> None:

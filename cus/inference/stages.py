@@ -13,12 +13,13 @@ from cus.cameras.conversions import focal_from_35mm, focal_from_fov
 from cus.cameras.photos import Photo, inspect_photo
 from cus.cameras.transforms_json import PosedPhotos
 from cus.conditioning import Conditioning, FusedCloud, fuse_views, hierarchical_warp, render_points
-from cus.diffusion import CloseUpShotPipeline
+from cus.diffusion import CloseUpShotPipeline, Sampling
+from cus.diffusion.stored import checked_folder, explained
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.inference.folder import State
 from cus.inference.settings import InferSettings
-from cus.splats import FitConfig, Gaussians, fit_gaussians, image_confidence, pixel_confidence_from_counts, render
+from cus.splats import FitConfig, Gaussians, fit_gaussians, image_confidence, render
 
 OnProgress = Callable[[int, int], None]
 
@@ -63,6 +64,19 @@ def inspect(settings: InferSettings) -> Inputs:
             listed = load_transforms(settings.cameras)
         posed = listed.match(settings.views)
     return Inputs(photos, posed)
+
+
+def model_defaults(settings: InferSettings) -> Sampling:
+    """How the checkpoint wants to be sampled, from its index alone. Raises InputError where there is none."""
+    source = checked_folder(settings.model, CloseUpShotPipeline.__name__)
+    with explained(settings.model):
+        config = CloseUpShotPipeline.load_config(source)
+        return Sampling(**config["sampling"])
+
+
+def load_model(settings: InferSettings) -> CloseUpShotPipeline:
+    """The checkpoint on the run's device. Raises InputError where it cannot be loaded."""
+    return CloseUpShotPipeline.from_pretrained(settings.model).to(settings.torch_device())
 
 
 def read(inputs: Inputs, settings: InferSettings) -> Batch:
@@ -110,7 +124,7 @@ def scene_from(state: State) -> SceneEstimate:
     return SceneEstimate(tensors["images"], cameras, tensors["depths"], tensors["confidences"], state.notes)
 
 
-def state_of(value: Conditioning | FusedCloud | Gaussians) -> State:
+def state_of(value: Conditioning | Gaussians) -> State:
     """The fields of a dataclass of tensors, to be recorded."""
     return State({field.name: getattr(value, field.name) for field in fields(value)})
 
@@ -179,16 +193,19 @@ def generate(
     on_progress: OnProgress,
 ) -> Tensor:
     """One pass of the video diffusion model: frames [T, 3, H, W] in [0, 1]. Both passes draw the same noise."""
-    generator = torch.Generator("cpu").manual_seed(settings.seed)
-    return pipeline(
+    frames = pipeline(
         scene.images,
         conditioning,
-        structure=structure,
+        structure,
         steps=settings.steps,
         guidance=settings.guidance,
-        generator=generator,
+        generator=torch.Generator().manual_seed(settings.seed),
+        dtype=settings.torch_dtype(),
         on_progress=on_progress,
     )
+    if not bool(torch.isfinite(frames).all()):
+        raise InputError(f"the model gave values that are not numbers in {settings.torch_dtype()}; try --dtype float32")
+    return frames
 
 
 def views_for_fusion(
@@ -215,7 +232,21 @@ def fuse(
     scene: SceneEstimate, frames: Tensor, warped: Conditioning, cameras: Cameras, on_progress: OnProgress
 ) -> FusedCloud:
     """The global point cloud of frames and references (Eq. 6)."""
-    return fuse_views(*views_for_fusion(scene, frames, warped, cameras), on_progress=on_progress)
+    views = views_for_fusion(scene, frames, warped, cameras)
+    return fuse_views(*views, scale=scene.scale, on_progress=on_progress)
+
+
+def cloud_state(cloud: FusedCloud) -> State:
+    """The cloud, to be recorded."""
+    return State(
+        {"points": cloud.points, "colors": cloud.colors, "counts": cloud.counts, "needed": torch.tensor(cloud.needed)}
+    )
+
+
+def cloud_from(state: State) -> FusedCloud:
+    """The cloud that `cloud_state` recorded."""
+    tensors = state.tensors
+    return FusedCloud(tensors["points"], tensors["colors"], tensors["counts"], int(tensors["needed"]))
 
 
 def structure_images(cloud: FusedCloud, cameras: Cameras) -> Conditioning:
@@ -235,12 +266,12 @@ def fit(
     """The Gaussian scene (Eqs. 8 to 10) and its renders along the path; the photographs have full weight."""
     images, depths, views = views_for_fusion(scene, frames, warped, cameras)
     T = len(frames)
-    pixel = pixel_confidence_from_counts(cloud.counts)
+    pixel = cloud.pixel_confidence.float().clone()
     # A photograph is evidence wherever it has a pixel, consistent with others or not.
     pixel[T:] = (images[T:].sum(dim=1) > 0).to(pixel)
     image = torch.ones(len(views), device=pixel.device)
     image[:T] = image_confidence(views[:T], views[T:])
-    config = FitConfig.for_backend(settings.torch_device())
+    config = FitConfig.for_backend(device=settings.torch_device())
     if settings.splat_iterations is not None:
         config = replace(config, iterations=settings.splat_iterations)
     gaussians = fit_gaussians(
@@ -249,6 +280,7 @@ def fit(
         cloud,
         pixel_confidence=pixel,
         image_confidence=image,
+        depths=depths,
         config=config,
         seed=settings.seed,
         on_progress=on_progress,

@@ -5,10 +5,10 @@ import numpy as np
 
 
 def depth_range(depth: np.ndarray) -> tuple[float, float]:
-    """The 2nd and 98th percentile of the known depths, at least a little apart; (0, 1) where nothing is known."""
+    """The 2nd and 98th percentile of the known depths, at least a little apart; (1, 2) where nothing is known."""
     known = depth[depth > 0]
     if known.size == 0:
-        return 0.0, 1.0
+        return 1.0, 2.0
     low, high = np.percentile(known, [2, 98])
     return float(low), float(max(high, low * 1.001))
 

@@ -13,7 +13,7 @@ def test_near_is_red_far_is_blue_and_unknown_black():
 
 
 def test_depth_without_anything_known_is_all_black():
-    assert depth_range(np.zeros((2, 2))) == (0.0, 1.0)
+    assert depth_range(np.zeros((2, 2))) == (1.0, 2.0)
     assert colorize_depth(np.zeros((4, 4))).max() == 0
 
 

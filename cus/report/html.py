@@ -1,0 +1,139 @@
+"""The report of a run: one HTML page that holds everything it shows, and needs no network."""
+
+import base64
+import tempfile
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+
+from cus.report.pictures import colorize_confidence, colorize_depth, depth_range
+from cus.report.video import write_video
+
+JPEG_QUALITY = 90
+LARGEST_PREVIEW = 720
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What a report can show; a part that is None is said to be missing.
+
+    Attributes:
+        title: heading of the page.
+        settings: name -> value, as used.
+        notes: what the reader should know, e.g. that a focal length was guessed.
+        missing: stages that the run did not finish.
+        inputs: (name, [H, W, 3] uint8) for each photograph.
+        depths: [V, H, W] z-depths of the inputs, 0 = none.
+        confidences: [V, H, W] in [0, 1].
+        sequences: label -> [T, H, W, 3] uint8, shown in step with each other: conditioning, frames, renders.
+        coverage: [T] share of each conditioning image that the warp covers.
+        timings: stage -> seconds.
+        reused: stages taken over from an earlier run.
+        peak_memory_bytes: of the process.
+        versions: package -> version.
+        files: what the run has left, relative to the report.
+        fps: frames per second of the players.
+    """
+
+    title: str
+    settings: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    inputs: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    depths: np.ndarray | None = None
+    confidences: np.ndarray | None = None
+    sequences: dict[str, np.ndarray] = field(default_factory=dict)
+    coverage: np.ndarray | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+    peak_memory_bytes: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    fps: int = 8
+
+
+def jpeg_uri(picture: np.ndarray) -> str:
+    """[H, W, 3] uint8 RGB as a data URI, shrunk to at most 720 pixels a side."""
+    scale = min(1.0, LARGEST_PREVIEW / max(picture.shape[:2]))
+    if scale < 1:
+        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    flags = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    ok, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), flags)
+    assert ok, "JPEG encoding of a uint8 picture cannot fail"
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+
+
+def video_uri(frames: np.ndarray, fps: int) -> str:
+    """[T, H, W, 3] uint8 as an mp4 data URI."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        write_video(path, frames, fps)
+        return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _inputs(data: ReportData) -> list[dict[str, Any]]:
+    rows = []
+    for index, (name, picture) in enumerate(data.inputs):
+        row: dict[str, Any] = {"name": name, "photo": jpeg_uri(picture)}
+        if data.depths is not None and data.confidences is not None:
+            depth = data.depths[index]
+            near, far = depth_range(depth)
+            row["depth"], row["near"], row["far"] = jpeg_uri(colorize_depth(depth)), f"{near:.3g}", f"{far:.3g}"
+            row["known"] = f"{100 * float((depth > 0).mean()):.1f}"
+            row["confidence"] = jpeg_uri(colorize_confidence(data.confidences[index]))
+            row["mean_confidence"] = f"{float(data.confidences[index].mean()):.2f}"
+        rows.append(row)
+    return rows
+
+
+def _timings(data: ReportData) -> list[dict[str, Any]]:
+    longest = max(data.timings.values(), default=0.0) or 1.0
+    return [
+        {"stage": stage, "seconds": f"{seconds:.1f}", "share": 100 * seconds / longest, "reused": stage in data.reused}
+        for stage, seconds in data.timings.items()
+    ]
+
+
+def _legend(colorize: Any, values: np.ndarray) -> str:
+    """A CSS gradient of a colour map, left to right over `values`."""
+    colors = colorize(values[None])[0]
+    return "linear-gradient(to right, " + ", ".join(f"rgb({r},{g},{b})" for r, g, b in colors) + ")"
+
+
+def write_report_html(path: Path | str, data: ReportData) -> None:
+    """Write the page.
+
+    Raises:
+        ValueError: sequences of different lengths.
+    """
+    lengths = {len(frames) for frames in data.sequences.values()}
+    if len(lengths) > 1:
+        raise ValueError(f"sequences must have the same number of frames, got {sorted(lengths)}")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string((files("cus.report") / "report.html").read_text())
+    inverse = np.linspace(1.0, 0.1, 12)
+    page = template.render(
+        title=data.title,
+        notes=data.notes,
+        missing=data.missing,
+        inputs=_inputs(data),
+        frames={label: [jpeg_uri(frame) for frame in frames] for label, frames in data.sequences.items()},
+        videos={label: video_uri(frames, data.fps) for label, frames in data.sequences.items()},
+        length=next(iter(lengths), 0),
+        coverage=None if data.coverage is None else [f"{100 * float(c):.1f}" for c in data.coverage],
+        fps=data.fps,
+        timings=_timings(data),
+        total=f"{sum(data.timings.values()):.1f}",
+        memory=f"{data.peak_memory_bytes / 2**30:.2f}",
+        settings=data.settings,
+        versions=data.versions,
+        files=data.files,
+        depth_legend=_legend(lambda v: colorize_depth(1 / v, (1.0, 10.0)), inverse),
+        confidence_legend=_legend(colorize_confidence, np.linspace(0, 1, 12)),
+    )
+    Path(path).write_text(page)
