@@ -1,1 +1,17 @@
-"""conditioning."""
+"""From a scene estimate to conditioning pictures: hierarchical warp, occlusion suppression, fusion, point renders."""
+
+from cus.conditioning.conditioning import Conditioning
+from cus.conditioning.fusion import FusedCloud, fuse_views
+from cus.conditioning.hierarchical import hierarchical_warp
+from cus.conditioning.points import render_points
+from cus.conditioning.reliability import depth_edges, divide_reliability
+
+__all__ = [
+    "Conditioning",
+    "FusedCloud",
+    "depth_edges",
+    "divide_reliability",
+    "fuse_views",
+    "hierarchical_warp",
+    "render_points",
+]

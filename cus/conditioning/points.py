@@ -1,0 +1,82 @@
+"""Projection of a point cloud into target cameras: the picture I_g of the structure guidance (Section III-D)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.conditioning.conditioning import Conditioning
+from cus.conditioning.hierarchical import LARGEST_SCALE, check_scales, fill_levels
+from cus.conditioning.warp import EMPTY, coarsen, project_points, splat
+from cus.errors import InputError
+
+# A coarser level that covers less than this much more than the one before closes no gaps, it only widens the outline.
+WORTHWHILE_GROWTH = 1.1
+
+
+def render_points(
+    points: Tensor,
+    colors: Tensor,
+    target_cameras: Cameras,
+    *,
+    scales: Sequence[int] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Conditioning:
+    """Z-buffered one-pixel splats of a cloud at several resolutions, the finer over the coarser.
+
+    Args:
+        points: [N, 3] world points.
+        colors: [N, 3] RGB in [0, 1].
+        target_cameras: T cameras.
+        scales: divisors of the resolution, ascending. None goes on through 1, 2, 4, ... for each target while doubling
+            the scale adds a tenth to the covered area, which it does as long as there are gaps between the points.
+        on_progress: called with (targets done, T).
+
+    Returns:
+        Conditioning on the points' device; pixels that nothing covers are black and masked False.
+
+    Raises:
+        InputError: an empty cloud, or no point lands in any target.
+        ValueError: shapes that do not belong together, or scales that are not ascending positive whole numbers.
+    """
+    if points.ndim != 2 or points.shape[1] != 3 or colors.shape != points.shape:
+        raise ValueError(f"expected points and colors [N, 3], got {tuple(points.shape)} and {tuple(colors.shape)}")
+    if len(target_cameras) < 1:
+        raise ValueError("expected at least one target camera")
+    if scales is not None:
+        scales = check_scales(scales)
+    if len(points) == 0:
+        raise InputError("the point cloud is empty; fuse more views, or lower the number of views that must agree")
+    targets = target_cameras.to(points.device)
+    flat = colors.T.contiguous()
+    layers = []
+    for index in range(len(targets)):
+        keys = splat(project_points(points, targets[index]))
+        layers.append(fill_levels(flat, keys, scales or _scales_for_cloud(keys)))
+        if on_progress is not None:
+            on_progress(index + 1, len(targets))
+    masks = torch.stack([layer.mask for layer in layers])
+    if not bool(masks.any()):
+        raise InputError(
+            f"the target sees nothing of the scene: none of the {len(points)} points lands in any of the "
+            f"{len(targets)} target cameras; aim the path at the scene, or move it closer"
+        )
+    return Conditioning(
+        torch.stack([layer.image for layer in layers]), masks, torch.stack([layer.depths for layer in layers])
+    )
+
+
+def _scales_for_cloud(keys: Tensor) -> tuple[int, ...]:
+    """1, 2, 4, ... while the covered area still grows by closing gaps, for a z-buffer [H, W]."""
+    scales = [1]
+    level = keys
+    covered = float((level != EMPTY).float().mean())
+    while 0 < covered < 1 and scales[-1] < LARGEST_SCALE:
+        level = coarsen(level, 2)
+        wider = float((level != EMPTY).float().mean())
+        if wider < WORTHWHILE_GROWTH * covered:
+            break
+        covered = wider
+        scales.append(scales[-1] * 2)
+    return tuple(scales)

@@ -1,0 +1,163 @@
+"""Forward warp: one-pixel z-buffered splats, at one resolution or at many (Eqs. 3 and 4).
+
+A z-buffer is one int64 a pixel: the depth's bits above the point's index. Positive floats order like their bits, so the
+smallest key is the nearest point, and one scatter of minima resolves depth and identity together. A cell of a
+resolution s times lower is the union of s x s pixels, hence its nearest point is the nearest of theirs: warping into a
+lower resolution is a minimum over blocks of the z-buffer, and the points are scattered only once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cus.cameras import Cameras
+
+# Above the key of every depth, and a float64 holds it exactly, which padding needs.
+EMPTY = 0x7FFFFFFF << 32
+# A point exactly between two pixels must not be given to either by rounding noise (integer zooms put many there).
+_TIE = 1e-3
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Points of a source picture in a target picture, in the source's pixel order.
+
+    Attributes:
+        x, y: [N] target pixel coordinates; meaningless where the depth is not positive.
+        depths: [N] z-depths in the target camera; 0 where the source has no depth or the point is behind the target.
+        width, height: the target's size in pixels.
+    """
+
+    x: Tensor
+    y: Tensor
+    depths: Tensor
+    width: int
+    height: int
+
+    @property
+    def visible(self) -> Tensor:
+        """[N] bool: the points that land in the picture."""
+        inside = (self.x >= -_TIE) & (self.x < self.width - _TIE) & (self.y >= -_TIE) & (self.y < self.height - _TIE)
+        return inside & (self.depths > 0)
+
+
+def project_depths(depths: Tensor, source: Cameras, target: Cameras) -> Projection:
+    """Where the pixels of a depth map land in another camera.
+
+    Args:
+        depths: [H, W] z-depths of the source, 0 means none.
+        source: one camera of H x W pixels.
+        target: one camera.
+    """
+    if len(source) != 1 or len(target) != 1:
+        raise ValueError(f"expected one source and one target camera, got {len(source)} and {len(target)}")
+    if depths.shape != (source.height, source.width):
+        raise ValueError(f"depths must be {(source.height, source.width)} like the source, got {tuple(depths.shape)}")
+    # Source pixel p at depth z lands at z * M @ p + v; composed in float64, so that equal cameras give the identity.
+    K_source, K_target = source.Ks[0].double(), target.Ks[0].double()
+    target_from_source = target.viewmats[0].double() @ torch.linalg.inv(source.viewmats[0].double())
+    M = (K_target @ target_from_source[:3, :3] @ torch.linalg.inv(K_source)).tolist()
+    v = (K_target @ target_from_source[:3, 3]).tolist()
+    u = torch.arange(source.width, dtype=torch.float32, device=depths.device) + 0.5
+    w = torch.arange(source.height, dtype=torch.float32, device=depths.device)[:, None] + 0.5
+    x, y, z = (depths * (m[0] * u + (m[1] * w + m[2])) + offset for m, offset in zip(M, v, strict=True))
+    z = torch.where((depths > 0) & (z > 0), z, 0.0)
+    safe = z.clamp(min=1e-12)
+    return Projection(
+        (x / safe).flatten(), (y / safe).flatten(), z.to(torch.float32).flatten(), target.width, target.height
+    )
+
+
+def project_points(points: Tensor, target: Cameras) -> Projection:
+    """Where world points [N, 3] land in one camera."""
+    if len(target) != 1:
+        raise ValueError(f"expected one target camera, got {len(target)}")
+    M = (target.Ks[0].double() @ target.viewmats[0, :3].double()).tolist()
+    x, y, z = (points @ points.new_tensor(m[:3]) + m[3] for m in M)
+    z = torch.where(z > 0, z, 0.0)
+    safe = z.clamp(min=1e-12)
+    return Projection(x / safe, y / safe, z, target.width, target.height)
+
+
+def splat(projection: Projection, chosen: Tensor | None = None) -> Tensor:
+    """Z-buffer of the points that land in the target: one pixel each, the nearest wins, then the lowest index.
+
+    Args:
+        projection: N points in the target.
+        chosen: [N] bool, the points to take part; None means all.
+
+    Returns:
+        [H, W] int64 keys for `winners`; `EMPTY` where no point lands.
+    """
+    visible = projection.visible if chosen is None else projection.visible & chosen
+    points = visible.nonzero().squeeze(1)
+    column = torch.floor(projection.x[points] + _TIE).long()
+    row = torch.floor(projection.y[points] + _TIE).long()
+    keys = (projection.depths[points].view(torch.int32).long() << 32) | points
+    buffer = torch.full((projection.height * projection.width,), EMPTY, device=points.device)
+    buffer.scatter_reduce_(0, row * projection.width + column, keys, "amin")
+    return buffer.view(projection.height, projection.width)
+
+
+def winners(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Unpack a z-buffer [h, w] -> (filled bool, point index int64, 0 in holes, z-depth float32, 0 in holes)."""
+    filled = keys != EMPTY
+    known = torch.where(filled, keys, 0)
+    return filled, known & 0x7FFFFFFF, (known >> 32).to(torch.int32).view(torch.float32)
+
+
+def coarsen(keys: Tensor, factor: int) -> Tensor:
+    """The z-buffer of a `factor` times lower resolution: [h, w] -> [ceil(h / factor), ceil(w / factor)]."""
+    if factor == 1:
+        return keys
+    height, width = keys.shape
+    padded = F.pad(keys, (0, -width % factor, 0, -height % factor), value=EMPTY)
+    blocks = [padded[row::factor, column::factor] for row in range(factor) for column in range(factor)]
+    coarse = blocks[0]
+    for block in blocks[1:]:
+        coarse = torch.minimum(coarse, block)
+    return coarse
+
+
+def pyramid(keys: Tensor, scales: Sequence[int]) -> list[Tensor]:
+    """Z-buffers at each of the ascending `scales`, each taken from the coarsest earlier one that divides it."""
+    levels = {1: keys}
+    for scale in scales:
+        base = max(known for known in levels if scale % known == 0)
+        levels[scale] = coarsen(levels[base], scale // base)
+    return [levels[scale] for scale in scales]
+
+
+def enlarge(values: Tensor, filled: Tensor, scale: int, width: int, height: int) -> tuple[Tensor, Tensor]:
+    """Mask-aware bilinear enlargement: [C, h, w] -> [C, height, width], holes neither bleed in nor get filled.
+
+    Each pixel is the bilinear average of the filled cells only (normalised by the enlarged mask). A pixel stays a hole
+    where its own cell is one, so that the gaps of occlusions survive (Section III-B).
+
+    Args:
+        values: [C, h, w]; anything in the holes.
+        filled: [h, w] bool.
+        scale: pixels a cell, in x and in y.
+        width, height: size of the result; at most scale times that of `values`.
+
+    Returns:
+        values [C, height, width] and their mask [height, width] bool.
+    """
+    weights = filled.to(values.dtype)
+    if scale == 1:
+        return values[:, :height, :width], filled[:height, :width]
+    stacked = torch.cat([torch.where(filled, values, 0.0), weights[None]])
+    large = F.interpolate(stacked[None], scale_factor=float(scale), mode="bilinear", align_corners=False)[0]
+    large = large[:, :height, :width]
+    mask = repeat(filled, scale, width, height)
+    return large[:-1] / large[-1].clamp(min=1e-6), mask
+
+
+def repeat(values: Tensor, scale: int, width: int, height: int) -> Tensor:
+    """Nearest enlargement: [..., h, w] -> [..., height, width]."""
+    if scale == 1:
+        return values[..., :height, :width]
+    return values.repeat_interleave(scale, -1).repeat_interleave(scale, -2)[..., :height, :width]
