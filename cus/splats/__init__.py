@@ -1,1 +1,25 @@
-"""splats."""
+"""3D Gaussians: data, rasterization, the confidence-weighted fit, PLY files."""
+
+from cus.splats.confidence import image_confidence, pixel_confidence_from_counts
+from cus.splats.fit import FitConfig, fit_gaussians
+from cus.splats.gaussians import Gaussians
+from cus.splats.initialise import downsample_points
+from cus.splats.ply import load_ply, save_ply, save_point_cloud
+from cus.splats.rasterization import rasterization
+from cus.splats.render import render
+from cus.splats.ssim import ssim
+
+__all__ = [
+    "FitConfig",
+    "Gaussians",
+    "downsample_points",
+    "fit_gaussians",
+    "image_confidence",
+    "load_ply",
+    "pixel_confidence_from_counts",
+    "rasterization",
+    "render",
+    "save_ply",
+    "save_point_cloud",
+    "ssim",
+]

@@ -89,7 +89,7 @@ def rasterization(
     channels = 3 if sh_degree is not None else colors.shape[-1]
     if backgrounds is not None and tuple(backgrounds.shape) != (len(viewmats), channels):
         raise ValueError(f"backgrounds must be [{len(viewmats)}, {channels}], got {list(backgrounds.shape)}")
-    if _resolve(backend, means.device) == "gsplat":
+    if resolve_backend(backend, means.device) == "gsplat":
         shared = dict(near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d)
         return rasterize_gsplat(
             means=means, quats=quats, scales=scales, opacities=opacities, colors=colors, viewmats=viewmats, Ks=Ks,
@@ -118,7 +118,8 @@ def rasterization(
     return rendered, alphas, _info(entries, lists, width, height, packed)
 
 
-def _resolve(backend: Backend, device: torch.device) -> Literal["torch", "gsplat"]:
+def resolve_backend(backend: Backend, device: torch.device) -> Literal["torch", "gsplat"]:
+    """The backend that "auto" stands for on a device; any other stands for itself."""
     if backend != "auto":
         return backend
     if device.type != "cuda":

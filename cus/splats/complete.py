@@ -1,0 +1,89 @@
+"""Points where a cloud leaves pixels of the pictures empty.
+
+The fused cloud holds what many views agree on. What few views see (the outer parts of the references, in a zoom) is not in
+it, and a fit cannot grow surfaces where there is nothing: such pixels would stay black.
+"""
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool2d
+
+from cus.cameras import Cameras
+
+# Coverage is read on a grid this much coarser than the pictures, with one cell of reach around each point.
+_CELL = 2
+# A point this much (relative) behind a known depth does not cover it: it belongs to something farther.
+_BEHIND = 0.05
+
+
+def complete_cloud(
+    points: Tensor,
+    colors: Tensor,
+    images: Tensor,
+    cameras: Cameras,
+    depths: Tensor | None = None,
+    priorities: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Add the pixels that no point covers, view after view.
+
+    Args:
+        points: [N, 3].
+        colors: [N, 3].
+        images: [M, 3, H, W].
+        cameras: M views.
+        depths: z-depths [M, H, W], 0 = none. Pixels without a depth take that of the nearest pixel that has one (from
+            the cloud or the depths): a guess that the fit can move, better than a hole.
+        priorities: Views with larger values go first [M]; ties, and None, in the order given.
+
+    Returns:
+        points [N', 3] and colors [N', 3], the given ones first.
+    """
+    order = range(len(cameras)) if priorities is None else priorities.argsort(descending=True, stable=True).tolist()
+    for i in order:
+        depth = None if depths is None else depths[i]
+        empty, filled = _empty_pixels(points, cameras[i], depth)
+        if not bool(empty.any()) or not bool((filled > 0).any()):
+            continue
+        added = cameras[i].backproject(filled[None])[0][empty]
+        points = torch.cat([points, added])
+        colors = torch.cat([colors, images[i].permute(1, 2, 0)[empty]])
+    return points, colors
+
+
+def _empty_pixels(points: Tensor, camera: Cameras, depth: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Pixels of one camera that need a point [H, W] bool, and depths to put them at [H, W]."""
+    seen = _nearest_depths(points, camera)
+    reached = torch.isfinite(seen)
+    if depth is None:
+        empty = ~reached
+        known = torch.where(reached, seen, torch.zeros_like(seen))
+    else:
+        has_depth = depth > 0
+        covered = torch.where(has_depth, seen <= depth * (1 + _BEHIND), reached)
+        empty = ~covered
+        known = torch.where(has_depth, depth, torch.where(reached, seen, torch.zeros_like(seen)))
+    return empty, _nearest_known(known)
+
+
+def _nearest_depths(points: Tensor, camera: Cameras) -> Tensor:
+    """Depth of the nearest point around each pixel [H, W]; infinite where there is none."""
+    pixels, depths = camera.project(points)
+    columns, rows = -(-camera.width // _CELL), -(-camera.height // _CELL)
+    cells = torch.floor(pixels[0] / _CELL).long()
+    inside = (depths[0] > 0) & ((cells >= 0) & (cells < cells.new_tensor([columns, rows]))).all(dim=1)
+    grid = points.new_full((rows * columns,), float("inf"))
+    flat = (cells[:, 1] * columns + cells[:, 0])[inside]
+    grid.scatter_reduce_(0, flat, depths[0][inside], reduce="amin")
+    reach = -max_pool2d(-grid.reshape(1, 1, rows, columns), 3, stride=1, padding=1)
+    return interpolate(reach, scale_factor=_CELL, mode="nearest")[0, 0, : camera.height, : camera.width]
+
+
+def _nearest_known(depths: Tensor) -> Tensor:
+    """Zeros replaced by the nearest value that is none [H, W]; all zeros stay."""
+    values = depths.detach().cpu().numpy()
+    if not (values > 0).any():
+        return depths
+    rows, columns = distance_transform_edt(values <= 0, return_distances=False, return_indices=True)
+    return torch.from_numpy(np.ascontiguousarray(values[rows, columns])).to(depths)

@@ -1,0 +1,62 @@
+"""How much each pixel and each image counts in the fit (Section III-E)."""
+
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
+
+# What one doubling of the magnification counts as, in baselines; see `image_confidence`.
+_BASELINES_PER_OCTAVE = 0.25
+
+
+def pixel_confidence_from_counts(counts: Tensor, tau_num: float) -> Tensor:
+    """W_pixel = min(M / tau_num, 1) (Eq. 9).
+
+    Args:
+        counts: How many other views agree with each pixel [..., H, W], >= 0.
+        tau_num: Views needed for full confidence; values under 1 count as 1, so that no agreement is no confidence.
+
+    Returns:
+        Of the shape of counts, float32 in [0, 1].
+    """
+    return (counts.float() / max(float(tau_num), 1.0)).clamp(max=1.0)
+
+
+def image_confidence(
+    cameras: Cameras, reference_cameras: Cameras, *, baseline: float | None = None, falloff: float = 1.0
+) -> Tensor:
+    """W_image: 1 at a reference, falling with the distance to the nearest one (the paper gives no formula).
+
+        W = exp(-falloff * d),  d^2 = (distance of the centres / baseline)^2 + (log2(focal / reference focal) / 4)^2
+
+    d is taken over all references and the smallest counts. Distances are in units of the reference baseline, as in
+    3DGS-Enhancer, so the scale of the scene cancels. A longer lens counts too, because the same generated detail comes
+    from a camera that zooms or one that walks up; but only a quarter of a baseline a doubling: colours and geometry of
+    a zoomed frame still lie under pixels that a reference saw from that very place. So zoom x4 on the spot has weight
+    0.61, as has the middle between two references; a baseline outside them 0.37.
+
+    Args:
+        cameras: Generated views, N.
+        reference_cameras: At least one; their focal lengths must be for the same image size.
+        baseline: Scene units; default: the mean distance of each reference to its nearest neighbour.
+        falloff: Of the exponential, >= 0; 0 gives every image the weight 1.
+
+    Returns:
+        [N] in (0, 1].
+
+    Raises:
+        ValueError: The baseline is needed (a single reference, or all in one place) or an image size differs.
+    """
+    if (cameras.width, cameras.height) != (reference_cameras.width, reference_cameras.height):
+        raise ValueError("cameras and reference_cameras must be for the same image size; see Cameras.resized")
+    centers = reference_cameras.centers
+    if baseline is None:
+        gaps = torch.cdist(centers, centers).fill_diagonal_(float("inf")).amin(dim=1)
+        baseline = float(gaps.mean())
+    if not 0 < baseline < float("inf"):
+        raise ValueError(f"the references span no baseline ({baseline}); give `baseline` in scene units")
+    moved = torch.cdist(cameras.centers, centers) / baseline
+    focals, reference_focals = cameras.Ks[:, 0, 0], reference_cameras.Ks[:, 0, 0]
+    octaves = torch.log2(focals[:, None] / reference_focals[None])
+    distances = torch.hypot(moved, _BASELINES_PER_OCTAVE * octaves)
+    return torch.exp(-falloff * distances.amin(dim=1))
