@@ -22,9 +22,8 @@ Target = tuple[float, float]
 LARGEST_ZOOM = 64.0
 
 
-def _check(cameras: Cameras, zoom: float, target: Target | None, frames: int) -> Target:
-    if len(cameras) < 1:
-        raise ValueError("a trajectory needs at least one camera")
+def check_arguments(zoom: float, target: Target | None, frames: int) -> Target:
+    """The target, or the middle for None. Raises InputError where an argument of a trajectory is out of range."""
     if not (math.isfinite(zoom) and 0 < zoom <= LARGEST_ZOOM):
         raise InputError(
             f"the zoom must be above 0 and at most {LARGEST_ZOOM:g}, got {zoom:g}; 4 shows a quarter of the width"
@@ -77,7 +76,7 @@ def zoom(cameras: Cameras, zoom: float = 4.0, target: Target | None = None, fram
     Raises:
         InputError: zoom, target or frames out of range.
     """
-    aim = _check(cameras, zoom, target, frames)
+    aim = check_arguments(zoom, target, frames)
     return _windows(_repeat(cameras, frames), zoom ** _steps(frames), aim)
 
 
@@ -87,7 +86,7 @@ def interpolate(cameras: Cameras, zoom: float = 1.0, target: Target | None = Non
     The path of the paper's clips: poses between the references, focal length x4 to x5 for close-ups (Section IV-B).
     Centres are linear, rotations spherical-linear, focal lengths geometric between neighbours.
     """
-    aim = _check(cameras, zoom, target, frames)
+    aim = check_arguments(zoom, target, frames)
     if len(cameras) < 2:
         raise InputError("an interpolated path needs at least two cameras; use zoom, dolly or orbit with one")
     knots = np.arange(len(cameras))
@@ -143,7 +142,7 @@ def dolly(
     Raises:
         InputError: zoom below 1, or target, frames or depth out of range.
     """
-    aim = _check(cameras, zoom, target, frames)
+    aim = check_arguments(zoom, target, frames)
     if zoom < 1:
         raise InputError(f"a dolly walks in: its zoom must be at least 1, got {zoom:g}")
     point = _aim_point(cameras, aim, depth).numpy()
@@ -178,7 +177,7 @@ def orbit(
     Raises:
         InputError: an argument out of range.
     """
-    aim = _check(cameras, zoom, target, frames)
+    aim = check_arguments(zoom, target, frames)
     if not 0 < degrees < 180:
         raise InputError(f"the orbit's angle must be above 0 and below 180 degrees, got {degrees:g}")
     point = _aim_point(cameras, aim, depth).numpy()

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from cus.cameras import trajectories
 from cus.errors import InputError
 
 Trajectory = Literal["zoom", "dolly", "interpolate", "orbit"]
@@ -87,6 +88,7 @@ class InferSettings:
         if self.trajectory not in get_args(Trajectory) and not Path(self.trajectory).is_file():
             known = ", ".join(get_args(Trajectory))
             raise InputError(f"no such trajectory: {self.trajectory!r}; expected {known}, or the path of a JSON file")
+        trajectories.check_arguments(self.end_zoom(), self.target, 1 if self.frames is None else self.frames)
         _in_range("--frames", self.frames, 1, 1000)
         _in_range("--size", self.size, 64, 4096)
         _in_range("--photo-size", self.photo_size, 128, 8192)

@@ -30,7 +30,7 @@ def test_help_gives_every_option_a_default_or_a_unit():
     [
         (["--zoom", "0"], "zoom must be above 0"),
         (["--target", "1.5,0.5"], "outside the picture"),
-        (["--frames", "0"], "--frames must be"),
+        (["--frames", "0"], "at least one frame"),
         (["--size", "7"], "--size must be"),
         (["--trajectory", "spiral"], "no such trajectory"),
         (["--cameras", "none.json"], "no such cameras file"),
