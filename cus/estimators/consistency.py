@@ -7,11 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.estimators.plane_sweep import Sweep
 
 MAX_ROUND_TRIP = 1.5  # pixels of the working size; beyond, two maps disagree
 MIN_ISLAND = 24  # pixels; smaller agreeing islands in disagreeing surroundings are chance
-FREE_SPACE_SLACK = 1.04  # how much nearer than a confirmed surface a point must be to contradict it
 FILLED_CONFIDENCE = 0.2  # the most that a pixel without agreement gets
 FILL_REACH = 12.0  # pixels over which a filled depth loses its worth
 
@@ -49,38 +47,6 @@ def round_trip_errors(inverse_depths: Tensor, cameras: Cameras, reference: int, 
         seen = inside & (found > 0) & (depth_back.reshape(height, width) > 0) & (depths[reference] > 0)
         errors.append(torch.where(seen, distance, torch.full_like(distance, torch.inf)))
     return torch.stack(errors)
-
-
-def free_space_costs(
-    sweep: Sweep, planes: Tensor, pixels: Tensor, source_maps: Tensor, source_agrees: Tensor, penalty: float
-) -> Tensor:
-    """What speaks against each hypothesis of pixels that no view confirms: [N, D].
-
-    A point in front of a surface that a source sees there would have hidden that surface: it gets `penalty`. A point
-    behind is hidden itself, which nothing forbids.
-
-    Args:
-        sweep: the reference and its S sources.
-        planes: [D] inverse depths.
-        pixels: [N] flat indices of the reference's pixels in question.
-        source_maps: [S, H, W] inverse depths of the sources.
-        source_agrees: [S, H, W] bool, where those are confirmed.
-        penalty: cost of a violation.
-    """
-    height, width = sweep.gray.shape
-    costs = planes.new_zeros(len(pixels), len(planes))
-    for source, (inverse, agrees) in enumerate(zip(source_maps, source_agrees, strict=True)):
-        surface = torch.where(agrees, inverse, torch.full_like(inverse, torch.inf)).flatten()
-        rays = sweep.rays[source].flatten(1)[:, pixels]
-        for index, plane in enumerate(planes):
-            x, y, z = rays + sweep.shifts[source][:, None] * plane
-            safe = z.clamp(min=1e-6)
-            column, row = (x / safe).long(), (y / safe).long()
-            inside = (z > 1e-6) & (x > 0) & (y > 0) & (column < width) & (row < height)
-            seen = surface[row.clamp(0, height - 1) * width + column.clamp(0, width - 1)]
-            # q_z is the ratio of the depths in source and reference, so plane / q_z is the inverse depth in the source.
-            costs[:, index] += penalty * (inside & (plane / safe > FREE_SPACE_SLACK * seen))
-    return costs
 
 
 def agreeing(errors: Tensor, positions: Tensor) -> Tensor:

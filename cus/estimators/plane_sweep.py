@@ -26,16 +26,18 @@ class SweepSettings:
 
     Attributes:
         step: distance between neighbouring planes in pixels of the source that moves most.
-        max_planes: upper bound on the number of planes; the step grows when it is reached.
+        min_planes: least number of planes; little parallax gets a finer step.
+        max_planes: largest number of planes; much parallax gets a coarser step. At most 256.
         window: side of the matching window in pixels, odd.
-        small_jump: penalty for a depth step of one plane between neighbours, in units of the matching cost.
+        small_jump: penalty for a depth step of a pixel between neighbours, in units of the matching cost.
         large_jump: penalty for larger steps where the picture has no edge; falls with the edge's contrast.
     """
 
     step: float = 1.0
+    min_planes: int = 64
     max_planes: int = 192
     window: int = 5
-    small_jump: float = 0.08
+    small_jump: float = 0.06
     large_jump: float = 1.0
 
 
@@ -102,7 +104,7 @@ def place_planes(sweep: Sweep, low: float, high: float, settings: SweepSettings)
     if not 0 <= low < high:
         raise ValueError(f"expected 0 <= low < high inverse depths, got {low} and {high}")
     rate = float(sweep.displacement_rate((low + high) / 2).max())
-    count = min(max(int((high - low) * rate / settings.step) + 2, 16), settings.max_planes)
+    count = min(max(int((high - low) * rate / settings.step) + 2, settings.min_planes), settings.max_planes)
     return torch.linspace(low, high, count, device=sweep.gray.device)
 
 
@@ -135,11 +137,13 @@ def matching_costs(sweep: Sweep, planes: Tensor, window: int = 5) -> Tensor:
     return volume.permute(1, 2, 0).contiguous()
 
 
-def aggregate_costs(costs: Tensor, sweep: Sweep, settings: SweepSettings) -> Tensor:
+def aggregate_costs(costs: Tensor, sweep: Sweep, planes: Tensor, settings: SweepSettings) -> Tensor:
     """Semi-global aggregation of [H, W, D] costs; depth may jump where the picture has an edge."""
     edges = _edge_strength(sweep.gray)
+    rate = float(sweep.displacement_rate(float(planes[0] + planes[-1]) / 2).max())
+    small = settings.small_jump * min(rate * float(planes[1] - planes[0]), 1.0)
     large = (settings.large_jump / (1.0 + edges / (CONTRAST / 2))).clamp(min=1.5 * settings.small_jump)
-    return aggregate(costs, settings.small_jump, large)
+    return aggregate(costs, small, large)
 
 
 def subpixel_argmin(costs: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators import poses
-from cus.estimators.consistency import agreeing, confidence, free_space_costs, rival_margin, round_trip_errors
+from cus.estimators.consistency import agreeing, confidence, rival_margin, round_trip_errors
+from cus.estimators.filling import fill_unconfirmed
 from cus.estimators.plane_sweep import (
     Sweep,
     SweepSettings,
@@ -35,14 +36,12 @@ class StereoSettings:
         longest_side: depth is computed on pictures of at most this size, then enlarged along image edges.
         coarse_side: size of the pictures that find the range of depths.
         max_sources: how many other views each view is compared with.
-        free_space: cost of a depth in front of what another view sees behind it.
         sweep: planes and aggregation.
     """
 
     longest_side: int = 640
     coarse_side: int = 192
     max_sources: int = 4
-    free_space: float = 0.3
     sweep: SweepSettings = field(default_factory=SweepSettings)
 
 
@@ -116,7 +115,16 @@ def sweep_views(
     first, agree = _cross_check(swept, small_cameras, small_valid)
     filled = torch.empty_like(first)
     for view, state in enumerate(swept):
-        filled[view] = _fill(state, agree[view], first[state.sources], agree[state.sources], settings)
+        positions = fill_unconfirmed(
+            state.sweep,
+            state.planes,
+            state.costs.float().div_(255),
+            agree[view],
+            first[state.sources],
+            agree[state.sources],
+            settings.sweep,
+        )
+        filled[view] = state.inverse_depths(positions)
         on_progress(views + view + 1, 2 * views)
 
     inverse = images.new_zeros(views, height, width)
@@ -138,7 +146,7 @@ def sweep_views(
 def _sweep_view(sweep: Sweep, sources: list[int], bounds: tuple[float, float], settings: SweepSettings) -> _View:
     planes = place_planes(sweep, *bounds, settings)
     costs = matching_costs(sweep, planes, settings.window)
-    total = aggregate_costs(costs, sweep, settings)
+    total = aggregate_costs(costs, sweep, planes, settings)
     stored = (costs * 255).round_().to(torch.uint8)
     return _View(sources, sweep, planes, stored, subpixel_argmin(total), rival_margin(total))
 
@@ -151,19 +159,6 @@ def _cross_check(swept: list[_View], cameras: Cameras, valid: Tensor) -> tuple[T
         errors = round_trip_errors(inverse, cameras, view, state.sources)
         agree[view] = agreeing(errors, state.positions) & valid[view]
     return inverse, agree
-
-
-def _fill(state: _View, agree: Tensor, source_maps: Tensor, source_agrees: Tensor, settings: StereoSettings) -> Tensor:
-    """[H, W] inverse depths with those of unconfirmed pixels carried in from the sides, along image edges.
-
-    The matching costs of an unconfirmed pixel say nothing, since mostly it is hidden from the sources. What remains is
-    the empty space that the sources see.
-    """
-    costs = state.costs.float().div_(255)
-    pixels = (~agree).flatten().nonzero()[:, 0]
-    prior = free_space_costs(state.sweep, state.planes, pixels, source_maps, source_agrees, settings.free_space)
-    costs.flatten(0, 1)[pixels] = prior
-    return state.inverse_depths(subpixel_argmin(aggregate_costs(costs, state.sweep, settings.sweep)))
 
 
 def _search_ranges(

@@ -1,0 +1,123 @@
+"""Depth for pixels that no other view confirms: hidden from the others, outside their pictures, or without texture."""
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numba import njit
+from torch import Tensor
+
+from cus.estimators.plane_sweep import Sweep, SweepSettings, aggregate_costs, subpixel_argmin
+
+FREE_SPACE_SLACK = 1.04  # how much nearer than a confirmed surface a point must be to contradict it
+FREE_SPACE_PENALTY = 0.3  # in units of the matching cost
+MEDIAN_WINDOW = 7
+
+
+def fill_unconfirmed(
+    sweep: Sweep,
+    planes: Tensor,
+    costs: Tensor,
+    agree: Tensor,
+    source_maps: Tensor,
+    source_agrees: Tensor,
+    settings: SweepSettings,
+) -> Tensor:
+    """Plane positions [H, W] with those of unconfirmed pixels carried in from the sides.
+
+    Inside the view of the sources an unconfirmed pixel is mostly hidden from them: its costs say nothing, so what
+    decides is smoothness along image edges and the empty space that the sources see. Outside, nothing bounds it, and
+    the confirmed depths are continued smoothly.
+
+    Args:
+        sweep: the reference and its S sources.
+        planes: [D] inverse depths.
+        costs: [H, W, D] matching costs; changed in place.
+        agree: [H, W] bool, the confirmed pixels.
+        source_maps: [S, H, W] inverse depths of the sources.
+        source_agrees: [S, H, W] bool, where those are confirmed.
+        settings: for the aggregation.
+    """
+    pixels = (~agree).flatten().nonzero()[:, 0]
+    costs.flatten(0, 1)[pixels] = free_space_costs(sweep, planes, pixels, source_maps, source_agrees)
+    positions = subpixel_argmin(aggregate_costs(costs, sweep, planes, settings))
+    median = cv2.medianBlur(positions.round().cpu().numpy().astype(np.uint8), MEDIAN_WINDOW)
+    positions = torch.where(agree, positions, torch.from_numpy(median).to(positions))
+    if not bool(agree.any()):
+        return positions
+    beyond = ~agree & ~_seen_by_any(sweep, planes, positions)
+    return torch.where(beyond, continue_smoothly(positions, agree), positions)
+
+
+def continue_smoothly(values: Tensor, known: Tensor) -> Tensor:
+    """[H, W] values with the unknown pixels filled from a pyramid of means of known ones (push and pull).
+
+    Args:
+        values: [H, W].
+        known: [H, W] bool, at least one True.
+    """
+    if min(values.shape) <= 1 or bool(known.all()):
+        mean = values[known].mean()
+        return torch.where(known, values, mean)
+    weight = known.to(values)[None, None]
+    size = [(side + 1) // 2 for side in values.shape]
+    share = F.adaptive_avg_pool2d(weight, size)
+    coarse = F.adaptive_avg_pool2d(values[None, None] * weight, size) / share.clamp(min=1e-6)
+    coarse = continue_smoothly(coarse[0, 0], share[0, 0] > 0)
+    pulled = F.interpolate(coarse[None, None], size=values.shape, mode="bilinear", align_corners=False)[0, 0]
+    return torch.where(known, values, pulled)
+
+
+def _seen_by_any(sweep: Sweep, planes: Tensor, positions: Tensor) -> Tensor:
+    inverse = planes[0] + positions * (planes[1] - planes[0])
+    height, width = positions.shape
+    seen = torch.zeros_like(positions, dtype=torch.bool)
+    for rays, shift in zip(sweep.rays, sweep.shifts, strict=True):
+        x, y, z = rays + shift[:, None, None] * inverse
+        seen |= (z > 0) & (x > 0) & (y > 0) & (x < width * z) & (y < height * z)
+    return seen
+
+
+def free_space_costs(
+    sweep: Sweep, planes: Tensor, pixels: Tensor, source_maps: Tensor, source_agrees: Tensor
+) -> Tensor:
+    """What speaks against each hypothesis of pixels that no view confirms: [N, D].
+
+    A point in front of a surface that a source sees there would have hidden that surface: it gets
+    `FREE_SPACE_PENALTY`. A point behind is hidden itself, which nothing forbids.
+
+    Args:
+        sweep: the reference and its S sources.
+        planes: [D] inverse depths.
+        pixels: [N] flat indices of the reference's pixels in question.
+        source_maps: [S, H, W] inverse depths of the sources.
+        source_agrees: [S, H, W] bool, where those are confirmed.
+    """
+    costs = np.zeros((len(pixels), len(planes)), dtype=np.float32)
+    chosen = pixels.cpu().numpy()
+    values = planes.cpu().numpy()
+    for source, (inverse, agrees) in enumerate(zip(source_maps, source_agrees, strict=True)):
+        surface = torch.where(agrees, inverse, torch.full_like(inverse, torch.inf)).cpu().numpy()
+        rays = sweep.rays[source].flatten(1).cpu().numpy()
+        _add_violations(costs, chosen, values, rays, sweep.shifts[source].cpu().numpy(), surface)
+    return torch.from_numpy(costs).to(planes.device)
+
+
+@njit(cache=True, nogil=True)
+def _add_violations(costs, pixels, planes, rays, shift, surface):  # pragma: no cover - compiled
+    height, width = surface.shape
+    slack, penalty = np.float32(FREE_SPACE_SLACK), np.float32(FREE_SPACE_PENALTY)
+    for n in range(len(pixels)):
+        pixel = pixels[n]
+        for index in range(len(planes)):
+            plane = planes[index]
+            z = rays[2, pixel] + shift[2] * plane
+            if z <= 1e-6:
+                continue
+            x = (rays[0, pixel] + shift[0] * plane) / z
+            y = (rays[1, pixel] + shift[1] * plane) / z
+            if x <= 0 or y <= 0 or x >= width or y >= height:
+                continue
+            # z is the ratio of the depths in source and reference, so plane / z is the inverse depth in the source.
+            if plane / z > slack * surface[int(y), int(x)]:
+                costs[n, index] += penalty
