@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from cus.datasets.procedural import palette
-from cus.datasets.procedural.materials import Glaze, Material, Metal
+from cus.datasets.procedural.crafts import Glaze, Metal
+from cus.datasets.procedural.materials import Color, Material, Wood
 from cus.datasets.procedural.picture import draw_print
 from cus.datasets.procedural.revolved import Revolved
 from cus.datasets.procedural.scene import Light, Scene, Sky, Solid, turn_z
@@ -77,36 +78,34 @@ def random_scene(seed: int) -> Scene:
 
 def _light(rng: np.random.Generator, indoor: bool) -> Light:
     azimuth, elevation = rng.uniform(-2.9, -0.2), rng.uniform(0.45, 1.2)
-    direction = (math.cos(azimuth) * math.cos(elevation), math.sin(azimuth) * math.cos(elevation), math.sin(elevation))
+    flat = math.cos(elevation)
+    sun_direction = (math.cos(azimuth) * flat, math.sin(azimuth) * flat, math.sin(elevation))
     warmth, strength = rng.uniform(0, 1), rng.uniform(1.2, 3.0)
-    sun = (strength * 1.08, strength * (1.0 - 0.12 * warmth), strength * (0.95 - 0.35 * warmth))
-    sky_level = rng.uniform(0.45, 0.9)
+    sun = _scaled((1.08, 1.0 - 0.12 * warmth, 0.95 - 0.35 * warmth), strength)
+    level = rng.uniform(0.45, 0.9)
     blue = rng.uniform(0.0, 0.4) * (0.4 if indoor else 1.0)
-    sky = (sky_level * (1 - 0.5 * blue), sky_level * (1 - 0.2 * blue), sky_level * (1 + 0.35 * blue))
-    ground = tuple(float(c * rng.uniform(0.35, 0.6)) for c in (sky_level * 1.1, sky_level, sky_level * 0.85))
+    sky = _scaled((1 - 0.5 * blue, 1 - 0.2 * blue, 1 + 0.35 * blue), level)
+    ground = _scaled((1.1, 1.0, 0.85), level * rng.uniform(0.35, 0.6))
     softness = float(rng.uniform(0.05, 0.14) if indoor else rng.uniform(0.01, 0.06))
-    x, y, z = (float(c) for c in direction)
-    return Light(
-        (x, y, z),
-        tuple(map(float, sun)),
-        tuple(map(float, sky)),
-        ground,
-        softness,
-        0.0 if indoor else 0.006,  # pyright: ignore
-    )
+    return Light(sun_direction, sun, sky, ground, softness, 0.0 if indoor else 0.006)
+
+
+def _scaled(color: Color, factor: float) -> Color:
+    r, g, b = (float(c * factor) for c in color)
+    return r, g, b
 
 
 def _sky(rng: np.random.Generator) -> Sky:
     grey = float(rng.uniform(0, 0.6))
-    zenith = tuple(float(c + (0.6 - c) * grey) for c in (0.16, 0.33, 0.75))
-    return Sky(zenith, clouds=float(rng.uniform(0.2, 0.9)), seed=int(rng.integers(100)))  # pyright: ignore
+    r, g, b = (c + (0.6 - c) * grey for c in (0.16, 0.33, 0.75))
+    return Sky((r, g, b), clouds=float(rng.uniform(0.2, 0.9)), seed=int(rng.integers(100)))
 
 
 def _enclose(scene: Arrangement, indoor: bool, depth: float) -> None:
     """Ground, and a room's two walls with prints and skirting, or a yard's facade and low walls."""
     rng = scene.rng
     turn = float(rng.uniform(-0.4, 0.4))
-    scene.add(Plane(), palette.floor(rng, indoor), (0.0, 0.0, 0.0), turn if not indoor else 0.0)
+    scene.add(Plane(60.0, 60.0), palette.floor(rng, indoor), (0.0, 0.0, 0.0), turn if not indoor else 0.0)
     material = palette.wall(rng)
     tall = 3.2 if indoor else float(rng.uniform(1.2, 4.5))
     wide = 6.0 if indoor else float(rng.uniform(2.0, 6.0))
@@ -158,7 +157,7 @@ def _table(scene: Arrangement, at: tuple[float, float]) -> None:
     for i in (-1, 1):
         for j in (-1, 1):
             px, py = i * (a - 2 * leg), j * (b - 2 * leg)
-            upright = palette.Wood(timber.color, timber.dark, 0.0, upright=True, seed=timber.seed)
+            upright = Wood(timber.color, timber.dark, 0.0, upright=True, seed=timber.seed)
             scene.add(
                 Box(leg, leg, height / 2 - 0.02),
                 upright,
@@ -247,7 +246,8 @@ def _thing(scene: Arrangement, at: tuple[float, float, float], size: float) -> N
         material = palette.glaze(rng) if rng.random() < 0.4 else palette.thing(rng)
         if isinstance(material, Glaze):
             material = Glaze(material.color, material.band, height * 0.5, width * 0.4, material.gloss, material.seed)
-        scene.add(Revolved(tuple(r * scale for r in profile), height), material, (x, y, z + height), yaw)
+        turned = Revolved(tuple(r * scale for r in profile), height, even=not isinstance(material, Glaze))
+        scene.add(turned, material, (x, y, z + height), yaw)
     elif kind == "ball":
         scene.add(Sphere(size * 0.8), palette.thing(rng), (x, y, z + size * 0.8), yaw)
     elif kind == "tin":

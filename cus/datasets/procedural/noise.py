@@ -1,8 +1,8 @@
 """Lattice noise with analytic slopes, for textures that have detail at every octave.
 
-Everything is a function of position alone, so a point of a surface has the same colour from every camera. Octaves whose
-cells are smaller than the sample spacing (`footprint`) fade out: their mean is zero, so a distant view sees the average of
-what a close-up resolves. Arrays are component first: coordinates are separate contiguous tensors [N].
+Everything is a function of position alone, so a point of a surface has the same colour from every camera. Octaves
+whose cells are smaller than the sample spacing (`footprint`) fade out: their mean is zero, so a distant view sees the
+average of what a close-up resolves. Arrays are component first: coordinates are separate contiguous tensors [N].
 """
 
 import math
@@ -106,7 +106,7 @@ def fbm(
         footprint: [N] distance between neighbouring samples on the surface, in scene units.
         octaves: At most this many octaves, each 2.03 times finer than the one before.
         gain: Amplitude of an octave relative to the one before.
-        stretch: Frequency along v relative to u (first octave; the same factor at all octaves, without turning, if not 1).
+        stretch: Frequency along v relative to u; octaves turn against each other only where it is 1.
         seed: Chooses independent fields.
     """
     total: Noise | None = None

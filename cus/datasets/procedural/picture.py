@@ -1,4 +1,4 @@
-"""Printed matter: posters, book covers and labels with lettering, drawn once into a bitmap and looked up in mip levels."""
+"""Printed matter: posters, covers and labels with lettering, drawn once into a bitmap and looked up in mip levels."""
 
 from dataclasses import dataclass, field
 
@@ -125,7 +125,7 @@ def _letter(canvas: np.ndarray, rng: np.random.Generator, text: str, box: tuple[
 
 def _paint_picture(rng: np.random.Generator, w: int, h: int) -> np.ndarray:
     """A landscape of layered ridges under a graded sky, or overlapping discs and bars."""
-    top, bottom = np.float32(_ink(rng, 120)), np.float32(_ink(rng, 150))
+    top, bottom = np.array(_ink(rng, 120), np.float32), np.array(_ink(rng, 150), np.float32)
     ramp = np.linspace(0, 1, h, dtype=np.float32)[:, None, None]
     canvas = np.ascontiguousarray(np.broadcast_to(top + (bottom - top) * ramp, (h, w, 3))).astype(np.uint8)
     if rng.random() < 0.6:

@@ -1,8 +1,8 @@
 """The ray tracer: what cameras see of a procedural scene, with exact depth.
 
 Directions are not normalised but have z = 1 in the camera, so the parameter of a hit along its ray is its z-depth.
-A pixel is the mean of `supersample`^2 samples in linear light; the tone curve comes after, as in a camera. Each sample looks
-at its own point of the sun's disc, which makes shadows soft without noise.
+A pixel is the mean of `supersample`^2 samples in linear light; the tone curve comes after, as in a camera. Each sample
+looks at its own point of the sun's disc, which makes shadows soft without noise.
 """
 
 import math
@@ -102,7 +102,7 @@ def _linear_image(scene: Scene, camera: Cameras, supersample: int) -> Tensor:
             torch.arange(camera.width, device=device),
             indexing="ij",
         )
-        # [samples, pixels]: all first samples, then all second ones, so that neighbours in memory are neighbours in view.
+        # [samples, pixels]: neighbours in memory are neighbours in view.
         xs = x.flatten() + offsets.repeat(supersample)[:, None]
         ys = y.flatten() + offsets.repeat_interleave(supersample)[:, None]
         origin, directions = _rays(camera, xs.flatten(), ys.flatten())

@@ -21,10 +21,13 @@ class Revolved:
     Attributes:
         radii: At least two radii at equal steps of height.
         z: Half height.
+        even: Whether u measures true lengths at every height, which speckles and grain want, rather than angles times
+            the widest radius, which motifs that run around want.
     """
 
     radii: tuple[float, ...]
     z: float
+    even: bool = False
     _profile: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -68,7 +71,7 @@ class Revolved:
         return torch.where(best > NEAR, best, NEVER)
 
     def patch(self, points: Tensor) -> Patch:
-        """See `Shape`: u runs around at the widest radius (its cut towards -x), v up; on the lids u is x and v is y."""
+        """See `Shape`: u runs around (its cut towards -x), v along the profile; on the lids u is x and v is y."""
         distance = length(points[:2]).clamp(min=1e-6)
         zero, one = torch.zeros_like(distance), torch.ones_like(distance)
         radial = torch.stack([points[0] / distance, points[1] / distance, zero])
@@ -79,9 +82,9 @@ class Revolved:
         around = torch.stack([-radial[1], radial[0], zero])
         up = torch.stack([zero, zero, torch.sign(points[2])])
         normals = torch.where(lid, up, torch.linalg.cross(around, along, dim=0))
-        widest = float(self._profile.max())
-        u = torch.where(lid, points[0], torch.atan2(points[1], points[0]) * widest)
-        v = torch.where(lid, points[1], points[2])
+        unroll = distance if self.even else float(self._profile.max())
+        u = torch.where(lid, points[0], torch.atan2(points[1], points[0]) * unroll)
+        v = torch.where(lid, points[1], self._along(points[2]))
         tangents_u = torch.where(lid, torch.stack([one, zero, zero]), around)
         tangents_v = torch.where(lid, torch.stack([zero, one, zero]), along)
         return Patch(points, normals, u, v, tangents_u, tangents_v)
@@ -95,7 +98,7 @@ class Revolved:
         return outside + torch.maximum(across, up).clamp(max=0)
 
     def _interval(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the ray runs within the enclosing cylinder, cut off at the near limit: [N], [N] (empty if first > second)."""
+        """First and last t [N] within the enclosing cylinder and past the near limit; first > last if there is none."""
         squared = (directions[:2] * directions[:2]).sum(0).clamp(min=1e-12)
         nearest = -(origins[:2] * directions[:2]).sum(0) / squared
         foot = origins[:2] + nearest * directions[:2]
@@ -124,6 +127,17 @@ class Revolved:
         table = torch.gradient(profile, spacing=2 * self.z / (_ROWS - 1))[0]
         low = table.index_select(0, index).view(z.shape)
         return radii, low + (table.index_select(0, index + 1).view(z.shape) - low) * part
+
+    def _along(self, z: Tensor) -> Tensor:
+        """[N] length of the profile from its bottom up to heights `z` [N]."""
+        step = 2 * self.z / (_ROWS - 1)
+        profile = self._profile.to(z.device)
+        lengths = ((profile[1:] - profile[:-1]).square() + step * step).sqrt().cumsum(0)
+        lengths = torch.cat([lengths.new_zeros(1), lengths])
+        position = ((z + self.z) / step).clamp(0, _ROWS - 1 - 1e-4)
+        index = position.to(torch.int32)
+        low = lengths.index_select(0, index)
+        return low + (lengths.index_select(0, index + 1) - low) * (position - index)
 
     def _bisect(self, origins: Tensor, directions: Tensor, low: Tensor, high: Tensor) -> Tensor:
         for _ in range(_BISECTIONS):

@@ -89,7 +89,7 @@ class Scene:
         sky: What shows where nothing is hit.
         focus: [3] point that the layout is about.
         exposure: Factor on the light before the tone curve.
-        stage: Sector the cameras should keep to: (distance to `focus`, nearest azimuth, farthest azimuth in radians, largest height).
+        stage: Where cameras may stand: (distance to `focus`, first and last azimuth in radians, largest height).
     """
 
     solids: tuple[Solid, ...]

@@ -1,8 +1,8 @@
 """Shapes that rays meet exactly. Every shape lives in its own frame (z up) and answers three questions about it.
 
-Rays are `origins + t * directions` with directions of any length; arrays are component first, [3, N], and either of the
-two may be [3, 1]. `distance` is a signed distance (or a bound below it) that serves ambient occlusion and keeps cameras out
-of walls.
+Rays are `origins + t * directions` with directions of any length; arrays are component first, [3, N], and either of
+the two may be [3, 1]. `distance` is a signed distance (or a bound below it) that serves ambient occlusion and keeps
+cameras out of walls.
 """
 
 import math
@@ -105,7 +105,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Box:
-    """A box of half sizes `x`, `y`, `z`; normals are rounded off within `bevel` of an edge, the surface itself is flat."""
+    """A box of half sizes `x`, `y`, `z`; normals, not the surface, are rounded off within `bevel` of an edge."""
 
     x: float
     y: float
@@ -132,7 +132,7 @@ class Box:
         return torch.where((enter <= leave) & (enter > NEAR), enter, NEVER)
 
     def patch(self, points: Tensor) -> Patch:
-        """See `Shape`: u runs to the right and v up on every side seen from outside; on top and bottom u is x, v is y."""
+        """See `Shape`: seen from outside, u runs to the right and v up; on top and bottom u is x and v is y."""
         half = points.new_tensor([self.x, self.y, self.z])[:, None]
         bevel = min(self.bevel, 0.9 * min(self.x, self.y, self.z))
         offset = points - points.clamp(-(half - bevel), half - bevel)
