@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cus.cameras import Cameras
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -39,3 +41,14 @@ class Conditioning:
     def to(self, device: torch.device | str) -> "Conditioning":
         """The same conditioning on `device`."""
         return Conditioning(self.images.to(device), self.masks.to(device), self.depths.to(device))
+
+
+def blank_conditioning(targets: Cameras) -> Conditioning:
+    """All holes, for T target cameras, on their device."""
+    shape = (len(targets), targets.height, targets.width)
+    device = targets.viewmats.device
+    return Conditioning(
+        torch.zeros((shape[0], 3, *shape[1:]), device=device),
+        torch.zeros(shape, dtype=torch.bool, device=device),
+        torch.zeros(shape, device=device),
+    )

@@ -49,9 +49,9 @@ def default_needed(views: int) -> int:
 
 @dataclass(frozen=True)
 class _Match:
-    """The pixels of one view that agree with another: their indices there, points [M, 3] and colours [M, 3]."""
+    """What another view holds where M of one view's points land: their index, its pixel, point and colour each."""
 
-    agreeing: Tensor
+    landing: Tensor
     pixels: Tensor
     points: Tensor
     colors: Tensor
@@ -70,8 +70,8 @@ def fuse_views(
 ) -> FusedCloud:
     """Check every pixel against every other view and fuse what agrees into a global point cloud (Eq. 6).
 
-    A pixel's point p_i is projected into view j, where depth and colour are read between pixels (inverse depth, mask-aware
-    and bilinear, which is exact on planes) and give p_j and c_j. They agree where |p_i - p_j| < tau_g and
+    A pixel's point p_i is projected into view j, where depth and colour are read between pixels (inverse depth,
+    mask-aware and bilinear, which is exact on planes) and give p_j and c_j. They agree where |p_i - p_j| < tau_g and
     |c_i - c_j| < tau_c. Pixels with more than tau_num agreeing views become points: the average of all agreeing
     positions and colours. A pixel that an earlier point already averaged in gives no second point; views are taken from
     the most magnified to the least, so that the finest sampling of each surface stays.
@@ -80,7 +80,7 @@ def fuse_views(
         images: [V, 3, H, W] RGB in [0, 1].
         depths: [V, H, W] z-depths in scene units, 0 = none.
         cameras: V cameras of H x W pixels.
-        scale: the scene scale (`SceneEstimate.scale`); None takes the mean distance of all points from the first camera.
+        scale: the scene scale (`SceneEstimate.scale`); None: the mean distance of all points from the first camera.
         needed: tau_num; None is `default_needed(V)`.
         geometric_tolerance: tau_g in units of the scene scale.
         color_tolerance: tau_c, Euclidean distance in RGB.
@@ -113,9 +113,9 @@ def fuse_views(
             if other == view:
                 continue
             match = _match(own_points, maps[other], cameras[other])
-            good = (match.points - own_points[match.agreeing]).norm(dim=-1) < geometric_tolerance * scale
-            good &= (match.colors - own_colors[match.agreeing]).norm(dim=-1) < color_tolerance
-            agreeing = match.agreeing[good]
+            good = (match.points - own_points[match.landing]).norm(dim=-1) < geometric_tolerance * scale
+            good &= (match.colors - own_colors[match.landing]).norm(dim=-1) < color_tolerance
+            agreeing = match.landing[good]
             count[agreeing] += 1
             point_sum.index_add_(0, agreeing, match.points[good])
             color_sum.index_add_(0, agreeing, match.colors[good])
@@ -158,7 +158,7 @@ def _finest_first(depths: Tensor, cameras: Cameras) -> list[int]:
 
 
 def _match(points: Tensor, maps: Tensor, camera: Cameras) -> _Match:
-    """What another view holds where points [M, 3] land in it; `agreeing` still lists every point that lands."""
+    """What another view holds where points [N, 3] land on a pixel of it that has a depth."""
     pixels, z = camera.project(points)
     x, y = pixels[0].unbind(-1)
     inside = (z[0] > 0) & (x >= 0) & (x < camera.width) & (y >= 0) & (y < camera.height)

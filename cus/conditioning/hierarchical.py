@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.conditioning.conditioning import Conditioning
+from cus.conditioning.canvas import Canvas
+from cus.conditioning.conditioning import Conditioning, blank_conditioning
 from cus.conditioning.occlusion import DEPTH_TOLERANCE, leaked_background
 from cus.conditioning.reliability import divide_reliability
-from cus.conditioning.warp import EMPTY, Projection, enlarge, project_depths, pyramid, repeat, splat, winners
+from cus.conditioning.warp import EMPTY, Projection, project_depths, splat, winners
 from cus.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,25 +26,8 @@ COVERED_QUANTILE = 0.95
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A (partly) filled target picture: image [3, H, W], mask [H, W] bool, depths [H, W]."""
-
-    image: Tensor
-    mask: Tensor
-    depths: Tensor
-
-    def over(self, other: "Layer") -> "Layer":
-        """This picture, its holes filled from `other` (Eq. 4)."""
-        return Layer(
-            torch.where(self.mask, self.image, other.image),
-            self.mask | other.mask,
-            torch.where(self.mask, self.depths, other.depths),
-        )
-
-
-@dataclass(frozen=True)
 class _Reference:
-    """A reference view: flat colours [3, N], depths [H, W], reliability masks [N] and its camera."""
+    """A reference view: flat colours [N, 3], depths [H, W], reliability masks [N] and its camera."""
 
     colors: Tensor
     depths: Tensor
@@ -95,23 +79,19 @@ def hierarchical_warp(
     references = _references(scene)
     tolerance = DEPTH_TOLERANCE * scene.scale if suppress_background and bool(scene.reliable.any()) else math.inf
     distances = torch.cdist(targets.centers, scene.cameras.centers)
-    shape = (targets.height, targets.width)
-    images = scene.images.new_zeros((len(targets), 3, *shape))
-    masks = torch.zeros((len(targets), *shape), dtype=torch.bool, device=images.device)
-    depths = scene.depths.new_zeros((len(targets), *shape))
+    conditioning = blank_conditioning(targets)
     for index in range(len(targets)):
-        warped = _warp_references(references, targets[index], scales, tolerance)
         order = torch.argsort(distances[index], stable=True).tolist()
-        merged = _merge([warped[view] for view in order], merge)
-        images[index], masks[index], depths[index] = merged.image, merged.mask, merged.depths
+        canvas = _warp_target([references[view] for view in order], targets[index], scales, tolerance, merge)
+        canvas.copy_to(conditioning, index)
         if on_progress is not None:
             on_progress(index + 1, len(targets))
-    if not bool(masks.any()):
+    if not bool(conditioning.masks.any()):
         raise InputError(
             f"the target sees nothing of the scene: no point of the {len(references)} reference views lands in any of "
             f"the {len(targets)} target cameras; aim the path at what the photographs show, or move it closer to them"
         )
-    return Conditioning(images, masks, depths)
+    return conditioning
 
 
 def check_scales(scales: Sequence[int]) -> tuple[int, ...]:
@@ -134,7 +114,7 @@ def _references(scene: "SceneEstimate") -> list[_Reference]:
     reliable, unreliable = divide_reliability(scene)
     return [
         _Reference(
-            scene.images[view].flatten(1),
+            scene.images[view].flatten(1).T.contiguous(),
             scene.depths[view],
             reliable[view].flatten(),
             unreliable[view].flatten(),
@@ -144,22 +124,37 @@ def _references(scene: "SceneEstimate") -> list[_Reference]:
     ]
 
 
-def _warp_references(
-    references: Sequence[_Reference], target: Cameras, scales: tuple[int, ...] | None, tolerance: float
-) -> list[Layer]:
-    """Every reference in one target, background suppressed, not yet merged."""
+def _warp_target(
+    references: Sequence[_Reference], target: Cameras, scales: tuple[int, ...] | None, tolerance: float, merge: Merge
+) -> Canvas:
+    """One target, from references that are ordered by the distance of their cameras from it."""
     projections = [project_depths(reference.depths, reference.camera, target) for reference in references]
-    sure = [splat(p, reference.reliable) for p, reference in zip(projections, references, strict=True)]
+    buffers = [splat(p, reference.reliable) for p, reference in zip(projections, references, strict=True)]
     if math.isfinite(tolerance):
-        sure = _suppress(sure, projections, references, target, tolerance)
-    layers = []
-    for reference, projection, keys in zip(references, projections, sure, strict=True):
+        buffers = _suppress(buffers, projections, references, target, tolerance)
+    merged = Canvas.blank(target.width, target.height, references[0].depths.device)
+    for reference, projection, keys in zip(references, projections, buffers, strict=True):
+        # The nearest reference goes first and the next ones only fill; by depth each needs a picture of its own.
+        canvas = merged if merge == "nearest" else Canvas.blank(target.width, target.height, keys.device)
+        if canvas.complete:
+            break
         chosen = scales or scales_for_spacing(point_spacing(projection, reference.reliable, reference.camera))
-        layer = fill_levels(reference.colors, keys, chosen)
-        if not bool(layer.mask.all()):
-            layer = layer.over(fill_levels(reference.colors, splat(projection, reference.unreliable), chosen))
-        layers.append(layer)
-    return layers
+        canvas.paint(reference.colors, projection, keys, chosen)
+        if not canvas.complete:
+            canvas.paint(reference.colors, projection, splat(projection, reference.unreliable), chosen)
+        if merge == "depth":
+            merged = _nearer(merged, canvas)
+    return merged
+
+
+def _nearer(first: Canvas, second: Canvas) -> Canvas:
+    """Of each pixel the nearer surface; the first's where they are equal."""
+    use = second.mask & (~first.mask | (second.depths < first.depths))
+    return Canvas(
+        torch.where(use[..., None], second.image, first.image),
+        first.mask | second.mask,
+        torch.where(use, second.depths, first.depths),
+    )
 
 
 def point_spacing(projection: Projection, chosen: Tensor, source: Cameras) -> float:
@@ -199,30 +194,3 @@ def _suppress(
         depths.append(z)
     leaked = leaked_background(depths, spacings, tolerance)
     return [torch.where(mask, EMPTY, keys) for mask, keys in zip(leaked, buffers, strict=True)]
-
-
-def fill_levels(colors: Tensor, keys: Tensor, scales: Sequence[int]) -> Layer:
-    """Colours [3, N] of a z-buffer [H, W] at all scales, the finer over the coarser (Eq. 4)."""
-    height, width = keys.shape
-    layer = None
-    for scale, level in zip(scales, pyramid(keys, scales), strict=True):
-        filled, index, z = winners(level)
-        values = torch.where(filled, colors[:, index], 0.0)
-        image, mask = enlarge(values, filled, scale, width, height)
-        coarse = Layer(image, mask, repeat(z, scale, width, height))
-        layer = coarse if layer is None else layer.over(coarse)
-    assert layer is not None
-    return Layer(torch.where(layer.mask, layer.image, 0.0), layer.mask, layer.depths)
-
-
-def _merge(layers: Sequence[Layer], merge: Merge) -> Layer:
-    """One picture of layers that are ordered by the distance of their cameras from the target's."""
-    merged = layers[0]
-    for layer in layers[1:]:
-        if merge == "depth":
-            nearer = layer.mask & (~merged.mask | (layer.depths < merged.depths))
-            layer, kept = Layer(layer.image, nearer, layer.depths), merged
-            merged = layer.over(kept)
-        else:
-            merged = merged.over(layer)
-    return merged

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.conditioning.conditioning import Conditioning
-from cus.conditioning.hierarchical import LARGEST_SCALE, check_scales, fill_levels
+from cus.conditioning.canvas import Canvas
+from cus.conditioning.conditioning import Conditioning, blank_conditioning
+from cus.conditioning.hierarchical import LARGEST_SCALE, check_scales
 from cus.conditioning.warp import EMPTY, coarsen, project_points, splat
 from cus.errors import InputError
 
@@ -49,22 +49,21 @@ def render_points(
     if len(points) == 0:
         raise InputError("the point cloud is empty; fuse more views, or lower the number of views that must agree")
     targets = target_cameras.to(points.device)
-    flat = colors.T.contiguous()
-    layers = []
+    conditioning = blank_conditioning(targets)
     for index in range(len(targets)):
-        keys = splat(project_points(points, targets[index]))
-        layers.append(fill_levels(flat, keys, scales or _scales_for_cloud(keys)))
+        projection = project_points(points, targets[index])
+        keys = splat(projection)
+        canvas = Canvas.blank(targets.width, targets.height, points.device)
+        canvas.paint(colors, projection, keys, scales or _scales_for_cloud(keys))
+        canvas.copy_to(conditioning, index)
         if on_progress is not None:
             on_progress(index + 1, len(targets))
-    masks = torch.stack([layer.mask for layer in layers])
-    if not bool(masks.any()):
+    if not bool(conditioning.masks.any()):
         raise InputError(
             f"the target sees nothing of the scene: none of the {len(points)} points lands in any of the "
             f"{len(targets)} target cameras; aim the path at the scene, or move it closer"
         )
-    return Conditioning(
-        torch.stack([layer.image for layer in layers]), masks, torch.stack([layer.depths for layer in layers])
-    )
+    return conditioning
 
 
 def _scales_for_cloud(keys: Tensor) -> tuple[int, ...]:

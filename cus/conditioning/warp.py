@@ -131,33 +131,12 @@ def pyramid(keys: Tensor, scales: Sequence[int]) -> list[Tensor]:
     return [levels[scale] for scale in scales]
 
 
-def enlarge(values: Tensor, filled: Tensor, scale: int, width: int, height: int) -> tuple[Tensor, Tensor]:
-    """Mask-aware bilinear enlargement: [C, h, w] -> [C, height, width], holes neither bleed in nor get filled.
-
-    Each pixel is the bilinear average of the filled cells only (normalised by the enlarged mask). A pixel stays a hole
-    where its own cell is one, so that the gaps of occlusions survive (Section III-B).
-
-    Args:
-        values: [C, h, w]; anything in the holes.
-        filled: [h, w] bool.
-        scale: pixels a cell, in x and in y.
-        width, height: size of the result; at most scale times that of `values`.
-
-    Returns:
-        values [C, height, width] and their mask [height, width] bool.
-    """
-    weights = filled.to(values.dtype)
-    if scale == 1:
-        return values[:, :height, :width], filled[:height, :width]
-    stacked = torch.cat([torch.where(filled, values, 0.0), weights[None]])
-    large = F.interpolate(stacked[None], scale_factor=float(scale), mode="bilinear", align_corners=False)[0]
-    large = large[:, :height, :width]
-    mask = repeat(filled, scale, width, height)
-    return large[:-1] / large[-1].clamp(min=1e-6), mask
-
-
-def repeat(values: Tensor, scale: int, width: int, height: int) -> Tensor:
-    """Nearest enlargement: [..., h, w] -> [..., height, width]."""
-    if scale == 1:
-        return values[..., :height, :width]
-    return values.repeat_interleave(scale, -1).repeat_interleave(scale, -2)[..., :height, :width]
+def coarsen_any(mask: Tensor, factor: int) -> Tensor:
+    """Which cells of a `factor` times lower resolution hold a True: [h, w] bool -> [ceil(h / f), ceil(w / f)] bool."""
+    height, width = mask.shape
+    padded = F.pad(mask, (0, -width % factor, 0, -height % factor), value=False)
+    cells = torch.zeros_like(padded[::factor, ::factor])
+    for row in range(factor):
+        for column in range(factor):
+            cells |= padded[row::factor, column::factor]
+    return cells

@@ -5,9 +5,13 @@ import math
 import numpy as np
 
 from cus.cameras import Cameras
+from cus.conditioning.reliability import EDGE_THRESHOLD
 
 TIE = 1e-3
 Picture = tuple[np.ndarray, np.ndarray, np.ndarray]  # image [h, w, 3], mask [h, w], depths [h, w]
+Level = tuple[
+    np.ndarray, np.ndarray, np.ndarray, np.ndarray
+]  # likewise, and where the points lie in the target [h, w, 2]
 
 
 def project(u: float, v: float, z: float, source: Cameras, target: Cameras) -> tuple[float, float, float]:
@@ -20,11 +24,12 @@ def project(u: float, v: float, z: float, source: Cameras, target: Cameras) -> t
 
 def warp(
     image: np.ndarray, depths: np.ndarray, chosen: np.ndarray, source: Cameras, target: Cameras, scale: int = 1
-) -> Picture:
+) -> Level:
     """Eq. 3 of the points in the target's picture, `scale` times lower: one-pixel splats, the nearest wins."""
     low = low_resolution(target, scale)
     out = np.zeros((low.height, low.width, 3))
     zbuffer = np.zeros((low.height, low.width))
+    positions = np.zeros((low.height, low.width, 2))
     for row in range(source.height):
         for column in range(source.width):
             if not chosen[row, column] or depths[row, column] <= 0:
@@ -36,7 +41,8 @@ def warp(
             if zbuffer[i, j] == 0 or np.float32(z) < np.float32(zbuffer[i, j]):
                 zbuffer[i, j] = z
                 out[i, j] = image[:, row, column]
-    return out, zbuffer > 0, zbuffer
+                positions[i, j] = x * scale, y * scale
+    return out, zbuffer > 0, zbuffer, positions
 
 
 def low_resolution(target: Cameras, scale: int) -> Cameras:
@@ -51,25 +57,29 @@ def inside(pixel: tuple[float, float, float], camera: Cameras) -> bool:
     return z > 0 and 0 <= x + TIE < camera.width and 0 <= y + TIE < camera.height
 
 
-def enlarge(low: Picture, scale: int, width: int, height: int) -> Picture:
-    """Bilinear enlargement over filled cells only; a pixel whose own cell is a hole stays one."""
-    image, mask, depths = low
+def enlarge(level: Level, scale: int, width: int, height: int) -> Picture:
+    """Tents about the points of nine cells around a pixel, of its own surface; its own cell must be filled."""
+    image, mask, depths, positions = level
     out, large, far = np.zeros((height, width, 3)), np.zeros((height, width), bool), np.zeros((height, width))
+    if scale == 1:
+        return image[:height, :width], mask[:height, :width], depths[:height, :width]
     for i in range(height):
         for j in range(width):
-            if not mask[i // scale, j // scale]:
+            cell = i // scale, j // scale
+            if not mask[cell]:
                 continue
-            large[i, j], far[i, j] = True, depths[i // scale, j // scale]
             total = 0.0
-            y, x = (i + 0.5) / scale - 0.5, (j + 0.5) / scale - 0.5
-            for a in (math.floor(y), math.floor(y) + 1):
-                for b in (math.floor(x), math.floor(x) + 1):
-                    weight = (1 - abs(y - a)) * (1 - abs(x - b))
-                    cell = min(max(a, 0), mask.shape[0] - 1), min(max(b, 0), mask.shape[1] - 1)
-                    if mask[cell]:
-                        out[i, j] += weight * image[cell]
-                        total += weight
-            out[i, j] /= total
+            for a in range(max(cell[0] - 1, 0), min(cell[0] + 2, mask.shape[0])):
+                for b in range(max(cell[1] - 1, 0), min(cell[1] + 2, mask.shape[1])):
+                    nearer = min(depths[a, b], depths[cell])
+                    if not mask[a, b] or abs(depths[a, b] - depths[cell]) > EDGE_THRESHOLD * nearer:
+                        continue
+                    x, y = positions[a, b]
+                    weight = max(1 - abs(j + 0.5 - x) / scale, 0) * max(1 - abs(i + 0.5 - y) / scale, 0)
+                    out[i, j] += weight * image[a, b]
+                    far[i, j] += weight / depths[a, b]
+                    total += weight
+            large[i, j], out[i, j], far[i, j] = True, out[i, j] / total, total / far[i, j]
     return out, large, far
 
 

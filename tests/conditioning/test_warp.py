@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cus.cameras import Cameras
-from cus.conditioning.warp import coarsen, enlarge, project_depths, project_points, pyramid, splat, winners
+from cus.conditioning.warp import coarsen, project_depths, project_points, pyramid, splat, winners
 from tests.conditioning import slow_warp
 from tests.conditioning.plane_scenes import pinhole, plane_depths, random_scene, render_depths
 
@@ -87,34 +87,6 @@ def test_levels_of_a_pyramid_do_not_depend_on_the_levels_between():
     keys = splat(project_depths(scene.depths[0], scene.cameras[0], TARGETS["zoomed"]))
     for scale, level in zip((1, 2, 4, 8), pyramid(keys, (1, 2, 4, 8)), strict=True):
         assert torch.equal(level, coarsen(keys, scale))
-
-
-@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
-def test_enlargement_agrees_with_the_loop_over_pixels(scale: int):
-    generator = torch.Generator().manual_seed(scale)
-    low, filled = torch.rand((3, 5, 6), generator=generator), torch.rand((5, 6), generator=generator) > 0.4
-    large, mask = enlarge(low, filled, scale, 6 * scale - (scale - 1), 5 * scale)
-    picture = (low.permute(1, 2, 0).numpy(), filled.numpy(), filled.float().numpy())
-    slow = slow_warp.enlarge(picture, scale, 6 * scale - (scale - 1), 5 * scale)
-    assert torch.equal(mask, torch.from_numpy(slow[1]))
-    torch.testing.assert_close(
-        torch.where(mask, large, 0.0), torch.from_numpy(slow[0]).permute(2, 0, 1).float(), rtol=1e-5, atol=1e-6
-    )
-
-
-def test_enlargement_leaks_no_black_from_holes():
-    filled = torch.rand((7, 9), generator=torch.Generator().manual_seed(1)) > 0.6
-    white = torch.where(filled, torch.ones(3, 7, 9), torch.full((), float("nan")))
-    large, mask = enlarge(white, filled, 4, 36, 28)
-    assert mask.any() and not mask.all()
-    torch.testing.assert_close(large[:, mask], torch.ones(3, int(mask.sum())))
-
-
-def test_enlargement_reproduces_a_linear_ramp_away_from_the_border():
-    ramp = (torch.arange(8.0) + 0.5)[None, None].expand(1, 6, 8)
-    large, _ = enlarge(ramp, torch.ones(6, 8, dtype=torch.bool), 4, 32, 24)
-    expected = (torch.arange(32.0) + 0.5) / 4
-    torch.testing.assert_close(large[0, :, 2:-2], expected[None, 2:-2].expand(24, -1))
 
 
 def test_a_projection_refuses_batches_and_depths_of_another_size():
