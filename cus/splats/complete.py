@@ -1,7 +1,7 @@
 """Points where a cloud leaves pixels of the pictures empty.
 
-The fused cloud holds what many views agree on. What few views see (the outer parts of the references, in a zoom) is not in
-it, and a fit cannot grow surfaces where there is nothing: such pixels would stay black.
+The fused cloud holds what many views agree on. What few views see (the outer parts of the references, in a zoom) is not
+in it, and a fit cannot grow surfaces where there is nothing: such pixels would stay black.
 """
 
 import numpy as np
@@ -85,5 +85,6 @@ def _nearest_known(depths: Tensor) -> Tensor:
     values = depths.detach().cpu().numpy()
     if not (values > 0).any():
         return depths
-    rows, columns = distance_transform_edt(values <= 0, return_distances=False, return_indices=True)
-    return torch.from_numpy(np.ascontiguousarray(values[rows, columns])).to(depths)
+    indices = np.zeros((2, *values.shape), dtype=np.int32)
+    distance_transform_edt(values <= 0, return_distances=False, return_indices=True, indices=indices)
+    return torch.from_numpy(values[indices[0], indices[1]]).to(depths)

@@ -76,6 +76,8 @@ def downsample_points(
             high, cells = middle, attempt
             if many > 0.97 * count:
                 break
+    if spacings is not None and int(cells.max()) >= count:  # fewer wanted than there are sizes of voxels
+        return downsample_points(points, colors, count)
     members = torch.bincount(cells).to(points.dtype)[:, None]
     zeros = points.new_zeros(len(members), 3)
     average = [zeros.index_add(0, cells, values) / members for values in (points, colors)]
@@ -143,7 +145,8 @@ def _surroundings(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _voxels(points: Tensor, octaves: Tensor, unit: float) -> Tensor:
     """Number of the voxel of each point [N], from 0 without gaps; the side is unit * 2^octave."""
     sides = unit * torch.exp2(octaves.double())
-    cells = torch.floor(points.double() / sides[:, None]).long()
+    # From the corner of the cloud, so that one voxel can hold it all.
+    cells = torch.floor((points - points.amin(dim=0)).double() / sides[:, None]).long()
     keys = torch.cat([octaves[:, None], cells], dim=1)
     return torch.unique(keys, dim=0, return_inverse=True)[1]
 

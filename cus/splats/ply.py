@@ -124,7 +124,7 @@ def _write(path: Path, vertices: np.ndarray) -> None:
 
 def _read(path: Path) -> np.ndarray:
     try:
-        data = PlyData.read(str(path), mmap=False)
+        data = PlyData.read(str(path), mmap=False)  # pyright: ignore[reportArgumentType]  (typed str, documented bool)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (PlyParseError, UnicodeDecodeError, ValueError) as error:

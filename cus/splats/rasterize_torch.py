@@ -186,7 +186,7 @@ class _Table:
         quadratic = torch.stack([log_opacity - steep * dy * dy, -2 * steep * dy, -steep], dim=-1)
         u = linear @ self._linear_basis
         alphas = (quadratic @ self._row_basis).addcmul_(u, u, value=-1).exp_()
-        torch.nn.functional.threshold_(alphas, ALPHA_CUTOFF, 0)
+        torch.threshold_(alphas, ALPHA_CUTOFF, 0)
         if self.capped:
             alphas.clamp_max_(ALPHA_MAX)
 
