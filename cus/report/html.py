@@ -76,14 +76,14 @@ def video_uri(frames: np.ndarray, fps: int) -> str:
         return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _inputs(data: ReportData) -> list[dict[str, Any]]:
+def _inputs(data: ReportData, limits: tuple[float, float]) -> list[dict[str, Any]]:
+    """A row a photograph; one colour means the same depth in all of them."""
     rows = []
     for index, (name, picture) in enumerate(data.inputs):
         row: dict[str, Any] = {"name": name, "photo": jpeg_uri(picture)}
         if data.depths is not None and data.confidences is not None:
             depth = data.depths[index]
-            near, far = depth_range(depth)
-            row["depth"], row["near"], row["far"] = jpeg_uri(colorize_depth(depth)), f"{near:.3g}", f"{far:.3g}"
+            row["depth"] = jpeg_uri(colorize_depth(depth, limits))
             row["known"] = f"{100 * float((depth > 0).mean()):.1f}"
             row["confidence"] = jpeg_uri(colorize_confidence(data.confidences[index]))
             row["mean_confidence"] = f"{float(data.confidences[index].mean()):.2f}"
@@ -116,12 +116,15 @@ def write_report_html(path: Path | str, data: ReportData) -> None:
         raise ValueError(f"sequences must have the same number of frames, got {sorted(lengths)}")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string((files("cus.report") / "report.html").read_text())
-    inverse = np.linspace(1.0, 0.1, 12)
+    near, far = limits = (1.0, 2.0) if data.depths is None else depth_range(data.depths)
+    inverse = np.linspace(1 / near, 1 / far, 12)
     page = template.render(
         title=data.title,
         notes=data.notes,
         missing=data.missing,
-        inputs=_inputs(data),
+        inputs=_inputs(data, limits),
+        near=f"{near:.3g}",
+        far=f"{far:.3g}",
         frames={label: [jpeg_uri(frame) for frame in frames] for label, frames in data.sequences.items()},
         videos={label: video_uri(frames, data.fps) for label, frames in data.sequences.items()},
         length=next(iter(lengths), 0),
@@ -133,7 +136,7 @@ def write_report_html(path: Path | str, data: ReportData) -> None:
         settings=data.settings,
         versions=data.versions,
         files=data.files,
-        depth_legend=_legend(lambda v: colorize_depth(1 / v, (1.0, 10.0)), inverse),
+        depth_legend=_legend(lambda v: colorize_depth(1 / v, limits), inverse),
         confidence_legend=_legend(colorize_confidence, np.linspace(0, 1, 12)),
     )
     Path(path).write_text(page)
