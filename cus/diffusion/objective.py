@@ -12,7 +12,8 @@ class LatentTarget:
     """Which latents are diffused: the frames' own, or what the frames add to the condition.
 
     The full-size checkpoints diffuse the frames' latents. A small model that learns from few steps does better with
-    the residual: an answer of zero then already decodes to the conditioning images.
+    the change from the condition, in latents and in pixels (`CloseUpShotPipeline`): an answer of zero then gives the
+    conditioning images back, whatever its autoencoder loses.
 
     Args:
         residual_scale: 0: the latents themselves; otherwise `(latents - condition) * residual_scale` is diffused,

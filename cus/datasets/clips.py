@@ -1,0 +1,183 @@
+"""Training clips on disk: a folder of safetensors files, one clip each, pixels as uint8.
+
+Safetensors maps a file into memory and reads slices, so a short crop of a long clip costs only its own bytes. Caches of
+latents (`cus.training.latents`) lie beside the clips under the same names.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cus.errors import InputError
+
+FORMAT = "cus-clip-1"
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One training example.
+
+    Attributes:
+        references: [V, 3, H, W] in [0, 1], the photographs; the first gives the CLIP context.
+        targets: [T, 3, H, W] in [0, 1], what the target cameras really see.
+        conditioning: [T, 3, H, W] in [0, 1], what warping the references gives; black where nothing is known.
+        masks: [T, H, W] bool, True where `conditioning` is known.
+        structure: [T, 3, H, W] in [0, 1], the projected global point cloud (Section III-D), or None.
+        info: how the clip was made (trajectory, zoom, seed, ...); anything JSON can hold.
+    """
+
+    references: Tensor
+    targets: Tensor
+    conditioning: Tensor
+    masks: Tensor
+    structure: Tensor | None = None
+    info: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        frames, channels, height, width = self.targets.shape
+        if channels != 3 or self.references.ndim != 4 or self.references.shape[1] != 3:
+            raise ValueError(f"images must be [., 3, H, W], got {self.references.shape} and {self.targets.shape}")
+        expected = {"conditioning": self.targets.shape, "masks": (frames, height, width)}
+        if self.structure is not None:
+            expected["structure"] = self.targets.shape
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != tuple(shape):
+                raise ValueError(f"{name} must be {tuple(shape)}, got {tuple(getattr(self, name).shape)}")
+
+
+def save_clip(path: Path, clip: Clip) -> None:
+    """Write a clip; the file appears under its name only when complete."""
+    tensors = {
+        "references": _to_bytes(clip.references),
+        "targets": _to_bytes(clip.targets),
+        "conditioning": _to_bytes(clip.conditioning),
+        "masks": clip.masks.to(torch.uint8).contiguous(),
+    }
+    if clip.structure is not None:
+        tensors["structure"] = _to_bytes(clip.structure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, {"format": FORMAT, "info": json.dumps(clip.info)})
+    part.replace(path)
+
+
+def load_clip(path: Path) -> Clip:
+    """Read a whole clip. Raises InputError if the file is missing, damaged or something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = set(file.keys())
+            if metadata.get("format") != FORMAT:
+                raise InputError(f"{path} is no training clip: its format is {metadata.get('format')}, not {FORMAT}")
+            return Clip(
+                references=_to_floats(file.get_tensor("references")),
+                targets=_to_floats(file.get_tensor("targets")),
+                conditioning=_to_floats(file.get_tensor("conditioning")),
+                masks=file.get_tensor("masks").bool(),
+                structure=_to_floats(file.get_tensor("structure")) if "structure" in names else None,
+                info=json.loads(metadata.get("info", "{}")),
+            )
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read the clip {path}: {error}; delete it and build it again") from error
+
+
+def clip_paths(folder: Path) -> list[Path]:
+    """The clips of a folder in order. Raises InputError if there are none."""
+    paths = sorted(Path(folder).glob(f"*{SUFFIX}"))
+    if not paths:
+        raise InputError(f"no clips (*{SUFFIX}) in {folder}; build some with data/make_procedural.py out={folder}")
+    return paths
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a clip: `frames` from `start`, and the pixels `[y, y + height) x [x, x + width)` of each."""
+
+    start: int
+    frames: int
+    y: int
+    x: int
+    height: int
+    width: int
+
+    @staticmethod
+    def draw(
+        length: int, size: tuple[int, int], frames: int, crop: tuple[int, int], align: int, generator: torch.Generator
+    ) -> "Window":
+        """A random window of `crop` (height, width) pixels in frames of `size`, its corner at multiples of `align`."""
+        if frames > length or crop[0] > size[0] or crop[1] > size[1]:
+            raise InputError(
+                f"a crop of {frames} frames of {crop[1]}x{crop[0]} does not fit into clips of {length} frames of "
+                f"{size[1]}x{size[0]}; choose a smaller crop or build larger clips"
+            )
+        start = _below(length - frames + 1, generator)
+        y = _below((size[0] - crop[0]) // align + 1, generator) * align
+        x = _below((size[1] - crop[1]) // align + 1, generator) * align
+        return Window(start, frames, y, x, *crop)
+
+    def enlarged(self, factor: int) -> "Window":
+        """The same window in a grid that is `factor` times finer."""
+        return Window(
+            self.start, self.frames, self.y * factor, self.x * factor, self.height * factor, self.width * factor
+        )
+
+    def of(self, tensor_slice) -> Tensor:  # noqa: ANN001  (a tensor, or a slice of a safetensors file)
+        """Cut [T, C, H, W] or [T, H, W]."""
+        time, rows = slice(self.start, self.start + self.frames), slice(self.y, self.y + self.height)
+        columns = slice(self.x, self.x + self.width)
+        if len(tensor_slice.get_shape() if hasattr(tensor_slice, "get_shape") else tensor_slice.shape) == 3:
+            return tensor_slice[time, rows, columns]
+        return tensor_slice[time, :, rows, columns]
+
+
+class ClipCrops(torch.utils.data.Dataset):
+    """Random windows of clips as float images; item `i` is a function of the seed and `i` alone, so training resumes.
+
+    Items are dicts: targets, conditioning [T, 3, h, w] in [0, 1], masks [T, h, w] bool.
+    """
+
+    def __init__(self, folder: Path, frames: int, crop: tuple[int, int], seed: int) -> None:
+        self.paths = clip_paths(folder)
+        self.frames, self.crop, self.seed = frames, crop, seed
+
+    def __len__(self) -> int:
+        return 2**31
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(item_seed(self.seed, index))
+        path = self.paths[_below(len(self.paths), generator)]
+        with safe_open(path, framework="pt") as file:
+            targets = file.get_slice("targets")
+            length, _, height, width = targets.get_shape()
+            window = Window.draw(length, (height, width), self.frames, self.crop, 1, generator)
+            return {
+                "targets": _to_floats(window.of(targets)),
+                "conditioning": _to_floats(window.of(file.get_slice("conditioning"))),
+                "masks": window.of(file.get_slice("masks")).bool(),
+            }
+
+
+def item_seed(seed: int, index: int) -> int:
+    """A seed for item `index` of a data set: well mixed (splitmix64), so that neighbours are unrelated."""
+    value = (seed * 0x9E3779B97F4A7C15 + index + 0x632BE59BD9B4E019) % 2**64
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) % 2**64
+    return (value ^ (value >> 31)) >> 1
+
+
+def _below(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (1,), generator=generator))
+
+
+def _to_bytes(images: Tensor) -> Tensor:
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
+
+
+def _to_floats(pixels: Tensor) -> Tensor:
+    return pixels.float() / 255

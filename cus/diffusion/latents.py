@@ -1,0 +1,63 @@
+"""Frames <-> latents. The one place where images in [0, 1] become the model's [-1, 1]."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def to_model_range(images: Tensor) -> Tensor:
+    """[0, 1] -> [-1, 1]."""
+    return images * 2 - 1
+
+
+def vae_factor(vae: Any) -> int:
+    """Pixels of an image a latent pixel stands for, along each axis."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def encode(vae: Any, images: Tensor, generator: torch.Generator | None = None, chunk: int = 4) -> Tensor:
+    """Scaled latents [T, C, h, w] of images [T, 3, H, W] in [0, 1], `chunk` frames at a time.
+
+    With a generator they are samples of the posterior, as the checkpoints were trained; without, its mean.
+    """
+    latents = []
+    for part in images.split(chunk):
+        posterior = vae.encode(to_model_range(part)).latent_dist
+        latent = posterior.mean
+        if generator is not None:
+            noise = torch.randn(latent.shape, generator=generator, device=generator.device)
+            latent = latent + posterior.std * noise.to(latent)
+        latents.append(latent.float() * vae.config.scaling_factor)
+    return torch.cat(latents)
+
+
+def decode(
+    vae: Any,
+    latents: Tensor,
+    conditioning: Tensor | None = None,
+    chunk: int = 4,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Images [T, 3, H, W] of scaled latents [T, C, h, w], `chunk` frames at a time; in [0, 1] but for overshoots.
+
+    `conditioning`, images like the result, feeds the decoder's skip connections where the VAE has them (III-D).
+    """
+    frames = []
+    for start in range(0, len(latents), chunk):
+        part = slice(start, start + chunk)
+        scaled = latents[part] / vae.config.scaling_factor
+        if conditioning is not None and has_skips(vae):
+            decoded = vae.decode(scaled, skips=vae.skip_features(to_model_range(conditioning[part]))).sample
+        else:
+            decoded = vae.decode(scaled).sample
+        frames.append(decoded.float() / 2 + 0.5)
+        if on_progress is not None:
+            on_progress(min(start + chunk, len(latents)), len(latents))
+    return torch.cat(frames)
+
+
+def has_skips(vae: Any) -> bool:
+    """Whether the decoder takes features of the conditioning images."""
+    return bool(getattr(vae.config, "skip_connections", False))

@@ -1,0 +1,288 @@
+"""CloseUpShotPipeline: conditioning images in, frames out."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import Tensor
+from torch.nn import functional as F
+
+from cus.diffusion.context import ContextEncoder, PromptEmbeddings
+from cus.diffusion.latents import decode, encode, vae_factor
+from cus.diffusion.objective import LatentTarget
+from cus.diffusion.sampler import Denoiser, ddim, guided
+from cus.diffusion.schedule import NoiseSchedule
+from cus.diffusion.stored import checked_folder, explained
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a checkpoint wants to be sampled; stored in its `model_index.json`.
+
+    Attributes:
+        steps: denoising steps.
+        guidance: classifier-free guidance scale; 1 skips the unconditional branch.
+        guidance_rescale: see `cus.diffusion.sampler.guided`.
+        eta: 0 deterministic DDIM, 1 as much noise as DDPM.
+        frames: clip length the model was trained for; longer paths are made in chunks that share their end frames.
+        width: preferred width of the frames, in pixels.
+        height: likewise.
+        fps: frame rate the network is told.
+        residual_scale: see `cus.diffusion.objective.LatentTarget`.
+    """
+
+    steps: int = 50
+    guidance: float = 7.5
+    guidance_rescale: float = 0.7
+    eta: float = 1.0
+    frames: int = 25
+    width: int = 1024
+    height: int = 576
+    fps: int = 10
+    residual_scale: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One call, after defaults: what `_denoise` needs besides latents."""
+
+    steps: int
+    guidance: float
+    guidance_rescale: float
+    eta: float
+    generator: torch.Generator
+
+
+class CloseUpShotPipeline(DiffusionPipeline):
+    """Point-conditioned video diffusion (Section III-A), optionally with structure guidance (Section III-D).
+
+    Args:
+        unet: `cus.models.UNet`.
+        vae: `cus.models.Autoencoder`.
+        image_encoder: CLIP image tower.
+        image_projector: `cus.models.ImageProjector`.
+        prompt: the prompts as text tokens.
+        scheduler: noise schedule.
+        sampling: fields of `Sampling`.
+    """
+
+    model_cpu_offload_seq = "image_encoder->image_projector->unet->vae"
+
+    def __init__(
+        self,
+        unet: Any,
+        vae: Any,
+        image_encoder: Any,
+        image_projector: Any,
+        prompt: PromptEmbeddings,
+        scheduler: NoiseSchedule,
+        sampling: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        known = {field.name for field in fields(Sampling)}
+        if unknown := set(sampling or {}) - known:
+            raise ValueError(f"unknown sampling settings {sorted(unknown)}; known: {sorted(known)}")
+        self.sampling = Sampling(**(sampling or {}))
+        self.register_modules(
+            unet=unet,
+            vae=vae,
+            image_encoder=image_encoder,
+            image_projector=image_projector,
+            prompt=prompt,
+            scheduler=scheduler,
+        )
+        self.register_to_config(sampling=asdict(self.sampling))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Any, **kwargs: Any) -> Self:
+        """Load "mini" (ships with the package), a folder written by `save_pretrained`, or a Hub id; safetensors only.
+
+        Raises:
+            InputError: nothing there, another model, or a damaged or incomplete folder.
+        """
+        source = checked_folder(pretrained_model_name_or_path, cls.__name__)
+        with explained(pretrained_model_name_or_path):
+            return super().from_pretrained(source, use_safetensors=True, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Write a folder that `from_pretrained` reads: safetensors and JSON."""
+        super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
+
+    @property
+    def size_multiple(self) -> int:
+        """Frames are padded to multiples of this many pixels, and cropped back."""
+        return vae_factor(self.vae) * self.unet.size_multiple
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        images: Tensor,
+        conditioning: Tensor,
+        structure: Tensor | None = None,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        guidance_rescale: float | None = None,
+        eta: float | None = None,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        output_type: Literal["pt", "latent"] = "pt",
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Generate the frames that target cameras see.
+
+        Args:
+            images: [V, 3, H', W'] in [0, 1], the reference photographs; the first gives the image context.
+            conditioning: [T, 3, H, W] in [0, 1], the hierarchical warp for each target camera; any H, W, T.
+            structure: [T, 3, H, W] in [0, 1], the global point cloud in the target cameras: the second pass (Eq. 7).
+            steps: denoising steps. This and the next three: None takes the checkpoint's own (`self.sampling`).
+            guidance: classifier-free guidance scale; 1 skips the unconditional branch.
+            guidance_rescale: 0 .. 1.
+            eta: 0 .. 1.
+            generator: source of all noise; None is a CPU generator seeded with 0.
+            dtype: autocast precision; None or float32 computes in the weights' own.
+            output_type: "latent" gives the scaled latents [T, C, h, w] of the padded frames instead; one chunk only.
+            on_progress: called with (network steps and decoded frames done, all of them).
+
+        Returns:
+            Frames [T, 3, H, W] in [0, 1], float32, on the conditioning's device.
+
+        Raises:
+            ValueError: shapes that do not belong together, or numbers out of range.
+        """
+        _check(images, conditioning, structure)
+        own = self.sampling
+        request = _Request(
+            steps or own.steps,
+            own.guidance if guidance is None else guidance,
+            own.guidance_rescale if guidance_rescale is None else guidance_rescale,
+            own.eta if eta is None else eta,
+            generator or torch.Generator().manual_seed(0),
+        )
+        chunks = _chunks(len(conditioning), own.frames)
+        if output_type == "latent" and len(chunks) > 1:
+            raise ValueError(f"latents come in one chunk of at most {own.frames} frames, got {len(conditioning)}")
+        device = self._execution_device
+        progress = _Progress(on_progress, len(chunks) * request.steps + sum(len(chunk) for chunk in chunks))
+        frames: list[Tensor] = []
+        with _autocast(device, dtype):
+            first = images[:1].to(device=device, dtype=torch.float32)
+            contexts = self._contexts(first, request.guidance != 1)
+            for chunk in chunks:
+                warped = conditioning[chunk.start : chunk.stop].to(device=device, dtype=torch.float32)
+                if frames:
+                    # The frame that two chunks share is known by now: the later one continues from it.
+                    warped = torch.cat([frames[-1][-1:], warped[1:]])
+                guide = None if structure is None else self._padded(structure[chunk.start : chunk.stop].to(warped))
+                padded = self._padded(warped)
+                latents, condition = self._latents(padded, guide, contexts, request, progress)
+                if output_type == "latent":
+                    return latents
+                made = decode(self.vae, latents, padded, on_progress=progress.counter())
+                if own.residual_scale:
+                    # What the autoencoder loses of the condition it loses of the frames alike.
+                    made = padded + made - decode(self.vae, condition, padded)
+                made = made.clamp(0, 1)[..., : warped.shape[-2], : warped.shape[-1]]
+                frames.append(made[1:] if frames else made)
+        return torch.cat(frames).to(conditioning.device)
+
+    def _latents(
+        self,
+        padded: Tensor,
+        guide: Tensor | None,
+        contexts: tuple[Tensor, Tensor | None],
+        request: _Request,
+        progress: "_Progress",
+    ) -> tuple[Tensor, Tensor]:
+        """Latents [T, C, h, w] of one chunk and of its condition: encode conditioning and structure images, denoise."""
+        condition = _as_clip(encode(self.vae, padded, request.generator))
+        structure = None if guide is None else _as_clip(encode(self.vae, guide, request.generator))
+        fps = torch.full((1,), self.sampling.fps, device=condition.device)
+
+        def denoiser(context: Tensor) -> Denoiser:
+            def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+                sample = torch.cat([noisy, condition], dim=1)
+                return self.unet(sample, timesteps, context, fps, structure=structure).sample.float()
+
+            return predict
+
+        wanted, unwanted = contexts
+        predict = denoiser(wanted)
+        if unwanted is not None:
+            predict = guided(predict, denoiser(unwanted), request.guidance, request.guidance_rescale)
+        source = request.generator
+        noise = torch.randn(condition.shape, generator=source, device=source.device).to(condition)
+        diffused = ddim(
+            predict,
+            noise,
+            self.scheduler,
+            request.steps,
+            eta=request.eta,
+            step_noise=source,
+            on_progress=progress.counter(),
+        )
+        latents = LatentTarget(self.sampling.residual_scale).decode(diffused, condition)
+        return latents[0].transpose(0, 1), condition[0].transpose(0, 1)
+
+    def _contexts(self, reference: Tensor, both: bool) -> tuple[Tensor, Tensor | None]:
+        """Context of the reference image [1, 3, H, W], and the unconditional one where it is needed."""
+        encoder = ContextEncoder(self.prompt, self.image_encoder, self.image_projector)
+        kept, dropped = torch.zeros(1, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
+        return encoder(reference, kept, kept), encoder(reference, dropped, dropped) if both else None
+
+    def _padded(self, images: Tensor) -> Tensor:
+        """Images whose last rows and columns are repeated up to the next multiple of `size_multiple`."""
+        height, width = images.shape[-2:]
+        right, below = -width % self.size_multiple, -height % self.size_multiple
+        return F.pad(images, (0, right, 0, below), mode="replicate") if right or below else images
+
+
+class _Progress:
+    """Adds the counts of successive loops up to one."""
+
+    def __init__(self, report: Callable[[int, int], None] | None, total: int) -> None:
+        self.report, self.total, self.done = report, total, 0
+
+    def counter(self) -> Callable[[int, int], None]:
+        """A callback for one loop."""
+        before = self.done
+
+        def count(done: int, _: int) -> None:
+            self.done = before + done
+            if self.report is not None:
+                self.report(self.done, self.total)
+
+        return count
+
+
+def _check(images: Tensor, conditioning: Tensor, structure: Tensor | None) -> None:
+    for name, value in (("images", images), ("conditioning", conditioning)):
+        if value.ndim != 4 or value.shape[1] != 3 or len(value) < 1:
+            raise ValueError(f"{name} must be [N, 3, H, W] with N >= 1, got {tuple(value.shape)}")
+    if structure is not None and structure.shape != conditioning.shape:
+        raise ValueError(f"structure must be {tuple(conditioning.shape)} as conditioning, got {tuple(structure.shape)}")
+
+
+def _chunks(length: int, longest: int) -> list[range]:
+    """Ranges of at most `longest` frames, about equally long, each starting at the last frame of the one before."""
+    if length <= longest:
+        return [range(length)]
+    if longest < 2:
+        raise ValueError("chunks that share a frame must be at least 2 frames long")
+    count = -(-(length - 1) // (longest - 1))
+    ends = [round(index * (length - 1) / count) for index in range(count + 1)]
+    return [range(start, end + 1) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def _as_clip(frames: Tensor) -> Tensor:
+    """[T, C, h, w] -> [1, C, T, h, w]."""
+    return frames.transpose(0, 1)[None]
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    if dtype in (None, torch.float32):
+        return nullcontext()
+    return torch.autocast(device.type, dtype)

@@ -1,0 +1,77 @@
+"""Settings of a run: dataclass defaults, a YAML file over them, then `key=value` from the command line."""
+
+import dataclasses
+import difflib
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cus.errors import InputError
+
+T = TypeVar("T")
+
+
+def resolve(kind: type[T], path: Path | str | None, overrides: list[str]) -> T:
+    """An instance of the dataclass `kind`: its defaults, then the YAML file, then `a.b=value` overrides.
+
+    Raises:
+        InputError: missing or malformed file, unknown key (the nearest known one is named), or a value of another type.
+    """
+    config = OmegaConf.structured(kind)
+    layers = [] if path is None else [(str(path), _read(Path(path)))]
+    layers += [("the command line", _parse(override)) for override in overrides]
+    for source, layer in layers:
+        _check_keys(layer, kind, source)
+        try:
+            config = OmegaConf.merge(config, layer)
+        except OmegaConfBaseException as error:
+            raise InputError(f"{source}: {str(error).splitlines()[0]} (at {error.full_key})") from error
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        raise InputError(f"settings without a value: {', '.join(sorted(missing))}; give them as key=value")
+    resolved = OmegaConf.to_object(config)
+    assert isinstance(resolved, kind)
+    return resolved
+
+
+def save(config: Any, path: Path) -> None:
+    """Write a resolved config as YAML; `resolve` reads it back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.structured(config), path)
+
+
+def _read(path: Path) -> DictConfig:
+    if not path.is_file():
+        raise InputError(f"no config file at {path}; the repository's are under configs/")
+    try:
+        config = OmegaConf.load(path)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(config, DictConfig):
+        raise InputError(f"{path} must hold a mapping of settings, got {type(config).__name__}")
+    return config
+
+
+def _parse(override: str) -> DictConfig:
+    key, equals, _ = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"expected key=value, got {override!r}")
+    return OmegaConf.from_dotlist([override])
+
+
+def _check_keys(layer: DictConfig, kind: type, source: str, prefix: str = "") -> None:
+    """Name the nearest known key for an unknown one; free-form mappings (`dict` fields) take any."""
+    hints = typing.get_type_hints(kind)
+    known = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    for key in layer:
+        name = str(key)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            raise InputError(f"{source}: unknown setting {prefix + name!r}; did you mean {prefix + near[0]!r}?")
+        value = layer._get_node(key)
+        if dataclasses.is_dataclass(known[name]) and isinstance(value, DictConfig):
+            _check_keys(value, typing.cast(type, known[name]), source, f"{prefix}{name}.")

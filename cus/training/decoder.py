@@ -1,0 +1,107 @@
+"""The decoder stages: U-Net and encoder are frozen, the decoder learns with skips from the conditioning images."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from omegaconf import MISSING
+from torch import Tensor, nn
+
+from cus.datasets.clips import clip_paths, load_clip
+from cus.diffusion import CloseUpShotPipeline
+from cus.diffusion.latents import to_model_range, vae_factor
+from diffusers import AutoencoderKL as Autoencoder
+from cus.training.latents import GeneratedCrops
+from cus.training.loop import LoopSettings
+from cus.training.pictures import save_grid
+from cus.training.unet import clip_scores
+
+
+@dataclass
+class DecoderConfig:
+    """Settings of `train/decoder.py`.
+
+    Attributes:
+        out: folder of the run.
+        init: pipeline whose decoder is trained: a folder or Hub id.
+        clips: folder of clips.
+        generated: folder of the latents that the pipeline generates for them (data/cache_latents.py pipeline=...).
+        held_out: folder of clips for sample pictures; empty makes none.
+        frames: frames of a training window.
+        crop: height and width of a window, in latent pixels.
+        gradient_weight: of the L1 distance of horizontal and vertical differences.
+        loop: see `LoopSettings`.
+    """
+
+    out: str = MISSING
+    init: str = MISSING
+    clips: str = MISSING
+    generated: str = MISSING
+    held_out: str = ""
+    frames: int = 1
+    crop: tuple[int, int] = (72, 128)
+    gradient_weight: float = 0.25
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(learning_rate=1e-4))
+
+
+class SkipDecoding(nn.Module):
+    """Decode latents with the features of conditioning images."""
+
+    def __init__(self, vae: Autoencoder) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: Tensor, conditioning: Tensor) -> Tensor:
+        """Latents [N, C, h, w] (unscaled) and images [N, 3, H, W] in [-1, 1] -> images alike."""
+        with torch.no_grad():
+            skips = self.vae.skip_features(conditioning)
+        return self.vae.decode(latents, skips=skips).sample  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class DecoderStage:
+    """See `cus.training.loop.Stage`."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        self.config = config
+        self.pipeline = CloseUpShotPipeline.from_pretrained(config.init)
+        self.vae: Autoencoder = self.pipeline.vae
+        self.vae.enable_skips()
+        for part in ("unet", "image_encoder", "image_projector", "prompt", "vae"):
+            getattr(self.pipeline, part).requires_grad_(False).eval()
+        for part in self.vae.decoder_parts():
+            part.requires_grad_(True)
+        self.module = SkipDecoding(self.vae)
+        self.clips = [load_clip(path) for path in clip_paths(Path(config.held_out))[:6]] if config.held_out else []
+
+    def dataset(self) -> GeneratedCrops:
+        """Windows of clips with their generated latents."""
+        c = self.config
+        return GeneratedCrops(Path(c.clips), Path(c.generated), c.frames, c.crop, vae_factor(self.vae), c.loop.seed)
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """L1 of pixels and of their differences."""
+        latents, targets, conditioning = (batch[k].flatten(0, 1) for k in ("generated", "targets", "conditioning"))
+        targets = to_model_range(targets)
+        scaling = self.vae.config.scaling_factor  # pyright: ignore[reportAttributeAccessIssue]
+        decoded = module(latents / scaling, to_model_range(conditioning)).float()
+        edges = sum((decoded.diff(dim=axis) - targets.diff(dim=axis)).abs().mean() for axis in (-1, -2))
+        return (decoded - targets).abs().mean() + self.config.gradient_weight * edges
+
+    @torch.no_grad()
+    def sample(self, folder: Path, step: int) -> dict[str, float]:
+        """As of the U-Net's stage."""
+        if not self.clips:
+            return {}
+        device = next(self.vae.parameters()).device
+        rows, scores = [], []
+        for clip in self.clips:
+            frames = self.pipeline.to(device)(clip.references.to(device), clip.conditioning.to(device)).cpu()
+            rows += [video[:: max(1, len(video) // 4)][:4] for video in (clip.targets, clip.conditioning, frames)]
+            scores.append(clip_scores(clip, frames))
+        save_grid(folder / f"step-{step:08d}.png", torch.cat(rows), columns=4)
+        return {name: sum(s[name] for s in scores) / len(scores) for name in scores[0]}
+
+    @torch.no_grad()
+    def export(self, folder: Path) -> None:
+        """Save the pipeline with the trained decoder."""
+        self.pipeline.save_pretrained(folder)

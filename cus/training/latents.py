@@ -1,0 +1,186 @@
+"""Caches of latents: encode clips once, train on crops of their posteriors.
+
+A cache file lies under its clip's name in another folder: the posterior's mean and standard deviation (scaled) of
+targets, conditioning and structure as float16 [T, 2C, h, w], and the first reference image at the image tower's size.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from cus.datasets.clips import Window, clip_paths, item_seed, load_clip
+from cus.diffusion import CloseUpShotPipeline
+from cus.diffusion.latents import to_model_range
+from cus.errors import InputError
+
+FORMAT = "cus-latents-1"
+VIDEOS = ("targets", "conditioning", "structure")
+
+
+@torch.inference_mode()
+def cache_latents(
+    clips: Path,
+    out: Path,
+    vae: Any,
+    reference_size: int,
+    share: tuple[int, int] = (0, 1),
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Encode every clip of a folder that has no cache yet.
+
+    Args:
+        clips: folder of clips.
+        out: folder of the caches.
+        vae: the autoencoder, on the device to compute on.
+        reference_size: side of the square that the image tower sees, in pixels.
+        share: (part, parts): this process takes every `parts`-th clip.
+        on_progress: called with (clips done, clips of this share).
+    """
+    device = next(vae.parameters()).device
+    paths = clip_paths(clips)[share[0] :: share[1]]
+    for done, path in enumerate(paths):
+        target = out / path.name
+        if not target.exists():
+            clip = load_clip(path)
+            tensors = {"reference": _squashed(clip.references[:1], reference_size)}
+            for name in VIDEOS:
+                video = getattr(clip, name)
+                if video is not None:
+                    tensors[name] = _posterior(vae, video.to(device))
+            out.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(target.name + ".part")
+            save_file(tensors, part, {"format": FORMAT})
+            part.replace(target)
+        if on_progress is not None:
+            on_progress(done + 1, len(paths))
+
+
+@torch.inference_mode()
+def cache_generated(
+    clips: Path,
+    out: Path,
+    pipeline: CloseUpShotPipeline,
+    share: tuple[int, int] = (0, 1),
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Store the latents that pass 1 generates for every clip, `generated` [T, C, h, w] float16; see `cache_latents`."""
+    paths = clip_paths(clips)[share[0] :: share[1]]
+    for done, path in enumerate(paths):
+        target = out / path.name
+        if not target.exists():
+            clip = load_clip(path)
+            generator = torch.Generator().manual_seed(item_seed(0, done))
+            latents = pipeline(clip.references, clip.conditioning, generator=generator, output_type="latent")
+            out.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(target.name + ".part")
+            save_file({"generated": latents.half().cpu().contiguous()}, part, {"format": FORMAT})
+            part.replace(target)
+        if on_progress is not None:
+            on_progress(done + 1, len(paths))
+
+
+class GeneratedCrops(torch.utils.data.Dataset):
+    """Random windows of clips with their generated latents, for the decoder.
+
+    Items: targets, conditioning [T, 3, H, W] in [0, 1], generated [T, C, h, w].
+
+    Args:
+        clips: folder of clips.
+        generated: folder of `cache_generated`; clips without a cache are an error.
+        frames: length of a window.
+        crop: (height, width) of a window, in latent pixels.
+        factor: pixels of a latent pixel.
+        seed: of the windows.
+    """
+
+    def __init__(
+        self, clips: Path, generated: Path, frames: int, crop: tuple[int, int], factor: int, seed: int
+    ) -> None:
+        self.paths = clip_paths(clips)
+        self.generated = generated
+        if missing := [path.name for path in self.paths if not (generated / path.name).is_file()]:
+            raise InputError(
+                f"{len(missing)} clips have no generated latents in {generated} ({missing[0]}, ...); "
+                "make them with data/cache_latents.py pipeline=..."
+            )
+        self.frames, self.crop, self.factor, self.seed = frames, crop, factor, seed
+
+    def __len__(self) -> int:
+        return 2**31
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(item_seed(self.seed, index))
+        path = self.paths[int(torch.randint(len(self.paths), (1,), generator=generator))]
+        with safe_open(self.generated / path.name, framework="pt") as file:
+            latents = file.get_slice("generated")
+            length, _, height, width = latents.get_shape()
+            window = Window.draw(length, (height, width), self.frames, self.crop, 1, generator)
+            item = {"generated": window.of(latents).float()}
+        pixels = window.enlarged(self.factor)
+        with safe_open(path, framework="pt") as file:
+            for name in ("targets", "conditioning"):
+                item[name] = pixels.of(file.get_slice(name)).float() / 255
+        return item
+
+
+def _posterior(vae: Any, images: Tensor, chunk: int = 4) -> Tensor:
+    """Scaled mean and standard deviation [T, 2C, h, w], float16, of images [T, 3, H, W] in [0, 1]."""
+    parts = []
+    for part in images.split(chunk):
+        posterior = vae.encode(to_model_range(part)).latent_dist
+        parts.append(torch.cat([posterior.mean, posterior.std], dim=1).float() * vae.config.scaling_factor)
+    return torch.cat(parts).half().cpu().contiguous()
+
+
+def _squashed(images: Tensor, size: int) -> Tensor:
+    small = F.interpolate(images, (size, size), mode="bicubic", align_corners=True, antialias=True)
+    return (small.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+class LatentCrops(torch.utils.data.Dataset):
+    """Random windows of cached clips; item `i` is a function of the seed and `i` alone, so training resumes exactly.
+
+    Items: targets, conditioning, structure [2C, T, h, w] float32 (mean, then standard deviation), reference [3, S, S]
+    in [0, 1], guided: bool [], whether the item has a structure (else zeros stand in its place).
+
+    Args:
+        folder: of the caches.
+        frames: length of a window.
+        crop: (height, width) of a window, in latent pixels.
+        seed: of the windows.
+        structure_share: share of the items that keep their structure, of those that have one.
+    """
+
+    def __init__(
+        self, folder: Path, frames: int, crop: tuple[int, int], seed: int, structure_share: float = 1.0
+    ) -> None:
+        self.paths = clip_paths(folder)
+        self.frames, self.crop, self.seed, self.structure_share = frames, crop, seed, structure_share
+        with safe_open(self.paths[0], framework="pt") as file:
+            if (file.metadata() or {}).get("format") != FORMAT:
+                raise InputError(f"{self.paths[0]} is no cache of latents; make one with data/cache_latents.py")
+
+    def __len__(self) -> int:
+        return 2**31
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(item_seed(self.seed, index))
+        path = self.paths[int(torch.randint(len(self.paths), (1,), generator=generator))]
+        guided = float(torch.rand(1, generator=generator)) < self.structure_share
+        with safe_open(path, framework="pt") as file:
+            targets = file.get_slice("targets")
+            length, _, height, width = targets.get_shape()
+            window = Window.draw(length, (height, width), self.frames, self.crop, 1, generator)
+            item = {name: window.of(file.get_slice(name)) for name in VIDEOS if name in file.keys()}  # noqa: SIM118
+            reference = file.get_tensor("reference")[0]
+        guided = guided and "structure" in item
+        if not guided:
+            item["structure"] = torch.zeros_like(item["targets"])
+        item = {name: video.float().transpose(0, 1) for name, video in item.items()}
+        return {**item, "reference": reference.float() / 255, "guided": torch.tensor(guided)}

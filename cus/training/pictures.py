@@ -1,0 +1,28 @@
+"""Sample pictures and the measures beside them."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.utils import save_image
+
+
+def psnr(images: Tensor, targets: Tensor, mask: Tensor | None = None) -> float:
+    """Peak signal-to-noise ratio in dB of images [..., 3, H, W] in [0, 1], over `mask` [..., H, W] where given."""
+    errors = (images.clamp(0, 1) - targets).square().mean(-3)
+    mean = errors.mean() if mask is None else errors[mask].mean()
+    return float(-10 * torch.log10(mean))
+
+
+def box_blurred(images: Tensor, radius: int = 1) -> Tensor:
+    """Box blur of [N, 3, H, W] with replicated borders: what a restorer of noisy warps has to beat."""
+    if radius == 0:
+        return images
+    return F.avg_pool2d(F.pad(images, (radius,) * 4, mode="replicate"), 2 * radius + 1, 1)
+
+
+def save_grid(path: Path, images: Tensor, columns: int) -> None:
+    """Write [N, 3, H, W] in [0, 1] as one PNG with `columns` pictures a row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_image(images.float().cpu().clamp(0, 1), path, nrow=columns)

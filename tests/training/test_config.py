@@ -1,0 +1,60 @@
+"""Settings: layers, types, and errors that name the nearest key."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from omegaconf import MISSING
+
+from cus.errors import InputError
+from cus.training import config
+
+
+@dataclass
+class Inner:
+    learning_rate: float = 0.1
+    steps: int = 5
+
+
+@dataclass
+class Outer:
+    out: str = MISSING
+    crop: tuple[int, int] = (8, 8)
+    loop: Inner = field(default_factory=Inner)
+    extra: dict[str, int] = field(default_factory=dict)
+
+
+def test_command_line_goes_over_yaml_goes_over_defaults(tmp_path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("loop:\n  steps: 7\n  learning_rate: 0.5\nextra: {free: 1}\n")
+    resolved = config.resolve(Outer, path, ["loop.steps=9", "out=here", "crop=[4,6]"])
+    assert resolved.loop == Inner(0.5, 9)
+    assert tuple(resolved.crop) == (4, 6)
+    assert resolved.extra == {"free": 1}
+
+
+def test_what_is_saved_resolves_to_the_same_settings(tmp_path) -> None:
+    resolved = config.resolve(Outer, None, ["out=x", "loop.steps=3"])
+    config.save(resolved, tmp_path / "saved.yaml")
+    assert config.resolve(Outer, tmp_path / "saved.yaml", []) == resolved
+
+
+@pytest.mark.parametrize("override", ["loop.learning_rat=1", "loop.lerning_rate=1"])
+def test_unknown_keys_name_the_nearest_known_one(override: str) -> None:
+    with pytest.raises(InputError, match="did you mean 'loop.learning_rate'"):
+        config.resolve(Outer, None, ["out=x", override])
+
+
+@pytest.mark.parametrize("override", ["loop.steps=many", "loop=3", "no-equals"])
+def test_values_of_another_type_are_refused(override: str) -> None:
+    with pytest.raises(InputError):
+        config.resolve(Outer, None, ["out=x", override])
+
+
+def test_settings_without_a_value_are_asked_for() -> None:
+    with pytest.raises(InputError, match="out"):
+        config.resolve(Outer, None, [])
+
+
+def test_a_missing_file_is_an_input_error(tmp_path) -> None:
+    with pytest.raises(InputError, match="no config file"):
+        config.resolve(Outer, tmp_path / "none.yaml", [])
