@@ -5,7 +5,7 @@ from what its config asks for is refused with the first differences: weights tha
 elsewhere and give black pictures.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from cus.errors import InputError
+from cus.models.attention import zero_module
+from cus.models.autoencoder import Autoencoder
+from cus.models.clip import ImageEncoder
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 PROJECTOR_PREFIX = "image_proj_model."
+IMAGE_ENCODER_PREFIX = "embedder.model.visual."
 DEEPSPEED_PREFIX = "_forward_module."
 
 # The `unet_config.params` of ViewCrafter's sparse-view model, and its projector's.
@@ -55,6 +59,18 @@ VIEWCRAFTER_PROJECTOR: dict[str, Any] = {
     "output_dim": 1024,
     "ff_mult": 4,
     "video_length": 16,
+}
+VIEWCRAFTER_VAE: dict[str, Any] = {
+    "double_z": True,
+    "z_channels": 4,
+    "resolution": 256,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 128,
+    "ch_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "attn_resolutions": [],
+    "dropout": 0.0,
 }
 
 # Their option -> ours.
@@ -127,6 +143,8 @@ TIME_BLOCK = (
     }
     | {"norm_first": "norm1", "norm_second": "norm2"}
 )
+VAE_BLOCK = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "conv_shortcut": "nin_shortcut"}
+VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 RESAMPLER_LAYER = {
     "norm_tokens": "0.norm1",
     "norm_queries": "0.norm2",
@@ -210,12 +228,57 @@ def lvdm_from_unet(unet: UNet) -> dict[str, Tensor]:
     return _exported(unet, unet_names(unet), UNET_PREFIX)
 
 
+def vae_from_lvdm(state_dict: Mapping[str, Any], config: Mapping[str, Any], skip: bool = False) -> Autoencoder:
+    """The first-stage autoencoder of a checkpoint (`first_stage_model.`).
+
+    Args:
+        state_dict: as in `unet_from_lvdm`.
+        config: the `first_stage_config.params.ddconfig` of its YAML file.
+        skip: add the skip convolutions, which no public checkpoint has; they are zero, so that the function is the same.
+
+    Raises:
+        InputError: as in `unet_from_lvdm`.
+    """
+    _check_options("autoencoder", config, set(VIEWCRAFTER_VAE), {"double_z": True, "attn_resolutions": []})
+    with torch.device("meta"):
+        vae = Autoencoder(
+            in_channels=config["in_channels"],
+            out_channels=config["out_ch"],
+            block_out_channels=[config["ch"] * factor for factor in config["ch_mult"]],
+            layers_per_block=config["num_res_blocks"],
+            latent_channels=config["z_channels"],
+            sample_size=config["resolution"],
+            skip=skip,
+        )
+    tensors = normalized_state_dict(state_dict)
+    if vae.skip_convs is not None:
+        vae.skip_convs.to_empty(device=next(iter(tensors.values())).device)
+        zero_module(vae.skip_convs)
+    _assign(vae, tensors, vae_names(vae), VAE_PREFIX)
+    return vae.eval()
+
+
+def lvdm_from_vae(vae: Autoencoder) -> dict[str, Tensor]:
+    """The inverse of `vae_from_lvdm`; skip convolutions, for which there are no names, are left out."""
+    return _exported(vae, vae_names(vae), VAE_PREFIX)
+
+
+def image_encoder_from_lvdm(state_dict: Mapping[str, Any], **sizes: int | float) -> ImageEncoder:
+    """The CLIP image tower of a checkpoint (`embedder.model.visual.`), ViT-H-14 unless `sizes` say otherwise.
+
+    Raises:
+        InputError: as in `unet_from_lvdm`.
+    """
+    with torch.device("meta"):
+        encoder = ImageEncoder(**sizes)  # pyright: ignore[reportArgumentType]
+    names = {name: name.removeprefix("tower.") for name in encoder.state_dict()}
+    _assign(encoder, normalized_state_dict(state_dict), names, IMAGE_ENCODER_PREFIX)
+    return encoder.eval()
+
+
 def image_projector_from_lvdm(state_dict: Mapping[str, Any], config: Mapping[str, Any]) -> ImageProjector:
     """The image projector of a checkpoint (`image_proj_model.`); arguments and errors as in `unet_from_lvdm`."""
-    unknown = sorted(set(config) - set(VIEWCRAFTER_PROJECTOR))
-    missing = sorted(set(VIEWCRAFTER_PROJECTOR) - set(config))
-    if unknown or missing:
-        raise InputError(f"image projector config: unknown options {unknown}, missing options {missing}")
+    _check_options("image projector", config, set(VIEWCRAFTER_PROJECTOR), {})
     with torch.device("meta"):
         projector = ImageProjector(
             token_dim=config["embedding_dim"],
@@ -289,14 +352,42 @@ def projector_names(projector: ImageProjector) -> dict[str, str]:
     return names
 
 
-def _unet_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = sorted(set(config) - set(UNET_OPTIONS) - set(UNET_FIXED) - UNET_IGNORED)
-    missing = sorted(set(UNET_OPTIONS) - set(config))
+def vae_names(vae: Autoencoder) -> dict[str, str]:
+    """Module paths of an autoencoder, ours -> theirs (without prefix)."""
+    names = {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}
+    last = len(vae.config.block_out_channels) - 1
+    blocks = vae.config.layers_per_block
+    for part, levels, resample in (("encoder", "down", "downsample"), ("decoder", "up", "upsample")):
+        names |= {f"{part}.{ours}": f"{part}.{ours}" for ours in ("conv_in", "conv_out")}
+        names[f"{part}.conv_norm_out"] = f"{part}.norm_out"
+        for i in (0, 1):
+            names |= _nested(f"{part}.mid_block.resnets.{i}", f"{part}.mid.block_{i + 1}", VAE_BLOCK)
+        names |= _nested(f"{part}.mid_block.attentions.0", f"{part}.mid.attn_1", VAE_ATTENTION)
+        for level in range(last + 1):
+            # Theirs numbers the decoder's levels as the encoder's, by size; diffusers in the order they run.
+            theirs = f"{part}.{levels}.{level}"
+            ours = f"{part}.{levels}_blocks.{level if part == 'encoder' else last - level}"
+            for j in range(blocks + (part == "decoder")):
+                names |= _nested(f"{ours}.resnets.{j}", f"{theirs}.block.{j}", VAE_BLOCK)
+            names[f"{ours}.{resample}rs.0.conv"] = f"{theirs}.{resample}.conv"
+    return names
+
+
+def _check_options(
+    what: str, config: Mapping[str, Any], known: set[str], fixed: Mapping[str, Any], ignored: Collection[str] = ()
+) -> None:
+    """Refuse a config with options unknown, missing or fixed at another value."""
+    unknown = sorted(set(config) - known - set(fixed) - set(ignored))
+    missing = sorted(known - set(fixed) - set(config))
     if unknown or missing:
-        raise InputError(f"U-Net config: unknown options {unknown}, missing options {missing}")
-    for option, value in UNET_FIXED.items():
+        raise InputError(f"{what} config: unknown options {unknown}, missing options {missing}")
+    for option, value in fixed.items():
         if config.get(option, value) != value:
-            raise InputError(f"U-Net config: {option} is {config[option]!r}; only {value!r} is supported")
+            raise InputError(f"{what} config: {option} is {config[option]!r}; only {value!r} is supported")
+
+
+def _unet_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    _check_options("U-Net", config, set(UNET_OPTIONS), UNET_FIXED, UNET_IGNORED)
     options = {ours: config[theirs] for theirs, ours in UNET_OPTIONS.items()}
     if not config.get("addition_attention", False):
         options["init_attention_heads"] = 0
@@ -328,7 +419,7 @@ def _their_shape(name: str, shape: torch.Size) -> tuple[int, ...]:
 def _assign(model: nn.Module, tensors: Mapping[str, Tensor], modules: Mapping[str, str], prefix: str) -> None:
     """Give the model the checkpoint's tensors; every one must have its place and every place its tensor."""
     given = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    ours = model.state_dict()
+    ours = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("skip_convs.")}
     theirs = {name: _their_name(name, modules) for name in ours}
     shapes = {theirs[name]: _their_shape(name, tensor.shape) for name, tensor in ours.items()}
     problems = [f"missing {prefix}{name} {list(shape)}" for name, shape in shapes.items() if name not in given]
@@ -353,4 +444,5 @@ def _exported(model: nn.Module, modules: Mapping[str, str], prefix: str) -> dict
     return {
         prefix + _their_name(name, modules): tensor.reshape(_their_shape(name, tensor.shape))
         for name, tensor in model.state_dict().items()
+        if not name.startswith("skip_convs.")
     }

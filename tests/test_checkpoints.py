@@ -20,6 +20,7 @@ from cus.checkpoints import (
     lvdm_from_unet,
     normalized_state_dict,
     unet_from_lvdm,
+    vae_from_lvdm,
 )
 from cus.errors import InputError
 from cus.models.unet import UNet
@@ -71,3 +72,15 @@ def test_image_projector_computes_the_reference_function() -> None:
     projector = image_projector_from_lvdm(weights, config)
     with torch.no_grad():
         assert error(projector(io["image_tokens"]), io["output"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_autoencoder_computes_the_reference_function(skip: bool) -> None:
+    weights, config, io = golden("vae_tiny")
+    vae = vae_from_lvdm(weights, config, skip=skip)
+    with torch.no_grad():
+        assert error(vae.encode(io["image"]).latent_dist.parameters, io["moments"]) < TOLERANCE
+        assert error(vae.decode(io["z"]).sample, io["decoded"]) < TOLERANCE
+        if skip:
+            features = vae.skip_features(io["image"])
+            assert error(vae.decode(io["z"], skip_features=features).sample, io["decoded"]) < TOLERANCE
