@@ -49,7 +49,14 @@ class Canvas:
         conditioning.masks[index] = self.mask
         conditioning.depths[index] = self.depths
 
-    def paint(self, colors: Tensor, projection: Projection, keys: Tensor, scales: Sequence[int]) -> None:
+    def paint(
+        self,
+        colors: Tensor,
+        projection: Projection,
+        keys: Tensor,
+        scales: Sequence[int],
+        limits: Tensor | None = None,
+    ) -> None:
         """Fill holes with the points of a z-buffer, at each of the ascending scales in turn.
 
         A cell of a lower resolution is enlarged mask-aware: see `_enlarged`. Where a cell is empty the pixels stay
@@ -60,23 +67,28 @@ class Canvas:
             projection: the N points in the target.
             keys: [H, W] z-buffer of some of them.
             scales: divisors of the resolution, ascending.
+            limits: [H, W] the largest depth that each pixel takes; None takes all. A pixel refused at one scale is
+                a hole for the next to fill.
         """
         for scale, level in zip(scales, pyramid(keys, scales), strict=True):
             filled = level != EMPTY
             if scale == 1:
                 pixels = (filled & ~self.mask).flatten().nonzero().squeeze(1)
                 _, points, depths = winners(level.flatten()[pixels])
-                self._put(pixels, colors[points], depths)
+                self._put(pixels, colors[points], depths, limits)
                 continue
             cells = (filled & coarsen_any(~self.mask, scale)).flatten().nonzero().squeeze(1)
             for chunk in cells.split(max(_CHUNK // scale**2, 1)):
-                self._put(*_enlarged(chunk, level, scale, colors, projection))
+                self._put(*_enlarged(chunk, level, scale, colors, projection), limits)
             if self.complete:
                 break
 
-    def _put(self, pixels: Tensor, colors: Tensor, depths: Tensor) -> None:
+    def _put(self, pixels: Tensor, colors: Tensor, depths: Tensor, limits: Tensor | None) -> None:
         """Fill the holes among pixels [M] (row * width + column, or -1 for none) with colors [M, 3] and depths [M]."""
-        use = ((pixels >= 0) & ~self.mask.view(-1)[pixels]).nonzero().squeeze(1)
+        wanted = (pixels >= 0) & ~self.mask.view(-1)[pixels]
+        if limits is not None:
+            wanted &= depths <= limits.view(-1)[pixels]
+        use = wanted.nonzero().squeeze(1)
         pixels = pixels[use]
         self.image.view(-1, 3)[pixels] = colors[use]
         self.depths.view(-1)[pixels] = depths[use]

@@ -11,9 +11,9 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.conditioning.canvas import Canvas
 from cus.conditioning.conditioning import Conditioning, blank_conditioning
-from cus.conditioning.occlusion import DEPTH_TOLERANCE, leaked_background
+from cus.conditioning.occlusion import DEPTH_TOLERANCE, dilated_depths, sample_spacing
 from cus.conditioning.reliability import divide_reliability
-from cus.conditioning.warp import EMPTY, Projection, project_depths, splat, winners
+from cus.conditioning.warp import Projection, project_depths, splat, winners
 from cus.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,12 +27,13 @@ COVERED_QUANTILE = 0.95
 
 @dataclass(frozen=True)
 class _Reference:
-    """A reference view: flat colours [N, 3], depths [H, W], reliability masks [N] and its camera."""
+    """A reference view: flat colours [N, 3], depths [H, W], reliability masks [N], spacing [N] and camera."""
 
     colors: Tensor
     depths: Tensor
     reliable: Tensor
     unreliable: Tensor
+    spacing: Tensor
     camera: Cameras
 
 
@@ -103,9 +104,12 @@ def check_scales(scales: Sequence[int]) -> tuple[int, ...]:
 
 
 def scales_for_spacing(spacing: float) -> tuple[int, ...]:
-    """1, 2, 4, ... up to the first scale whose cells are no smaller than the spacing of the points, in pixels."""
+    """1, 2, 4, ... up to the first scale whose cells are no smaller than the spacing of the points, in pixels.
+
+    A hundredth smaller is no matter: by rounding alone the spacing of a view warped onto itself is a little above 1.
+    """
     scales = [1]
-    while scales[-1] < min(spacing, LARGEST_SCALE):
+    while scales[-1] < min(0.99 * spacing, LARGEST_SCALE):
         scales.append(scales[-1] * 2)
     return tuple(scales)
 
@@ -118,6 +122,7 @@ def _references(scene: "SceneEstimate") -> list[_Reference]:
             scene.depths[view],
             reliable[view].flatten(),
             unreliable[view].flatten(),
+            sample_spacing(scene.depths[view], reliable[view]).flatten(),
             scene.cameras[view],
         )
         for view in range(len(scene.images))
@@ -130,8 +135,9 @@ def _warp_target(
     """One target, from references that are ordered by the distance of their cameras from it."""
     projections = [project_depths(reference.depths, reference.camera, target) for reference in references]
     buffers = [splat(p, reference.reliable) for p, reference in zip(projections, references, strict=True)]
+    limits = None
     if math.isfinite(tolerance):
-        buffers = _suppress(buffers, projections, references, target, tolerance)
+        limits = _dilated(buffers, references, target) + tolerance
     merged = Canvas.blank(target.width, target.height, references[0].depths.device)
     for reference, projection, keys in zip(references, projections, buffers, strict=True):
         # The nearest reference goes first and the next ones only fill; by depth each needs a picture of its own.
@@ -139,7 +145,7 @@ def _warp_target(
         if canvas.complete:
             break
         chosen = scales or scales_for_spacing(point_spacing(projection, reference.reliable, reference.camera))
-        canvas.paint(reference.colors, projection, keys, chosen)
+        canvas.paint(reference.colors, projection, keys, chosen, limits)
         if not canvas.complete:
             canvas.paint(reference.colors, projection, splat(projection, reference.unreliable), chosen)
         if merge == "depth":
@@ -177,20 +183,18 @@ def point_spacing(projection: Projection, chosen: Tensor, source: Cameras) -> fl
     return float(spacing.kthvalue(max(1, round(COVERED_QUANTILE * spacing.numel()))).values)
 
 
-def _suppress(
-    buffers: Sequence[Tensor],
-    projections: Sequence[Projection],
-    references: Sequence[_Reference],
-    target: Cameras,
-    tolerance: float,
-) -> list[Tensor]:
-    """Empty the pixels of the z-buffers [H, W] that show leaked background (Eq. 5)."""
+def _dilated(buffers: Sequence[Tensor], references: Sequence[_Reference], target: Cameras) -> Tensor:
+    """D_dilate [H, W] of Eq. 5 from the z-buffers [H, W] of the references' reliable points."""
     depths, spacings = [], []
     for keys, reference in zip(buffers, references, strict=True):
         filled, index, z = winners(keys)
-        focals = torch.stack([torch.linalg.det(c.Ks[0, :2, :2]).abs().sqrt() for c in (target, reference.camera)])
-        magnification = float(focals[0] / focals[1])
-        spacings.append(magnification * reference.depths.flatten()[index] / torch.where(filled, z, 1.0))
+        # A source pixel spans z / focal of the surface, seen in the target at z' / focal'.
+        magnification = _focal(target) / _focal(reference.camera) * reference.depths.flatten()[index]
+        spacings.append(reference.spacing[index] * magnification / torch.where(filled, z, 1.0))
         depths.append(z)
-    leaked = leaked_background(depths, spacings, tolerance)
-    return [torch.where(mask, EMPTY, keys) for mask, keys in zip(leaked, buffers, strict=True)]
+    return dilated_depths(depths, spacings)
+
+
+def _focal(camera: Cameras) -> float:
+    """Geometric mean of the focal lengths in pixels."""
+    return float(torch.linalg.det(camera.Ks[0, :2, :2]).abs().sqrt())

@@ -7,28 +7,74 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cus.conditioning.reliability import EDGE_THRESHOLD
+
 # In units of the scene scale: VGGT's unit of length, in which the paper states 0.2.
 DEPTH_TOLERANCE = 0.2
 # Points closer together than this many pixels close the surface as far as the eye can tell: nothing is dilated.
 DENSE_SPACING = 1.25
 LARGEST_RADIUS = 32
+# Samples of a depth map that are further apart than this, in its pixels, are no surface any more.
+LARGEST_SPACING = 8
 
 
 def dilation_radii(spacing: Tensor) -> Tensor:
     """Dilation radius of each point, in pixels, from the local density of the warp: the sparser, the larger.
 
-    The density is taken a point at a time: a surface sampled once a source pixel has 1 / spacing^2 points a target
-    pixel. Counting the valid pixels around would mix layers: a dense background hides how sparse the foreground is. The
-    kernel of 2 r + 1 pixels holds at least one gap and both its ends. Dense points get radius 0.
+    The density is that of the point's own surface, 1 / spacing^2. Counting the valid pixels around would mix surfaces:
+    a dense background hides how sparse the foreground is. The kernel of 2 r + 1 pixels holds at least one gap and both
+    its ends. Dense points get radius 0.
 
     Args:
-        spacing: distance between neighbouring points of the same surface, in target pixels.
+        spacing: distance between neighbouring points of the same surface, in target pixels; 0 for lone points.
 
     Returns:
         int64 radii of the same shape, 0 .. `LARGEST_RADIUS`.
     """
     radii = torch.ceil(spacing / 2).clamp(max=LARGEST_RADIUS).long()
     return torch.where(spacing > DENSE_SPACING, radii, 0)
+
+
+def sample_spacing(depths: Tensor, chosen: Tensor) -> Tensor:
+    """How far apart a depth map samples the surface at each pixel, in its own pixels.
+
+    The smallest distance (in rows or columns, whichever is more) within which two more chosen pixels lie on the same
+    surface, that is, without a depth edge between. So a dense map has 1, on thin structures too, and one with a
+    sample every fourth row and column 4.
+
+    Args:
+        depths: [H, W] z-depths, 0 means none.
+        chosen: [H, W] bool, the samples; all of them have a depth.
+
+    Returns:
+        [H, W] float32; 0 where a sample has no company within `LARGEST_SPACING` (an outlier: it hides nothing) and
+        where there is no sample.
+    """
+    margin = LARGEST_SPACING
+    samples = F.pad(torch.where(chosen, depths, 0.0), (margin, margin, margin, margin))
+    stride = samples.shape[1]
+    samples = samples.flatten()
+    lone = chosen.flatten().nonzero().squeeze(1)
+    width = depths.shape[1]
+    company = torch.zeros_like(lone)
+    spacing = torch.zeros_like(depths)
+    for distance in range(1, LARGEST_SPACING + 1):
+        if len(lone) == 0:
+            break
+        places = (lone // width + margin) * stride + lone % width + margin
+        own = samples[places]
+        for row, column in _ring(distance):
+            other = samples[places + row * stride + column]
+            company += (other > 0) & ((other - own).abs() <= EDGE_THRESHOLD * torch.minimum(other, own))
+        spacing.view(-1)[lone[company >= 2]] = distance
+        lone, company = lone[company < 2], company[company < 2]
+    return spacing
+
+
+def _ring(distance: int) -> list[tuple[int, int]]:
+    """The (row, column) offsets whose larger component is `distance`."""
+    steps = range(-distance, distance + 1)
+    return [(row, column) for row in steps for column in steps if max(abs(row), abs(column)) == distance]
 
 
 def min_filter(values: Tensor, radius: int) -> Tensor:
@@ -49,43 +95,27 @@ def min_filter(values: Tensor, radius: int) -> Tensor:
     return values
 
 
-def dilated_depths(depths: Sequence[Tensor], radii: Sequence[Tensor]) -> Tensor:
+def dilated_depths(depths: Sequence[Tensor], spacings: Sequence[Tensor]) -> Tensor:
     """D_dilate of Eq. 5: each pixel's nearest depth among the sparse points whose kernel reaches it.
 
+    A point at p with D_warp(p) - D_dilate(p) > tau_D is background that leaks through the gaps of a foreground. The
+    foreground of every source hides the background of all. Dense points have no kernel, so where a scene is dense in
+    the target nothing is hidden.
+
     Args:
-        depths: for each source a [H, W] warped depth map, 0 means none.
-        radii: for each source the [H, W] dilation radius of its points; points of radius 0 are not spread.
+        depths: for each source the [H, W] depths of its confident points in the target at high resolution, 0 = none.
+        spacings: for each source the [H, W] spacing of those points in target pixels, 0 for lone ones.
 
     Returns:
         [H, W] depths; infinity where no kernel reaches.
     """
-    sparse = [torch.where(z > 0, r, 0) for z, r in zip(depths, radii, strict=True)]
+    radii = [torch.where(z > 0, dilation_radii(s), 0) for z, s in zip(depths, spacings, strict=True)]
     dilated = torch.full_like(depths[0], math.inf)
-    levels = torch.cat([r.flatten() for r in sparse]).unique().tolist()
-    for radius in levels:
+    for radius in torch.cat([r.flatten() for r in radii]).unique().tolist():
         if radius == 0:
             continue
         nearest = torch.full_like(dilated, math.inf)
-        for z, r in zip(depths, sparse, strict=True):
+        for z, r in zip(depths, radii, strict=True):
             nearest = torch.minimum(nearest, torch.where(r == radius, z, math.inf))
         dilated = torch.minimum(dilated, min_filter(nearest, radius))
     return dilated
-
-
-def leaked_background(depths: Sequence[Tensor], spacings: Sequence[Tensor], tolerance: float) -> list[Tensor]:
-    """Pixels whose point lies behind a sparse foreground that should hide it (M_occ = 0 in Eq. 5).
-
-    The foreground of every source hides the background of all. A scene that is dense in the target has no kernel above
-    one pixel and loses nothing.
-
-    Args:
-        depths: for each source the [H, W] depths of its confident points in the target at high resolution, 0 = none.
-        spacings: for each source the [H, W] spacing of those points in target pixels.
-        tolerance: tau_D in scene units: 0.2 x scene scale.
-
-    Returns:
-        For each source a [H, W] bool mask, True where its pixel is to become a hole.
-    """
-    radii = [dilation_radii(spacing) for spacing in spacings]
-    dilated = dilated_depths(depths, radii)
-    return [(z > 0) & (z - dilated > tolerance) for z in depths]

@@ -103,12 +103,12 @@ def hierarchical(
     return picture
 
 
-def leaked(depths: list[np.ndarray], radii: list[np.ndarray], tolerance: float) -> list[np.ndarray]:
-    """Eq. 5: pixels behind any sparse point whose kernel reaches them, in any source."""
+def dilated(depths: list[np.ndarray], radii: list[np.ndarray]) -> np.ndarray:
+    """D_dilate of Eq. 5: the nearest depth among the sparse points of all sources whose kernel reaches a pixel."""
     height, width = depths[0].shape
-    dilated = np.full((height, width), np.inf)
+    out = np.full((height, width), np.inf)
     for z, r in zip(depths, radii, strict=True):
         for i, j in zip(*np.nonzero((z > 0) & (r > 0)), strict=True):
             rows, columns = slice(max(i - r[i, j], 0), i + r[i, j] + 1), slice(max(j - r[i, j], 0), j + r[i, j] + 1)
-            dilated[rows, columns] = np.minimum(dilated[rows, columns], z[i, j])
-    return [(z > 0) & (z - dilated > tolerance) for z in depths]
+            out[rows, columns] = np.minimum(out[rows, columns], z[i, j])
+    return out
