@@ -86,7 +86,7 @@ def _light(rng: np.random.Generator, indoor: bool) -> Light:
     blue = rng.uniform(0.0, 0.4) * (0.4 if indoor else 1.0)
     sky = _scaled((1 - 0.5 * blue, 1 - 0.2 * blue, 1 + 0.35 * blue), level)
     ground = _scaled((1.1, 1.0, 0.85), level * rng.uniform(0.35, 0.6))
-    softness = float(rng.uniform(0.05, 0.14) if indoor else rng.uniform(0.01, 0.06))
+    softness = float(rng.uniform(0.02, 0.06) if indoor else rng.uniform(0.005, 0.03))
     return Light(sun_direction, sun, sky, ground, softness, 0.0 if indoor else 0.006)
 
 

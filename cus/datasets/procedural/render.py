@@ -20,6 +20,7 @@ from cus.datasets.procedural.shapes import NEVER, length
 _SAMPLES = 1 << 16  # rays in flight: bounds memory, and keeps arrays in the processor's cache
 _LIFT = 2e-3  # shadow rays start this far off the surface
 _OCCLUSION_TAPS = (0.06, 0.18, 0.5)
+_OCCLUSION_WEIGHTS = (0.45, 0.40, 0.35)
 
 
 @dataclass(frozen=True)
@@ -134,35 +135,42 @@ def _sun_directions(scene: Scene, count: int, device: torch.device) -> Tensor:
     return torch.nn.functional.normalize(sun[:, None] + spread, dim=0).to(device)
 
 
-def _candidates(scene: Scene, origins: Tensor, directions: Tensor) -> Tensor:
-    """[K, N] bool: which rays pass through the bounding ball of which solid ahead of their origin."""
-    centers = torch.stack([solid.position for solid in scene.solids]).to(directions.device)
-    radii = torch.tensor([solid.shape.radius for solid in scene.solids], device=directions.device)
-    # Work about the origins' mean: float32 loses little, and 0.1 % of slack covers what is left.
+def _balls(scene: Scene, origins: Tensor, slack: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of the origins [3, 1], centres of the bounding balls about it [K, 3], and for each ball and origin the
+    squared distance to the centre minus the squared radius widened by `slack` [K, N]: negative inside.
+    """
+    # About the mean, because float32 would lose the difference of two large squares.
     mean = origins.mean(dim=1, keepdim=True)
-    centers, origins = centers - mean.T, origins - mean
-    squared = (directions * directions).sum(0)
-    along = centers @ directions - (origins * directions).sum(0)
-    offset = (centers * centers).sum(1, keepdim=True) - 2 * (centers @ origins) + (origins * origins).sum(0)
-    reach = (radii * 1.001 + 1e-3)[:, None] ** 2
-    ahead = (along > 0) | (offset < reach)
-    return ((offset - reach) * squared <= along * along) & ahead
+    origins = origins - mean
+    centers = torch.stack([solid.position for solid in scene.solids]).to(origins.device) - mean.T
+    radii = torch.tensor([solid.shape.radius for solid in scene.solids], device=origins.device)
+    reach = (radii * 1.001 + 1e-3 + slack).square()
+    constant = (centers * centers).sum(1) - reach
+    quadratic = torch.cat([origins, (origins * origins).sum(0, keepdim=True), torch.ones_like(origins[:1])])
+    coefficients = torch.cat([-2 * centers, torch.ones_like(constant)[:, None], constant[:, None]], dim=1)
+    return mean, centers, coefficients @ quadratic
+
+
+def _candidates(scene: Scene, origins: Tensor, directions: Tensor) -> Tensor:
+    """[K, N] bool: which rays with unit directions meet the bounding ball of which solid ahead of their origin."""
+    mean, centers, outside = _balls(scene, origins, 0.0)
+    along = centers @ directions - ((origins - mean) * directions).sum(0)
+    return along.clamp_(min=0).square_() >= outside
 
 
 def _trace(scene: Scene, origins: Tensor, directions: Tensor) -> _Hits:
     count = max(origins.shape[1], directions.shape[1])
     best = torch.full((count,), NEVER, device=directions.device)
     index = torch.full((count,), -1, dtype=torch.int32, device=directions.device)
-    candidates = _candidates(scene, origins, directions)
+    candidates = _candidates(scene, origins, directions / length(directions))
     for k, solid in enumerate(scene.solids):
         rays = candidates[k].nonzero()[:, 0]
         if not len(rays):
             continue
         t = _intersect(solid, origins, directions, rays)
-        closer = t < best[rays]
-        rays = rays[closer]
-        best[rays] = t[closer]
-        index[rays] = k
+        before = best.index_select(0, rays)
+        best.index_copy_(0, rays, torch.minimum(t, before))
+        index.index_copy_(0, rays, torch.where(t < before, k, index.index_select(0, rays)))
     return _Hits(best, index)
 
 
@@ -185,11 +193,18 @@ def _shadowed(scene: Scene, points: Tensor, suns: Tensor) -> Tensor:
 
 def _occlusion(scene: Scene, points: Tensor, normals: Tensor) -> Tensor:
     """[N] share of the sky that surrounding surfaces leave open, from distances at a few steps along the normal."""
-    open_share = torch.ones_like(points[0])
-    for k, tap in enumerate(_OCCLUSION_TAPS):
-        gap = (tap - scene.distance(points + normals * tap)).clamp(min=0) / tap
-        open_share = open_share * (1 - gap * (0.45, 0.40, 0.35)[k])
-    return open_share
+    taps = points.new_tensor(_OCCLUSION_TAPS)[:, None]
+    free = taps.expand(-1, points.shape[1]).clone()
+    _, _, outside = _balls(scene, points, 2 * _OCCLUSION_TAPS[-1])
+    for k, solid in enumerate(scene.solids):
+        rows = (outside[k] <= 0).nonzero()[:, 0]
+        if len(rows):
+            away = normals.index_select(1, rows)[:, None] * taps
+            ahead = (points.index_select(1, rows)[:, None] + away).flatten(1)
+            distance = solid.shape.distance(solid.to_shape(ahead)).view(len(taps), -1)
+            free.index_copy_(1, rows, torch.minimum(free.index_select(1, rows), distance))
+    gaps = (1 - free / taps).clamp(min=0, max=1)
+    return (1 - gaps * points.new_tensor(_OCCLUSION_WEIGHTS)[:, None]).prod(0)
 
 
 def _shade(scene: Scene, origin: Tensor, directions: Tensor, suns: Tensor, spacing: float) -> Tensor:
@@ -206,12 +221,13 @@ def _shade(scene: Scene, origin: Tensor, directions: Tensor, suns: Tensor, spaci
     rays = seen.nonzero()[:, 0]
     if len(rays):
         hit = _Hits(hits.t[rays], hits.solids[rays])
-        light[:, rays] = _shade_hits(scene, origin, directions[:, rays], views[:, rays], hit, suns[:, rays], spacing)
+        toward, view, sun = (values.index_select(1, rays) for values in (directions, views, suns))
+        light.index_copy_(1, rays, _shade_hits(scene, origin, toward, view, sun, hit, spacing))
     return light
 
 
 def _shade_hits(
-    scene: Scene, origin: Tensor, directions: Tensor, views: Tensor, hits: _Hits, suns: Tensor, spacing: float
+    scene: Scene, origin: Tensor, directions: Tensor, views: Tensor, suns: Tensor, hits: _Hits, spacing: float
 ) -> Tensor:
     points = origin + directions * hits.t
     albedo, normals, geometric = (torch.empty_like(points) for _ in range(3))
@@ -220,25 +236,25 @@ def _shade_hits(
     for k in torch.unique(hits.solids).tolist():
         rays = (hits.solids == k).nonzero()[:, 0]
         solid = scene.solids[k]
-        patch = solid.shape.patch(solid.to_shape(points[:, rays]))
+        patch = solid.shape.patch(solid.to_shape(points.index_select(1, rays)))
         rotation = solid.rotation.to(points.device)
         base = rotation @ patch.normals
         # A slanted surface is sampled more thinly along the slant: the geometric mean of the two spacings.
-        cosine = (base * views[:, rays]).sum(0).abs().clamp(min=0.08)
+        cosine = (base * views.index_select(1, rays)).sum(0).abs().clamp(min=0.08)
         look = solid.material.appearance(Texels(patch.u, patch.v, footprint[rays] / cosine.sqrt()))
         bent = patch.normals - patch.tangents_u * look.du - patch.tangents_v * look.dv
-        albedo[:, rays] = look.albedo
-        gloss[rays] = look.gloss
-        geometric[:, rays] = base
-        normals[:, rays] = rotation @ (bent / length(bent))
+        albedo.index_copy_(1, rays, look.albedo)
+        gloss.index_copy_(0, rays, look.gloss)
+        geometric.index_copy_(1, rays, base)
+        normals.index_copy_(1, rays, rotation @ (bent / length(bent)))
     lifted = points + geometric * (_LIFT + 2e-4 * hits.t)
     facing = (normals * suns).sum(0).clamp(min=0)
     lit = ((geometric * suns).sum(0) > 0) & (facing > 0)
     direct = torch.zeros_like(facing)
     rays = lit.nonzero()[:, 0]
     if len(rays):
-        free = ~_shadowed(scene, lifted[:, rays], suns[:, rays])
-        direct[rays] = facing[rays] * free
+        dark = _shadowed(scene, lifted.index_select(1, rays), suns.index_select(1, rays))
+        direct.index_copy_(0, rays, facing.index_select(0, rays) * ~dark)
     return _combine(scene, views, hits.t, albedo, normals, gloss, direct, suns, _occlusion(scene, lifted, geometric))
 
 
