@@ -435,9 +435,8 @@ def _assign(model: nn.Module, tensors: Mapping[str, Tensor], modules: Mapping[st
             f"the checkpoint does not fit its config: {len(problems)} differences, the first are\n  {listed}\n"
             "Check that checkpoint and config belong together."
         )
-    model.load_state_dict(
-        {name: given[theirs[name]].reshape(ours[name].shape) for name in ours}, strict=True, assign=True
-    )
+    filled = {name: given[theirs[name]].reshape(ours[name].shape) for name in ours}
+    model.load_state_dict(dict(model.state_dict()) | filled, strict=True, assign=True)
 
 
 def _exported(model: nn.Module, modules: Mapping[str, str], prefix: str) -> dict[str, Tensor]:
