@@ -206,7 +206,7 @@ class Run:
         cloud = known(results.cloud)
 
         def make(on_progress: OnProgress) -> State:
-            return stages.fit(scene, cameras, frames, warped, cloud, settings, on_progress)
+            return stages.fit(scene, frames, warped, cameras, cloud, settings, on_progress)
 
         state = self._stage("splat", [self.keys["cloud"], settings.splat_iterations, settings.seed], make)
         tensors = dict(state.tensors)

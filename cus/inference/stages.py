@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
+from diffusers.utils import logging
 from torch import Tensor
 
 from cus.cameras import Cameras, PhotoSet, load_transforms, read_photos, trajectories
@@ -76,6 +77,8 @@ def model_defaults(settings: InferSettings) -> Sampling:
 
 def load_model(settings: InferSettings) -> CloseUpShotPipeline:
     """The checkpoint on the run's device. Raises InputError where it cannot be loaded."""
+    # The library's own bar would break into the stages' bars.
+    logging.disable_progress_bar()
     return CloseUpShotPipeline.from_pretrained(settings.model).to(settings.torch_device())
 
 

@@ -6,12 +6,13 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from cus.models.attention import zero_module
 
 
-class Autoencoder(AutoencoderKL):
+class Autoencoder(AutoencoderKL, ModelMixin):
     """KL autoencoder whose decoder can read the encoder's features of the conditioning images.
 
     The features of each level enter the decoder's block of the same resolution through a 1x1 convolution that starts at zero, so
