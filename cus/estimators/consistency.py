@@ -49,16 +49,16 @@ def round_trip_errors(inverse_depths: Tensor, cameras: Cameras, reference: int, 
     return torch.stack(errors)
 
 
-def agreeing(errors: Tensor, positions: Tensor) -> Tensor:
+def agreeing(errors: Tensor, disparities: Tensor) -> Tensor:
     """[H, W] bool: pixels whose best source agrees, without islands too small to be more than chance.
 
     Args:
         errors: [S, H, W] from `round_trip_errors`.
-        positions: [H, W] depth as a fractional plane index; one island is where it changes by at most one plane.
+        disparities: [H, W] depth in pixels of displacement; one island is where neighbours differ by at most one pixel.
     """
     agree = errors.amin(dim=0) < MAX_ROUND_TRIP
     # OpenCV's speckle filter works on 16-bit fixed point; 4 fractional bits are its custom.
-    fixed = torch.where(agree, positions * 16 + 16, torch.zeros_like(positions)).cpu().numpy().astype(np.int16)
+    fixed = torch.where(agree, disparities * 16 + 16, torch.zeros_like(disparities)).cpu().numpy().astype(np.int16)
     cv2.filterSpeckles(fixed, 0, MIN_ISLAND, 16)
     return torch.from_numpy(fixed > 0).to(agree.device)
 
@@ -85,13 +85,18 @@ def confidence(errors: Tensor, agree: Tensor, margin: Tensor, cost: Tensor) -> T
     return torch.where(agree, supported, filled)
 
 
-def rival_margin(costs: Tensor, near: int = 2) -> Tensor:
-    """[H, W] cost of the best of [H, W, D] hypotheses more than `near` planes from the winner, minus the winner's."""
+def rival_margin(costs: Tensor, spacing: float, near: float = 2.0) -> Tensor:
+    """[H, W] cost of the best rival minus the winner's, of costs [H, W, D] on planes `spacing` pixels apart.
+
+    Rivals are the hypotheses more than `near` pixels from the winner. 0 where there are none.
+    """
     best, index = costs.min(dim=-1)
+    reach = max(round(near / spacing), 1)
     rivals = costs.clone()
-    for step in range(-near, near + 1):
+    for step in range(-reach, reach + 1):
         rivals.scatter_(-1, (index + step).clamp(0, costs.shape[-1] - 1)[..., None], torch.inf)
-    return (rivals.amin(dim=-1) - best).clamp(max=1.0)
+    margin = rivals.amin(dim=-1) - best
+    return torch.where(margin.isfinite(), margin, torch.zeros_like(margin))
 
 
 def _sample_without_mixing(values: Tensor, grid: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from cus.estimators.plane_sweep import Sweep, SweepSettings, aggregate_costs, su
 FREE_SPACE_SLACK = 1.04  # how much nearer than a confirmed surface a point must be to contradict it
 FREE_SPACE_PENALTY = 0.3  # in units of the matching cost
 MEDIAN_WINDOW = 7
+SMOOTH_CONTRAST = 0.05  # difference of brightness at which a neighbour hardly counts
 
 
 def fill_unconfirmed(
@@ -66,6 +67,34 @@ def continue_smoothly(values: Tensor, known: Tensor) -> Tensor:
     coarse = continue_smoothly(coarse[0, 0], share[0, 0] > 0)
     pulled = F.interpolate(coarse[None, None], size=values.shape, mode="bilinear", align_corners=False)[0, 0]
     return torch.where(known, values, pulled)
+
+
+def smooth_surfaces(values: Tensor, gray: Tensor, weights: Tensor, reach: float, rounds: int = 2) -> Tensor:
+    """[H, W] values averaged over 5x5 neighbours of like value, like brightness and high weight.
+
+    Takes out the noise of matching, which grows with depth over baseline, and keeps every step larger than `reach`.
+
+    Args:
+        values: [H, W].
+        gray: [H, W] picture.
+        weights: [H, W] >= 0.
+        reach: difference of values beyond which two pixels lie on different surfaces.
+        rounds: how often the average is repeated.
+    """
+    height, width = values.shape
+    pad_gray, pad_weights = (F.pad(v[None, None], (2,) * 4, mode="replicate")[0, 0] for v in (gray, weights))
+    for _ in range(rounds):
+        padded = F.pad(values[None, None], (2,) * 4, mode="replicate")[0, 0]
+        total, norm = torch.zeros_like(values), torch.zeros_like(values)
+        for dy in range(5):
+            for dx in range(5):
+                there = slice(dy, dy + height), slice(dx, dx + width)
+                alike = torch.exp(-((pad_gray[there] - gray) / SMOOTH_CONTRAST).square()) * (pad_weights[there] + 1e-3)
+                alike = alike * ((padded[there] - values).abs() < reach)
+                total += alike * padded[there]
+                norm += alike
+        values = total / norm
+    return values
 
 
 def _seen_by_any(sweep: Sweep, planes: Tensor, positions: Tensor) -> Tensor:

@@ -108,6 +108,11 @@ def place_planes(sweep: Sweep, low: float, high: float, settings: SweepSettings)
     return torch.linspace(low, high, count, device=sweep.gray.device)
 
 
+def plane_spacing(sweep: Sweep, planes: Tensor) -> float:
+    """Mean distance of neighbouring planes in pixels of the source that moves most."""
+    return float(sweep.displacement_rate(float(planes[0] + planes[-1]) / 2).max() * (planes[1] - planes[0]))
+
+
 def matching_costs(sweep: Sweep, planes: Tensor, window: int = 5) -> Tensor:
     """Dissimilarity in [0, 1] of the reference and its sources on every plane.
 
@@ -140,8 +145,7 @@ def matching_costs(sweep: Sweep, planes: Tensor, window: int = 5) -> Tensor:
 def aggregate_costs(costs: Tensor, sweep: Sweep, planes: Tensor, settings: SweepSettings) -> Tensor:
     """Semi-global aggregation of [H, W, D] costs; depth may jump where the picture has an edge."""
     edges = _edge_strength(sweep.gray)
-    rate = float(sweep.displacement_rate(float(planes[0] + planes[-1]) / 2).max())
-    small = settings.small_jump * min(rate * float(planes[1] - planes[0]), 1.0)
+    small = settings.small_jump * min(plane_spacing(sweep, planes), 1.0)
     large = (settings.large_jump / (1.0 + edges / (CONTRAST / 2))).clamp(min=1.5 * settings.small_jump)
     return aggregate(costs, small, large)
 

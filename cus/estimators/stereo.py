@@ -12,7 +12,7 @@ from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators import poses
 from cus.estimators.consistency import agreeing, confidence, rival_margin, round_trip_errors
-from cus.estimators.filling import fill_unconfirmed
+from cus.estimators.filling import fill_unconfirmed, smooth_surfaces
 from cus.estimators.plane_sweep import (
     Sweep,
     SweepSettings,
@@ -20,6 +20,7 @@ from cus.estimators.plane_sweep import (
     grayscale,
     matching_costs,
     place_planes,
+    plane_spacing,
     subpixel_argmin,
 )
 from cus.estimators.scene import SceneEstimate, check_arguments
@@ -36,12 +37,14 @@ class StereoSettings:
         longest_side: depth is computed on pictures of at most this size, then enlarged along image edges.
         coarse_side: size of the pictures that find the range of depths.
         max_sources: how many other views each view is compared with.
+        same_surface: neighbours whose displacements differ by less, in pixels, are averaged.
         sweep: planes and aggregation.
     """
 
     longest_side: int = 640
     coarse_side: int = 192
     max_sources: int = 4
+    same_surface: float = 0.75
     sweep: SweepSettings = field(default_factory=SweepSettings)
 
 
@@ -52,6 +55,7 @@ class _View:
     sources: list[int]
     sweep: Sweep
     planes: Tensor
+    spacing: float
     costs: Tensor
     positions: Tensor
     margin: Tensor
@@ -131,13 +135,16 @@ def sweep_views(
     confidences = images.new_zeros(views, height, width)
     for view, state in enumerate(swept):
         errors = round_trip_errors(filled, small_cameras, view, state.sources)
-        index = state.positions_of(filled[view]).round().long().clamp(0, len(state.planes) - 1)
+        positions = state.positions_of(filled[view])
+        index = positions.round().long().clamp(0, len(state.planes) - 1)
         cost = state.costs.gather(-1, index[..., None])[..., 0].float() / 255
         trust = confidence(errors, agree[view], state.margin, cost)
+        reach = settings.same_surface / state.spacing
+        smooth = state.inverse_depths(smooth_surfaces(positions, state.sweep.gray, trust.square(), reach))
         if (height, width) == tuple(small.shape[-2:]):
-            inverse[view], confidences[view] = filled[view], trust
+            inverse[view], confidences[view] = smooth, trust
         else:
-            inverse[view], confidences[view] = enlarge(filled[view], trust, small[view], images[view])
+            inverse[view], confidences[view] = enlarge(smooth, trust, small[view], images[view])
     if valid is not None:
         inverse, confidences = inverse * valid, confidences * valid
     return inverse, confidences
@@ -148,7 +155,8 @@ def _sweep_view(sweep: Sweep, sources: list[int], bounds: tuple[float, float], s
     costs = matching_costs(sweep, planes, settings.window)
     total = aggregate_costs(costs, sweep, planes, settings)
     stored = (costs * 255).round_().to(torch.uint8)
-    return _View(sources, sweep, planes, stored, subpixel_argmin(total), rival_margin(total))
+    spacing = plane_spacing(sweep, planes)
+    return _View(sources, sweep, planes, spacing, stored, subpixel_argmin(total), rival_margin(total, spacing))
 
 
 def _cross_check(swept: list[_View], cameras: Cameras, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,7 +165,7 @@ def _cross_check(swept: list[_View], cameras: Cameras, valid: Tensor) -> tuple[T
     agree = torch.zeros_like(valid)
     for view, state in enumerate(swept):
         errors = round_trip_errors(inverse, cameras, view, state.sources)
-        agree[view] = agreeing(errors, state.positions) & valid[view]
+        agree[view] = agreeing(errors, state.positions * state.spacing) & valid[view]
     return inverse, agree
 
 
