@@ -49,12 +49,17 @@ def default_needed(views: int) -> int:
 
 @dataclass(frozen=True)
 class _Match:
-    """What another view holds where M of one view's points land: their index, its pixel, point and colour each."""
+    """What another view holds where M of one view's points land.
+
+    Attributes:
+        landing: [M] which points they are.
+        pixels: [M] flat index of the other view's pixel.
+        values: [6, M] its point (x, y, z) and its colour there.
+    """
 
     landing: Tensor
     pixels: Tensor
-    points: Tensor
-    colors: Tensor
+    values: Tensor
 
 
 def fuse_views(
@@ -102,33 +107,33 @@ def fuse_views(
     maps = _sampling_maps(images, depths)
     counts = torch.zeros_like(depths, dtype=torch.int64)
     used = torch.zeros_like(depths, dtype=torch.bool)
-    clouds: list[tuple[Tensor, Tensor]] = []
+    clouds: list[Tensor] = []
     for done, view in enumerate(_finest_first(depths, cameras)):
         known = (depths[view] > 0).flatten().nonzero().squeeze(1)
-        own_points, own_colors = points[view].flatten(0, 1)[known], images[view].flatten(1).T[known]
+        own = torch.cat([points[view].flatten(0, 1).T, images[view].flatten(1)])[:, known]
         count = torch.zeros_like(known)
-        point_sum, color_sum = own_points.clone(), own_colors.clone()
+        total = own.clone()
         taken: list[tuple[int, Tensor, Tensor]] = []
         for other in range(views):
             if other == view:
                 continue
-            match = _match(own_points, maps[other], cameras[other])
-            good = (match.points - own_points[match.landing]).norm(dim=-1) < geometric_tolerance * scale
-            good &= (match.colors - own_colors[match.landing]).norm(dim=-1) < color_tolerance
+            match = _match(own[:3], maps[other], cameras[other])
+            squares = (match.values - own[:, match.landing]).square()
+            good = squares[:3].sum(dim=0) < (geometric_tolerance * scale) ** 2
+            good &= squares[3:].sum(dim=0) < color_tolerance**2
             agreeing = match.landing[good]
             count[agreeing] += 1
-            point_sum.index_add_(0, agreeing, match.points[good])
-            color_sum.index_add_(0, agreeing, match.colors[good])
+            total[:, agreeing] += match.values[:, good]
             taken.append((other, agreeing, match.pixels[good]))
         counts[view].view(-1)[known] = count
         fused = (count > needed) & ~used[view].flatten()[known]
         for other, agreeing, pixels in taken:
             used[other].view(-1)[pixels[fused[agreeing]]] = True
-        members = (count[fused] + 1)[:, None]
-        clouds.append((point_sum[fused] / members, color_sum[fused] / members))
+        clouds.append(total[:, fused] / (count[fused] + 1))
         if on_progress is not None:
             on_progress(done + 1, views)
-    return FusedCloud(torch.cat([p for p, _ in clouds]), torch.cat([c for _, c in clouds]), counts, needed)
+    cloud = torch.cat(clouds, dim=1).T.contiguous()
+    return FusedCloud(cloud[:, :3], cloud[:, 3:], counts, needed)
 
 
 def _check(images: Tensor, depths: Tensor, cameras: Cameras) -> None:
@@ -158,18 +163,18 @@ def _finest_first(depths: Tensor, cameras: Cameras) -> list[int]:
 
 
 def _match(points: Tensor, maps: Tensor, camera: Cameras) -> _Match:
-    """What another view holds where points [N, 3] land on a pixel of it that has a depth."""
-    pixels, z = camera.project(points)
-    x, y = pixels[0].unbind(-1)
-    inside = (z[0] > 0) & (x >= 0) & (x < camera.width) & (y >= 0) & (y < camera.height)
-    lands = inside.nonzero().squeeze(1)
-    x, y = x[lands], y[lands]
+    """What another view holds where points [3, N] land on a pixel of it that has a depth."""
+    viewmat, K = camera.viewmats[0], camera.Ks[0]
+    x, y, z = K @ (viewmat[:3, :3] @ points + viewmat[:3, 3:])
+    x, y = x / z, y / z
+    landing = ((z > 0) & (x >= 0) & (x < camera.width) & (y >= 0) & (y < camera.height)).nonzero().squeeze(1)
+    x, y = x[landing], y[landing]
     grid = torch.stack([2 * x / camera.width - 1, 2 * y / camera.height - 1], dim=-1)
     sampled = F.grid_sample(maps[None], grid[None, None], mode="bilinear", align_corners=False)[0, :, 0]
     # A quarter is the share of the nearest pixel at worst: with less, that pixel has no depth.
     known = (sampled[4] > 0.249).nonzero().squeeze(1)
-    sampled, lands, x, y = sampled[:, known] / sampled[4, known], lands[known], x[known], y[known]
-    rays = torch.stack([x, y, torch.ones_like(x)], dim=-1) @ torch.linalg.inv(camera.Ks[0]).T
+    sampled, landing, x, y = sampled[:, known] / sampled[4, known], landing[known], x[known], y[known]
+    rays = torch.linalg.inv(K) @ torch.stack([x, y, torch.ones_like(x)])
     c2w = camera.c2w[0]
-    matched = (rays / sampled[3, :, None]) @ c2w[:3, :3].T + c2w[:3, 3]
-    return _Match(lands, y.long() * camera.width + x.long(), matched, sampled[:3].T)
+    matched = c2w[:3, :3] @ (rays / sampled[3]) + c2w[:3, 3:]
+    return _Match(landing, y.long() * camera.width + x.long(), torch.cat([matched, sampled[:3]]))

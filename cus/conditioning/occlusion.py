@@ -111,7 +111,8 @@ def dilated_depths(depths: Sequence[Tensor], spacings: Sequence[Tensor]) -> Tens
     """
     radii = [torch.where(z > 0, dilation_radii(s), 0) for z, s in zip(depths, spacings, strict=True)]
     dilated = torch.full_like(depths[0], math.inf)
-    for radius in torch.cat([r.flatten() for r in radii]).unique().tolist():
+    used = sum(torch.bincount(r.flatten(), minlength=LARGEST_RADIUS + 1) for r in radii)
+    for radius in torch.as_tensor(used).nonzero().flatten().tolist():
         if radius == 0:
             continue
         nearest = torch.full_like(dilated, math.inf)

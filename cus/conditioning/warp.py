@@ -29,6 +29,7 @@ class Projection:
         x, y: [N] target pixel coordinates; meaningless where the depth is not positive.
         depths: [N] z-depths in the target camera; 0 where the source has no depth or the point is behind the target.
         width, height: the target's size in pixels.
+        visible: [N] bool, the points that land in the picture.
     """
 
     x: Tensor
@@ -36,12 +37,17 @@ class Projection:
     depths: Tensor
     width: int
     height: int
+    visible: Tensor
 
-    @property
-    def visible(self) -> Tensor:
-        """[N] bool: the points that land in the picture."""
-        inside = (self.x >= -_TIE) & (self.x < self.width - _TIE) & (self.y >= -_TIE) & (self.y < self.height - _TIE)
-        return inside & (self.depths > 0)
+
+def _projection(x: Tensor, y: Tensor, z: Tensor, known: Tensor | None, target: Cameras) -> Projection:
+    """From homogeneous pixels (x, y, z) of any shape and whether each is a point at all."""
+    front = z > 0 if known is None else (z > 0) & known
+    z = torch.where(front, z, 0.0).flatten()
+    safe = z.clamp(min=1e-12)
+    x, y = x.flatten() / safe, y.flatten() / safe
+    visible = (x >= -_TIE) & (x < target.width - _TIE) & (y >= -_TIE) & (y < target.height - _TIE) & front.flatten()
+    return Projection(x, y, z, target.width, target.height, visible)
 
 
 def project_depths(depths: Tensor, source: Cameras, target: Cameras) -> Projection:
@@ -64,11 +70,7 @@ def project_depths(depths: Tensor, source: Cameras, target: Cameras) -> Projecti
     u = torch.arange(source.width, dtype=torch.float32, device=depths.device) + 0.5
     w = torch.arange(source.height, dtype=torch.float32, device=depths.device)[:, None] + 0.5
     x, y, z = (depths * (m[0] * u + (m[1] * w + m[2])) + offset for m, offset in zip(M, v, strict=True))
-    z = torch.where((depths > 0) & (z > 0), z, 0.0)
-    safe = z.clamp(min=1e-12)
-    return Projection(
-        (x / safe).flatten(), (y / safe).flatten(), z.to(torch.float32).flatten(), target.width, target.height
-    )
+    return _projection(x, y, z, depths > 0, target)
 
 
 def project_points(points: Tensor, target: Cameras) -> Projection:
@@ -77,9 +79,7 @@ def project_points(points: Tensor, target: Cameras) -> Projection:
         raise ValueError(f"expected one target camera, got {len(target)}")
     M = (target.Ks[0].double() @ target.viewmats[0, :3].double()).tolist()
     x, y, z = (points @ points.new_tensor(m[:3]) + m[3] for m in M)
-    z = torch.where(z > 0, z, 0.0)
-    safe = z.clamp(min=1e-12)
-    return Projection(x / safe, y / safe, z, target.width, target.height)
+    return _projection(x, y, z, None, target)
 
 
 def splat(projection: Projection, chosen: Tensor | None = None) -> Tensor:
