@@ -1,0 +1,150 @@
+"""The whole command on the shipped example, made small: every stage is the real one."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cus.cameras import load_transforms
+from cus.cli.infer import main
+from cus.inference import InferSettings, Run
+from cus.report.video import read_video
+from cus.splats import load_ply
+from tests.conftest import ROOT
+
+EXAMPLE = ROOT / "examples" / "courtyard"
+VIEWS = [str(EXAMPLE / "a.jpg"), str(EXAMPLE / "b.jpg")]
+SMALL = ["--photo-size", "384", "--size", "96", "--frames", "5", "--steps", "2", "--splat-iterations", "8"]
+
+
+class Silent:
+    """A progress display that shows nothing."""
+
+    def start(self, label: str, reused: bool):
+        return lambda done, total: None
+
+    def finish(self, label: str, seconds: float) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "out"
+    assert main(["--views", *VIEWS, "--out", str(folder), *SMALL]) == 0
+    return folder
+
+
+def test_every_promised_file_is_there(out):
+    assert len(list((out / "frames").glob("*.png"))) == len(list((out / "conditioning").glob("*.png"))) == 5
+    for view in ("a", "b"):
+        depth = np.load(out / "depth" / f"{view}_depth.npy")
+        confidence = np.load(out / "depth" / f"{view}_confidence.npy")
+        assert depth.shape == confidence.shape == (216, 384) and 0 <= confidence.min() <= confidence.max() <= 1
+        assert Image.open(out / "depth" / f"{view}_depth.png").size == (384, 216)
+    for video in ("video.mp4", "conditioning.mp4", "splat.mp4"):
+        assert read_video(out / video).shape == (5, 54, 96, 3)
+    assert len(load_ply(out / "splat.ply")) > 100
+    assert (out / "points.ply").stat().st_size > 1000
+    assert not list(out.rglob(".part*"))
+
+
+def test_run_json_says_how_it_was_made(out):
+    run = json.loads((out / "run.json").read_text())
+    assert run["status"] == "finished" and run["missing"] == []
+    assert run["settings"]["frames"] == 5 and run["settings"]["seed"] == 0 and run["settings"]["zoom"] == 4
+    assert set(run["seconds"]) == {"scene", "conditioning", "coarse", "structure", "frames", "cloud", "splat", "report"}
+    assert run["peak_memory_bytes"] > 2**20 and "torch" in run["versions"]
+
+
+def test_transforms_hold_targets_and_photographs_at_their_own_resolution(out):
+    targets = load_transforms(out)
+    assert len(targets) == 5 and targets.sizes[0] == (96, 54)
+    content = json.loads((out / "transforms.json").read_text())
+    photo = content["photos"][0]
+    with Image.open(EXAMPLE / "a.jpg") as image:
+        assert (photo["w"], photo["h"]) == image.size
+    assert (out / photo["file_path"]).resolve() == (EXAMPLE / "a.jpg").resolve()
+    first = content["frames_at_photo_size"][0]
+    assert first["fl_x"] == pytest.approx(photo["fl_x"], rel=1e-4), "a zoom starts at the photograph itself"
+
+
+def test_the_report_is_one_page_without_links_to_anywhere(out):
+    page = (out / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["']?(https?:|//|(?!data:|\{)[\w./-]+\.(png|jpg|js|css))""", page)
+    for part in (
+        "Conditioning",
+        "Generated frames",
+        "Gaussian scene",
+        "Cameras and depth",
+        "data:image/jpeg",
+        "data:video/mp4",
+    ):
+        assert part in page
+
+
+def test_frames_follow_their_conditioning(out):
+    """The first frame of a zoom is the photograph itself: generated pictures stay near what they are conditioned on."""
+    conditioning = np.asarray(Image.open(out / "conditioning" / "0000.png"), float)
+    frame = np.asarray(Image.open(out / "frames" / "0000.png"), float)
+    known = conditioning.sum(axis=-1) > 0
+    assert np.abs(conditioning - frame)[known].mean() < 25
+
+
+def test_the_same_seed_gives_the_same_frames(out, tmp_path):
+    arguments = ["--views", *VIEWS, "--out", str(tmp_path / "again"), *SMALL, "--no-splat", "--no-structure"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--overwrite"]) == 0
+    # Of the first run only the scene and the conditioning are alike: it had a second pass.
+    for name in ("conditioning/0003.png",):
+        assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_an_interrupted_run_keeps_what_is_finished_and_resumes(tmp_path, monkeypatch):
+    settings = InferSettings(
+        tuple(map(Path, VIEWS)),
+        tmp_path / "out",
+        photo_size=384,
+        size=96,
+        frames=5,
+        steps=2,
+        structure=False,
+        splat=False,
+    )
+    run = Run(settings, Silent())
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_frames", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.execute()
+    assert run.missing() == ["Frames, final pass", "Point cloud"]
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["status"] == "interrupted" and record["missing"] == run.missing()
+    assert "Missing: Point cloud" in (tmp_path / "out" / "report.html").read_text()
+    again = Run(settings, Silent(), resume=True)
+    again.execute()
+    assert again.results.reused == ["scene", "conditioning"] and not again.missing()
+    assert again.results.conditioning is not None and run.results.conditioning is not None
+    assert torch.equal(again.results.conditioning.images, run.results.conditioning.images)
+
+
+def test_resuming_with_another_path_makes_anew_what_depends_on_it(tmp_path):
+    arguments = ["--views", *VIEWS, "--out", str(tmp_path / "out"), *SMALL, "--conditioning-only"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--resume", "--trajectory", "orbit"]) == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["reused"] == ["scene"]
+
+
+def test_photographs_of_other_sizes_and_orientations_work(tmp_path):
+    with Image.open(VIEWS[1]) as image:
+        width, height = image.size
+        # The right half, upright: another size and another orientation of the same scene.
+        image.crop((width // 4, 0, width * 3 // 4, height)).save(tmp_path / "tall.jpg", exif=image.getexif())
+    arguments = ["--views", VIEWS[0], str(tmp_path / "tall.jpg"), "--out", str(tmp_path / "out"), *SMALL]
+    assert main([*arguments, "--conditioning-only", "--fov", "55"]) == 0
+    assert Image.open(tmp_path / "out" / "conditioning" / "0000.png").size == (96, 54)
