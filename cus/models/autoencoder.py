@@ -10,6 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from cus.models.attention import zero_module
+from cus.models.norm import replace_group_norms
 
 
 class Autoencoder(AutoencoderKL, ModelMixin):
@@ -60,6 +61,7 @@ class Autoencoder(AutoencoderKL, ModelMixin):
             scaling_factor=scaling_factor,
             mid_block_add_attention=mid_block_add_attention,
         )
+        replace_group_norms(self)
         # Level i enters the decoder where it comes from level i + 1, with that level's width.
         entering = (*widths[1:], widths[-1])
         convolutions = (zero_module(nn.Conv2d(a, b, 1)) for a, b in zip(widths, entering, strict=True))

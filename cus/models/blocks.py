@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cus.models.attention import maps_from_tokens, tokens_from_maps, zero_module
+from cus.models.norm import GroupNorm
 
 
 class ResBlock(nn.Module):
@@ -22,10 +23,10 @@ class ResBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, embedding_dim: int, groups: int, dropout: float) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps=1e-5)
+        self.norm1 = GroupNorm(groups, in_channels, eps=1e-5)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.embedding = nn.Linear(embedding_dim, out_channels)
-        self.norm2 = nn.GroupNorm(groups, out_channels, eps=1e-5)
+        self.norm2 = GroupNorm(groups, out_channels, eps=1e-5)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero_module(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         same = in_channels == out_channels
@@ -49,7 +50,7 @@ class TemporalConv(nn.Module):
 
     def __init__(self, channels: int, groups: int, dropout: float) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.GroupNorm(groups, channels, eps=1e-5) for _ in range(4))
+        self.norms = nn.ModuleList(GroupNorm(groups, channels, eps=1e-5) for _ in range(4))
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, (3, 1), padding=(1, 0)) for _ in range(4))
         self.dropout = nn.Dropout(dropout)
         zero_module(self.convs[-1])

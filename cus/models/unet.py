@@ -20,6 +20,7 @@ from cus.models.attention import (
     zero_module,
 )
 from cus.models.blocks import Downsample, ResBlock, Upsample
+from cus.models.norm import GroupNorm
 
 
 @dataclass
@@ -146,7 +147,7 @@ class UNet(ModelMixin, ConfigMixin):
                 width = level_width
             self.up.append(Level(stages, Upsample(width) if i > 0 else None))
 
-        self.norm_out = nn.GroupNorm(norm_groups, width, eps=1e-5)
+        self.norm_out = GroupNorm(norm_groups, width, eps=1e-5)
         self.conv_out = zero_module(nn.Conv2d(width, out_channels, 3, padding=1))
 
     def forward(
