@@ -24,6 +24,7 @@ from cus.estimators.plane_sweep import (
     subpixel_argmin,
 )
 from cus.estimators.scene import SceneEstimate, check_arguments
+from cus.estimators.structure import Structure
 from cus.estimators.upsampling import enlarge
 
 Progress = Callable[[int, int], None]
@@ -101,7 +102,7 @@ def sweep_views(
     images: Tensor,
     cameras: Cameras,
     valid: Tensor | None,
-    structure: poses.Structure,
+    structure: Structure,
     settings: StereoSettings,
     on_progress: Progress,
 ) -> tuple[Tensor, Tensor]:
@@ -173,7 +174,7 @@ def _search_ranges(
     images: Tensor,
     cameras: Cameras,
     valid: Tensor | None,
-    structure: poses.Structure,
+    structure: Structure,
     sources: list[list[int]],
     settings: StereoSettings,
 ) -> list[tuple[float, float]]:
@@ -202,7 +203,7 @@ def _search_ranges(
     return ranges
 
 
-def _generous_range(structure: poses.Structure, view: int, sweep: Sweep) -> tuple[float, float]:
+def _generous_range(structure: Structure, view: int, sweep: Sweep) -> tuple[float, float]:
     inverse = 1.0 / structure.depths_seen_by(view)
     if len(inverse) >= 8:
         low, high = np.percentile(inverse, [1, 99])
