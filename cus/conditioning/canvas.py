@@ -56,6 +56,7 @@ class Canvas:
         keys: Tensor,
         scales: Sequence[int],
         limits: Tensor | None = None,
+        means: Tensor | None = None,
     ) -> None:
         """Fill holes with the points of a z-buffer, at each of the ascending scales in turn.
 
@@ -69,13 +70,14 @@ class Canvas:
             scales: divisors of the resolution, ascending.
             limits: [H, W] the largest depth that each pixel takes; None takes all. A pixel refused at one scale is
                 a hole for the next to fill.
+            means: [H * W, 3] colours to take at scale 1 (`surface_means`); None takes those of the winning points.
         """
         for scale, level in zip(scales, pyramid(keys, scales), strict=True):
             filled = level != EMPTY
             if scale == 1:
                 pixels = (filled & ~self.mask).flatten().nonzero().squeeze(1)
                 _, points, depths = winners(level.flatten()[pixels])
-                self._put(pixels, colors[points], depths, limits)
+                self._put(pixels, colors[points] if means is None else means[pixels], depths, limits)
                 continue
             cells = (filled & coarsen_any(~self.mask, scale)).flatten().nonzero().squeeze(1)
             for chunk in cells.split(max(_CHUNK // scale**2, 1)):

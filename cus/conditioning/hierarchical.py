@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.conditioning.canvas import Canvas
 from cus.conditioning.conditioning import Conditioning, blank_conditioning
-from cus.conditioning.occlusion import DEPTH_TOLERANCE, dilated_depths, sample_spacing
-from cus.conditioning.reliability import divide_reliability
-from cus.conditioning.warp import Projection, project_depths, splat, winners
+from cus.conditioning.occlusion import DEPTH_TOLERANCE, dilated_depths
+from cus.conditioning.references import Reference, references_of
+from cus.conditioning.warp import project_depths, splat, surface_means, winners
 from cus.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,20 +20,8 @@ if TYPE_CHECKING:
 
 Merge = Literal["nearest", "depth"]
 LARGEST_SCALE = 64
-# The gaps that the coarsest scale has to close: all but the widest few, which steep surfaces stretch without end.
-COVERED_QUANTILE = 0.95
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """A reference view: flat colours [N, 3], depths [H, W], reliability masks [N], spacing [N] and camera."""
-
-    colors: Tensor
-    depths: Tensor
-    reliable: Tensor
-    unreliable: Tensor
-    spacing: Tensor
-    camera: Cameras
+# Points closer together than this, in target pixels, are averaged; about one a pixel is best left as it is.
+WIDE_SPACING = 0.75
 
 
 def hierarchical_warp(
@@ -50,7 +37,8 @@ def hierarchical_warp(
 
     Each reference is warped at high resolution and at lower ones; what a lower resolution gives is enlarged mask-aware
     and fills the holes that the higher ones left. Reliable depths go first, then the unreliable ones fill what is still
-    open, then the references are merged. Holes that remain are black, masked False, of depth 0.
+    open, then the references are merged. Holes that remain are black, masked False, of depth 0. Where several points
+    of a reference land in each pixel, the pixel is their mean, of the nearest surface.
 
     Args:
         scene: reference images with cameras, depths (0 = none) and confidences.
@@ -77,7 +65,7 @@ def hierarchical_warp(
     if scales is not None:
         scales = check_scales(scales)
     targets = target_cameras.to(scene.images.device)
-    references = _references(scene)
+    references = references_of(scene)
     tolerance = DEPTH_TOLERANCE * scene.scale if suppress_background and bool(scene.reliable.any()) else math.inf
     distances = torch.cdist(targets.centers, scene.cameras.centers)
     conditioning = blank_conditioning(targets)
@@ -114,23 +102,8 @@ def scales_for_spacing(spacing: float) -> tuple[int, ...]:
     return tuple(scales)
 
 
-def _references(scene: "SceneEstimate") -> list[_Reference]:
-    reliable, unreliable = divide_reliability(scene)
-    return [
-        _Reference(
-            scene.images[view].flatten(1).T.contiguous(),
-            scene.depths[view],
-            reliable[view].flatten(),
-            unreliable[view].flatten(),
-            sample_spacing(scene.depths[view], reliable[view]).flatten(),
-            scene.cameras[view],
-        )
-        for view in range(len(scene.images))
-    ]
-
-
 def _warp_target(
-    references: Sequence[_Reference], target: Cameras, scales: tuple[int, ...] | None, tolerance: float, merge: Merge
+    references: Sequence[Reference], target: Cameras, scales: tuple[int, ...] | None, tolerance: float, merge: Merge
 ) -> Canvas:
     """One target, from references that are ordered by the distance of their cameras from it."""
     projections = [project_depths(reference.depths, reference.camera, target) for reference in references]
@@ -144,10 +117,15 @@ def _warp_target(
         canvas = merged if merge == "nearest" else Canvas.blank(target.width, target.height, keys.device)
         if canvas.complete:
             break
-        chosen = scales or scales_for_spacing(point_spacing(projection, reference.reliable, reference.camera))
-        canvas.paint(reference.colors, projection, keys, chosen, limits)
-        if not canvas.complete:
-            canvas.paint(reference.colors, projection, splat(projection, reference.unreliable), chosen)
+        spacing = reference.projected_spacing(projection)
+        levels = scales or scales_for_spacing(spacing.largest)
+        for chosen, z_buffer, nearest in ((reference.reliable, keys, limits), (reference.unreliable, None, None)):
+            if canvas.complete:
+                break
+            z_buffer = splat(projection, chosen) if z_buffer is None else z_buffer
+            wide = spacing.typical < WIDE_SPACING
+            means = surface_means(reference.colors, projection, chosen, z_buffer) if wide else None
+            canvas.paint(reference.colors, projection, z_buffer, levels, nearest, means)
         if merge == "depth":
             merged = _nearer(merged, canvas)
     return merged
@@ -163,38 +141,11 @@ def _nearer(first: Canvas, second: Canvas) -> Canvas:
     )
 
 
-def point_spacing(projection: Projection, chosen: Tensor, source: Cameras) -> float:
-    """Distance in target pixels between neighbouring source pixels, as a high quantile over the chosen visible ones.
-
-    Measured on every other row and column of the source; 1 where too few neighbours are visible to tell.
-    """
-    shape = (source.height, source.width)
-    x, y = projection.x.view(shape), projection.y.view(shape)
-    usable = (projection.visible & chosen).view(shape)
-    spacings = []
-    for dy, dx in ((0, 1), (1, 0)):
-        here = (slice(0, source.height - dy, 2), slice(0, source.width - dx, 2))
-        there = (slice(dy, None, 2), slice(dx, None, 2))
-        both = usable[here] & usable[there]
-        spacings.append(torch.maximum((x[there] - x[here]).abs(), (y[there] - y[here]).abs())[both])
-    spacing = torch.cat(spacings)
-    if spacing.numel() == 0:
-        return 1.0
-    return float(spacing.kthvalue(max(1, round(COVERED_QUANTILE * spacing.numel()))).values)
-
-
-def _dilated(buffers: Sequence[Tensor], references: Sequence[_Reference], target: Cameras) -> Tensor:
+def _dilated(buffers: Sequence[Tensor], references: Sequence[Reference], target: Cameras) -> Tensor:
     """D_dilate [H, W] of Eq. 5 from the z-buffers [H, W] of the references' reliable points."""
     depths, spacings = [], []
     for keys, reference in zip(buffers, references, strict=True):
-        filled, index, z = winners(keys)
-        # A source pixel spans z / focal of the surface, seen in the target at z' / focal'.
-        magnification = _focal(target) / _focal(reference.camera) * reference.depths.flatten()[index]
-        spacings.append(reference.spacing[index] * magnification / torch.where(filled, z, 1.0))
+        _, index, z = winners(keys)
         depths.append(z)
+        spacings.append(reference.spacing_in(target, index, z))
     return dilated_depths(depths, spacings)
-
-
-def _focal(camera: Cameras) -> float:
-    """Geometric mean of the focal lengths in pixels."""
-    return float(torch.linalg.det(camera.Ks[0, :2, :2]).abs().sqrt())

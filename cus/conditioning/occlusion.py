@@ -35,26 +35,25 @@ def dilation_radii(spacing: Tensor) -> Tensor:
     return torch.where(spacing > DENSE_SPACING, radii, 0)
 
 
-def sample_spacing(depths: Tensor, chosen: Tensor) -> Tensor:
+def sample_spacing(depths: Tensor) -> Tensor:
     """How far apart a depth map samples the surface at each pixel, in its own pixels.
 
-    The smallest distance (in rows or columns, whichever is more) within which two more chosen pixels lie on the same
-    surface, that is, without a depth edge between. So a dense map has 1, on thin structures too, and one with a
-    sample every fourth row and column 4.
+    The smallest distance (in rows or columns, whichever is more) within which two more pixels have a depth of the same
+    surface, that is, without a depth edge between. So a dense map has 1, on thin structures too, and one with a depth
+    at every fourth row and column 4. How sure a depth is plays no part: doubt makes no gap.
 
     Args:
         depths: [H, W] z-depths, 0 means none.
-        chosen: [H, W] bool, the samples; all of them have a depth.
 
     Returns:
         [H, W] float32; 0 where a sample has no company within `LARGEST_SPACING` (an outlier: it hides nothing) and
-        where there is no sample.
+        where there is none.
     """
     margin = LARGEST_SPACING
-    samples = F.pad(torch.where(chosen, depths, 0.0), (margin, margin, margin, margin))
+    samples = F.pad(depths, (margin, margin, margin, margin))
     stride = samples.shape[1]
     samples = samples.flatten()
-    lone = chosen.flatten().nonzero().squeeze(1)
+    lone = (depths > 0).flatten().nonzero().squeeze(1)
     width = depths.shape[1]
     company = torch.zeros_like(lone)
     spacing = torch.zeros_like(depths)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cus.cameras import Cameras
+from cus.conditioning.reliability import EDGE_THRESHOLD
 
 # Above the key of every depth, and a float64 holds it exactly, which padding needs.
 EMPTY = 0x7FFFFFFF << 32
@@ -94,12 +95,40 @@ def splat(projection: Projection, chosen: Tensor | None = None) -> Tensor:
     """
     visible = projection.visible if chosen is None else projection.visible & chosen
     points = visible.nonzero().squeeze(1)
-    column = torch.floor(projection.x[points] + _TIE).long()
-    row = torch.floor(projection.y[points] + _TIE).long()
     keys = (projection.depths[points].view(torch.int32).long() << 32) | points
     buffer = torch.full((projection.height * projection.width,), EMPTY, device=points.device)
-    buffer.scatter_reduce_(0, row * projection.width + column, keys, "amin")
+    buffer.scatter_reduce_(0, _pixels(projection, points), keys, "amin")
     return buffer.view(projection.height, projection.width)
+
+
+def surface_means(colors: Tensor, projection: Projection, chosen: Tensor, keys: Tensor) -> Tensor:
+    """The mean colour of the points on the nearest surface in each pixel, for targets that see many points a pixel.
+
+    The nearest point alone would alias. Points farther than the nearest by a depth edge are another surface.
+
+    Args:
+        colors: [N, 3] of all points.
+        projection: the N points in the target.
+        chosen: [N] bool, the points of the z-buffer.
+        keys: [H, W], their z-buffer.
+
+    Returns:
+        [H * W, 3]; 0 where no point lands.
+    """
+    points = (projection.visible & chosen).nonzero().squeeze(1)
+    pixels = _pixels(projection, points)
+    _, _, nearest = winners(keys.flatten())
+    same = projection.depths[points] <= (1 + EDGE_THRESHOLD) * nearest[pixels]
+    points, pixels = points[same], pixels[same]
+    weighted = torch.cat([colors[points], colors.new_ones((len(points), 1))], dim=1)
+    sums = colors.new_zeros((keys.numel(), 4)).index_add_(0, pixels, weighted)
+    return sums[:, :3] / sums[:, 3:].clamp(min=1)
+
+
+def _pixels(projection: Projection, points: Tensor) -> Tensor:
+    """Flat pixel index of visible points [M]."""
+    column = torch.floor(projection.x[points] + _TIE).long()
+    return torch.floor(projection.y[points] + _TIE).long() * projection.width + column
 
 
 def winners(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The close-up protocol on real photographs: references shrunk to the model's size, a held-out photo's crop is truth."""
+"""The close-up protocol on real photos: references shrunk to the model's size, a held-out photo's crop as truth."""
 
 from dataclasses import dataclass
 from pathlib import Path

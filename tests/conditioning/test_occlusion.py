@@ -120,19 +120,19 @@ def test_a_sheet_that_one_view_samples_sparsely_hides_the_wall_that_the_other_se
 
 
 def test_samples_every_few_pixels_are_as_far_apart_as_they_are():
-    depths = torch.full((40, 50), 3.0)
     for step in (1, 2, 3, 5, 8):
-        chosen = torch.zeros(40, 50, dtype=torch.bool)
-        chosen[::step, ::step] = True
-        assert sample_spacing(depths, chosen)[chosen].unique().tolist() == [step]
-        assert sample_spacing(depths, chosen)[~chosen].sum() == 0
+        depths = torch.zeros(40, 50)
+        depths[::step, ::step] = 3.0
+        spacing = sample_spacing(depths)
+        assert spacing[depths > 0].unique().tolist() == [step]
+        assert spacing[depths == 0].sum() == 0
 
 
 def test_thin_structures_are_dense_and_outliers_are_nothing():
     depths = torch.full((20, 20), 8.0)
     depths[:, 7] = 2.0
     depths[5, 15] = 1.0
-    spacing = sample_spacing(depths, torch.ones(20, 20, dtype=torch.bool))
+    spacing = sample_spacing(depths)
     assert (spacing[1:-1, 7] == 1).all()
     assert spacing[5, 15] == 0
     assert (spacing[spacing > 0] <= 2).all()
@@ -147,3 +147,11 @@ def test_unreliable_depths_hide_nothing():
     for estimate_, same in ((scene, False), (doubted, True)):
         kept, every = (hierarchical_warp(estimate_, target, suppress, (1,)) for suppress in (True, False))
         assert torch.equal(kept.masks, every.masks) == same
+
+
+def test_doubt_about_single_pixels_of_a_dense_map_makes_no_gaps():
+    scene = sheet_over_wall([(0.0, 0.0, 0.0), (0.4, 0.0, 0.0)])
+    confidences = torch.rand(scene.depths.shape, generator=torch.Generator().manual_seed(0))
+    doubted = SceneEstimate(scene.images, scene.cameras, scene.depths, confidences)
+    kept, every = (hierarchical_warp(doubted, scene.cameras, suppress, (1,)) for suppress in (True, False))
+    assert torch.equal(kept.images, every.images)

@@ -1,0 +1,102 @@
+"""A reference view made ready for warping into many targets."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.conditioning.occlusion import sample_spacing
+from cus.conditioning.reliability import divide_reliability
+from cus.conditioning.warp import Projection
+
+if TYPE_CHECKING:
+    from cus.estimators import SceneEstimate
+
+# The gaps that the coarsest scale has to close: all but the widest few, which steep surfaces stretch without end.
+COVERED_QUANTILE = 0.95
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """Distances in target pixels between the projections of neighbouring source pixels.
+
+    Attributes:
+        typical: the median.
+        largest: all but the widest few (`COVERED_QUANTILE`).
+    """
+
+    typical: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference view.
+
+    Attributes:
+        colors: [N, 3] RGB of its N = H * W pixels.
+        depths: [H, W] z-depths, 0 = none.
+        reliable: [N] bool.
+        unreliable: [N] bool, disjoint from `reliable`; neither where there is no depth.
+        spacing: [N] how far apart the depths sample the surface, in its own pixels (`sample_spacing`).
+        camera: one camera of H x W pixels.
+    """
+
+    colors: Tensor
+    depths: Tensor
+    reliable: Tensor
+    unreliable: Tensor
+    spacing: Tensor
+    camera: Cameras
+
+    def projected_spacing(self, projection: Projection) -> Spacing:
+        """How far apart the reliable pixels land in a target; 1 where too few neighbours are visible to tell.
+
+        Measured on every other row and column.
+        """
+        height, width = self.depths.shape
+        x, y = projection.x.view(height, width), projection.y.view(height, width)
+        usable = (projection.visible & self.reliable).view(height, width)
+        distances = []
+        for dy, dx in ((0, 1), (1, 0)):
+            here = (slice(0, height - dy, 2), slice(0, width - dx, 2))
+            there = (slice(dy, None, 2), slice(dx, None, 2))
+            both = usable[here] & usable[there]
+            distances.append(torch.maximum((x[there] - x[here]).abs(), (y[there] - y[here]).abs())[both])
+        distance = torch.cat(distances)
+        if distance.numel() == 0:
+            return Spacing(1.0, 1.0)
+        ranks = (max(1, round(q * distance.numel())) for q in (0.5, COVERED_QUANTILE))
+        typical, largest = (float(distance.kthvalue(rank).values) for rank in ranks)
+        return Spacing(typical, largest)
+
+    def spacing_in(self, target: Cameras, points: Tensor, depths: Tensor) -> Tensor:
+        """Spacing in target pixels of the surface samples `points` (indices) that lie at target depths `depths`.
+
+        A source pixel spans z / focal of a surface that faces it, which the target sees under focal' / z' pixels.
+        """
+        magnification = _focal(target) / _focal(self.camera) * self.depths.flatten()[points]
+        return self.spacing[points] * magnification / torch.where(depths > 0, depths, 1.0)
+
+
+def references_of(scene: "SceneEstimate") -> list[Reference]:
+    """All views of a scene."""
+    reliable, unreliable = divide_reliability(scene)
+    return [
+        Reference(
+            scene.images[view].flatten(1).T.contiguous(),
+            scene.depths[view],
+            reliable[view].flatten(),
+            unreliable[view].flatten(),
+            sample_spacing(scene.depths[view]).flatten(),
+            scene.cameras[view],
+        )
+        for view in range(len(scene.images))
+    ]
+
+
+def _focal(camera: Cameras) -> float:
+    """Geometric mean of the focal lengths in pixels."""
+    return float(torch.linalg.det(camera.Ks[0, :2, :2]).abs().sqrt())
