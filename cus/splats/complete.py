@@ -14,8 +14,8 @@ from cus.cameras import Cameras
 
 # Coverage is read on a grid this much coarser than the pictures, with one cell of reach around each point.
 _CELL = 2
-# A point this much (relative) behind a known depth does not cover it: it belongs to something farther.
-_BEHIND = 0.05
+# A point covers a pixel of known depth if it lies within this share of it; others belong to other surfaces.
+_SAME_SURFACE = 0.03
 
 
 def complete_cloud(
@@ -54,28 +54,31 @@ def complete_cloud(
 
 def _empty_pixels(points: Tensor, camera: Cameras, depth: Tensor | None) -> tuple[Tensor, Tensor]:
     """Pixels of one camera that need a point [H, W] bool, and depths to put them at [H, W]."""
-    seen = _nearest_depths(points, camera)
-    reached = torch.isfinite(seen)
-    if depth is None:
-        empty = ~reached
-        known = torch.where(reached, seen, torch.zeros_like(seen))
-    else:
-        has_depth = depth > 0
-        covered = torch.where(has_depth, seen <= depth * (1 + _BEHIND), reached)
-        empty = ~covered
-        known = torch.where(has_depth, depth, torch.where(reached, seen, torch.zeros_like(seen)))
+    pixels, depths = camera.project(points)
+    pixels, depths = pixels[0], depths[0]
+    inside = (depths > 0) & ((pixels >= 0) & (pixels < pixels.new_tensor([camera.width, camera.height]))).all(dim=1)
+    pixels, depths = pixels[inside].long(), depths[inside]
+    nearest = _spread(pixels, depths, camera)
+    known = torch.where(torch.isfinite(nearest), nearest, torch.zeros_like(nearest))
+    empty = known == 0
+    if depth is not None:
+        here = depth[pixels[:, 1], pixels[:, 0]]
+        on_surface = (depths - here).abs() <= _SAME_SURFACE * here
+        pixels, depths = pixels[on_surface], depths[on_surface]
+        # Across an edge of the foreground the neighbouring cells hold other depths: a pixel needs one like its own.
+        low, high = _spread(pixels, depths, camera), -_spread(pixels, -depths, camera)
+        covered = (low <= depth * (1 + _SAME_SURFACE)) & (high >= depth * (1 - _SAME_SURFACE))
+        empty = torch.where(depth > 0, ~covered, empty)
+        known = torch.where(depth > 0, depth, known)
     return empty, _nearest_known(known)
 
 
-def _nearest_depths(points: Tensor, camera: Cameras) -> Tensor:
-    """Depth of the nearest point around each pixel [H, W]; infinite where there is none."""
-    pixels, depths = camera.project(points)
+def _spread(pixels: Tensor, values: Tensor, camera: Cameras) -> Tensor:
+    """Smallest value of the points in and around the cell of each pixel [H, W]; infinite where there is none."""
     columns, rows = -(-camera.width // _CELL), -(-camera.height // _CELL)
-    cells = torch.floor(pixels[0] / _CELL).long()
-    inside = (depths[0] > 0) & ((cells >= 0) & (cells < cells.new_tensor([columns, rows]))).all(dim=1)
-    grid = points.new_full((rows * columns,), float("inf"))
-    flat = (cells[:, 1] * columns + cells[:, 0])[inside]
-    grid.scatter_reduce_(0, flat, depths[0][inside], reduce="amin")
+    cells = torch.div(pixels, _CELL, rounding_mode="floor")
+    grid = values.new_full((rows * columns,), float("inf"))
+    grid.scatter_reduce_(0, cells[:, 1] * columns + cells[:, 0], values, reduce="amin")
     reach = -max_pool2d(-grid.reshape(1, 1, rows, columns), 3, stride=1, padding=1)
     return interpolate(reach, scale_factor=_CELL, mode="nearest")[0, 0, : camera.height, : camera.width]
 

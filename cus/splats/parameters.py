@@ -22,12 +22,12 @@ class LearningRates:
         sh_rest: Higher bands.
     """
 
-    means: float = 0.03
-    scales: float = 0.015
-    quats: float = 0.01
-    opacities: float = 0.05
-    sh0: float = 0.02
-    sh_rest: float = 0.001
+    means: float = 0.12
+    scales: float = 0.06
+    quats: float = 0.04
+    opacities: float = 0.2
+    sh0: float = 0.08
+    sh_rest: float = 0.004
 
 
 class Parameters:

@@ -111,7 +111,11 @@ class _Composite(torch.autograd.Function):
                 weights, u, alphas, _, _ = table.composite(here, segment.ids, segment.transmittances)
                 pixel_grads = grad_rendered[here]  # [B, D, pixels]
                 # What a unit of weight of each Gaussian is worth to the loss at each pixel [K, B, pixels].
-                worth = torch.bmm(_rows(padded_colors, segment.ids).transpose(0, 1), pixel_grads).transpose(0, 1).contiguous()
+                worth = (
+                    torch.bmm(_rows(padded_colors, segment.ids).transpose(0, 1), pixel_grads)
+                    .transpose(0, 1)
+                    .contiguous()
+                )
                 pair_grads[segment.pairs, 6:] = torch.bmm(pixel_grads, weights.permute(1, 2, 0)).permute(2, 0, 1)
                 rest = _subtract_rest(worth, alphas, behind[here])
                 if len(segments) > 1:

@@ -11,7 +11,7 @@ from cus.splats import FitConfig, Gaussians, fit_gaussians, render
 from cus.splats.initialise import initial_gaussians
 from cus.splats.parameters import LearningRates, Parameters
 
-QUICK = replace(FitConfig.for_backend("torch"), iterations=120)
+QUICK = replace(FitConfig.for_backend("torch"), iterations=60)
 
 
 def cameras(count: int = 4, width: int = 48, height: int = 32) -> Cameras:
@@ -60,7 +60,7 @@ def test_a_perturbed_scene_is_recovered(truth) -> None:
     )
     after = psnr(render(fitted, views), images)
     assert before < 22 and after > 28, (before, after)
-    assert seen == [(i + 1, 120) for i in range(120)]
+    assert seen == [(i + 1, 60) for i in range(60)]
 
 
 def test_the_same_seed_gives_the_same_gaussians(truth) -> None:
@@ -145,7 +145,7 @@ def test_pruning_keeps_the_optimizer_in_step() -> None:
         ).backward()
         parameters.step(1.0)
 
-    for _ in range(120):
+    for _ in range(60):
         step()
     parameters.prune(0.5)
     left = len(parameters.gaussians())
