@@ -52,12 +52,12 @@ class _Match:
     """What another view holds where M of one view's points land.
 
     Attributes:
-        landing: [M] which points they are.
+        points: [M] which points they are.
         pixels: [M] flat index of the other view's pixel.
         values: [6, M] its point (x, y, z) and its colour there.
     """
 
-    landing: Tensor
+    points: Tensor
     pixels: Tensor
     values: Tensor
 
@@ -113,22 +113,18 @@ def fuse_views(
         own = torch.cat([points[view].flatten(0, 1).T, images[view].flatten(1)])[:, known]
         count = torch.zeros_like(known)
         total = own.clone()
-        taken: list[tuple[int, Tensor, Tensor]] = []
+        matches: list[tuple[int, _Match]] = []
         for other in range(views):
             if other == view:
                 continue
-            match = _match(own[:3], maps[other], cameras[other])
-            squares = (match.values - own[:, match.landing]).square()
-            good = squares[:3].sum(dim=0) < (geometric_tolerance * scale) ** 2
-            good &= squares[3:].sum(dim=0) < color_tolerance**2
-            agreeing = match.landing[good]
-            count[agreeing] += 1
-            total[:, agreeing] += match.values[:, good]
-            taken.append((other, agreeing, match.pixels[good]))
+            match = _consistent(own, maps[other], cameras[other], geometric_tolerance * scale, color_tolerance)
+            count[match.points] += 1
+            total[:, match.points] += match.values
+            matches.append((other, match))
         counts[view].view(-1)[known] = count
         fused = (count > needed) & ~used[view].flatten()[known]
-        for other, agreeing, pixels in taken:
-            used[other].view(-1)[pixels[fused[agreeing]]] = True
+        for other, match in matches:
+            used[other].view(-1)[match.pixels[fused[match.points]]] = True
         clouds.append(total[:, fused] / (count[fused] + 1))
         if on_progress is not None:
             on_progress(done + 1, views)
@@ -160,6 +156,14 @@ def _finest_first(depths: Tensor, cameras: Cameras) -> list[int]:
         focal = float(torch.linalg.det(K[:2, :2]).abs().sqrt())
         footprints.append(float(known.median()) / focal if known.numel() else float("inf"))
     return sorted(range(len(depths)), key=footprints.__getitem__)
+
+
+def _consistent(own: Tensor, maps: Tensor, camera: Cameras, distance: float, color_distance: float) -> _Match:
+    """The points with colours [6, N] that agree with another view (M of Eq. 6)."""
+    match = _match(own[:3], maps, camera)
+    squares = (match.values - own[:, match.points]).square()
+    good = (squares[:3].sum(dim=0) < distance**2) & (squares[3:].sum(dim=0) < color_distance**2)
+    return _Match(match.points[good], match.pixels[good], match.values[:, good])
 
 
 def _match(points: Tensor, maps: Tensor, camera: Cameras) -> _Match:

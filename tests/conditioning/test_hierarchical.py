@@ -193,3 +193,14 @@ def test_scales_double_until_the_spacing_is_covered(spacing: float, scales: tupl
 def test_conditioning_refuses_masks_of_another_size():
     with pytest.raises(ValueError, match="masks"):
         Conditioning(torch.zeros(2, 3, 4, 5), torch.zeros(2, 4, 4, dtype=torch.bool), torch.zeros(2, 4, 5))
+
+
+@pytest.mark.gpu
+def test_the_gpu_gives_what_the_cpu_does():
+    scene, targets = random_scene(18), Cameras.cat(list(TARGETS.values()))
+    cpu, gpu = hierarchical_warp(scene, targets), hierarchical_warp(scene.to("cuda"), targets)
+    assert gpu.images.is_cuda
+    assert (gpu.masks.cpu() == cpu.masks).float().mean() > 0.999  # rounding at pixel borders
+    same = gpu.masks.cpu() & cpu.masks
+    close = (gpu.images.cpu() - cpu.images).abs().amax(dim=1) < 1e-3
+    assert close[same].float().mean() > 0.99
