@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,25 +12,12 @@ from torch import Tensor
 from cus.cameras import Cameras, save_transforms
 from cus.cameras.transforms_json import DISTORTION, frame_entry
 from cus.inference.folder import RunFolder
+from cus.inference.results import STAGES, Results
 from cus.inference.settings import InferSettings
 from cus.report.html import ReportData, write_report_html
 from cus.report.pictures import colorize_confidence, colorize_depth
 from cus.report.video import write_video
 from cus.splats import save_ply, save_point_cloud
-
-if TYPE_CHECKING:
-    from cus.inference.run import Results
-
-STAGES = {
-    "scene": "Cameras and depth",
-    "conditioning": "Conditioning images",
-    "coarse": "Frames, first pass",
-    "structure": "Global structure",
-    "frames": "Frames, final pass",
-    "cloud": "Point cloud",
-    "splat": "Gaussian scene",
-    "report": "Report",
-}
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
@@ -51,7 +38,7 @@ def view_names(views: tuple[Path, ...]) -> list[str]:
     return [stem if stems.count(stem) == 1 else f"{stem}_{index}" for index, stem in enumerate(stems)]
 
 
-def write_scene(folder: RunFolder, settings: InferSettings, results: "Results") -> None:
+def write_scene(folder: RunFolder, settings: InferSettings, results: Results) -> None:
     """`depth/`: for each input view its depth (scene units, 0 = none) and confidence, as arrays and in colour."""
     scene = results.scene
     assert scene is not None
@@ -64,7 +51,7 @@ def write_scene(folder: RunFolder, settings: InferSettings, results: "Results") 
         save_png(folder, f"depth/{name}_confidence.png", colorize_confidence(confidence))
 
 
-def _photo_entries(folder: RunFolder, results: "Results") -> list[dict[str, Any]]:
+def _photo_entries(folder: RunFolder, results: Results) -> list[dict[str, Any]]:
     """Cameras of the inputs in pixels of the photographs' own files."""
     scene, inputs = results.scene, results.inputs
     assert scene is not None
@@ -80,7 +67,7 @@ def _photo_entries(folder: RunFolder, results: "Results") -> list[dict[str, Any]
     return entries
 
 
-def write_cameras(folder: RunFolder, results: "Results", cameras: Cameras) -> None:
+def write_cameras(folder: RunFolder, results: Results, cameras: Cameras) -> None:
     """`transforms.json`: `frames` are the targets, `photos` the inputs at their own resolution.
 
     `frames_at_photo_size` are the targets once more, with intrinsics for pictures of the first photograph's size.
@@ -107,27 +94,27 @@ def write_sequence(folder: RunFolder, name: str, video: str, images: Tensor, fps
     folder.write(video, lambda part: write_video(part, pictures, fps))
 
 
-def write_conditioning(folder: RunFolder, settings: InferSettings, results: "Results") -> None:
+def write_conditioning(folder: RunFolder, settings: InferSettings, results: Results) -> None:
     """`conditioning/*.png`, `conditioning.mp4` and `transforms.json`."""
     assert results.conditioning is not None and results.cameras is not None
     write_cameras(folder, results, results.cameras)
     write_sequence(folder, "conditioning", "conditioning.mp4", results.conditioning.images, settings.fps)
 
 
-def write_frames(folder: RunFolder, settings: InferSettings, results: "Results") -> None:
+def write_frames(folder: RunFolder, settings: InferSettings, results: Results) -> None:
     """`frames/*.png` and `video.mp4`."""
     assert results.frames is not None
     write_sequence(folder, "frames", "video.mp4", results.frames, settings.fps)
 
 
-def write_cloud(folder: RunFolder, results: "Results") -> None:
+def write_cloud(folder: RunFolder, results: Results) -> None:
     """`points.ply`: the global point cloud."""
     cloud = results.cloud
     assert cloud is not None
     folder.write("points.ply", lambda part: save_point_cloud(part, cloud.points, cloud.colors))
 
 
-def write_splat(folder: RunFolder, settings: InferSettings, results: "Results") -> None:
+def write_splat(folder: RunFolder, settings: InferSettings, results: Results) -> None:
     """`splat.ply` in the usual 3DGS layout, and `splat.mp4`, its renders along the path."""
     gaussians, renders = results.gaussians, results.renders
     assert gaussians is not None and renders is not None
@@ -135,7 +122,7 @@ def write_splat(folder: RunFolder, settings: InferSettings, results: "Results") 
     folder.write("splat.mp4", lambda part: write_video(part, to_bytes(renders), settings.fps))
 
 
-def write_report(folder: RunFolder, settings: InferSettings, results: "Results", summary: dict[str, Any]) -> None:
+def write_report(folder: RunFolder, settings: InferSettings, results: Results, summary: dict[str, Any]) -> None:
     """`report.html`, of whatever is there."""
     scene, warped = results.scene, results.conditioning
     sequences = {

@@ -2,20 +2,18 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 import cus
-from cus.cameras import Cameras
-from cus.conditioning import Conditioning, FusedCloud
+from cus.conditioning import Conditioning
 from cus.errors import InputError
-from cus.estimators import SceneEstimate
 from cus.inference import machine, outputs, stages
 from cus.inference.folder import RunFolder, State
-from cus.inference.outputs import STAGES
+from cus.inference.results import STAGES, Results
 from cus.inference.settings import InferSettings, file_digest, fingerprint
 from cus.splats import Gaussians
 
@@ -33,25 +31,6 @@ class Progress(Protocol):
     def finish(self, label: str, seconds: float) -> None:
         """End the stage that was begun last."""
         ...
-
-
-@dataclass
-class Results:
-    """What a run has made so far; None where it has not come to it."""
-
-    inputs: stages.Inputs
-    batch: stages.Batch
-    scene: SceneEstimate | None = None
-    cameras: Cameras | None = None
-    conditioning: Conditioning | None = None
-    structure: Conditioning | None = None
-    frames: Tensor | None = None
-    cloud: FusedCloud | None = None
-    gaussians: Gaussians | None = None
-    renders: Tensor | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    reused: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 class Run:
