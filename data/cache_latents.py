@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from cus.diffusion import CloseUpShotPipeline
 from cus.errors import InputError
-from diffusers import AutoencoderKL as Autoencoder
+from cus.models.autoencoder import Autoencoder
 from cus.training import config
 from cus.training.latents import cache_generated, cache_latents
 

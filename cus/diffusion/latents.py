@@ -1,10 +1,11 @@
 """Frames <-> latents. The one place where images in [0, 1] become the model's [-1, 1]."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from cus.models.autoencoder import Autoencoder
 
 
 def to_model_range(images: Tensor) -> Tensor:
@@ -12,12 +13,7 @@ def to_model_range(images: Tensor) -> Tensor:
     return images * 2 - 1
 
 
-def vae_factor(vae: Any) -> int:
-    """Pixels of an image a latent pixel stands for, along each axis."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
-def encode(vae: Any, images: Tensor, generator: torch.Generator | None = None, chunk: int = 4) -> Tensor:
+def encode(vae: Autoencoder, images: Tensor, generator: torch.Generator | None = None, chunk: int = 4) -> Tensor:
     """Scaled latents [T, C, h, w] of images [T, 3, H, W] in [0, 1], `chunk` frames at a time.
 
     With a generator they are samples of the posterior, as the checkpoints were trained; without, its mean.
@@ -34,7 +30,7 @@ def encode(vae: Any, images: Tensor, generator: torch.Generator | None = None, c
 
 
 def decode(
-    vae: Any,
+    vae: Autoencoder,
     latents: Tensor,
     conditioning: Tensor | None = None,
     chunk: int = 4,
@@ -48,16 +44,11 @@ def decode(
     for start in range(0, len(latents), chunk):
         part = slice(start, start + chunk)
         scaled = latents[part] / vae.config.scaling_factor
-        if conditioning is not None and has_skips(vae):
-            decoded = vae.decode(scaled, skips=vae.skip_features(to_model_range(conditioning[part]))).sample
-        else:
-            decoded = vae.decode(scaled).sample
+        features = None
+        if conditioning is not None and vae.skip_convs is not None:
+            features = vae.skip_features(to_model_range(conditioning[part]))
+        decoded = vae.decode(scaled, skip_features=features).sample
         frames.append(decoded.float() / 2 + 0.5)
         if on_progress is not None:
             on_progress(min(start + chunk, len(latents)), len(latents))
     return torch.cat(frames)
-
-
-def has_skips(vae: Any) -> bool:
-    """Whether the decoder takes features of the conditioning images."""
-    return bool(getattr(vae.config, "skip_connections", False))

@@ -11,11 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cus.diffusion.context import ContextEncoder, PromptEmbeddings
-from cus.diffusion.latents import decode, encode, vae_factor
+from cus.diffusion.latents import decode, encode
 from cus.diffusion.objective import LatentTarget
 from cus.diffusion.sampler import Denoiser, ddim, guided
 from cus.diffusion.schedule import NoiseSchedule
 from cus.diffusion.stored import checked_folder, explained
+from cus.models.autoencoder import Autoencoder
+from cus.models.clip import ImageEncoder
+from cus.models.projector import ImageProjector
+from cus.models.unet import UNet
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,10 @@ class CloseUpShotPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        unet: Any,
-        vae: Any,
-        image_encoder: Any,
-        image_projector: Any,
+        unet: UNet,
+        vae: Autoencoder,
+        image_encoder: ImageEncoder,
+        image_projector: ImageProjector,
         prompt: PromptEmbeddings,
         scheduler: NoiseSchedule,
         sampling: dict[str, Any] | None = None,
@@ -114,7 +118,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
     @property
     def size_multiple(self) -> int:
         """Frames are padded to multiples of this many pixels, and cropped back."""
-        return vae_factor(self.vae) * self.unet.size_multiple
+        return self.vae.downsample * self.unet.size_multiple
 
     @torch.inference_mode()
     def __call__(

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from cus.datasets.clips import clip_paths, load_clip
 from cus.diffusion import CloseUpShotPipeline
-from cus.diffusion.latents import to_model_range, vae_factor
-from diffusers import AutoencoderKL as Autoencoder
+from cus.diffusion.latents import to_model_range
+from cus.models.autoencoder import Autoencoder
 from cus.training.latents import GeneratedCrops
 from cus.training.loop import LoopSettings
 from cus.training.pictures import save_grid
@@ -44,6 +44,16 @@ class DecoderConfig:
     loop: LoopSettings = field(default_factory=lambda: LoopSettings(learning_rate=1e-4))
 
 
+def with_skips(vae: Autoencoder) -> Autoencoder:
+    """The same autoencoder with skip connections, which start at zero and change nothing yet."""
+    if vae.skip_convs is not None:
+        return vae
+    wider = Autoencoder.from_config(vae.config, skip=True)
+    assert isinstance(wider, Autoencoder)
+    wider.load_state_dict({**wider.state_dict(), **vae.state_dict()})
+    return wider
+
+
 class SkipDecoding(nn.Module):
     """Decode latents with the features of conditioning images."""
 
@@ -53,9 +63,8 @@ class SkipDecoding(nn.Module):
 
     def forward(self, latents: Tensor, conditioning: Tensor) -> Tensor:
         """Latents [N, C, h, w] (unscaled) and images [N, 3, H, W] in [-1, 1] -> images alike."""
-        with torch.no_grad():
-            skips = self.vae.skip_features(conditioning)
-        return self.vae.decode(latents, skips=skips).sample  # pyright: ignore[reportAttributeAccessIssue]
+        features = self.vae.skip_features(conditioning)
+        return self.vae.decode(latents, skip_features=features).sample  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class DecoderStage:
@@ -64,19 +73,20 @@ class DecoderStage:
     def __init__(self, config: DecoderConfig) -> None:
         self.config = config
         self.pipeline = CloseUpShotPipeline.from_pretrained(config.init)
-        self.vae: Autoencoder = self.pipeline.vae
-        self.vae.enable_skips()
+        self.vae = with_skips(self.pipeline.vae)
+        self.pipeline.register_modules(vae=self.vae)
         for part in ("unet", "image_encoder", "image_projector", "prompt", "vae"):
             getattr(self.pipeline, part).requires_grad_(False).eval()
-        for part in self.vae.decoder_parts():
-            part.requires_grad_(True)
+        for part in (self.vae.decoder, self.vae.post_quant_conv, self.vae.skip_convs):
+            if part is not None:
+                part.requires_grad_(True)
         self.module = SkipDecoding(self.vae)
         self.clips = [load_clip(path) for path in clip_paths(Path(config.held_out))[:6]] if config.held_out else []
 
     def dataset(self) -> GeneratedCrops:
         """Windows of clips with their generated latents."""
         c = self.config
-        return GeneratedCrops(Path(c.clips), Path(c.generated), c.frames, c.crop, vae_factor(self.vae), c.loop.seed)
+        return GeneratedCrops(Path(c.clips), Path(c.generated), c.frames, c.crop, self.vae.downsample, c.loop.seed)
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """L1 of pixels and of their differences."""

@@ -6,7 +6,6 @@ targets, conditioning and structure as float16 [T, 2C, h, w], and the first refe
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -18,6 +17,7 @@ from cus.datasets.clips import Window, clip_paths, item_seed, load_clip
 from cus.diffusion import CloseUpShotPipeline
 from cus.diffusion.latents import to_model_range
 from cus.errors import InputError
+from cus.models.autoencoder import Autoencoder
 
 FORMAT = "cus-latents-1"
 VIDEOS = ("targets", "conditioning", "structure")
@@ -27,7 +27,7 @@ VIDEOS = ("targets", "conditioning", "structure")
 def cache_latents(
     clips: Path,
     out: Path,
-    vae: Any,
+    vae: Autoencoder,
     reference_size: int,
     share: tuple[int, int] = (0, 1),
     on_progress: Callable[[int, int], None] | None = None,
@@ -129,7 +129,7 @@ class GeneratedCrops(torch.utils.data.Dataset):
         return item
 
 
-def _posterior(vae: Any, images: Tensor, chunk: int = 4) -> Tensor:
+def _posterior(vae: Autoencoder, images: Tensor, chunk: int = 4) -> Tensor:
     """Scaled mean and standard deviation [T, 2C, h, w], float16, of images [T, 3, H, W] in [0, 1]."""
     parts = []
     for part in images.split(chunk):

@@ -12,10 +12,10 @@ from cus.datasets.clips import Clip, clip_paths, load_clip
 from cus.diffusion import CloseUpShotPipeline, LatentTarget, NoiseSchedule, Objective, PromptEmbeddings, Sampling
 from cus.diffusion.context import ContextEncoder
 from cus.errors import InputError
-from diffusers import AutoencoderKL as Autoencoder
+from cus.models.autoencoder import Autoencoder
+from cus.models.clip import ImageEncoder
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
-from cus.training._tower import ImageTower
 from cus.training.latents import LatentCrops
 from cus.training.loop import LoopSettings
 from cus.training.pictures import box_blurred, psnr, save_grid
@@ -28,7 +28,7 @@ class NewModel:
     Attributes:
         vae: folder of a trained autoencoder.
         unet: of `cus.models.UNet`.
-        image_encoder: of `cus.models.ImageTower`.
+        image_encoder: of `cus.models.clip.ImageEncoder`.
         image_projector: of `cus.models.ImageProjector`.
         schedule: of `cus.diffusion.NoiseSchedule`.
     """
@@ -84,7 +84,7 @@ def build(config: UNetConfig) -> CloseUpShotPipeline:
     return CloseUpShotPipeline(
         unet=unet,
         vae=Autoencoder.from_pretrained(config.model.vae),
-        image_encoder=ImageTower(**config.model.image_encoder),
+        image_encoder=ImageEncoder(**config.model.image_encoder),
         image_projector=ImageProjector(**config.model.image_projector),
         prompt=PromptEmbeddings(options.text_tokens, options.context_dim),  # pyright: ignore[reportAttributeAccessIssue]
         scheduler=NoiseSchedule(**config.model.schedule),

@@ -1,16 +1,17 @@
 """Stage 0, small models only: the first-stage VAE. Full-size models take the VAE of their checkpoint."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL as Autoencoder
 from diffusers.models.resnet import ResnetBlock2D
 from omegaconf import MISSING
 from torch import Tensor, nn
 
 from cus.datasets.clips import ClipCrops
+from cus.models.autoencoder import Autoencoder
 from cus.training.loop import LoopSettings
 from cus.training.pictures import psnr, save_grid
 
@@ -25,8 +26,8 @@ class VaeConfig:
         held_out: folder of clips for the sample pictures.
         model: arguments of `cus.models.Autoencoder`.
         crop: height and width of the training windows, in pixels.
+        start: "random", or "subsampling", see `start_as_subsampling_`.
         color_mix: share of the training images whose colours are turned at random, see `colors_mixed`.
-        recolored: share of the windows whose colours are mixed at random, see `recolor`.
         kl_weight: of the KL divergence from the standard normal, per latent value.
         gradient_weight: of the L1 distance of horizontal and vertical differences, which keeps edges sharp.
         loop: see `LoopSettings`.
@@ -37,7 +38,8 @@ class VaeConfig:
     held_out: str = MISSING
     model: dict[str, Any] = field(default_factory=dict)
     crop: tuple[int, int] = (96, 96)
-    color_mix: float = 0.6
+    start: str = "random"
+    color_mix: float = 0.3
     kl_weight: float = 1e-6
     gradient_weight: float = 1.0
     loop: LoopSettings = field(default_factory=LoopSettings)
@@ -67,41 +69,93 @@ class Reconstruction(nn.Module):
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images [N, 3, H, W] in [-1, 1] and noise like the latents -> decoded, latents' mean and log-variance."""
-        images = images.contiguous(memory_format=torch.channels_last)
         posterior = self.vae.encode(images).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
         latents = posterior.mean + posterior.std * noise
         return self.vae.decode(latents).sample, posterior.mean, posterior.logvar  # pyright: ignore
 
 
-def start_simple_(vae: Autoencoder) -> None:
-    """Start as a shallow net that hardly samples: residual branches at zero, posterior spread at exp(-3).
+CONSTANT = 2.0
 
-    With the usual start the posterior's unit noise drowns the signal for the first thousands of steps.
+
+@torch.no_grad()
+def start_as_subsampling_(vae: Autoencoder) -> None:
+    """Make a new two-level VAE take every second pixel and the lightness of its three neighbours, and give the pixel back.
+
+    From random weights a small VAE first learns grey pictures, and stays there for long. This start is nearly linear: a
+    signal and its negative pass `silu(s) - silu(-s) = s`, and a constant beside them in their group of channels keeps
+    the group norm from rescaling them. Residual branches start at zero, the posterior's spread at exp(-3).
+
+    Raises:
+        ValueError: the VAE is not of the shape this start is made for.
     """
+    config = vae.config
+    shape = (tuple(config.block_out_channels), config.norm_num_groups, config.latent_channels)  # pyright: ignore
+    if shape != ((16, 32), 4, 8):
+        raise ValueError(f"made for block_out_channels (16, 32), 4 groups, 8 latent channels, got {shape}")
     for part in vae.modules():
         if isinstance(part, ResnetBlock2D):
             nn.init.zeros_(part.conv2.weight)
             nn.init.zeros_(part.conv2.bias)
-    with torch.no_grad():
-        _, log_variance_weight = vae.quant_conv.weight.chunk(2)
-        _, log_variance_bias = vae.quant_conv.bias.chunk(2)
-        log_variance_weight.zero_()
-        log_variance_bias.fill_(-6.0)
+    encoder, decoder = vae.encoder, vae.decoder
+    # Slots of two channels, a signal and its negative: R, G, B, constant, then three lightnesses, constant.
+    signals, constants = (0, 1, 2, 4, 5, 6), (3, 7)
+    _clear(encoder.conv_in, 16)
+    for slot, (row, column) in zip(signals, [(1, 1)] * 3 + [(1, 2), (2, 1), (2, 2)], strict=True):
+        mix = torch.eye(3)[slot] if slot < 3 else torch.full((3,), 1 / 3)
+        _set_pair(encoder.conv_in.weight[:, :, row, column], slot, mix)
+    _set_constants(encoder.conv_in, constants)
+    _pass_on(encoder.down_blocks[0].downsamplers[0].conv, 16, tap=0)
+    _pass_on(encoder.down_blocks[1].resnets[0].conv_shortcut, 16)
+    _clear(encoder.conv_out, 6)
+    for latent, slot in enumerate(signals):
+        encoder.conv_out.weight[latent, 2 * slot, 1, 1] = 1
+        encoder.conv_out.weight[latent, 2 * slot + 1, 1, 1] = -1
+    _pass_on(vae.quant_conv, 16)
+    vae.quant_conv.weight[8:] = 0
+    vae.quant_conv.bias[8:] = -6
+    _pass_on(vae.post_quant_conv, 8)
+    _clear(decoder.conv_in, 16)
+    for latent, slot in enumerate(signals):
+        _set_pair(decoder.conv_in.weight[:, :, 1, 1], slot, torch.eye(8)[latent])
+    _set_constants(decoder.conv_in, constants)
+    _pass_on(decoder.up_blocks[0].upsamplers[0].conv, 16, tap=1)
+    narrow = decoder.up_blocks[1].resnets[0].conv_shortcut
+    _clear(narrow, 12)
+    _clear(decoder.conv_out, 3)
+    for color in range(3):
+        for channel, source in enumerate((2 * color, 2 * color + 1, 6, 7)):
+            narrow.weight[4 * color + channel, source, 0, 0] = 1
+        gain = CONSTANT / 2**0.5
+        decoder.conv_out.weight[color, 4 * color, 1, 1] = gain
+        decoder.conv_out.weight[color, 4 * color + 1, 1, 1] = -gain
 
 
-def recolor(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Mix the colours of a share of the images [N, 3, H, W] in [-1, 1] by a random rotation about a random mean.
+def _clear(convolution: nn.Conv2d, rows: int) -> None:
+    """Zero the first output channels; the others stay random."""
+    assert convolution.bias is not None
+    convolution.weight[:rows] = 0
+    convolution.bias.zero_()
 
-    In photographs nearly all variance lies along grey, and a small VAE that sees only such pictures spends its latents
-    on the detail of brightness and never learns colour. After mixing, no direction of colour is the weak one.
-    """
-    count = len(images)
-    rotations = torch.linalg.qr(torch.randn(count, 3, 3, generator=generator)).Q.to(images)
-    means = (torch.rand(count, 3, 1, 1, generator=generator) * 1.2 - 0.6).to(images)
-    chosen = (torch.rand(count, 1, 1, 1, generator=generator) < share).to(images.device)
-    centered = images - images.mean(dim=(-1, -2), keepdim=True)
-    mixed = torch.einsum("nij,njhw->nihw", rotations, 1.2 * centered) + means
-    return torch.where(chosen, mixed.clamp(-1, 1), images)
+
+def _set_pair(weights: Tensor, slot: int, mix: Tensor) -> None:
+    """Outputs 2 slot and 2 slot + 1 of one tap's weights [out, in] become `mix` [in] of the inputs, and its negative."""
+    weights[2 * slot] = mix
+    weights[2 * slot + 1] = -mix
+
+
+def _set_constants(convolution: nn.Conv2d, slots: Sequence[int]) -> None:
+    assert convolution.bias is not None
+    for slot in slots:
+        convolution.bias[2 * slot] = CONSTANT
+        convolution.bias[2 * slot + 1] = -CONSTANT
+
+
+def _pass_on(convolution: nn.Conv2d | None, channels: int, tap: int = 0) -> None:
+    """The first output channels copy the inputs of the same number, at kernel position (tap, tap)."""
+    assert convolution is not None
+    _clear(convolution, channels)
+    for channel in range(channels):
+        convolution.weight[channel, channel, tap, tap] = 1
 
 
 class VaeStage:
@@ -110,8 +164,8 @@ class VaeStage:
     def __init__(self, config: VaeConfig) -> None:
         self.config = config
         self.vae = Autoencoder(**config.model)
-        start_simple_(self.vae)
-        self.vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if config.start == "subsampling":
+            start_as_subsampling_(self.vae)
         self.module = Reconstruction(self.vae)
         self.held_out = ClipCrops(Path(config.held_out), 1, config.crop, seed=1)
 
@@ -150,6 +204,6 @@ class VaeStage:
         self.vae.save_pretrained(folder)
 
     def _latent_shape(self, images: Tensor) -> tuple[int, int, int, int]:
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)  # pyright: ignore[reportAttributeAccessIssue]
+        factor = self.vae.downsample
         channels = self.vae.config.latent_channels  # pyright: ignore[reportAttributeAccessIssue]
         return (len(images), channels, images.shape[-2] // factor, images.shape[-1] // factor)

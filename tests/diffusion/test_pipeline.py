@@ -1,0 +1,167 @@
+"""The pipeline with tiny random networks: sizes, chunks, conditions, saving and loading."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from cus.diffusion import CloseUpShotPipeline, NoiseSchedule, PromptEmbeddings
+from cus.errors import InputError
+from cus.models.autoencoder import Autoencoder
+from cus.models.clip import ImageEncoder
+from cus.models.projector import ImageProjector
+from cus.models.unet import UNet
+
+SAMPLING = {"steps": 2, "guidance": 1.0, "guidance_rescale": 0.0, "eta": 0.0, "frames": 4, "width": 24, "height": 16}
+
+
+def tiny_pipeline(residual_scale: float = 0.0, skip: bool = False) -> CloseUpShotPipeline:
+    torch.manual_seed(0)
+    unet = UNet(
+        model_channels=16,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention_downsamples=(2,),
+        head_channels=8,
+        context_dim=16,
+        init_attention_heads=0,
+        text_tokens=2,
+        norm_groups=4,
+    )
+    # Networks start with many branches at zero; a test of what matters needs them open.
+    for parameter in unet.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    vae = Autoencoder(
+        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, mid_block_add_attention=False, skip=skip
+    )
+    return CloseUpShotPipeline(
+        unet=unet.eval(),
+        vae=vae.eval(),
+        image_encoder=ImageEncoder(28, 14, 16, 1, 2, output_dim=4).eval(),
+        image_projector=ImageProjector(16, 16, 16, 1, 2, 8, num_tokens=3, hidden_mult=2).eval(),
+        prompt=PromptEmbeddings(2, 16),
+        scheduler=NoiseSchedule(),
+        sampling={**SAMPLING, "residual_scale": residual_scale},
+    )
+
+
+def pictures(frames: int = 3, height: int = 16, width: int = 24, seed: int = 0) -> torch.Tensor:
+    return torch.rand(frames, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> CloseUpShotPipeline:
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="module")
+def saved(pipeline: CloseUpShotPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline") / "model"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("height", "width", "frames"), [(16, 24, 3), (17, 21, 2), (16, 24, 1)])
+def test_frames_have_the_size_of_the_conditioning_whatever_it_is(
+    pipeline, height: int, width: int, frames: int
+) -> None:
+    made = pipeline(pictures(2, 30, 20), pictures(frames, height, width))
+    assert made.shape == (frames, 3, height, width) and made.dtype == torch.float32
+    assert made.min() >= 0 and made.max() <= 1 and torch.isfinite(made).all()
+
+
+def test_the_same_seed_gives_the_same_frames_and_another_seed_others(pipeline) -> None:
+    made = [
+        pipeline(pictures(1), pictures(), generator=torch.Generator().manual_seed(seed), eta=1.0) for seed in (1, 1, 2)
+    ]
+    assert torch.equal(made[0], made[1])
+    assert not torch.allclose(made[0], made[2])
+
+
+def test_reference_image_conditioning_and_structure_all_matter(pipeline) -> None:
+    plain = pipeline(pictures(1), pictures())
+    assert not torch.allclose(plain, pipeline(pictures(1, seed=9), pictures()), atol=1e-6)
+    assert not torch.allclose(plain, pipeline(pictures(1), pictures(seed=9)), atol=1e-4)
+    assert not torch.allclose(plain, pipeline(pictures(1), pictures(), pictures(seed=9)), atol=1e-4)
+
+
+def test_guidance_one_equals_a_mix_in_which_both_branches_count_once(pipeline) -> None:
+    plain = pipeline(pictures(1), pictures(), guidance=1.0)
+    nearly = pipeline(pictures(1), pictures(), guidance=1.0 + 1e-6)
+    torch.testing.assert_close(plain, nearly, rtol=0, atol=1e-4)
+    assert not torch.allclose(plain, pipeline(pictures(1), pictures(), guidance=5.0), atol=1e-4)
+
+
+def test_long_paths_are_made_in_chunks_and_progress_counts_up_to_its_total(pipeline) -> None:
+    told: list[tuple[int, int]] = []
+    made = pipeline(pictures(1), pictures(9), on_progress=lambda done, total: told.append((done, total)))
+    assert made.shape == (9, 3, 16, 24)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert told[-1][0] == told[-1][1]
+    assert not torch.equal(made[0], made[8])
+
+
+def test_a_residual_model_that_answers_nothing_gives_the_conditioning_back() -> None:
+    silent = tiny_pipeline(residual_scale=2.0)
+    torch.nn.init.zeros_(silent.unet.conv_out.weight)
+    torch.nn.init.zeros_(silent.unet.conv_out.bias)
+    conditioning = pictures()
+    # One step from pure noise: x0 = -v = 0, and the sample is sqrt(1 - alpha_bar_0) = 0.03 of noise.
+    made = silent(pictures(1), conditioning, steps=1)
+    assert (made - conditioning).abs().mean() < 0.02
+
+
+def test_conditioning_images_reach_a_skip_decoder() -> None:
+    with_skips = tiny_pipeline(skip=True)
+    before = with_skips(pictures(1), pictures())
+    for convolution in with_skips.vae.skip_convs:
+        torch.nn.init.normal_(convolution.weight, std=0.5)
+    assert not torch.allclose(before, with_skips(pictures(1), pictures()), atol=1e-3)
+
+
+def test_a_saved_pipeline_loads_to_the_same_frames_and_settings(pipeline, saved: Path) -> None:
+    loaded = CloseUpShotPipeline.from_pretrained(saved)
+    assert loaded.sampling == pipeline.sampling
+    made = pipeline(pictures(1), pictures())
+    torch.testing.assert_close(made, loaded(pictures(1), pictures()), rtol=0, atol=1e-4)
+    assert not [path for path in saved.rglob("*") if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
+
+
+def broken(saved: Path, folder: Path, how: str) -> Path:
+    shutil.copytree(saved, folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    if how == "no weights":
+        weights.unlink()
+    elif how == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif how == "no index":
+        (folder / "model_index.json").unlink()
+    elif how == "bad index":
+        (folder / "model_index.json").write_text("{")
+    elif how == "another model":
+        (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    elif how == "another size":
+        config = folder / "unet" / "config.json"
+        config.write_text(config.read_text().replace('"model_channels": 16', '"model_channels": 32'))
+    return folder
+
+
+@pytest.mark.parametrize("how", ["no weights", "cut weights", "no index", "bad index", "another model", "another size"])
+def test_broken_folders_are_refused_with_one_clear_error(saved: Path, tmp_path: Path, how: str) -> None:
+    with pytest.raises(InputError, match="model"):
+        CloseUpShotPipeline.from_pretrained(broken(saved, tmp_path / "broken", how))
+
+
+def test_a_path_that_is_not_there_is_refused_without_asking_the_hub(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no model at"):
+        CloseUpShotPipeline.from_pretrained(tmp_path / "none")
+
+
+def test_shapes_that_do_not_belong_together_are_refused(pipeline) -> None:
+    with pytest.raises(ValueError, match="structure"):
+        pipeline(pictures(1), pictures(3), pictures(2))
+    with pytest.raises(ValueError, match="conditioning"):
+        pipeline(pictures(1), pictures(3)[:, :2])
