@@ -1,8 +1,8 @@
 """Transformers over space and over time of the video U-Net.
 
-Everything here works on *tokens*, [B, T, S, C] with S = h * w. A feature map [B*T, C, h, w] in channels-last memory is the same
-bytes, so that no step between a convolution and an attention copies anything; and an attention over time is one over space with
-the two token axes read in the other order (see `TimeAttention`).
+Everything here works on *tokens*, [B, T, S, C] with S = h * w. A feature map [B*T, C, h, w] in channels-last memory is
+the same bytes, so that no step between a convolution and an attention copies anything; and an attention over time is
+one over space with the two token axes read in the other order (see `TimeAttention`).
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 # CUDA's attention kernels launch at most 65535 blocks along the head axis.
 MAX_HEADS_PER_CALL = 65535
-# The CPU's fused kernel is built for long rows: forward and backward at 16 keys take eight times as long as the two products do.
+# The CPU's fused kernel is built for long rows: forward and backward at 16 keys take it eight times as long as the two
+# plain products.
 FEW_KEYS = 32
 
 
@@ -38,8 +39,8 @@ class Context:
 def split_context(context: Tensor, frames: int, text_tokens: int, frame_tokens: int) -> Context:
     """Split a context into text and image tokens by the rule of the reference model.
 
-    The first `text_tokens` are text. If exactly `frame_tokens * frames` tokens follow, they belong to the frames in turn;
-    otherwise every frame reads all of them.
+    The first `text_tokens` are text. If exactly `frame_tokens * frames` tokens follow, they belong to the frames in
+    turn; otherwise every frame reads all of them.
 
     Args:
         context: [B, L, C].
@@ -51,9 +52,8 @@ def split_context(context: Tensor, frames: int, text_tokens: int, frame_tokens: 
         ValueError: the context is too short to hold an image token.
     """
     if context.shape[1] <= text_tokens:
-        raise ValueError(
-            f"context has {context.shape[1]} tokens; expected {text_tokens} text tokens and at least 1 image token"
-        )
+        wanted = f"{text_tokens} text tokens and at least 1 image token"
+        raise ValueError(f"context has {context.shape[1]} tokens; expected {wanted}")
     text, image = context[:, :text_tokens], context[:, text_tokens:]
     groups = frames if image.shape[1] == frame_tokens * frames else 1
     return Context(text, image.unflatten(1, (groups, -1)))
@@ -72,6 +72,7 @@ class SpaceAttention(nn.Module):
         self.to_out = nn.Linear(inner, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens [B, T, S, C] -> tokens of the same shape."""
         q, k, v = (self._heads(project(x)) for project in (self.to_q, self.to_k, self.to_v))
         return self.to_out(_attend(q, k, v).transpose(1, 2).reshape(*x.shape[:3], -1))
 
@@ -84,8 +85,8 @@ class SpaceAttention(nn.Module):
 class TimeAttention(SpaceAttention):
     """Multi-head self-attention among the frames at each position. Tokens [B, T, S, C] in and out.
 
-    Positions are read as further heads: [B, S*H, T, d] is a view of the tokens as they lie, where the usual [B*S, H, T, d] would
-    be a transposed copy of each of q, k, v and the result.
+    Positions are read as further heads: [B, S*H, T, d] is a view of the tokens as they lie, where the usual
+    [B*S, H, T, d] would be a transposed copy of each of q, k, v and the result.
     """
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -93,9 +94,9 @@ class TimeAttention(SpaceAttention):
 
 
 class ContextAttention(nn.Module):
-    """Cross-attention to text and, through a second pair of key and value projections, to image tokens; the two are added.
+    """Cross-attention to text and, by a second pair of key and value projections, to image tokens; the two are added.
 
-    Queries of all frames that read the same tokens form one sequence, so that shared keys and values exist once, not T times.
+    Queries of all frames that read the same tokens form one sequence: shared keys and values exist once, not T times.
     """
 
     def __init__(self, channels: int, heads: int, head_channels: int, context_dim: int) -> None:
@@ -110,6 +111,7 @@ class ContextAttention(nn.Module):
         self.to_out = nn.Linear(inner, channels)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Tokens [B, T, S, C] -> tokens of the same shape."""
         q = self.to_q(x)
         text = context.text[:, None]
         out = self._read(q, self.to_k(text), self.to_v(text))
@@ -117,7 +119,7 @@ class ContextAttention(nn.Module):
         return self.to_out(out)
 
     def _read(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q [B, T, S, C], k and v [B, G, L, C] with G = 1 or T -> [B, T, S, C]."""
+        """Q [B, T, S, C], k and v [B, G, L, C] with G = 1 or T -> [B, T, S, C]."""
         rows = k.shape[0] * k.shape[1]
         q_heads, k, v = (
             a.reshape(rows, -1, a.shape[-1] // self.head_channels, self.head_channels).transpose(1, 2)
@@ -146,6 +148,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens [..., C] -> tokens of the same shape."""
         value, gate = self.widen(x).chunk(2, dim=-1)
         return self.narrow(self.dropout(value * F.gelu(gate)))
 
@@ -163,13 +166,14 @@ class SpaceBlock(nn.Module):
         self.feed_forward = FeedForward(channels, dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Tokens [B, T, S, C] -> tokens of the same shape."""
         x = x + self.self_attention(self.norm_self(x))
         x = x + self.context_attention(self.norm_context(x), context)
         return x + self.feed_forward(self.norm_feed_forward(x))
 
 
 class TimeBlock(nn.Module):
-    """Pre-norm transformer block over time: two self-attentions in turn (the reference reads no context here), feed-forward."""
+    """Pre-norm transformer block over time: two self-attentions in turn (no context is read here), feed-forward."""
 
     def __init__(self, channels: int, heads: int, head_channels: int, dropout: float) -> None:
         super().__init__()
@@ -181,6 +185,7 @@ class TimeBlock(nn.Module):
         self.feed_forward = FeedForward(channels, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens [B, T, S, C] -> tokens of the same shape."""
         x = x + self.first_attention(self.norm_first(x))
         x = x + self.second_attention(self.norm_second(x))
         return x + self.feed_forward(self.norm_feed_forward(x))
@@ -197,7 +202,7 @@ class TransformerShape:
 
 
 class SpaceTransformer(nn.Module):
-    """Residual transformer over the positions of each frame. Maps [B*T, C, h, w] in and out."""
+    """Residual transformer over the positions of each frame."""
 
     def __init__(self, channels: int, context_dim: int, shape: TransformerShape) -> None:
         super().__init__()
@@ -210,6 +215,7 @@ class SpaceTransformer(nn.Module):
         self.proj_out = zero_module(nn.Linear(heads * d, channels))
 
     def forward(self, maps: Tensor, context: Context) -> Tensor:
+        """Maps [B*T, C, h, w] -> maps of the same shape."""
         frames = maps.shape[0] // context.text.shape[0]
         x = self.proj_in(tokens_from_maps(self.norm(maps), frames))
         for block in self.blocks:
@@ -218,7 +224,7 @@ class SpaceTransformer(nn.Module):
 
 
 class TimeTransformer(nn.Module):
-    """Residual transformer over the frames at each position; its first norm spans all frames. Maps [B*T, C, h, w] in and out."""
+    """Residual transformer over the frames at each position; its first norm spans all frames."""
 
     def __init__(self, channels: int, heads: int, shape: TransformerShape) -> None:
         super().__init__()
@@ -229,6 +235,7 @@ class TimeTransformer(nn.Module):
         self.proj_out = zero_module(nn.Linear(heads * d, channels))
 
     def forward(self, maps: Tensor, frames: int) -> Tensor:
+        """Maps [B*T, C, h, w] with `frames` = T -> maps of the same shape."""
         x = tokens_from_maps(maps, frames)
         x = self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = self.proj_in(x)

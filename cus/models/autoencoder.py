@@ -1,4 +1,4 @@
-"""First-stage autoencoder: diffusers' `AutoencoderKL` with skip connections into the decoder (Section III-D, decoder finetune)."""
+"""First-stage autoencoder: diffusers' `AutoencoderKL` with skips into the decoder (Section III-D, decoder finetune)."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d_blocks import DownEncoderBlock2D
 from torch import Tensor, nn
 
 from cus.models.attention import zero_module
@@ -16,8 +17,9 @@ from cus.models.norm import replace_group_norms
 class Autoencoder(AutoencoderKL, ModelMixin):
     """KL autoencoder whose decoder can read the encoder's features of the conditioning images.
 
-    The features of each level enter the decoder's block of the same resolution through a 1x1 convolution that starts at zero, so
-    that a new `Autoencoder(skip=True)` decodes exactly as one without. Without `skip` this is diffusers' class, and its weights.
+    The features of each level enter the decoder's block of the same resolution through a 1x1 convolution that starts at
+    zero, so that a new `Autoencoder(skip=True)` decodes exactly as one without. Without `skip` this is diffusers'
+    class, and its weights.
 
     Images are [N, 3, H, W] in [-1, 1], H and W multiples of `downsample`; latents are not scaled (multiply by
     `config.scaling_factor` for the U-Net).
@@ -51,9 +53,9 @@ class Autoencoder(AutoencoderKL, ModelMixin):
         super().__init__(
             in_channels=in_channels,
             out_channels=out_channels,
-            down_block_types=("DownEncoderBlock2D",) * len(widths),
-            up_block_types=("UpDecoderBlock2D",) * len(widths),
-            block_out_channels=widths,
+            down_block_types=("DownEncoderBlock2D",) * len(widths),  # pyright: ignore[reportArgumentType]
+            up_block_types=("UpDecoderBlock2D",) * len(widths),  # pyright: ignore[reportArgumentType]
+            block_out_channels=widths,  # pyright: ignore[reportArgumentType]
             layers_per_block=layers_per_block,
             latent_channels=latent_channels,
             norm_num_groups=norm_num_groups,
@@ -70,7 +72,7 @@ class Autoencoder(AutoencoderKL, ModelMixin):
     @property
     def downsample(self) -> int:
         """Pixels of an image to one of its latent, along each axis."""
-        return 2 ** (len(self.config.block_out_channels) - 1)
+        return 2 ** (len(self.config["block_out_channels"]) - 1)
 
     def skip_features(self, images: Tensor) -> list[Tensor]:
         """The encoder's features of images [N, 3, H, W] in [-1, 1], finest level first: [N, C_i, H / 2^i, W / 2^i].
@@ -111,7 +113,7 @@ class Autoencoder(AutoencoderKL, ModelMixin):
             ValueError: there are features but no skip convolutions, or the features do not fit, or tiling is on.
         """
         if skip_features is None:
-            return super().decode(z, return_dict=return_dict, generator=generator)
+            return super().decode(z, return_dict=return_dict, generator=generator)  # pyright: ignore
         self._check_features(z, skip_features)
         step = 1 if self.use_slicing else len(z)
         parts = [
@@ -134,8 +136,10 @@ class Autoencoder(AutoencoderKL, ModelMixin):
         x = decoder.mid_block(decoder.conv_in(z))
         for up, read, feature in zip(decoder.up_blocks, reversed(self.skip_convs), reversed(features), strict=True):
             x = x + read(feature)
-            checkpointing = decoder.gradient_checkpointing and torch.is_grad_enabled()
-            x = decoder._gradient_checkpointing_func(up, x) if checkpointing else up(x)
+            if decoder.gradient_checkpointing and torch.is_grad_enabled():
+                x = decoder._gradient_checkpointing_func(up, x)  # pyright: ignore[reportCallIssue]
+            else:
+                x = up(x)
         return decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(x)))
 
     def _features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -146,6 +150,7 @@ class Autoencoder(AutoencoderKL, ModelMixin):
         x = self.encoder.conv_in(images.contiguous(memory_format=torch.channels_last))
         features = []
         for level in self.encoder.down_blocks:
+            assert isinstance(level, DownEncoderBlock2D)
             for block in level.resnets:
                 x = block(x, temb=None)
             features.append(x)
@@ -157,11 +162,13 @@ class Autoencoder(AutoencoderKL, ModelMixin):
         if self.skip_convs is None:
             raise ValueError("skip_features given, but this autoencoder has no skip convolutions (config: skip=False)")
         if self.use_tiling:
-            raise ValueError("decoding with skip_features does not tile; call disable_tiling() and decode fewer frames at a time")
+            raise ValueError(
+                "decoding with skip_features does not tile; call disable_tiling() and decode fewer frames at a time"
+            )
         n, (height, width) = len(z), z.shape[-2:]
         factor = self.downsample
         expected = [
-            (n, c, height * factor >> i, width * factor >> i) for i, c in enumerate(self.config.block_out_channels)
+            (n, c, height * factor >> i, width * factor >> i) for i, c in enumerate(self.config["block_out_channels"])
         ]
         if [tuple(f.shape) for f in features] != expected:
             raise ValueError(f"skip_features are {[tuple(f.shape) for f in features]}; expected {expected}")

@@ -43,9 +43,10 @@ class ResBlock(nn.Module):
 
 
 class TemporalConv(nn.Module):
-    """Four normalised convolutions over three frames each, in a residual branch. Maps [B*T, C, h, w] in and out.
+    """Four normalised convolutions over three frames each, in a residual branch.
 
-    A (3, 1, 1) convolution of [B, C, T, h, w] is a (3, 1) convolution of [B, C, T, h*w], and that is a view of channels-last maps.
+    A (3, 1, 1) convolution of [B, C, T, h, w] is a (3, 1) convolution of [B, C, T, h*w], and that is a view of
+    channels-last maps.
     """
 
     def __init__(self, channels: int, groups: int, dropout: float) -> None:
@@ -56,6 +57,7 @@ class TemporalConv(nn.Module):
         zero_module(self.convs[-1])
 
     def forward(self, maps: Tensor, frames: int) -> Tensor:
+        """Maps [B*T, C, h, w] with `frames` = T -> maps of the same shape."""
         h = tokens_from_maps(maps, frames).permute(0, 3, 1, 2)
         for i, (norm, conv) in enumerate(zip(self.norms, self.convs, strict=True)):
             h = F.silu(norm(h))
@@ -71,6 +73,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps [N, C, h, w] -> [N, C, h / 2, w / 2]."""
         return self.conv(x)
 
 
@@ -82,4 +85,5 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps [N, C, h, w] -> [N, C, 2h, 2w]."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

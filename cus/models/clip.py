@@ -44,7 +44,7 @@ class ImageEncoder(ModelMixin, ConfigMixin):
     @property
     def num_tokens(self) -> int:
         """Tokens of an image: the class token and one a patch."""
-        return (self.config.image_size // self.config.patch_size) ** 2 + 1
+        return (self.config["image_size"] // self.config["patch_size"]) ** 2 + 1
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1], any size -> tokens [B, num_tokens, width], class token first.
@@ -66,7 +66,7 @@ class ImageEncoder(ModelMixin, ConfigMixin):
         """Images [B, 3, H, W] in [0, 1] squashed (not cropped) to the tower's square and normalised as CLIP's were."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images are {tuple(images.shape)}; expected [B, 3, H, W]")
-        size = (self.config.image_size, self.config.image_size)
+        size = (self.config["image_size"], self.config["image_size"])
         squashed = F.interpolate(images.float(), size, mode="bicubic", align_corners=True, antialias=True)
         mean = squashed.new_tensor(CLIP_MEAN).view(3, 1, 1)
         std = squashed.new_tensor(CLIP_STD).view(3, 1, 1)

@@ -24,7 +24,7 @@ class ResamplerLayer(nn.Module):
         self.narrow = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, tokens: Tensor, queries: Tensor) -> Tensor:
-        """tokens [B, L, dim], queries [B, Q, dim] -> queries [B, Q, dim]."""
+        """Tokens [B, L, dim], queries [B, Q, dim] -> queries [B, Q, dim]."""
         normed = self.norm_queries(queries)
         k, v = self.to_kv(torch.cat([self.norm_tokens(tokens), normed], dim=1)).chunk(2, dim=-1)
         q, k, v = (a.unflatten(-1, (self.heads, -1)).transpose(1, 2) for a in (self.to_q(normed), k, v))
@@ -72,8 +72,9 @@ class ImageProjector(ModelMixin, ConfigMixin):
         Raises:
             ValueError: the tokens have another shape.
         """
-        if image_tokens.ndim != 3 or image_tokens.shape[-1] != self.config.token_dim:
-            raise ValueError(f"image_tokens is {tuple(image_tokens.shape)}; expected [B, L, {self.config.token_dim}]")
+        width = self.config["token_dim"]
+        if image_tokens.ndim != 3 or image_tokens.shape[-1] != width:
+            raise ValueError(f"image_tokens is {tuple(image_tokens.shape)}; expected [B, L, {width}]")
         tokens = self.proj_in(image_tokens)
         queries = self.queries.expand(len(tokens), -1, -1)
         for layer in self.layers:

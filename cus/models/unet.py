@@ -7,7 +7,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils import BaseOutput
+from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,6 +40,7 @@ class Stage(nn.Module):
         self.time = time
 
     def forward(self, x: Tensor, embedding: Tensor, context: Context) -> Tensor:
+        """Maps [B*T, C, h, w] and embedding [B, E] -> maps [B*T, C', h, w]."""
         x = self.block(x, embedding)
         if self.space is not None and self.time is not None:
             x = self.space(x, context)
@@ -57,8 +58,10 @@ class Level(nn.Module):
 
 
 class UNet(ModelMixin, ConfigMixin):
-    """Denoiser of video latents, conditioned on warped latents, a text and image context, the frame rate and, optionally, a
-    global structure latent (Section III-D).
+    """Denoiser of video latents: 3D U-Net with a transformer over space and one over time after each residual block.
+
+    Conditioned on warped latents, a text and image context, the frame rate and, optionally, a global structure latent
+    (Section III-D).
 
     Defaults are the full size (1438.9 M parameters), whose weights `cus.checkpoints.unet_from_lvdm` converts.
 
@@ -68,7 +71,8 @@ class UNet(ModelMixin, ConfigMixin):
         model_channels: width of the first level; the time embedding is four times as wide.
         channel_mult: width of each level, as a multiple; each level but the last halves height and width.
         num_res_blocks: residual blocks of a level on the way down; one more on the way up.
-        attention_downsamples: downsampling factors (1, 2, 4, ...) of the levels with transformers. The middle always has them.
+        attention_downsamples: downsampling factors (1, 2, 4, ...) of the levels with transformers; the middle always
+            has them.
         head_channels: width of an attention head.
         transformer_depth: blocks of a transformer.
         context_dim: width of the context tokens.
@@ -161,7 +165,8 @@ class UNet(ModelMixin, ConfigMixin):
         """Predict the denoising target of a batch of clips.
 
         Args:
-            sample: [B, in_channels, T, h, w]: the noisy latent, then the condition latent. h and w are multiples of `size_multiple`.
+            sample: [B, in_channels, T, h, w]: the noisy latent, then the condition latent; h and w are multiples of
+                `size_multiple`.
             timesteps: [B], diffusion steps.
             context: [B, L, context_dim]: `text_tokens` text tokens, then image tokens (see `split_context`).
             fps: [B], frames per second; `default_fps` without.
@@ -173,7 +178,7 @@ class UNet(ModelMixin, ConfigMixin):
         self._check(sample, timesteps, context, fps, structure)
         batch, _, frames, height, width = sample.shape
         dtype = self.conv_in.weight.dtype
-        split = split_context(context.to(dtype), frames, self.config.text_tokens, self.config.frame_tokens)
+        split = split_context(context.to(dtype), frames, self.config["text_tokens"], self.config["frame_tokens"])
         embedding = self._embedding(timesteps, fps)
 
         x = self.first_features(sample, structure)
@@ -181,6 +186,7 @@ class UNet(ModelMixin, ConfigMixin):
             x = self._run(self.init_attention, x, frames)
         skips = [x]
         for level in self.down:
+            assert isinstance(level, Level)
             for stage in level.stages:
                 x = self._run(stage, x, embedding, split)
                 skips.append(x)
@@ -190,6 +196,7 @@ class UNet(ModelMixin, ConfigMixin):
         x = self._run(self.middle, x, embedding, split)
         x = self._run(self.middle_block, x, embedding)
         for level in self.up:
+            assert isinstance(level, Level)
             for stage in level.stages:
                 x = self._run(stage, torch.cat([x, skips.pop()], dim=1), embedding, split)
             if level.resample is not None:
@@ -200,18 +207,19 @@ class UNet(ModelMixin, ConfigMixin):
     def first_features(self, sample: Tensor, structure: Tensor | None = None) -> Tensor:
         """The first module F of Eq. 7 and the fusion after it: maps [B*T, model_channels, h, w], channels-last.
 
-        F is the first convolution. With `structure` it runs on (noisy, z_c) and on (noisy, z_g), and the larger value wins.
+        F is the first convolution. With `structure` it runs on (noisy, z_c) and on (noisy, z_g), and the larger value
+        wins. The transformer over time that follows (`init_attention`) reads the fused features.
         """
         features = self.conv_in(self._maps(sample))
         if structure is None:
             return features
-        noisy = sample[:, : self.config.out_channels]
+        noisy = sample[:, : self.config["out_channels"]]
         return torch.maximum(features, self.conv_in(self._maps(torch.cat([noisy, structure.to(noisy)], dim=1))))
 
     @property
     def size_multiple(self) -> int:
         """Height and width of a latent must be multiples of this."""
-        return 2 ** (len(self.config.channel_mult) - 1)
+        return 2 ** (len(self.config["channel_mult"]) - 1)
 
     def _maps(self, clip: Tensor) -> Tensor:
         """[B, C, T, h, w] -> channels-last [B*T, C, h, w] in the weights' dtype."""
@@ -221,11 +229,11 @@ class UNet(ModelMixin, ConfigMixin):
     def _embedding(self, timesteps: Tensor, fps: Tensor | None) -> Tensor:
         """Sum of the embeddings of diffusion step and frame rate, [B, 4 * model_channels]."""
         if fps is None:
-            fps = torch.full_like(timesteps, self.config.default_fps)
+            fps = torch.full_like(timesteps, self.config["default_fps"])
         embedding = torch.zeros((), device=timesteps.device)
         for values, embed in ((timesteps, self.time_embedding), (fps, self.fps_embedding)):
             waves = get_timestep_embedding(
-                values, self.config.model_channels, flip_sin_to_cos=True, downscale_freq_shift=0
+                values, self.config["model_channels"], flip_sin_to_cos=True, downscale_freq_shift=0
             )
             embedding = embedding + embed(waves.to(self.conv_in.weight.dtype))
         return embedding
@@ -239,17 +247,18 @@ class UNet(ModelMixin, ConfigMixin):
     def _check(
         self, sample: Tensor, timesteps: Tensor, context: Tensor, fps: Tensor | None, structure: Tensor | None
     ) -> None:
-        c, multiple = self.config, self.size_multiple
-        if sample.ndim != 5 or sample.shape[1] != c.in_channels:
-            raise ValueError(f"sample is {tuple(sample.shape)}; expected [B, {c.in_channels}, T, h, w]")
+        channels, multiple = self.config["in_channels"], self.size_multiple
+        if sample.ndim != 5 or sample.shape[1] != channels:
+            raise ValueError(f"sample is {tuple(sample.shape)}; expected [B, {channels}, T, h, w]")
         batch, _, frames, height, width = sample.shape
         if height % multiple or width % multiple:
             raise ValueError(f"sample is {height}x{width}; height and width must be multiples of {multiple}")
-        if context.ndim != 3 or context.shape[0] != batch or context.shape[2] != c.context_dim:
-            raise ValueError(f"context is {tuple(context.shape)}; expected [{batch}, L, {c.context_dim}]")
+        context_dim = self.config["context_dim"]
+        if context.ndim != 3 or context.shape[0] != batch or context.shape[2] != context_dim:
+            raise ValueError(f"context is {tuple(context.shape)}; expected [{batch}, L, {context_dim}]")
         for name, values in (("timesteps", timesteps), ("fps", fps)):
             if values is not None and values.shape != (batch,):
                 raise ValueError(f"{name} is {tuple(values.shape)}; expected [{batch}]")
-        expected = (batch, c.in_channels - c.out_channels, frames, height, width)
+        expected = (batch, channels - self.config["out_channels"], frames, height, width)
         if structure is not None and structure.shape != expected:
             raise ValueError(f"structure is {tuple(structure.shape)}; expected {expected}")

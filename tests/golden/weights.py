@@ -7,7 +7,7 @@ import torch
 
 
 def tensor(name: str, shape) -> torch.Tensor:
-    """float32 values of the checkpoint tensor `name`: matrices and kernels N(0, 1/fan_in), 1-d weights 1 + 0.1 N, biases 0.1 N."""
+    """Values of the tensor `name`: matrices and kernels N(0, 1 / fan_in), 1-d weights 1 + 0.1 N, biases 0.1 N."""
     values = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(shape))
     if len(shape) >= 2:
         values = values / np.sqrt(np.prod(shape[1:]))
