@@ -146,6 +146,6 @@ def _dilated(buffers: Sequence[Tensor], references: Sequence[Reference], target:
     depths, spacings = [], []
     for keys, reference in zip(buffers, references, strict=True):
         _, index, z = winners(keys)
-        depths.append(z)
+        depths.append(torch.where(reference.hides[index], z, 0.0))
         spacings.append(reference.spacing_in(target, index, z))
     return dilated_depths(depths, spacings)

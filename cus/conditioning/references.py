@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.conditioning.occlusion import sample_spacing
-from cus.conditioning.reliability import divide_reliability
+from cus.conditioning.reliability import confident, divide_reliability
 from cus.conditioning.warp import Projection
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Reference:
         depths: [H, W] z-depths, 0 = none.
         reliable: [N] bool.
         unreliable: [N] bool, disjoint from `reliable`; neither where there is no depth.
+        hides: [N] bool, the reliable points that are sure enough to suppress what lies behind them.
         spacing: [N] how far apart the depths sample the surface, in its own pixels (`sample_spacing`).
         camera: one camera of H x W pixels.
     """
@@ -48,6 +49,7 @@ class Reference:
     depths: Tensor
     reliable: Tensor
     unreliable: Tensor
+    hides: Tensor
     spacing: Tensor
     camera: Cameras
 
@@ -84,12 +86,14 @@ class Reference:
 def references_of(scene: "SceneEstimate") -> list[Reference]:
     """All views of a scene."""
     reliable, unreliable = divide_reliability(scene)
+    hides = reliable & confident(scene.depths, scene.confidences)
     return [
         Reference(
             scene.images[view].flatten(1).T.contiguous(),
             scene.depths[view],
             reliable[view].flatten(),
             unreliable[view].flatten(),
+            hides[view].flatten(),
             sample_spacing(scene.depths[view]).flatten(),
             scene.cameras[view],
         )

@@ -155,3 +155,21 @@ def test_doubt_about_single_pixels_of_a_dense_map_makes_no_gaps():
     doubted = SceneEstimate(scene.images, scene.cameras, scene.depths, confidences)
     kept, every = (hierarchical_warp(doubted, scene.cameras, suppress, (1,)) for suppress in (True, False))
     assert torch.equal(kept.images, every.images)
+
+
+def test_a_doubtful_foreground_of_a_far_view_does_not_hide_what_the_near_view_shows():
+    cameras = Cameras.cat(
+        [pinhole(focal=60, width=64, height=48), pinhole((1.0, 0.0, 0.0), focal=60, width=64, height=48)]
+    )
+    depths = torch.full((2, 48, 64), 8.0)
+    depths[1, :, :25] = 2.0  # two fifths of the view are wrong, so most of them count as reliable
+    confidences = torch.ones_like(depths)
+    confidences[1, :, :25] = 0.2
+    images = torch.stack([BLUE[:, None, None].expand(3, 48, 64), RED[:, None, None].expand(3, 48, 64)])
+    target = cameras[0].zoomed(3)
+    for sure, shows in ((confidences, 0), (torch.ones_like(depths), 100)):
+        scene = SceneEstimate(images, cameras, depths, sure)
+        result = hierarchical_warp(scene, target)
+        assert int((result.images[0, 0] > 0.5).sum()) >= shows
+        if shows == 0:
+            assert result.masks.all() and (result.images[0, 2] > 0.5).all()

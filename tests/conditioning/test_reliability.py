@@ -1,6 +1,7 @@
 import torch
 
 from cus.conditioning import depth_edges, divide_reliability
+from cus.conditioning.reliability import confident
 from tests.conditioning.plane_scenes import estimate, pinhole, plane_depths, random_scene, render_depths
 
 
@@ -65,3 +66,14 @@ def test_equal_confidences_leave_everything_but_the_edges_reliable():
     depths[..., :8] = 1.0
     reliable, _ = divide_reliability(estimate(render_depths(cameras, depths), cameras, depths))
     assert (~reliable).nonzero()[:, 2].unique().tolist() == [7, 8]
+
+
+def test_the_confident_are_half_of_each_view_and_all_of_equals():
+    scene = random_scene(4)
+    chosen = confident(scene.depths, scene.confidences)
+    for view in range(2):
+        known = scene.depths[view] > 0
+        assert abs(float(chosen[view][known].float().mean()) - 0.5) < 0.02
+        assert scene.confidences[view][chosen[view]].min() > scene.confidences[view][known & ~chosen[view]].max()
+    assert torch.equal(confident(scene.depths, torch.full_like(scene.depths, 0.3)), scene.depths > 0)
+    assert not confident(torch.zeros(1, 3, 4), torch.zeros(1, 3, 4)).any()
