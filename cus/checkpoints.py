@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cus.errors import InputError
@@ -47,13 +48,12 @@ def load_lvdm_checkpoint(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}; expected a .ckpt or .safetensors file")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return normalized_state_dict(load_file(path))
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many types for a file that is no checkpoint
+        if path.suffix == ".safetensors":
+            checkpoint = load_file(path)
+        else:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # both readers raise many types for a file that is no checkpoint
         raise InputError(f"cannot read {path} as a checkpoint of plain tensors: {error}") from error
     return normalized_state_dict(checkpoint)
 
@@ -61,7 +61,7 @@ def load_lvdm_checkpoint(path: str | Path) -> dict[str, Tensor]:
 def normalized_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """One form for the forms in which the checkpoints are published.
 
-    Takes a bare state dict, `{"state_dict": ...}` or DeepSpeed's `{"module": ...}`, whose names carry a prefix; and gives
+    Takes a bare state dict, `{"state_dict": ...}` or DeepSpeed's `{"module": ...}`, whose names carry a prefix; gives
     the newer name `fps_embedding` to what older files call `framestride_embed`.
 
     Raises:

@@ -155,6 +155,9 @@ def test_a_checkpoint_file_is_read_as_data_only(tmp_path: Path, tiny_checkpoint:
     torch.save({"state_dict": weights, "hook": Payload()}, tmp_path / "evil.ckpt")
     with pytest.raises(InputError, match="plain tensors"):
         load_lvdm_checkpoint(tmp_path / "evil.ckpt")
+    (tmp_path / "text.safetensors").write_text("not tensors")
+    with pytest.raises(InputError, match="plain tensors"):
+        load_lvdm_checkpoint(tmp_path / "text.safetensors")
     with pytest.raises(InputError, match="no checkpoint at"):
         load_lvdm_checkpoint(tmp_path / "absent.ckpt")
 

@@ -111,6 +111,8 @@ class UNet(ModelMixin, ConfigMixin):
         shape = TransformerShape(head_channels, transformer_depth, norm_groups, dropout)
         embedding_dim = 4 * model_channels
         widths = [model_channels * factor for factor in channel_mult]
+        if any(width % head_channels for width in widths):
+            raise ValueError(f"widths {widths} are not all multiples of head_channels={head_channels}")
         last = len(widths) - 1
 
         def stage(width_in: int, width: int, attends: bool) -> Stage:

@@ -124,8 +124,9 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         unet = small()
         if checkpointing:
             unet.enable_gradient_checkpointing()
-        unet(*inputs()).sample.square().mean().backward()
-        gradients.append([p.grad for p in unet.parameters()])
+        sample, timesteps, context = inputs()
+        unet(sample, timesteps, context.requires_grad_()).sample.square().mean().backward()
+        gradients.append([context.grad, *(p.grad for p in unet.parameters())])
     assert all(a is not None and torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
@@ -139,6 +140,8 @@ def test_saving_and_loading_changes_no_bit(tmp_path: Path) -> None:
 
 
 def test_wrong_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiples of head_channels=24"):
+        small(head_channels=24)
     unet, (sample, timesteps, context) = small(), inputs()
     for arguments, message in (
         ((sample[:, :4], timesteps, context), r"expected \[B, 8, T, h, w\]"),
