@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def photos() -> Path:
-    """The folder of real development photographs (`CUS_PHOTOS`, else `shared/data` beside the checkout); skips without it."""
+    """Real development photographs: `CUS_PHOTOS`, else `shared/data` beside the checkout; skips without them."""
     folder = Path(os.environ.get("CUS_PHOTOS", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no development photographs at {folder}; set CUS_PHOTOS")

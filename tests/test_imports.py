@@ -1,4 +1,4 @@
-"""The layers of docs/conventions.md, read off the source with `ast`; imports under TYPE_CHECKING are types only and free."""
+"""The layers of docs/conventions.md, read off the source; imports under TYPE_CHECKING are types only, and free."""
 
 import ast
 from pathlib import Path

@@ -192,7 +192,7 @@ def load_transforms(path: Path | str) -> PosedPhotos:
         paths.append(file)
         sizes.append((int(width), int(height)))
         c2ws.append(c2w_from_rows(frame["transform_matrix"], where))
-        Ks.append(_intrinsics(frame, shared, *sizes[-1], where))
+        Ks.append(_intrinsics(frame, shared, sizes[-1][0], sizes[-1][1], where))
         distortion.append([_number(frame, shared, key) or 0.0 for key in DISTORTION])
     try:
         viewmats = viewmats_from_c2w(opencv_c2w_from_opengl_c2w(torch.stack(c2ws)))

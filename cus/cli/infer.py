@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cus
 from cus.cli.console import ConsoleProgress, describe_duration, run_cli
@@ -184,14 +184,18 @@ def settings_from(arguments: argparse.Namespace) -> "InferSettings":
     """The run that the options ask for."""
     from cus.inference import InferSettings
 
-    options = vars(arguments)
-    kept = {name: value for name, value in options.items() if name in InferSettings.__dataclass_fields__}
-    return InferSettings(
-        **kept | {"views": tuple(arguments.views)},
-        suppress_background=not arguments.no_suppression,
-        structure=not arguments.no_structure,
-        splat=not arguments.no_splat,
-    )
+    options: dict[str, Any] = dict(vars(arguments))
+    # Switches say what to leave out, settings what to do; the rest have the same names.
+    for switch, setting in (
+        ("no_suppression", "suppress_background"),
+        ("no_structure", "structure"),
+        ("no_splat", "splat"),
+    ):
+        options[setting] = not options.pop(switch)
+    for about_the_folder in ("resume", "overwrite"):
+        del options[about_the_folder]
+    options["views"] = tuple(arguments.views)
+    return InferSettings(**options)
 
 
 def infer(arguments: argparse.Namespace) -> None:

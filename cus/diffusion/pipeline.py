@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -15,7 +16,7 @@ from cus.diffusion.latents import decode, encode
 from cus.diffusion.objective import LatentTarget
 from cus.diffusion.sampler import Denoiser, ddim, guided
 from cus.diffusion.schedule import NoiseSchedule
-from cus.diffusion.stored import checked_folder, explained
+from cus.diffusion.stored import check_weights, checked_folder, explained
 from cus.models.autoencoder import Autoencoder
 from cus.models.clip import ImageEncoder
 from cus.models.projector import ImageProjector
@@ -109,7 +110,10 @@ class CloseUpShotPipeline(DiffusionPipeline):
         """
         source = checked_folder(pretrained_model_name_or_path, cls.__name__)
         with explained(pretrained_model_name_or_path):
-            return super().from_pretrained(source, use_safetensors=True, **kwargs)
+            pipeline = super().from_pretrained(source, use_safetensors=True, **kwargs)
+        if Path(source).is_dir():
+            check_weights(Path(source), pipeline)
+        return pipeline
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Write a folder that `from_pretrained` reads: safetensors and JSON."""

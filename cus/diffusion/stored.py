@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from cus.errors import InputError
 
@@ -54,6 +55,31 @@ def explained(source: Any) -> Iterator[None]:
         raise InputError(f"cannot get the model {source} from the Hub: {_first_line(error)}; {REMEDY}") from error
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"cannot load the model {source}: {_first_line(error)}; if damaged, get it again") from error
+
+
+def check_weights(folder: Path, pipeline: Any) -> None:
+    """Refuse a pipeline whose files lack tensors that its networks have, or hold others.
+
+    diffusers only warns, and the network would run with random weights in the gaps.
+
+    Raises:
+        InputError: with the first names that differ.
+    """
+    for component, module in pipeline.components.items():
+        files = sorted((folder / component).glob("*.safetensors"))
+        if not isinstance(module, nn.Module) or not files:
+            continue
+        stored: set[str] = set()
+        for file in files:
+            with safe_open(file, framework="pt") as opened:
+                stored.update(opened.keys())
+        wanted = set(module.state_dict())
+        if stored != wanted:
+            missing, unknown = sorted(wanted - stored)[:3], sorted(stored - wanted)[:3]
+            raise InputError(
+                f"the weights in {folder / component} are not those of its config.json: missing {missing}, "
+                f"unknown {unknown}; get the model again"
+            )
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

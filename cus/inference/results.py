@@ -7,7 +7,7 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.conditioning import Conditioning, FusedCloud
 from cus.estimators import SceneEstimate
-from cus.inference.stages import Batch, Inputs
+from cus.inference.stages import Batch, Generated, Inputs
 from cus.splats import Gaussians
 
 STAGES = {
@@ -39,3 +39,9 @@ class Results:
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def generated(self) -> Generated:
+        """The newest frames with what they were made from; the stages that make them must have run."""
+        scene, cameras, warped, frames = self.scene, self.cameras, self.conditioning, self.frames
+        assert scene is not None and cameras is not None and warped is not None and frames is not None
+        return Generated(scene, cameras, warped, frames)

@@ -137,7 +137,9 @@ class Run:
         sampling = [settings.model, settings.steps, settings.guidance, settings.seed, str(settings.torch_dtype())]
 
         def make(on_progress: OnProgress) -> State:
-            return State({"frames": stages.generate(pipeline, scene, warped.images, structure, settings, on_progress)})
+            return State(
+                {"frames": stages.generate(pipeline, scene.images, warped.images, structure, settings, on_progress)}
+            )
 
         return self._stage(name, [*made_from, *sampling], make).tensors["frames"]
 
@@ -146,13 +148,11 @@ class Run:
 
     def _structure(self) -> None:
         results = self.results
-        scene, cameras, frames, warped = map(
-            known, (results.scene, results.cameras, results.frames, results.conditioning)
-        )
+        made = results.generated()
 
         def make(on_progress: OnProgress) -> State:
-            cloud = stages.fuse(scene, frames, warped, cameras, on_progress)
-            return stages.state_of(stages.structure_images(cloud, cameras))
+            cloud = stages.fuse(made, on_progress)
+            return stages.state_of(stages.structure_images(cloud, made.cameras))
 
         state = self._stage("structure", [self.keys["coarse"]], make)
         results.structure = Conditioning(**state.tensors)
@@ -167,25 +167,21 @@ class Run:
 
     def _cloud(self) -> None:
         results = self.results
-        scene, cameras, frames, warped = map(
-            known, (results.scene, results.cameras, results.frames, results.conditioning)
-        )
+        made = results.generated()
 
         def make(on_progress: OnProgress) -> State:
-            return stages.cloud_state(stages.fuse(scene, frames, warped, cameras, on_progress))
+            return stages.cloud_state(stages.fuse(made, on_progress))
 
         results.cloud = stages.cloud_from(self._stage("cloud", [self.keys["frames"]], make))
         outputs.write_cloud(self.folder, results)
 
     def _splat(self) -> None:
         settings, results = self.settings, self.results
-        scene, cameras, frames, warped = map(
-            known, (results.scene, results.cameras, results.frames, results.conditioning)
-        )
+        made = results.generated()
         cloud = known(results.cloud)
 
         def make(on_progress: OnProgress) -> State:
-            return stages.fit(scene, frames, warped, cameras, cloud, settings, on_progress)
+            return stages.fit(made, cloud, settings, on_progress)
 
         state = self._stage("splat", [self.keys["cloud"], settings.splat_iterations, settings.seed], make)
         tensors = dict(state.tensors)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +72,7 @@ def model_defaults(settings: InferSettings) -> Sampling:
     """How the checkpoint wants to be sampled, from its index alone. Raises InputError where there is none."""
     source = checked_folder(settings.model, CloseUpShotPipeline.__name__)
     with explained(settings.model):
-        config = CloseUpShotPipeline.load_config(source)
+        config = cast(dict[str, Any], CloseUpShotPipeline.load_config(source))
         return Sampling(**config["sampling"])
 
 
@@ -185,7 +186,7 @@ def warp(scene: SceneEstimate, cameras: Cameras, settings: InferSettings, on_pro
 
 def generate(
     pipeline: CloseUpShotPipeline,
-    scene: SceneEstimate,
+    references: Tensor,
     conditioning: Tensor,
     structure: Tensor | None,
     settings: InferSettings,
@@ -193,7 +194,7 @@ def generate(
 ) -> Tensor:
     """One pass of the video diffusion model: frames [T, 3, H, W] in [0, 1]. Both passes draw the same noise."""
     frames = pipeline(
-        scene.images,
+        references,
         conditioning,
         structure,
         steps=settings.steps,
@@ -207,39 +208,48 @@ def generate(
     return frames
 
 
-def views_for_fusion(
-    scene: SceneEstimate, frames: Tensor, warped: Conditioning, cameras: Cameras
-) -> tuple[Tensor, Tensor, Cameras]:
-    """Frames and references as one batch at the frames' size: images [T + V, 3, H, W], depths [T + V, H, W], cameras.
+@dataclass(frozen=True)
+class Generated:
+    """Generated frames with what they were made from.
 
-    A generated frame's depth is that of its conditioning: its camera is the asked one by construction, and where the
-    warp has no surface there is none to check.
+    Attributes:
+        scene: the estimate of the photographs.
+        cameras: T cameras of the frames.
+        warped: their conditioning.
+        frames: [T, 3, H, W] in [0, 1].
     """
-    height, width = frames.shape[-2:]
-    images = F.interpolate(scene.images, (height, width), mode="area")
-    depths = F.interpolate(scene.depths[:, None], (height, width), mode="nearest")[:, 0]
-    references = scene.cameras.resized(width, height)
-    cameras = cameras.to(references.viewmats.device)
-    return (
-        torch.cat([frames.to(images), images]),
-        torch.cat([warped.depths * warped.masks, depths]).to(images),
-        Cameras.cat([cameras, references]),
-    )
+
+    scene: SceneEstimate
+    cameras: Cameras
+    warped: Conditioning
+    frames: Tensor
+
+    def with_references(self) -> tuple[Tensor, Tensor, Cameras]:
+        """Frames, then photographs, as one batch at the frames' size: images, depths [T + V, H, W], cameras.
+
+        A generated frame's depth is that of its conditioning: its camera is the asked one by construction, and where
+        the warp has no surface there is none to check.
+        """
+        height, width = self.frames.shape[-2:]
+        images = F.interpolate(self.scene.images, (height, width), mode="area")
+        depths = F.interpolate(self.scene.depths[:, None], (height, width), mode="nearest")[:, 0]
+        cameras = self.cameras.to(images.device)
+        return (
+            torch.cat([self.frames.to(images), images]),
+            torch.cat([self.warped.depths * self.warped.masks, depths]).to(images),
+            Cameras.cat([cameras, self.scene.cameras.resized(width, height)]),
+        )
 
 
-def fuse(
-    scene: SceneEstimate, frames: Tensor, warped: Conditioning, cameras: Cameras, on_progress: OnProgress
-) -> FusedCloud:
+def fuse(made: Generated, on_progress: OnProgress) -> FusedCloud:
     """The global point cloud of frames and references (Eq. 6)."""
-    views = views_for_fusion(scene, frames, warped, cameras)
-    return fuse_views(*views, scale=scene.scale, on_progress=on_progress)
+    return fuse_views(*made.with_references(), scale=made.scene.scale, on_progress=on_progress)
 
 
 def cloud_state(cloud: FusedCloud) -> State:
     """The cloud, to be recorded."""
-    return State(
-        {"points": cloud.points, "colors": cloud.colors, "counts": cloud.counts, "needed": torch.tensor(cloud.needed)}
-    )
+    tensors = {"points": cloud.points, "colors": cloud.colors, "counts": cloud.counts}
+    return State(tensors | {"needed": torch.tensor(cloud.needed)})
 
 
 def cloud_from(state: State) -> FusedCloud:
@@ -253,18 +263,10 @@ def structure_images(cloud: FusedCloud, cameras: Cameras) -> Conditioning:
     return render_points(cloud.points, cloud.colors, cameras.to(cloud.points.device))
 
 
-def fit(
-    scene: SceneEstimate,
-    frames: Tensor,
-    warped: Conditioning,
-    cameras: Cameras,
-    cloud: FusedCloud,
-    settings: InferSettings,
-    on_progress: OnProgress,
-) -> State:
+def fit(made: Generated, cloud: FusedCloud, settings: InferSettings, on_progress: OnProgress) -> State:
     """The Gaussian scene (Eqs. 8 to 10) and its renders along the path; the photographs have full weight."""
-    images, depths, views = views_for_fusion(scene, frames, warped, cameras)
-    T = len(frames)
+    images, depths, views = made.with_references()
+    T = len(made.frames)
     pixel = cloud.pixel_confidence.float().clone()
     # A photograph is evidence wherever it has a pixel, consistent with others or not.
     pixel[T:] = (images[T:].sum(dim=1) > 0).to(pixel)

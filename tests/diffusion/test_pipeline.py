@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from cus.diffusion import CloseUpShotPipeline, NoiseSchedule, PromptEmbeddings
 from cus.errors import InputError
@@ -165,3 +166,14 @@ def test_shapes_that_do_not_belong_together_are_refused(pipeline) -> None:
         pipeline(pictures(1), pictures(3), pictures(2))
     with pytest.raises(ValueError, match="conditioning"):
         pipeline(pictures(1), pictures(3)[:, :2])
+
+
+def test_weights_with_a_gap_are_refused_instead_of_filled_at_random(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "model")
+    file = next((tmp_path / "model" / "unet").glob("*.safetensors"))
+    tensors = load_file(file)
+    name = sorted(tensors)[0]
+    tensors["another.name"] = tensors.pop(name)
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(InputError, match=name):
+        CloseUpShotPipeline.from_pretrained(tmp_path / "model")
