@@ -81,18 +81,27 @@ def project(
         Ks: [C, 3, 3] pixels, without skew.
         options: Size and limits.
     """
-    rotations, translations = viewmats[:, None, :3, :3], viewmats[:, None, :3, 3]
-    camera_means = (rotations @ means[None, :, :, None]).squeeze(-1) + translations
+    rotations, translations = viewmats[:, :3, :3], viewmats[:, None, :3, 3]
+    camera_means = means @ rotations.transpose(1, 2) + translations  # [C, N, 3]
     depths = camera_means[..., 2]
     visible = (depths >= options.near_plane) & (depths <= options.far_plane)
     # Culled Gaussians take part in the arithmetic at depth 1, so that no division spoils the gradients of the rest.
     z = torch.where(visible, depths, torch.ones_like(depths))
-    means2d = camera_means[..., :2] / z[..., None] * Ks[:, None, (0, 1), (0, 1)] + Ks[:, None, :2, 2]
+    slopes = camera_means[..., :2] / z[..., None]
+    focals = Ks[:, None, (0, 1), (0, 1)]  # [C, 1, 2]
+    means2d = slopes * focals + Ks[:, None, :2, 2]
 
-    half_axes = rotmat_from_quat(quats) * scales[:, None, :]  # world covariance = half_axes half_axes^T
-    jacobians = _jacobians(camera_means, z, Ks, options) @ rotations
-    factors = jacobians @ half_axes  # [C, N, 2, 3]
-    row_x, row_y = factors[..., 0, :], factors[..., 1, :]
+    # Rows of Jacobian @ rotation @ half axes, where the world covariance is half_axes half_axes^T.
+    half_axes = rotmat_from_quat(quats) * scales[:, None, :]
+    slopes = _limited(slopes, Ks, options)
+    rows = []
+    for axis in range(2):
+        gradient = rotations[:, None, axis] - slopes[..., axis, None] * rotations[:, None, 2]
+        gradient = (
+            gradient * (focals[..., axis] / z)[..., None]
+        )  # of the pixel coordinate, in the world point [C, N, 3]
+        rows.append((gradient[..., None] * half_axes).sum(dim=-2))
+    row_x, row_y = rows
     xx, xy, yy = (row_x * row_x).sum(-1), (row_x * row_y).sum(-1), (row_y * row_y).sum(-1)
     # Cauchy-Binet: a sum of squares, where xx yy - xy^2 would lose most digits for long thin Gaussians.
     sharp_determinant = torch.linalg.cross(row_x, row_y).square().sum(-1)
@@ -110,19 +119,12 @@ def project(
     return Projection(means2d, depths, conics, seen_opacities, radii)
 
 
-def _jacobians(camera_means: Tensor, z: Tensor, Ks: Tensor, options: ProjectionOptions) -> Tensor:
-    """Derivative of the pixel in the camera-space point [C, N, 2, 3]."""
-    focals = Ks[:, None, (0, 1), (0, 1)]  # [C, 1, 2]
-    centers = Ks[:, None, :2, 2]
+def _limited(slopes: Tensor, Ks: Tensor, options: ProjectionOptions) -> Tensor:
+    """Where the Jacobian is taken [C, N, 2]: x / z and y / z, but not far outside the image."""
+    focals, centers = Ks[:, None, (0, 1), (0, 1)], Ks[:, None, :2, 2]
     size = torch.tensor([options.width, options.height], dtype=Ks.dtype, device=Ks.device)
     margin = _FRUSTUM_MARGIN * 0.5 * size / focals
-    slopes = camera_means[..., :2] / z[..., None]
-    slopes = torch.minimum(torch.maximum(slopes, -centers / focals - margin), (size - centers) / focals + margin)
-    scaled = focals / z[..., None]
-    zeros = torch.zeros_like(z)
-    top = torch.stack([scaled[..., 0], zeros, -scaled[..., 0] * slopes[..., 0]], dim=-1)
-    bottom = torch.stack([zeros, scaled[..., 1], -scaled[..., 1] * slopes[..., 1]], dim=-1)
-    return torch.stack([top, bottom], dim=-2)
+    return torch.minimum(torch.maximum(slopes, -centers / focals - margin), (size - centers) / focals + margin)
 
 
 @torch.no_grad()
