@@ -61,7 +61,7 @@ def continue_smoothly(values: Tensor, known: Tensor) -> Tensor:
         mean = values[known].mean()
         return torch.where(known, values, mean)
     weight = known.to(values)[None, None]
-    size = [(side + 1) // 2 for side in values.shape]
+    size = ((values.shape[0] + 1) // 2, (values.shape[1] + 1) // 2)
     share = F.adaptive_avg_pool2d(weight, size)
     coarse = F.adaptive_avg_pool2d(values[None, None] * weight, size) / share.clamp(min=1e-6)
     coarse = continue_smoothly(coarse[0, 0], share[0, 0] > 0)

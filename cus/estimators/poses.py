@@ -16,6 +16,7 @@ from cus.estimators.sfm import Intrinsics, Observations
 from cus.estimators.structure import Structure, error_threshold, triangulate, truncated_cost
 
 LONGEST_SIDE = 1024  # SIFT works on at most this size
+LOSS_SCALE = 0.3  # pixels; about what the places of features are off, so that false matches do not pull
 MIN_PARALLAX = 0.75  # pixels, twice what the places of features are off
 MAX_TRIAL_TRACKS = 2000  # enough to tell focal lengths apart
 DEFAULT_FACTOR = 1.2
@@ -135,7 +136,7 @@ def chain(
                 points,
                 tracks[good],
                 refine_focals=refine and len(viewmats) > 2,
-                loss_scale=threshold / 2,
+                loss_scale=LOSS_SCALE,
             )
         if len(viewmats) == views:
             break

@@ -63,8 +63,8 @@ class SceneEstimate:
             confidence = self.confidences[view][known]
             if confidence.numel() == 0:
                 continue
-            rank = max(int((1.0 - RELIABLE_FRACTION) * confidence.numel()), 1)
-            threshold = torch.kthvalue(confidence, rank).values
+            dropped = round((1.0 - RELIABLE_FRACTION) * confidence.numel())
+            threshold = torch.kthvalue(confidence, min(dropped + 1, confidence.numel())).values
             # At or above, so that a map of equal confidences keeps all of its pixels.
             mask[view] = known & (self.confidences[view] >= threshold)
         return mask

@@ -80,7 +80,7 @@ def extract_features(gray: np.ndarray, max_features: int = 6000) -> Features:
         extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
         keypoints, descriptors = extractor.extract_from_float32_array(np.ascontiguousarray(gray, dtype=np.float32))
     pixels = pycolmap.keypoints_to_matrix(keypoints)[:, :2].astype(np.float64).reshape(-1, 2)
-    vectors = torch.from_numpy(np.asarray(descriptors.data, dtype=np.float32).reshape(len(pixels), -1))
+    vectors = torch.from_numpy(np.asarray(descriptors.data, dtype=np.float32).reshape(len(pixels), 128))
     return Features(pixels, torch.nn.functional.normalize(vectors, dim=1))
 
 
