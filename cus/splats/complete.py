@@ -24,6 +24,7 @@ def complete_cloud(
     images: Tensor,
     cameras: Cameras,
     depths: Tensor | None = None,
+    usable: Tensor | None = None,
     priorities: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Add the pixels that no point covers, view after view.
@@ -35,6 +36,7 @@ def complete_cloud(
         cameras: M views.
         depths: z-depths [M, H, W], 0 = none. Pixels without a depth take that of the nearest pixel that has one (from
             the cloud or the depths): a guess that the fit can move, better than a hole.
+        usable: Pixels that may become points [M, H, W] bool, e.g. no padding of a smaller photograph; default all.
         priorities: Views with larger values go first [M]; ties, and None, in the order given.
 
     Returns:
@@ -44,6 +46,8 @@ def complete_cloud(
     for i in order:
         depth = None if depths is None else depths[i]
         empty, filled = _empty_pixels(points, cameras[i], depth)
+        if usable is not None:
+            empty = empty & usable[i]
         if not bool(empty.any()) or not bool((filled > 0).any()):
             continue
         added = cameras[i].backproject(filled[None])[0][empty]

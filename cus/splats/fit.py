@@ -114,8 +114,9 @@ def fit_gaussians(
     """Fit 3D Gaussians to images under known cameras.
 
     The loss of an image is W_image * ((1 - lambda) mean(W_pixel |render - image|) + lambda (1 - SSIM)) (Eq. 10, with L1
-    averaged over pixels and channels). A pixel with confidence exactly 0 counts in neither term: under the SSIM window
-    the render stands in for it. On a CPU the same seed gives the same result.
+    averaged over pixels and channels). A pixel with confidence exactly 0 (no picture there, or nothing to believe)
+    counts in neither term, since under the SSIM window the render stands in for it, and no point starts from it. On a
+    CPU the same seed gives the same result.
 
     Args:
         images: [M, 3, H, W] in [0, 1], H and W at least 16.
@@ -139,7 +140,7 @@ def fit_gaussians(
     pixel_weights = torch.ones_like(images[:, 0]) if pixel_confidence is None else pixel_confidence
     image_weights = images.new_ones(len(images)) if image_confidence is None else image_confidence
     _check(images, cameras, pixel_weights, image_weights, depths)
-    start = _start(images, cameras, points, image_weights, depths, config)
+    start = _start(_Views(images, cameras, pixel_weights), points, image_weights, depths, config)
     parameters = Parameters(start, config.rates, config.max_stretch)
     generator = torch.Generator().manual_seed(seed)
     fine = _shrunk(_Views(images, cameras, pixel_weights), config.max_pixels)
@@ -183,13 +184,9 @@ def _loss(
 
 
 def _start(
-    images: Tensor,
-    cameras: Cameras,
-    points: Tensor | ColoredCloud,
-    image_weights: Tensor,
-    depths: Tensor | None,
-    config: FitConfig,
+    views: _Views, points: Tensor | ColoredCloud, image_weights: Tensor, depths: Tensor | None, config: FitConfig
 ) -> Gaussians:
+    images, cameras = views.images, views.cameras
     if isinstance(points, Tensor):
         positions, colors = points, colors_of_points(points, images, cameras)
     else:
@@ -200,7 +197,8 @@ def _start(
         raise InputError("the point cloud has values that are NaN or infinite")
     positions, colors = positions.to(images), colors.to(images)
     if config.fill_holes:
-        positions, colors = complete_cloud(positions, colors, images, cameras, depths, image_weights)
+        usable = views.pixel_weights * image_weights[:, None, None] > 0
+        positions, colors = complete_cloud(positions, colors, images, cameras, depths, usable, image_weights)
     if len(positions) < 4:
         raise InputError(
             f"only {len(positions)} points to start the Gaussians from: the views agree on nothing; "

@@ -109,6 +109,18 @@ def test_filling_adds_only_what_no_point_covers() -> None:
     assert len(again) == len(filled)
 
 
+def test_unusable_pixels_and_unknown_depths_are_told_apart() -> None:
+    """The left half has no depth and takes that of the right; the top rows are padding and become no points."""
+    depths = torch.full((1, 48, 64), 2.0)
+    depths[:, :, :32] = 0
+    usable = torch.ones(1, 48, 64, dtype=torch.bool)
+    usable[:, :8] = False
+    nothing = torch.empty(0, 3)
+    filled, _ = complete_cloud(nothing, nothing, torch.rand(1, 3, 48, 64), camera(), depths, usable)
+    assert len(filled) == 40 * 64
+    torch.testing.assert_close(filled[:, 2], torch.full((len(filled),), 2.0))
+
+
 def test_points_behind_a_known_depth_do_not_cover_it() -> None:
     views = camera()
     far = views.backproject(torch.full((1, 48, 64), 4.0)).reshape(-1, 3)
