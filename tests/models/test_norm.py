@@ -32,6 +32,19 @@ def test_gradient_matches_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda x, w, b: nn.functional.silu(norm(x)), (x, norm.weight, norm.bias), atol=1e-4)
 
 
+@pytest.mark.parametrize("mean", [0.0, 0.01, 0.2, 3.0])
+def test_gradients_in_bfloat16_are_exact_to_its_rounding(mean: float) -> None:
+    torch.manual_seed(0)
+    norm = GroupNorm(4, 16)
+    x = (mean + torch.randn(1, 16, 32, 48)).to(torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_()
+    dy = 0.3 + torch.randn(x.shape)
+    gradients = torch.autograd.grad(norm(x), (x, norm.weight, norm.bias), dy.to(torch.bfloat16))
+    exact_x = x.detach().double().requires_grad_()
+    exact = torch.autograd.grad(norm.double()(exact_x), (exact_x, norm.weight, norm.bias), dy.double())
+    for mine, expected in zip(gradients, exact, strict=True):
+        assert (mine.double() - expected).norm() / expected.norm() < 0.01
+
+
 def test_replacing_keeps_parameters_and_names() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sequential(nn.GroupNorm(4, 8, eps=1e-3)))
     before = dict(model.named_parameters())
