@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-ROW = 512  # numbers, at least, in what a loop runs along
+ROW = 512  # numbers in a row that a loop runs along
 
 
 class GroupNorm(nn.GroupNorm):
