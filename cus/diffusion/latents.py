@@ -20,7 +20,7 @@ def encode(vae: Autoencoder, images: Tensor, generator: torch.Generator | None =
     """
     latents = []
     for part in images.split(chunk):
-        posterior = vae.encode(to_model_range(part)).latent_dist
+        posterior = vae.encode(to_model_range(part).to(vae.dtype)).latent_dist
         latent = posterior.mean
         if generator is not None:
             noise = torch.randn(latent.shape, generator=generator, device=generator.device)
@@ -43,10 +43,10 @@ def decode(
     frames = []
     for start in range(0, len(latents), chunk):
         part = slice(start, start + chunk)
-        scaled = latents[part] / vae.config.scaling_factor
+        scaled = (latents[part] / vae.config.scaling_factor).to(vae.dtype)
         features = None
         if conditioning is not None and vae.skip_convs is not None:
-            features = vae.skip_features(to_model_range(conditioning[part]))
+            features = vae.skip_features(to_model_range(conditioning[part]).to(vae.dtype))
         decoded = vae.decode(scaled, skip_features=features).sample
         frames.append(decoded.float() / 2 + 0.5)
         if on_progress is not None:

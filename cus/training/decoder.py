@@ -55,16 +55,20 @@ def with_skips(vae: Autoencoder) -> Autoencoder:
 
 
 class SkipDecoding(nn.Module):
-    """Decode latents with the features of conditioning images."""
+    """Decode latents with the features of conditioning images, as the pipeline does."""
 
-    def __init__(self, vae: Autoencoder) -> None:
+    def __init__(self, vae: Autoencoder, residual: bool) -> None:
         super().__init__()
-        self.vae = vae
+        self.vae, self.residual = vae, residual
 
     def forward(self, latents: Tensor, conditioning: Tensor) -> Tensor:
         """Latents [N, C, h, w] (unscaled) and images [N, 3, H, W] in [-1, 1] -> images alike."""
-        features = self.vae.skip_features(conditioning)
-        return self.vae.decode(latents, skip_features=features).sample  # pyright: ignore[reportAttributeAccessIssue]
+        posterior, features = self.vae.encode_with_features(conditioning)
+        decoded = self.vae.decode(latents, skip_features=features).sample  # pyright: ignore
+        if not self.residual:
+            return decoded
+        before = self.vae.decode(posterior.mean, skip_features=features).sample  # pyright: ignore
+        return conditioning + decoded - before
 
 
 class DecoderStage:
@@ -80,7 +84,7 @@ class DecoderStage:
         for part in (self.vae.decoder, self.vae.post_quant_conv, self.vae.skip_convs):
             if part is not None:
                 part.requires_grad_(True)
-        self.module = SkipDecoding(self.vae)
+        self.module = SkipDecoding(self.vae, residual=bool(self.pipeline.sampling.residual_scale))
         self.clips = [load_clip(path) for path in clip_paths(Path(config.held_out))[:6]] if config.held_out else []
 
     def dataset(self) -> GeneratedCrops:
