@@ -168,6 +168,7 @@ def test_large_images_are_shrunk_for_the_fit(truth) -> None:
     [
         ({"images": torch.zeros(3, 3, 32, 48)}, ValueError, "expected images"),
         ({"pixel_confidence": torch.ones(4, 32, 47)}, ValueError, "pixel_confidence must have shape"),
+        ({"pixel_confidence": torch.full((4, 32, 48), 255.0)}, ValueError, "at most 1"),
         ({"image_confidence": -torch.ones(4)}, ValueError, "must not be negative"),
         ({"images": torch.full((4, 3, 32, 48), torch.nan)}, InputError, "NaN"),
         ({"image_confidence": torch.zeros(4)}, InputError, "every confidence is 0"),
