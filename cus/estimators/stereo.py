@@ -28,6 +28,7 @@ from cus.estimators.structure import Structure
 from cus.estimators.upsampling import enlarge
 
 Progress = Callable[[int, int], None]
+POSE_STEPS = 4  # what finding the cameras takes, in units of one sweep
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,20 @@ def estimate_stereo(
     """`estimate_scene` by feature matching and plane sweeps; arguments, result and errors as there."""
     check_arguments(images, cameras, valid, focals)
     settings = settings or StereoSettings()
-    steps = 1 + 2 * len(images)
+    steps = POSE_STEPS + 2 * len(images)
     report = on_progress or (lambda done, total: None)
     _refuse_blank(images, valid)
     if cameras is None:
-        structure = poses.estimate_poses(images, focals, valid)
+        structure = poses.estimate_poses(
+            images, focals, valid, lambda done, total: report(POSE_STEPS * done // total, steps)
+        )
         known = poses.cameras_of(structure, images)
     else:
         structure = poses.structure_of(images, cameras, valid)
         known = cameras
-    report(1, steps)
+    report(POSE_STEPS, steps)
     inverse, confidences = sweep_views(
-        images, known, valid, structure, settings, on_progress=lambda done, _: report(1 + done, steps)
+        images, known, valid, structure, settings, on_progress=lambda done, _: report(POSE_STEPS + done, steps)
     )
     depths = torch.where(inverse > 0, 1.0 / inverse.clamp(min=1e-12), torch.zeros_like(inverse))
     scene = SceneEstimate(images, known, depths, confidences, structure.notes)
@@ -199,7 +202,8 @@ def _search_ranges(
             continue
         low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
         margin = 0.08 * (high - low) + 0.02 * high
-        ranges.append((float(max(low - margin, 0.0)), float(high + margin)))
+        # Whatever lies beyond all that was seen (the sky) comes to rest at twice the distance.
+        ranges.append((float(max(low - margin, 0.5 * low)), float(high + margin)))
     return ranges
 
 

@@ -62,6 +62,15 @@ def test_without_cameras_the_first_is_the_identity_and_the_scale_is_one():
     assert seen[-1][0] == seen[-1][1] and [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
+def test_the_same_photos_give_the_same_scene():
+    views = planes.cameras((0.0, 0.6), width=240, height=180, focal=255.0)
+    images, _ = planes.render(views)
+    first, second = (estimate_scene(images) for _ in range(2))
+    assert torch.equal(first.cameras.viewmats, second.cameras.viewmats)
+    assert torch.equal(first.depths, second.depths) and torch.equal(first.confidences, second.confidences)
+    assert "guess" in first.notes[0]
+
+
 def test_large_photos_are_swept_small_and_enlarged():
     views = planes.cameras((0.0, 0.4), width=320, height=240, focal=340.0)
     images, depths = planes.render(views)
