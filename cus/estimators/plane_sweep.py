@@ -65,33 +65,29 @@ class Sweep:
     def between(images: Tensor, cameras: Cameras, reference: int, sources: list[int], valid: Tensor) -> "Sweep":
         """The sweep of view `reference` against the views `sources`; images [V, 3, H, W], valid [V, H, W] bool."""
         gray = grayscale(images)
-        viewmats, Ks = cameras.viewmats.double(), cameras.Ks.double()
+        # Doubles, for the differences of large numbers; on the CPU, because not every device has them.
+        viewmats, Ks = cameras.viewmats.cpu().double(), cameras.Ks.cpu().double()
         relative = viewmats[sources] @ torch.linalg.inv(viewmats[reference])
-        pixels = F.pad(cameras.pixel_centers().double(), (0, 1), value=1.0)
+        pixels = F.pad(cameras.pixel_centers().cpu().double(), (0, 1), value=1.0)
         linear = Ks[sources] @ relative[:, :3, :3] @ torch.linalg.inv(Ks[reference])
-        rays = torch.einsum("sij,hwj->sihw", linear, pixels)
-        shifts = (Ks[sources] @ relative[:, :3, 3:])[..., 0]
+        rays = torch.einsum("sij,hwj->sihw", linear, pixels).float().to(gray.device)
+        shifts = (Ks[sources] @ relative[:, :3, 3:])[..., 0].float().to(gray.device)
         matched = torch.stack([_match_contrast(gray[s], gray[reference]) for s in sources])
-        return Sweep(gray[reference], matched, rays.float(), shifts.float(), valid[reference], valid[sources])
+        return Sweep(gray[reference], matched, rays, shifts, valid[reference], valid[sources])
 
-    def source_pixels(self, source: int, inverse_depth: float) -> tuple[Tensor, Tensor]:
-        """Where points at `inverse_depth` land: (pixels [H, W, 2] float64, in front and inside [H, W] bool)."""
-        x, y, z = self.rays[source].double() + self.shifts[source].double()[:, None, None] * inverse_depth
-        safe = z.clamp(min=1e-6)
-        pixels = torch.stack([x / safe, y / safe], dim=-1)
-        size = pixels.new_tensor([self.gray.shape[1], self.gray.shape[0]])
-        return pixels, (z > 1e-6) & (pixels > 0).all(dim=-1) & (pixels < size).all(dim=-1)
-
-    def displacement_rate(self, inverse_depth: float) -> Tensor:
-        """[S] mean speed in source pixels per unit of inverse depth around `inverse_depth`, over what is seen."""
-        delta = max(1e-3 * inverse_depth, 1e-9)
-        rates = []
-        for source in range(len(self.sources)):
-            here, inside = self.source_pixels(source, inverse_depth)
-            there, _ = self.source_pixels(source, inverse_depth + delta)
-            moved = (there - here).norm(dim=-1)[inside]
-            rates.append(moved.mean() / delta if moved.numel() else moved.new_zeros(()))
-        return torch.stack(rates).float()
+    def displacement_rate(self, inverse_depth: float) -> float:
+        """Mean speed in pixels, per unit of inverse depth, of what the fastest source sees at `inverse_depth`."""
+        height, width = self.gray.shape
+        fastest = 0.0
+        for rays, shift in zip(self.rays, self.shifts, strict=True):
+            x, y, z = rays + shift[:, None, None] * inverse_depth
+            x, y = x / z.clamp(min=1e-6), y / z.clamp(min=1e-6)
+            seen = (z > 1e-6) & (x > 0) & (y > 0) & (x < width) & (y < height)
+            # d(q_xy / q_z) / d rho, with q = u + rho b
+            speed = torch.hypot(shift[0] - x * shift[2], shift[1] - y * shift[2]) / z
+            if bool(seen.any()):
+                fastest = max(fastest, float(speed[seen].mean()))
+        return fastest
 
 
 def grayscale(images: Tensor) -> Tensor:
@@ -103,14 +99,14 @@ def place_planes(sweep: Sweep, low: float, high: float, settings: SweepSettings)
     """[D] inverse depths from `low` to `high`, evenly spaced, neighbours `settings.step` source pixels apart."""
     if not 0 <= low < high:
         raise ValueError(f"expected 0 <= low < high inverse depths, got {low} and {high}")
-    rate = float(sweep.displacement_rate((low + high) / 2).max())
+    rate = sweep.displacement_rate((low + high) / 2)
     count = min(max(int((high - low) * rate / settings.step) + 2, settings.min_planes), settings.max_planes)
     return torch.linspace(low, high, count, device=sweep.gray.device)
 
 
 def plane_spacing(sweep: Sweep, planes: Tensor) -> float:
     """Mean distance of neighbouring planes in pixels of the source that moves most."""
-    return float(sweep.displacement_rate(float(planes[0] + planes[-1]) / 2).max() * (planes[1] - planes[0]))
+    return sweep.displacement_rate(float(planes[0] + planes[-1]) / 2) * float(planes[1] - planes[0])
 
 
 def matching_costs(sweep: Sweep, planes: Tensor, window: int = 5) -> Tensor:

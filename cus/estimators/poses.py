@@ -62,11 +62,11 @@ def structure_of(images: Tensor, cameras: Cameras, valid: Tensor | None = None) 
         InputError: features match between views, but hardly any match fits the given cameras.
     """
     scale = min(1.0, LONGEST_SIDE / max(images.shape[-2:]))
-    intrinsics = [_square(K, cameras.width, cameras.height, view) for view, K in enumerate(cameras.Ks.double())]
+    intrinsics = [_square(K, cameras.width, cameras.height, view) for view, K in enumerate(cameras.Ks.cpu().double())]
     features = detect(images, valid, scale, least=0)
     # Pixels of a camera with square pixels: everything below knows one focal length a view.
     to_square = [
-        i.matrix @ torch.linalg.inv(K).cpu().numpy() for i, K in zip(intrinsics, cameras.Ks.double(), strict=True)
+        i.matrix @ torch.linalg.inv(K).numpy() for i, K in zip(intrinsics, cameras.Ks.cpu().double(), strict=True)
     ]
     features = [
         sfm.Features(np.column_stack([f.pixels / scale, np.ones(len(f.pixels))]) @ m[:2].T, f.descriptors)
@@ -76,7 +76,7 @@ def structure_of(images: Tensor, cameras: Cameras, valid: Tensor | None = None) 
     for a, b in combinations(range(len(features)), 2):
         pairs.append(Pair(a, b, sfm.match_features(features[a], features[b])))
     tracks = build_tracks(features, pairs)
-    viewmats = cameras.viewmats.double().cpu().numpy()
+    viewmats = cameras.viewmats.cpu().double().numpy()
     posed = dict(enumerate(viewmats))
     threshold = error_threshold(intrinsics[0])
     points, good = triangulate(posed, intrinsics, tracks, threshold)

@@ -81,6 +81,8 @@ def estimate_stereo(
     """`estimate_scene` by feature matching and plane sweeps; arguments, result and errors as there."""
     check_arguments(images, cameras, valid, focals)
     settings = settings or StereoSettings()
+    cameras = None if cameras is None else cameras.to(images.device)
+    valid = None if valid is None else valid.to(images.device)
     steps = POSE_STEPS + 2 * len(images)
     report = on_progress or (lambda done, total: None)
     _refuse_blank(images, valid)
@@ -195,7 +197,7 @@ def _search_ranges(
     ranges = []
     for view, state in enumerate(swept):
         sparse = 1.0 / structure.depths_seen_by(view)
-        dense = inverse[view][agree[view]].double().cpu().numpy()
+        dense = inverse[view][agree[view]].cpu().double().numpy()
         bounds = [np.percentile(values, [0.5, 99.5]) for values in (sparse, dense) if len(values) >= 8]
         if not bounds:
             ranges.append((float(state.planes[0]), float(state.planes[-1])))
@@ -213,7 +215,7 @@ def _generous_range(structure: Structure, view: int, sweep: Sweep) -> tuple[floa
         low, high = np.percentile(inverse, [1, 99])
         return float(0.3 * low), float(2.0 * high)
     # Without sparse points: from infinity to a displacement of a third of the picture.
-    rate = float(sweep.displacement_rate(0.0).max())
+    rate = sweep.displacement_rate(0.0)
     if rate <= 0:
         raise InputError("the given cameras see nothing in common; do they belong to these photographs, in this order?")
     return 0.0, 0.33 * sweep.gray.shape[1] / rate
