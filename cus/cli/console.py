@@ -1,5 +1,6 @@
 """What the commands share: progress bars, one-line errors, exit codes."""
 
+import os
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -12,6 +13,9 @@ from cus.errors import InputError
 
 def run_cli(command: Callable[[], None]) -> int:
     """Run a command and turn what went wrong into one line and an exit status."""
+    # Threads that spin while they wait make torch several times slower as soon as another program wants the cores. Read
+    # when the OpenMP runtime starts, that is with the first import of torch, which is below.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         command()

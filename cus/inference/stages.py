@@ -24,6 +24,7 @@ from cus.inference.settings import InferSettings
 from cus.splats import FitConfig, Gaussians, fit_gaussians, image_confidence, render
 
 OnProgress = Callable[[int, int], None]
+LEAST_CONFIDENCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,8 @@ def fit(made: Generated, cloud: FusedCloud, settings: InferSettings, on_progress
     images, depths, views = made.with_references()
     T = len(made.frames)
     pixel = cloud.pixel_confidence.float().clone()
+    # What no other view confirms still counts a little: 0 means to the fit that there is no picture.
+    pixel[:T].clamp_(min=LEAST_CONFIDENCE)
     # A photograph is evidence wherever it has a pixel, consistent with others or not.
     pixel[T:] = (images[T:].sum(dim=1) > 0).to(pixel)
     image = torch.ones(len(views), device=pixel.device)
