@@ -20,12 +20,12 @@ def encode(vae: Autoencoder, images: Tensor, generator: torch.Generator | None =
     """
     latents = []
     for part in images.split(chunk):
-        posterior = vae.encode(to_model_range(part).to(vae.dtype)).latent_dist
+        posterior = vae.encode(to_model_range(part).to(vae.dtype)).latent_dist  # pyright: ignore
         latent = posterior.mean
         if generator is not None:
             noise = torch.randn(latent.shape, generator=generator, device=generator.device)
             latent = latent + posterior.std * noise.to(latent)
-        latents.append(latent.float() * vae.config.scaling_factor)
+        latents.append(latent.float() * vae.config.scaling_factor)  # pyright: ignore[reportAttributeAccessIssue]
     return torch.cat(latents)
 
 
@@ -43,11 +43,11 @@ def decode(
     frames = []
     for start in range(0, len(latents), chunk):
         part = slice(start, start + chunk)
-        scaled = (latents[part] / vae.config.scaling_factor).to(vae.dtype)
+        scaled = (latents[part] / vae.config.scaling_factor).to(vae.dtype)  # pyright: ignore
         features = None
         if conditioning is not None and vae.skip_convs is not None:
             features = vae.skip_features(to_model_range(conditioning[part]).to(vae.dtype))
-        decoded = vae.decode(scaled, skip_features=features).sample
+        decoded = vae.decode(scaled, skip_features=features).sample  # pyright: ignore[reportAttributeAccessIssue]
         frames.append(decoded.float() / 2 + 0.5)
         if on_progress is not None:
             on_progress(min(start + chunk, len(latents)), len(latents))

@@ -37,6 +37,7 @@ class Sampling:
         height: likewise.
         fps: frame rate the network is told.
         residual_scale: see `cus.diffusion.objective.LatentTarget`.
+        second_pass: whether structure guidance is worth a second pass with this checkpoint, as measured after training.
     """
 
     steps: int = 50
@@ -48,6 +49,7 @@ class Sampling:
     height: int = 576
     fps: int = 10
     residual_scale: float = 0.0
+    second_pass: bool = True
 
 
 @dataclass(frozen=True)

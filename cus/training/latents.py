@@ -133,8 +133,8 @@ def _posterior(vae: Autoencoder, images: Tensor, chunk: int = 4) -> Tensor:
     """Scaled mean and standard deviation [T, 2C, h, w], float16, of images [T, 3, H, W] in [0, 1]."""
     parts = []
     for part in images.split(chunk):
-        posterior = vae.encode(to_model_range(part)).latent_dist
-        parts.append(torch.cat([posterior.mean, posterior.std], dim=1).float() * vae.config.scaling_factor)
+        posterior = vae.encode(to_model_range(part)).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+        parts.append(torch.cat([posterior.mean, posterior.std], dim=1).float() * vae.config.scaling_factor)  # pyright: ignore
     return torch.cat(parts).half().cpu().contiguous()
 
 

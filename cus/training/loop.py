@@ -86,8 +86,10 @@ class LoopSettings:
 class Stage(Protocol):
     """What a stage of training adds to the loop."""
 
-    module: nn.Module
-    """Everything that the stage calls in `loss`; what does not require gradients stays as it is."""
+    @property
+    def module(self) -> nn.Module:
+        """Everything that the stage calls in `loss`; what does not require gradients stays as it is."""
+        ...
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Scalar loss of one batch; `module` is `self.module` as wrapped by Accelerate."""
@@ -199,7 +201,7 @@ def _step(
     mean = accelerator.gather(total[None]).mean()  # pyright: ignore[reportAttributeAccessIssue]
     if not torch.isfinite(mean):
         raise FloatingPointError(f"the loss of step {step + 1} is {float(mean)}; lower learning_rate, or precision=no")
-    return float(mean), float(norm)
+    return float(mean), float(norm or 0.0)
 
 
 def _batches(

@@ -29,7 +29,7 @@ class Ema:
         if not self.decay:
             return
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], weight)
+        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], weight)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def applied(self) -> Iterator[None]:

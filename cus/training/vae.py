@@ -79,7 +79,7 @@ CONSTANT = 2.0
 
 @torch.no_grad()
 def start_as_subsampling_(vae: Autoencoder) -> None:
-    """Make a new two-level VAE take every second pixel and the lightness of its three neighbours, and give the pixel back.
+    """Make a new two-level VAE keep every second pixel and the lightness of its three neighbours.
 
     From random weights a small VAE first learns grey pictures, and stays there for long. This start is nearly linear: a
     signal and its negative pass `silu(s) - silu(-s) = s`, and a constant beside them in their group of channels keeps
@@ -95,8 +95,12 @@ def start_as_subsampling_(vae: Autoencoder) -> None:
     for part in vae.modules():
         if isinstance(part, ResnetBlock2D):
             nn.init.zeros_(part.conv2.weight)
+            assert part.conv2.bias is not None
             nn.init.zeros_(part.conv2.bias)
-    encoder, decoder = vae.encoder, vae.decoder
+    # diffusers types its blocks as plain modules.
+    encoder: Any = vae.encoder
+    decoder: Any = vae.decoder
+    quant: Any = vae.quant_conv
     # Slots of two channels, a signal and its negative: R, G, B, constant, then three lightnesses, constant.
     signals, constants = (0, 1, 2, 4, 5, 6), (3, 7)
     _clear(encoder.conv_in, 16)
@@ -110,9 +114,9 @@ def start_as_subsampling_(vae: Autoencoder) -> None:
     for latent, slot in enumerate(signals):
         encoder.conv_out.weight[latent, 2 * slot, 1, 1] = 1
         encoder.conv_out.weight[latent, 2 * slot + 1, 1, 1] = -1
-    _pass_on(vae.quant_conv, 16)
-    vae.quant_conv.weight[8:] = 0
-    vae.quant_conv.bias[8:] = -6
+    _pass_on(quant, 16)
+    quant.weight[8:] = 0
+    quant.bias[8:] = -6
     _pass_on(vae.post_quant_conv, 8)
     _clear(decoder.conv_in, 16)
     for latent, slot in enumerate(signals):
@@ -138,7 +142,7 @@ def _clear(convolution: nn.Conv2d, rows: int) -> None:
 
 
 def _set_pair(weights: Tensor, slot: int, mix: Tensor) -> None:
-    """Outputs 2 slot and 2 slot + 1 of one tap's weights [out, in] become `mix` [in] of the inputs, and its negative."""
+    """Outputs 2 slot and 2 slot + 1 of one tap's weights [out, in] become `mix` [in], and its negative."""
     weights[2 * slot] = mix
     weights[2 * slot + 1] = -mix
 
