@@ -66,7 +66,8 @@ def main() -> None:
             pipeline = CloseUpShotPipeline.from_pretrained(settings.pipeline).to(device)
             cache_generated(clips, out, pipeline, share, report)
         else:
-            vae = Autoencoder.from_pretrained(settings.vae).to(device)
+            vae = Autoencoder.from_pretrained(settings.vae)
+            vae.to(device)  # pyright: ignore[reportArgumentType]
             cache_latents(clips, out, vae, settings.reference_size, share, report)
 
 

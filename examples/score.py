@@ -3,7 +3,8 @@
     cus-infer --views examples/courtyard/a.jpg examples/courtyard/b.jpg && python examples/score.py out
 
 The last frame of the run (zoom x4) is compared with `courtyard/close_zoom4.jpg`, shrunk by area to the frame's size:
-PSNR and SSIM of the conditioning image, of its best Gaussian blur, of the generated frame and of the Gaussian scene's render.
+PSNR and SSIM of the conditioning image, of its best Gaussian blur, of the generated frame and of the render of the
+Gaussian scene.
 """
 
 import sys

@@ -134,7 +134,9 @@ def _add_model(group: "argparse._ArgumentGroup") -> None:
         help="classifier-free guidance scale; 1 is off and twice as fast (default: the model's)",
     )
     group.add_argument(
-        "--no-structure", action="store_true", help="one pass only, without guidance by the global point cloud"
+        "--structure",
+        action=argparse.BooleanOptionalAction,
+        help="a second pass, guided by the global point cloud of the first (default: the model's, off for mini)",
     )
     group.add_argument(
         "--no-suppression", action="store_true", help="keep background points that leak through sparse foregrounds"

@@ -15,7 +15,8 @@ _LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01
 
 def random_texture(rng: np.random.Generator) -> np.ndarray:
     """A bitmap [SIZE, SIZE, 3] float32 in [0, 1]."""
-    draw = rng.choice([_leaves, _leaves, _leaves, _bricks, _rules, _lettering, _plain])
+    kinds = (_leaves, _leaves, _leaves, _bricks, _rules, _lettering, _plain)
+    draw = kinds[int(rng.integers(len(kinds)))]
     image = draw(rng)
     grain = fractal_noise(rng, float(rng.uniform(0.6, 1.6)))
     shade = fractal_noise(rng, float(rng.uniform(1.5, 2.5)))

@@ -56,6 +56,7 @@ class Run:
         self.defaults = stages.model_defaults(settings)
         self.frames = settings.frames or self.defaults.frames
         self.size = settings.size or max(self.defaults.width, self.defaults.height)
+        self.structure = self.defaults.second_pass if settings.structure is None else settings.structure
         self.folder = RunFolder(settings.out)
         self.folder.prepare(resume=resume, overwrite=overwrite)
         self.results = Results(inputs, stages.read(inputs, settings))
@@ -66,7 +67,7 @@ class Run:
         settings = self.settings
         if settings.conditioning_only:
             return ["scene", "conditioning"]
-        passes = ["coarse", "structure", "frames"] if settings.structure else ["frames"]
+        passes = ["coarse", "structure", "frames"] if self.structure else ["frames"]
         return ["scene", "conditioning", *passes, "cloud", *(["splat"] if settings.splat else [])]
 
     def missing(self) -> list[str]:
@@ -159,7 +160,7 @@ class Run:
 
     def _frames(self) -> None:
         results = self.results
-        if self.settings.structure:
+        if self.structure:
             results.frames = self._pass("frames", known(results.structure).images, [self.keys["structure"]])
         else:
             results.frames = self._pass("frames", None, [self.keys["conditioning"]])
@@ -209,6 +210,7 @@ class Run:
             "frames": self.frames,
             "size": self.size,
             "zoom": settings.end_zoom(),
+            "structure": self.structure,
             "steps": settings.steps or self.defaults.steps,
             "guidance": self.defaults.guidance if settings.guidance is None else settings.guidance,
             "device": str(settings.torch_device()),

@@ -37,7 +37,7 @@ class InferSettings:
         fov: horizontal field of view of the photographs in degrees, over EXIF's; or None.
         estimator: "auto" or the name of an estimator.
         suppress_background: whether leaked background points are removed (Section III-C).
-        structure: whether a second pass is guided by the global point cloud (Section III-D).
+        structure: whether a second pass is guided by the global point cloud (Section III-D); None takes the model's.
         steps: sampling steps; None takes the model's.
         guidance: classifier-free guidance scale; None takes the model's.
         seed: of every random draw.
@@ -63,7 +63,7 @@ class InferSettings:
     fov: float | None = None
     estimator: str = "auto"
     suppress_background: bool = True
-    structure: bool = True
+    structure: bool | None = None
     steps: int | None = None
     guidance: float | None = None
     seed: int = 0

@@ -19,7 +19,19 @@ from tests.conftest import ROOT
 EXAMPLE = ROOT / "examples" / "courtyard"
 VIEWS = [str(EXAMPLE / "a.jpg"), str(EXAMPLE / "b.jpg")]
 CAMERA_FIELDS = ("w", "h", "fl_x", "fl_y", "cx", "cy", "transform_matrix")
-SMALL = ["--photo-size", "384", "--size", "96", "--frames", "5", "--steps", "2", "--splat-iterations", "8"]
+SMALL = [
+    "--structure",
+    "--photo-size",
+    "384",
+    "--size",
+    "96",
+    "--frames",
+    "5",
+    "--steps",
+    "2",
+    "--splat-iterations",
+    "8",
+]
 
 
 class Silent:
