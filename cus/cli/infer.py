@@ -190,7 +190,6 @@ def settings_from(arguments: argparse.Namespace) -> "InferSettings":
     # Switches say what to leave out, settings what to do; the rest have the same names.
     for switch, setting in (
         ("no_suppression", "suppress_background"),
-        ("no_structure", "structure"),
         ("no_splat", "splat"),
     ):
         options[setting] = not options.pop(switch)
