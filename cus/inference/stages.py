@@ -81,6 +81,8 @@ def load_model(settings: InferSettings) -> CloseUpShotPipeline:
     """The checkpoint on the run's device. Raises InputError where it cannot be loaded."""
     # The library's own bar would break into the stages' bars.
     logging.disable_progress_bar()
+    # Its warnings speak of configuration defaults; what is wrong with weights is refused by `from_pretrained`.
+    logging.set_verbosity_error()
     return CloseUpShotPipeline.from_pretrained(settings.model).to(settings.torch_device())
 
 
