@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import inspect
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +37,16 @@ def resolve(kind: type[T], path: Path | str | None, overrides: list[str]) -> T:
     resolved = OmegaConf.to_object(config)
     assert isinstance(resolved, kind)
     return resolved
+
+
+def construct(kind: type[T], arguments: dict[str, Any], setting: str) -> T:
+    """`kind(**arguments)` for free-form settings. Raises InputError, with the nearest name, for an unknown one."""
+    known = inspect.signature(kind.__init__).parameters
+    for name in arguments:
+        if name not in known:
+            near = difflib.get_close_matches(name, [key for key in known if key != "self"], n=1, cutoff=0)
+            raise InputError(f"unknown setting {setting}.{name}; did you mean {setting}.{near[0]}?")
+    return kind(**arguments)
 
 
 def save(config: Any, path: Path) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from cus.datasets.clips import item_seed
+from cus.errors import InputError
 from cus.training.state import Checkpoints, Ema
 from cus.training.tracking import Tracker
 
@@ -40,7 +41,7 @@ class LoopSettings:
         beta2: second-moment decay of AdamW.
         clip_norm: largest gradient norm; 0 does not clip.
         ema_decay: of the averaged weights that are exported; 0 exports the last ones.
-        precision: "no" (float32), "bf16" or "fp16" autocast.
+        precision: "float32", or "bf16" or "fp16" autocast.
         seed: of everything drawn.
         workers: loader processes.
         save_every: steps between checkpoints.
@@ -124,7 +125,7 @@ def train(
         The number of steps done in all.
     """
     accelerator = Accelerator(
-        mixed_precision=settings.precision,
+        mixed_precision=_mixed_precision(settings.precision),
         gradient_accumulation_steps=settings.accumulate,
         step_scheduler_with_optimizer=False,
     )
@@ -172,6 +173,14 @@ def train(
     return done
 
 
+def _mixed_precision(precision: str) -> str:
+    """Accelerate's name. Ours is not "no", which YAML reads as false."""
+    names = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
+    if precision not in names:
+        raise InputError(f"loop.precision must be one of {', '.join(names)}, got {precision!r}")
+    return names[precision]
+
+
 def _step(
     stage: Stage,
     module: nn.Module,
@@ -200,7 +209,7 @@ def _step(
             total += loss.detach() / settings.accumulate
     mean = accelerator.gather(total[None]).mean()  # pyright: ignore[reportAttributeAccessIssue]
     if not torch.isfinite(mean):
-        raise FloatingPointError(f"the loss of step {step + 1} is {float(mean)}; lower learning_rate, or precision=no")
+        raise FloatingPointError(f"the loss of step {step + 1} is {float(mean)}; try a lower loop.learning_rate")
     return float(mean), float(norm or 0.0)
 
 
@@ -218,6 +227,8 @@ def _batches(
         batch_sampler=batch_indices,  # pyright: ignore[reportArgumentType]
         num_workers=settings.workers,
         pin_memory=accelerator.device.type == "cuda",
+        # Its own, or starting the loader would draw from the global state that drop-out resumes from.
+        generator=torch.Generator(),
     )
     return iter(loader)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from accelerate.utils import set_seed
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cus.errors import InputError
@@ -25,6 +26,8 @@ def run(kind: type[Config], act: Callable[[Config, Callable[[int, int], None]], 
             raise InputError(f"expected at most one config file, got {' '.join(files)}")
         config = configs.resolve(kind, files[0] if files else None, [a for a in arguments if "=" in a])
         configs.save(config, Path(config.out) / "config.yaml")  # pyright: ignore[reportAttributeAccessIssue]
+        # Before the model is built: the same seed must give the same first weights.
+        set_seed(config.loop.seed)  # pyright: ignore[reportAttributeAccessIssue]
         columns = (TextColumn("steps"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns) as progress:
             task = progress.add_task("steps", total=None)

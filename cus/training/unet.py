@@ -16,6 +16,7 @@ from cus.models.autoencoder import Autoencoder
 from cus.models.clip import ImageEncoder
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
+from cus.training.config import construct
 from cus.training.latents import LatentCrops
 from cus.training.loop import LoopSettings
 from cus.training.pictures import box_blurred, psnr, save_grid
@@ -79,15 +80,15 @@ def build(config: UNetConfig) -> CloseUpShotPipeline:
         return CloseUpShotPipeline.from_pretrained(config.init, sampling=asdict(config.sampling))
     if not Path(config.model.vae).is_dir() or not config.model.vae:
         raise InputError(f"no autoencoder at {config.model.vae!r}: set init=, or model.vae= (see train/vae.py)")
-    unet = UNet(**config.model.unet)
+    unet = construct(UNet, config.model.unet, "model.unet")
     options = unet.config
     return CloseUpShotPipeline(
         unet=unet,
         vae=Autoencoder.from_pretrained(config.model.vae),
-        image_encoder=ImageEncoder(**config.model.image_encoder),
-        image_projector=ImageProjector(**config.model.image_projector),
+        image_encoder=construct(ImageEncoder, config.model.image_encoder, "model.image_encoder"),
+        image_projector=construct(ImageProjector, config.model.image_projector, "model.image_projector"),
         prompt=PromptEmbeddings(options.text_tokens, options.context_dim),  # pyright: ignore[reportAttributeAccessIssue]
-        scheduler=NoiseSchedule(**config.model.schedule),
+        scheduler=construct(NoiseSchedule, config.model.schedule, "model.schedule"),
         sampling=asdict(config.sampling),
     )
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cus.datasets.clips import ClipCrops
 from cus.models.autoencoder import Autoencoder
+from cus.training.config import construct
 from cus.training.loop import LoopSettings
 from cus.training.pictures import psnr, save_grid
 
@@ -167,7 +168,7 @@ class VaeStage:
 
     def __init__(self, config: VaeConfig) -> None:
         self.config = config
-        self.vae = Autoencoder(**config.model)
+        self.vae = construct(Autoencoder, config.model, "model")
         if config.start == "subsampling":
             start_as_subsampling_(self.vae)
         self.module = Reconstruction(self.vae)

@@ -17,8 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VAE = [
     "model.latent_channels=4",
     "model.block_out_channels=[8,8]",
-    "model.down_block_types=[DownEncoderBlock2D,DownEncoderBlock2D]",
-    "model.up_block_types=[UpDecoderBlock2D,UpDecoderBlock2D]",
+    "model.layers_per_block=1",
     "model.norm_num_groups=4",
     "model.mid_block_add_attention=false",
 ]
@@ -69,7 +68,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vae(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A VAE trained for two steps."""
     out = tmp_path_factory.mktemp("vae")
-    loop = ["loop.steps=2", "loop.batch=1", "loop.workers=0", "loop.precision=no", "loop.save_every=2"]
+    loop = ["loop.steps=2", "loop.batch=1", "loop.workers=0", "loop.precision=float32", "loop.save_every=2"]
     run("train/vae.py", f"out={out}", f"clips={clips}", f"held_out={clips}", "crop=[8,8]", *VAE, *loop)
     return out / "export"
 
@@ -96,7 +95,7 @@ def unet_arguments(out: Path, latents: Path, vae: Path, *more: str) -> list[str]
         *UNET,
         "loop.steps=4",
         "loop.workers=1",
-        "loop.precision=no",
+        "loop.precision=float32",
         "loop.ema_decay=0.9",
         "loop.log_every=1",
         *more,
@@ -138,7 +137,7 @@ def test_the_decoder_learns_from_generated_latents_and_nothing_else_moves(
     model, generated = tmp_path / "unet" / "export", tmp_path / "generated"
     run("data/cache_latents.py", f"clips={clips}", f"out={generated}", f"pipeline={model}")
     arguments = [f"out={tmp_path / 'decoder'}", f"init={model}", f"clips={clips}", f"generated={generated}"]
-    loop = ["crop=[4,4]", "loop.steps=2", "loop.workers=0", "loop.precision=no"]
+    loop = ["crop=[4,4]", "loop.steps=2", "loop.workers=0", "loop.precision=float32"]
     run("train/decoder.py", *arguments, *loop)
     before, after = (
         load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
