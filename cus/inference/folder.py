@@ -83,7 +83,7 @@ class RunFolder:
 
     def load(self, stage: str, fingerprint: str) -> State | None:
         """What a finished stage left, or None where it left nothing, or was made from something else."""
-        path = self._state(stage)
+        path = self.path / self._state(stage)
         if not path.exists():
             return None
         try:
@@ -138,7 +138,8 @@ class RunFolder:
         return found
 
     def _state(self, stage: str) -> Path:
-        return self.path / "state" / f"{stage}.safetensors"
+        """Where a stage's record lies, relative to the folder."""
+        return Path("state") / f"{stage}.safetensors"
 
 
 def remove(path: Path) -> None:

@@ -1,5 +1,6 @@
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,3 +77,12 @@ def test_a_read_only_folder_is_refused(tmp_path):
     (tmp_path / "out").mkdir(mode=0o500)
     with pytest.raises(InputError, match="cannot write"):
         RunFolder(tmp_path / "out").prepare(resume=False, overwrite=False)
+
+
+def test_a_relative_folder_holds_its_own_state(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder(Path("out"))
+    folder.prepare(resume=False, overwrite=False)
+    folder.save("scene", "key", State({"a": torch.ones(3)}))
+    assert (tmp_path / "out" / "state" / "scene.safetensors").is_file()
+    assert folder.load("scene", "key") is not None
