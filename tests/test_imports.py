@@ -66,6 +66,11 @@ def test_optional_packages_are_imported_in_one_file_each():
         assert len(files) <= 1, f"{package} is imported in {files}"
 
 
+def test_pycolmap_is_imported_where_models_are_read_and_where_poses_are_found():
+    files = {file for file, names in sources().items() if any(n.split(".")[0] == "pycolmap" for n in names)}
+    assert files == {"cameras/colmap.py", "estimators/sfm.py"}
+
+
 def test_importing_the_package_pulls_in_nothing_heavy():
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     assert not imported_names(tree)
