@@ -1,5 +1,7 @@
 """Averaged weights, learning rates, and items that depend on their index alone."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -33,5 +35,5 @@ def test_learning_rate_warms_up_then_decays_to_a_twentieth() -> None:
     settings = LoopSettings(steps=100, learning_rate=1.0, warmup=10, decay="cosine")
     rates = [settings.learning_rate_at(step) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0)
-    assert all(later <= earlier for earlier, later in zip(rates[9:], rates[10:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(rates[9:]))
     assert rates[100] == pytest.approx(0.05)
