@@ -38,9 +38,10 @@ def check_arguments(zoom: float, target: Target | None, frames: int) -> Target:
     return u, v
 
 
-def _steps(frames: int) -> Tensor:
-    """[T] positions 0..1 along the path; a single frame is its end."""
-    return torch.linspace(0, 1, frames) if frames > 1 else torch.ones(1)
+def _steps(frames: int, eased: bool = False) -> Tensor:
+    """[T] positions 0..1 along the path; a single frame is its end. Eased, the path starts and stops at rest."""
+    steps = torch.linspace(0, 1, frames) if frames > 1 else torch.ones(1)
+    return steps * steps * (3 - 2 * steps) if eased else steps
 
 
 def _repeat(cameras: Cameras, frames: int) -> Cameras:
@@ -64,7 +65,9 @@ def _windows(cameras: Cameras, factors: Tensor, target: Target) -> Cameras:
     return Cameras(cameras.viewmats, Ks, cameras.width, cameras.height)
 
 
-def zoom(cameras: Cameras, zoom: float = 4.0, target: Target | None = None, frames: int = 25) -> Cameras:
+def zoom(
+    cameras: Cameras, zoom: float = 4.0, target: Target | None = None, frames: int = 25, *, eased: bool = False
+) -> Cameras:
     """Stand at the first camera and lengthen the lens: magnification 1 to `zoom` in equal ratios.
 
     Args:
@@ -72,12 +75,13 @@ def zoom(cameras: Cameras, zoom: float = 4.0, target: Target | None = None, fram
         zoom: magnification of the last frame (focal length x zoom), above 0 and at most 64; below 1 it widens.
         target: the point that the path closes in on; the window stays inside the picture.
         frames: number of cameras, at least 1.
+        eased: start and stop at rest.
 
     Raises:
         InputError: zoom, target or frames out of range.
     """
     aim = check_arguments(zoom, target, frames)
-    return _windows(_repeat(cameras, frames), zoom ** _steps(frames), aim)
+    return _windows(_repeat(cameras, frames), zoom ** _steps(frames, eased), aim)
 
 
 def interpolate(cameras: Cameras, zoom: float = 1.0, target: Target | None = None, frames: int = 25) -> Cameras:
@@ -127,7 +131,13 @@ def _turned_to(rotation: np.ndarray, direction: np.ndarray, shares: np.ndarray) 
 
 
 def dolly(
-    cameras: Cameras, zoom: float = 2.2, target: Target | None = None, frames: int = 25, *, depth: float
+    cameras: Cameras,
+    zoom: float = 2.2,
+    target: Target | None = None,
+    frames: int = 25,
+    *,
+    depth: float,
+    eased: bool = False,
 ) -> Cameras:
     """Walk from the first camera straight towards the target's surface, turning to face it.
 
@@ -138,6 +148,7 @@ def dolly(
         target: the point walked to.
         frames: number of cameras, at least 1.
         depth: z-depth of the target in the first camera, in scene units.
+        eased: start and stop at rest.
 
     Raises:
         InputError: zoom below 1, or target, frames or depth out of range.
@@ -147,7 +158,7 @@ def dolly(
         raise InputError(f"a dolly walks in: its zoom must be at least 1, got {zoom:g}")
     point = _aim_point(cameras, aim, depth).numpy()
     start = cameras.c2w[0].double().numpy()
-    steps = _steps(frames).double().numpy()
+    steps = _steps(frames, eased).double().numpy()
     c2w = np.tile(np.eye(4), (frames, 1, 1))
     c2w[:, :3, 3] = point + (start[:3, 3] - point) * (zoom**-steps)[:, None]
     c2w[:, :3, :3] = _turned_to(start[:3, :3], point - start[:3, 3], steps)

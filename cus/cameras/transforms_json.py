@@ -159,8 +159,12 @@ def c2w_from_rows(rows: Any, where: str) -> Tensor:
     return torch.from_numpy(matrix.reshape(4, 4))
 
 
-def load_transforms(path: Path | str) -> PosedPhotos:
+def load_transforms(path: Path | str, entries: str = "frames") -> PosedPhotos:
     """Read a nerfstudio `transforms.json`; paths in it are relative to the file, with or without an extension.
+
+    Args:
+        path: the file, or the folder that holds it.
+        entries: the list to read: "frames", or what an output folder has beside it: "photos", "frames_at_photo_size".
 
     Raises:
         InputError: unreadable file, no frames, missing fields, a fisheye lens, or matrices that are not rigid.
@@ -169,9 +173,9 @@ def load_transforms(path: Path | str) -> PosedPhotos:
     if path.is_dir():
         path = path / "transforms.json"
     shared = read_json(path)
-    frames = shared.get("frames")
+    frames = shared.get(entries)
     if not isinstance(frames, list) or not frames:
-        raise InputError(f"{path}: expected a non-empty list 'frames'")
+        raise InputError(f"{path}: expected a non-empty list '{entries}'")
     model = shared.get("camera_model", "OPENCV")
     if model not in ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "FULL_OPENCV"):
         raise InputError(

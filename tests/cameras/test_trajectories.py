@@ -117,3 +117,16 @@ def test_other_refusals(pair, tmp_path):
         paths.from_file(tmp_path / "bad.json", 10, 10)
     with pytest.raises(InputError, match="cannot read"):
         paths.from_file(tmp_path / "none.json", 10, 10)
+
+
+@pytest.mark.parametrize("move", [paths.zoom, lambda *a, **k: paths.dolly(*a, depth=2.0, **k)])
+def test_an_eased_path_has_the_same_ends_and_starts_and_stops_at_rest(move):
+    camera = Cameras(torch.eye(4)[None], torch.tensor([[[100.0, 0, 64], [0, 100, 48], [0, 0, 1]]]), 128, 96)
+    even, eased = (move(camera, 3.0, None, 41, eased=eased) for eased in (False, True))
+    for end in (0, -1):
+        torch.testing.assert_close(even.viewmats[end], eased.viewmats[end])
+        torch.testing.assert_close(even.Ks[end], eased.Ks[end])
+    # What changes along either path: the position in z, and the logarithm of the focal length.
+    way = eased.centers[:, 2] + eased.Ks[:, 0, 0].log()
+    speed = way.diff()
+    assert (speed > 0).all() and max(speed[0], speed[-1]) < 0.25 * speed.max()
