@@ -16,10 +16,11 @@ ALLOWED = {
     "diffusion": {"models", "diffusion"},
     "checkpoints": {"models", "diffusion"},
     "report": {"report"},
+    "viewer": {"cameras", "splats", "report", "viewer"},
     "errors": set(),
 }
 EVERYWHERE = {"errors"}
-ONE_FILE = ("gsplat", "open_clip", "vggt", "dust3r", "pytorch3d", "wandb")
+ONE_FILE = ("gsplat", "open_clip", "vggt", "dust3r", "pytorch3d", "viser", "wandb")
 
 
 def imported_names(tree: ast.AST) -> set[str]:
