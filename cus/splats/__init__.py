@@ -1,7 +1,9 @@
 """3D Gaussians: data, rasterization, the confidence-weighted fit, PLY files."""
 
 from cus.splats.confidence import image_confidence, pixel_confidence_from_counts
-from cus.splats.fit import FitConfig, fit_gaussians
+from cus.splats.fit import FitRecord, FitResult, FitStatus, fit_gaussians, fit_views
+from cus.splats.fit_config import FitConfig
+from cus.splats.fit_views import Views
 from cus.splats.gaussians import Gaussians
 from cus.splats.initialise import downsample_points
 from cus.splats.ply import load_ply, save_ply, save_point_cloud
@@ -11,9 +13,14 @@ from cus.splats.ssim import ssim
 
 __all__ = [
     "FitConfig",
+    "FitRecord",
+    "FitResult",
+    "FitStatus",
     "Gaussians",
+    "Views",
     "downsample_points",
     "fit_gaussians",
+    "fit_views",
     "image_confidence",
     "load_ply",
     "pixel_confidence_from_counts",

@@ -1,0 +1,80 @@
+"""Small corrections of the cameras, learned with the scene."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.splats.optimizer_state import adam_tensors, restore_adam
+
+
+class CameraRefinement:
+    """A rigid motion a camera, on the left: viewmat' = exp(twist) viewmat, so it is stated in the camera's own axes.
+
+    A twist [6] is a rotation vector in radians and a translation in units of the scene's mean depth, so that both move
+    a picture alike. The first reference stays: without such a gauge, cameras and scene could drift off together.
+    """
+
+    def __init__(self, count: int, gauge: int, unit: float, rate: float, device: torch.device | str = "cpu") -> None:
+        """`gauge`: the camera that stays; `unit`: mean depth in scene units; `rate`: Adam's step size."""
+        self._gauge, self._unit, self._rate = gauge, unit, rate
+        self._twists = [torch.zeros(6, device=device, requires_grad=True) for _ in range(count)]
+        self._optimizer = torch.optim.Adam(self._twists, lr=rate, eps=1e-15)
+
+    def viewmat(self, image: int, viewmat: Tensor) -> Tensor:
+        """The refined world-to-camera matrix of a camera: [1, 4, 4] -> [1, 4, 4], differentiable."""
+        if image == self._gauge:
+            return viewmat
+        return torch.linalg.matrix_exp(self._matrix(self._twists[image])) @ viewmat
+
+    def step(self, rate_factor: float) -> None:
+        """Move the cameras that have a gradient."""
+        self._optimizer.param_groups[0]["lr"] = self._rate * rate_factor
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def refined(self, cameras: Cameras) -> Cameras:
+        """The cameras as they are now."""
+        viewmats = torch.cat([self.viewmat(i, cameras.viewmats[i : i + 1]) for i in range(len(cameras))])
+        return Cameras(viewmats, cameras.Ks, cameras.width, cameras.height)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that `restore` needs."""
+        moments = adam_tensors(self._optimizer, self._named())
+        twists = torch.stack(self._twists).detach()
+        return {"twists": twists} | {f"adam.{name}": value for name, value in moments.items()}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        for twist, value in zip(self._twists, state["twists"], strict=True):
+            twist.copy_(value)
+        moments = {k.removeprefix("adam."): v for k, v in state.items() if k.startswith("adam.")}
+        restore_adam(self._optimizer, self._named(), moments)
+
+    def _named(self) -> dict[str, Tensor]:
+        return {str(i): twist for i, twist in enumerate(self._twists)}
+
+    def _matrix(self, twist: Tensor) -> Tensor:
+        """The element [4, 4] of se(3) that a twist [6] stands for."""
+        x, y, z = twist[:3]
+        zero = torch.zeros_like(x)
+        rotation = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
+        top = torch.cat([rotation, self._unit * twist[3:, None]], dim=1)
+        return torch.cat([top, torch.zeros_like(top[:1])])
+
+
+def mean_depth(points: Tensor, cameras: Cameras) -> float:
+    """Harmonic mean of the depths of the points that cameras have in the picture, scene units; 1 where none has any.
+
+    Harmonic, because a point's shift on the picture goes with its inverse depth: a far background must not count most.
+    """
+    inverse, count = 0.0, 0
+    for i in range(len(cameras)):
+        pixels, depths = cameras[i].project(points)
+        size = pixels.new_tensor([cameras.width, cameras.height])
+        inside = (depths[0] > 0) & ((pixels[0] >= 0) & (pixels[0] < size)).all(dim=1)
+        inverse, count = inverse + float((1 / depths[0][inside]).sum()), count + int(inside.sum())
+    return count / inverse if inverse > 0 else 1.0

@@ -1,0 +1,80 @@
+"""A fit on disk, so that it can go on where it stopped."""
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cus.errors import InputError
+from cus.splats.fit_config import FitConfig
+from cus.splats.fit_views import Views
+
+# Checkpoints of another layout are refused.
+_FORMAT = "closeupshot fit 1"
+
+
+def fit_fingerprints(views: Views, cloud: tuple[Tensor, Tensor], config: FitConfig, seed: int) -> dict[str, str]:
+    """What a checkpoint belongs to: a digest of the inputs, and the settings in words."""
+    digest = hashlib.sha256()
+    cameras = views.cameras
+    tensors = [views.images, cameras.viewmats, cameras.Ks, views.pixel_weights, views.image_weights]
+    tensors += [views.references, *cloud, *([] if views.depths is None else [views.depths])]
+    for tensor in tensors:
+        value = tensor.detach().cpu().contiguous()
+        digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.numpy().tobytes())
+    return {"inputs": digest.hexdigest()[:16], "settings": f"{config!r}, seed={seed}"}
+
+
+def write_checkpoint(path: Path, tensors: dict[str, Tensor], fingerprints: dict[str, str]) -> None:
+    """Record a fit. The earlier checkpoint stays until the new one is complete.
+
+    Raises:
+        InputError: The disk is full, or the place cannot be written to.
+    """
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = save(content, {"format": _FORMAT} | fingerprints)
+    part = path.with_name(f".part-{path.name}")
+    try:
+        with part.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(
+            f"the fit's checkpoint {path} could not be written ({error.strerror or error}); free some space and run "
+            "the same command again: it goes on from the checkpoint before, if there was one"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # gone after the rename
+            part.unlink()
+
+
+def read_checkpoint(path: Path, fingerprints: dict[str, str], device: torch.device | str) -> dict[str, Tensor] | None:
+    """What `write_checkpoint` recorded for the same inputs and settings, or None where there is no file.
+
+    Raises:
+        InputError: The file is of other inputs or settings, or no checkpoint at all.
+    """
+    if not path.exists():
+        return None
+    remedy = "delete it to start anew, or name another checkpoint"
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise InputError(f"{path} is not a checkpoint of this version's fit; {remedy}")
+            for name, value in fingerprints.items():
+                if metadata.get(name) != value:
+                    got = f" ({metadata.get(name)}; expected {value})" if name == "settings" else ""
+                    raise InputError(f"the checkpoint {path} belongs to a fit with other {name}{got}; {remedy}")
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise InputError(f"the checkpoint {path} cannot be read ({error}); {remedy}") from error

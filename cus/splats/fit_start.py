@@ -1,0 +1,79 @@
+"""The Gaussians that a fit starts from."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.errors import InputError
+from cus.splats.complete import complete_cloud
+from cus.splats.fit_config import FitConfig
+from cus.splats.fit_views import Views
+from cus.splats.gaussians import Gaussians
+from cus.splats.initialise import downsample_points, initial_gaussians, sampling_distances
+
+
+class ColoredCloud(Protocol):
+    """Anything with points [N, 3] and colours [N, 3] in [0, 1], such as a FusedCloud."""
+
+    @property
+    def points(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def colors(self) -> Tensor: ...  # noqa: D102
+
+
+def checked_cloud(points: Tensor | ColoredCloud, views: Views) -> tuple[Tensor, Tensor]:
+    """Points and colours [N, 3] like the images; bare points take their colours from them.
+
+    Raises:
+        ValueError: Other shapes.
+        InputError: Values that are NaN or infinite.
+    """
+    positions = points if isinstance(points, Tensor) else points.points
+    if positions.ndim != 2 or positions.shape[1] != 3:
+        raise ValueError(f"expected points [N, 3], got {list(positions.shape)}")
+    if not bool(torch.isfinite(positions).all()):
+        raise InputError("the point cloud has values that are NaN or infinite")
+    positions = positions.to(views.images)
+    if isinstance(points, Tensor):
+        return positions, colors_of_points(positions, views.images, views.cameras)
+    if points.colors.shape != positions.shape:
+        raise ValueError(f"expected colours {list(positions.shape)} like the points, got {list(points.colors.shape)}")
+    if not bool(torch.isfinite(points.colors).all()):
+        raise InputError("the point cloud has colours that are NaN or infinite")
+    return positions, points.colors.to(views.images)
+
+
+def starting_gaussians(cloud: tuple[Tensor, Tensor], views: Views, config: FitConfig) -> Gaussians:
+    """Gaussians on the cloud's points and in the pixels that it leaves empty, thinned to the number asked for."""
+    positions, colors = cloud
+    if config.fill_holes:
+        usable = views.pixel_weights * views.image_weights[:, None, None] > 0
+        positions, colors = complete_cloud(
+            positions, colors, views.images, views.cameras, views.depths, usable, views.image_weights
+        )
+    if len(positions) < 4:
+        raise InputError(
+            f"only {len(positions)} points to start the Gaussians from: the views agree on nothing; "
+            "check the depths and cameras, or lower the number of views that must agree"
+        )
+    spacings = sampling_distances(positions, views.cameras)
+    positions, colors = downsample_points(positions, colors, config.start_gaussians, spacings)
+    return initial_gaussians(positions, colors, config.sh_degree)
+
+
+def colors_of_points(points: Tensor, images: Tensor, cameras: Cameras) -> Tensor:
+    """Mean colour of the nearest pixels under each point over the views that have it in the picture [N, 3].
+
+    Occlusion is ignored; points that no view has are grey.
+    """
+    total, count = points.new_zeros(len(points), 3), points.new_zeros(len(points), 1)
+    for i in range(len(cameras)):
+        pixels, depths = cameras[i].project(points)
+        columns, rows = torch.floor(pixels[0]).long().unbind(1)
+        inside = (depths[0] > 0) & (columns >= 0) & (columns < cameras.width) & (rows >= 0) & (rows < cameras.height)
+        total[inside] += images[i][:, rows[inside], columns[inside]].T
+        count[inside] += 1
+    return torch.where(count > 0, total / count.clamp_min(1), torch.full_like(total, 0.5))

@@ -1,0 +1,91 @@
+"""What a fit is supervised by."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from cus.cameras import Cameras
+from cus.errors import InputError
+
+# Smaller pictures leave SSIM's window no room.
+_SMALLEST = 16
+
+
+@dataclass(frozen=True)
+class Views:
+    """Training images, M of them, at one resolution.
+
+    Attributes:
+        images: [M, 3, H, W] in [0, 1].
+        cameras: M cameras of H x W pixels.
+        pixel_weights: W_pixel [M, H, W] in [0, 1] (Eq. 9).
+        image_weights: W_image [M], >= 0.
+        depths: z-depths [M, H, W], 0 = none, or None.
+        references: [M] bool: images that are photographs. Their colours and the first one's camera are the gauge.
+    """
+
+    images: Tensor
+    cameras: Cameras
+    pixel_weights: Tensor
+    image_weights: Tensor
+    depths: Tensor | None
+    references: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def shrunk(self, max_pixels: int) -> "Views":
+        """At no more than so many pixels (by area, aspect kept), but not so small that SSIM cannot work."""
+        height, width = self.images.shape[-2:]
+        factor = (max_pixels / (height * width)) ** 0.5
+        size = max(round(height * factor), _SMALLEST), max(round(width * factor), _SMALLEST)
+        if factor >= 1 or size[0] >= height or size[1] >= width:
+            return self
+        depths = self.depths
+        if depths is not None:
+            # Nearest: an average across an edge is the depth of nothing.
+            depths = interpolate(depths[:, None], size, mode="nearest-exact")[:, 0]
+        return replace(
+            self,
+            images=interpolate(self.images, size, mode="area"),
+            cameras=self.cameras.resized(width=size[1], height=size[0]),
+            pixel_weights=interpolate(self.pixel_weights[:, None], size, mode="area")[:, 0],
+            depths=depths,
+        )
+
+    def check(self) -> None:
+        """Raises ValueError for shapes and ranges that do not fit, InputError for values that no fit can use."""
+        m, size = len(self.images), (self.cameras.height, self.cameras.width)
+        if m == 0 or tuple(self.images.shape) != (len(self.cameras), 3, *size):
+            expected = [len(self.cameras), 3, *size]
+            raise ValueError(f"expected images {expected}, got {list(self.images.shape)}")
+        if min(size) < _SMALLEST:
+            raise ValueError(f"images must be at least {_SMALLEST}x{_SMALLEST} pixels, got {size[1]}x{size[0]}")
+        named = [("pixel_confidence", self.pixel_weights), ("image_confidence", self.image_weights)]
+        shapes = {"pixel_confidence": (m, *size), "image_confidence": (m,), "depths": (m, *size), "references": (m,)}
+        for name, value in [*named, ("depths", self.depths), ("references", self.references)]:
+            if value is not None and tuple(value.shape) != shapes[name]:
+                raise ValueError(f"{name} must have shape {list(shapes[name])}, got {list(value.shape)}")
+        for name, value in [("images", self.images), *named, ("depths", self.depths)]:
+            if value is None:
+                continue
+            if not bool(torch.isfinite(value).all()):
+                raise InputError(f"{name} has values that are NaN or infinite")
+            if bool((value < 0).any()):
+                raise ValueError(f"{name} must not be negative, got a minimum of {float(value.min()):.3g}")
+        if bool((self.pixel_weights > 1).any()):
+            raise ValueError(f"pixel_confidence must be at most 1, got {float(self.pixel_weights.max()):.3g}")
+        if float(self.pixel_weights.amax() * self.image_weights.amax()) == 0:
+            raise InputError("every confidence is 0: there is nothing to fit to")
+
+
+def default_references(image_weights: Tensor) -> Tensor:
+    """[M] bool: the images of full confidence where some have less; else the first alone."""
+    full = image_weights >= 1
+    if bool(full.any()) and not bool(full.all()):
+        return full
+    first = torch.zeros_like(full)
+    first[0] = True
+    return first

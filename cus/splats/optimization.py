@@ -1,0 +1,144 @@
+"""The loop of a fit as a value: all that changes from step to step, and one step."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cus.splats.camera_refinement import CameraRefinement, mean_depth
+from cus.splats.depth_loss import disparity_error
+from cus.splats.exposure import Exposure
+from cus.splats.fit_config import FitConfig
+from cus.splats.fit_views import Views
+from cus.splats.parameters import Parameters
+from cus.splats.rasterization import rasterization
+from cus.splats.ssim import ssim
+
+
+class Optimization:
+    """A fit between two steps. `advance` does one; `state` holds everything that the next ones depend on."""
+
+    def __init__(self, views: Views, parameters: Parameters, config: FitConfig, seed: int) -> None:
+        self.config = config
+        self.iteration = 0
+        self.parameters = parameters
+        self.strategy = config.made_strategy()
+        device = views.images.device
+        self.strategy_state = self.strategy.initialize(len(parameters), device)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.queue: list[int] = []
+        self.errors = torch.full((len(views),), torch.nan)
+        self.exposure = Exposure(views.references, config.exposure_rate, config.exposure_weight)
+        gauge = int(views.references.nonzero()[0]) if bool(views.references.any()) else 0
+        unit = 1.0
+        if config.refine_cameras:
+            with torch.no_grad():
+                unit = mean_depth(parameters.tensors()[0], views.cameras)
+        self.refinement = CameraRefinement(len(views), gauge, unit, config.camera_rate, device)
+        self._fine = views.shrunk(config.max_pixels)
+        self._coarse = self._fine.shrunk(self._fine.cameras.width * self._fine.cameras.height // 4)
+
+    def advance(self) -> None:
+        """One step: draw an image and a background, compare, move along the gradient, let the strategy act."""
+        config, iteration = self.config, self.iteration
+        progress = iteration / config.iterations
+        count = len(self._fine)
+        self.queue = self.queue or torch.randperm(count, generator=self.generator).tolist()
+        image = self.queue.pop()
+        background = torch.rand(3, generator=self.generator).to(self._fine.images)
+        degree = min(config.sh_degree, int(progress / config.sh_warmup)) if config.sh_warmup > 0 else config.sh_degree
+        views = self._coarse if progress < config.coarse_share else self._fine
+        loss, info = self._loss(views, image, background, degree)
+        penalty = self.strategy.penalty(self.parameters)
+        (loss if penalty is None else loss + penalty).backward()
+        rate_factor = config.final_rate**progress
+        self.parameters.step(rate_factor)
+        if config.exposure:
+            self.exposure.step(rate_factor)
+        if config.refine_cameras:
+            self.refinement.step(rate_factor)
+        self.strategy.after_backward(
+            self.parameters, self.strategy_state, iteration, config.iterations, info, self.generator
+        )
+        self.iteration += 1
+
+    @property
+    def psnr(self) -> float:
+        """In dB, of the mean squared error over the images, each as it was when its turn last came."""
+        known = self.errors[torch.isfinite(self.errors)]
+        return -10 * math.log10(max(float(known.mean()), 1e-12)) if len(known) else math.nan
+
+    def _loss(self, views: Views, image: int, background: Tensor, degree: int) -> tuple[Tensor, dict[str, Any]]:
+        """Eq. 10 for one image in front of a random background, which makes gaps cost something."""
+        config = self.config
+        means, quats, scales, opacities, sh = self.parameters.tensors()
+        camera, target, weights = views.cameras[image], views.images[image], views.pixel_weights[image]
+        viewmats = self.refinement.viewmat(image, camera.viewmats) if config.refine_cameras else camera.viewmats
+        depths = views.depths if config.depth_weight > 0 else None
+        renders, alphas, info = rasterization(
+            means, quats, scales, opacities, sh, viewmats, camera.Ks, camera.width, camera.height,
+            sh_degree=degree, tile_size=config.tile_size, backgrounds=background[None],
+            render_mode="RGB" if depths is None else "RGB+ED",
+            rasterize_mode="antialiased" if config.antialiased else "classic", backend=config.backend,
+        )  # fmt: skip
+        if info["means2d"].requires_grad:
+            info["means2d"].retain_grad()
+        render = renders[0, ..., :3].permute(2, 0, 1)
+        if config.exposure:
+            render = self.exposure.seen(image, render)
+        self._note_error(image, render, target, weights)
+        loss = _picture_loss(render, target, weights, config.ssim_weight)
+        if depths is not None:
+            error = disparity_error(renders[0, ..., 3], alphas[0, ..., 0], depths[image], weights)
+            loss = loss + config.depth_weight * error
+        if config.exposure:
+            loss = loss + self.exposure.penalty(image)
+        return views.image_weights[image] * loss, info
+
+    @torch.no_grad()
+    def _note_error(self, image: int, render: Tensor, target: Tensor, weights: Tensor) -> None:
+        shown = (weights > 0).to(render)
+        squares = ((render - target).square().mean(dim=0) * shown).sum() / shown.sum().clamp_min(1)
+        self.errors[image] = float(squares)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that `restore` and `Parameters.restored` need, by name."""
+        parts = {
+            "parameters": self.parameters.state(),
+            "strategy": self.strategy_state,
+            "exposure": self.exposure.state(),
+            "cameras": self.refinement.state(),
+        }
+        tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+        return tensors | {
+            "iteration": torch.tensor(self.iteration),
+            "queue": torch.tensor(self.queue, dtype=torch.int64),
+            "errors": self.errors,
+            "generator": self.generator.get_state(),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave; the parameters are already those of the state."""
+
+        def part(name: str) -> dict[str, Tensor]:
+            start = f"{name}."
+            return {k.removeprefix(start): v.clone() for k, v in state.items() if k.startswith(start)}
+
+        self.strategy_state = part("strategy")
+        self.exposure.restore(part("exposure"))
+        self.refinement.restore(part("cameras"))
+        self.iteration = int(state["iteration"])
+        self.queue = state["queue"].tolist()
+        self.errors = state["errors"].cpu().clone()
+        self.generator.set_state(state["generator"].cpu())
+
+
+def _picture_loss(render: Tensor, target: Tensor, weights: Tensor, ssim_weight: float) -> Tensor:
+    """Eqs. 8 and 10 without W_image: render and target [3, H, W], W_pixel [H, W]."""
+    l1 = ((render - target).abs() * weights).mean()
+    if ssim_weight == 0:
+        return l1
+    believed = torch.lerp(render.detach(), target, weights.expand_as(target))
+    return (1 - ssim_weight) * l1 + ssim_weight * (1 - ssim(render, believed))

@@ -1,0 +1,139 @@
+"""Adaptive density control (3DGS, Kerbl et al. 2023, Section 5.2), for short runs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cus.splats.parameters import Parameters
+from cus.splats.strategies.base import StrategyState, random_offsets, steps_of
+from cus.splats.strategies.sharing import shared_by_copies
+
+# Halves of a split are smaller by this (3DGS).
+_SPLIT_SHRINK = 1.6
+# Copies of a clone part by this many standard deviations to either side: in one place they would stay one for ever.
+_CLONE_OFFSET = 0.3
+
+
+@dataclass(frozen=True)
+class DefaultStrategy:
+    """Clone small and split large Gaussians where the picture pulls at them; forget faint and huge ones.
+
+    All times are shares of the run, all sizes shares of the picture's longer side, so that neither the number of steps
+    nor the scene's unit matters. Unlike 3DGS's, a clone shares its opacity with its source (`shared_by_copies`), so
+    that the picture hardly changes, and "large" is how large a Gaussian was seen, not its size in the scene: close-up
+    frames need fine Gaussians where they look and coarse ones elsewhere.
+
+    Attributes:
+        max_gaussians: There are never more; the most wanted come first.
+        min_opacity: Fainter Gaussians go, at every refinement and at the end.
+        grow_gradient: Mean norm of the gradient of the loss in a Gaussian's place on the picture, in half pictures,
+            from which on it is cloned or split.
+        split_radius: A Gaussian whose box reached farther from its centre is split instead of cloned.
+        prune_radius: One that reached farther still goes, once opacities have been reset.
+        start: First refinement.
+        stop: Last refinement.
+        every: Between refinements.
+        reset_every: Between resets of all opacities to at most `reset_opacity`, before `stop`; 0 is never. A fused
+            cloud has few floaters to get rid of, and a reset costs a short run a tenth of its steps.
+        reset_opacity: See there.
+    """
+
+    max_gaussians: int
+    min_opacity: float = 0.02
+    grow_gradient: float = 2e-4
+    split_radius: float = 0.02
+    prune_radius: float = 0.5
+    start: float = 0.05
+    stop: float = 0.6
+    every: float = 0.05
+    reset_every: float = 0.0
+    reset_opacity: float = 0.1
+
+    def initialize(self, count: int, device: torch.device) -> StrategyState:
+        """Sums of gradient norms and how often each Gaussian was seen, its largest radius, whether a reset was."""
+        zeros = torch.zeros(count, device=device)
+        return {"gradients": zeros, "seen": zeros.clone(), "radii": zeros.clone(), "resets": torch.zeros(())}
+
+    def penalty(self, parameters: Parameters) -> Tensor | None:
+        """None."""
+        return None
+
+    @torch.no_grad()
+    def after_backward(
+        self,
+        parameters: Parameters,
+        state: StrategyState,
+        step: int,
+        total: int,
+        info: dict[str, Any],
+        generator: torch.Generator,
+    ) -> None:
+        """See `Strategy.after_backward`."""
+        done = step + 1
+        if done == total:
+            self._select(parameters, state, parameters.opacities() >= self._faintest(parameters))
+            return
+        if done > self.stop * total:
+            return
+        self._accumulate(state, info)
+        if done >= self.start * total and done % steps_of(self.every, total) == 0:
+            self._grow(parameters, state, generator)
+            self._prune(parameters, state)
+            for name in ("gradients", "seen", "radii"):
+                state[name].zero_()
+        if self.reset_every > 0 and done % steps_of(self.reset_every, total) == 0:
+            parameters.cap_opacities(self.reset_opacity)
+            state["resets"] += 1
+
+    def _accumulate(self, state: StrategyState, info: dict[str, Any]) -> None:
+        gradient = info["means2d"].grad
+        if gradient is None:  # nothing was seen
+            return
+        size = gradient.new_tensor([info["width"], info["height"]])
+        norms = (gradient * (size / 2) * len(gradient)).norm(dim=-1)
+        radii = info["radii"].amax(dim=-1)
+        seen = radii > 0
+        state["gradients"] += (norms * seen).sum(dim=0)
+        state["seen"] += seen.sum(dim=0)
+        shares = radii.amax(dim=0) / max(info["width"], info["height"])
+        state["radii"] = torch.maximum(state["radii"], shares.to(state["radii"]))
+
+    def _grow(self, parameters: Parameters, state: StrategyState, generator: torch.Generator) -> None:
+        """Clone and split; new entries of the state are zero, as all will be after the refinement."""
+        room = self.max_gaussians - len(parameters)
+        wanted = state["gradients"] / state["seen"].clamp_min(1)
+        count = min(room, int((wanted > self.grow_gradient).sum()))
+        if count <= 0:
+            return
+        chosen = wanted.argsort(descending=True, stable=True)[:count]
+        large = state["radii"][chosen] > self.split_radius
+        opacities = parameters.opacities()[chosen]
+        offsets = random_offsets(parameters, chosen, generator)
+        offsets = torch.where(large[:, None], offsets, _CLONE_OFFSET * offsets)
+        copies = parameters.duplicate(chosen)
+        shared, factors = shared_by_copies(opacities, torch.full_like(opacities, 2))
+        # Halves of a split lie beside each other and stay as opaque; a clone lies on its source.
+        shared = torch.where(large, opacities, shared)
+        factors = torch.where(large, 1 / _SPLIT_SHRINK, factors)
+        for index, sign in ((chosen, 1), (copies, -1)):
+            parameters.move(index, sign * offsets)
+            parameters.rescale(index, factors, shared)
+        for name in ("gradients", "seen", "radii"):
+            state[name] = torch.cat([state[name], state[name].new_zeros(count)])
+
+    def _prune(self, parameters: Parameters, state: StrategyState) -> None:
+        kept = parameters.opacities() >= self._faintest(parameters)
+        if state["resets"] > 0:
+            kept &= (state["radii"] <= self.prune_radius) | (parameters.opacities() >= parameters.opacities().max())
+        self._select(parameters, state, kept)
+
+    def _faintest(self, parameters: Parameters) -> float:
+        """The pruning threshold, but the last Gaussian always stays."""
+        return min(self.min_opacity, float(parameters.opacities().max()))
+
+    def _select(self, parameters: Parameters, state: StrategyState, kept: Tensor) -> None:
+        parameters.keep(kept)
+        for name in ("gradients", "seen", "radii"):
+            state[name] = state[name][kept]
