@@ -1,0 +1,139 @@
+"""Camera paths through a Gaussian scene: the run's own, walking in, zooming in, swinging around."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from cus.cameras import Cameras, PosedPhotos, trajectories
+from cus.cameras.trajectories import Target, check_arguments
+from cus.errors import InputError
+from cus.splats import Gaussians, rasterization
+from cus.viewer.scene import ViewScene, camera_of
+from cus.viewer.steadiness import COVERED
+
+PathKind = Literal["walk", "zoom", "orbit", "run"]
+DEFAULT_FRAMES = 49
+MOST_FRAMES = 5000
+# Depth under a target is measured in a window of this share of the picture's width, in a picture of this many pixels.
+WINDOW_SHARE = 1 / 20
+DEPTH_SIDE = 640
+
+
+@dataclass(frozen=True)
+class PathRequest:
+    """A path to build.
+
+    Attributes:
+        kind: "walk" goes straight towards the surface under the target, "zoom" lengthens the lens, "orbit" swings about
+            the target and back, "run" is the path of the run's frames.
+        factor: walk: distance to the target's surface at the start over that at the end, at least 1; zoom:
+            magnification of the last frame; orbit: of all frames. Not used by "run".
+        target: (u, v) in fractions of the start's picture; None is its middle. Not used by "run".
+        frames: number of cameras; None is 49, for "run" as many as the run has.
+    """
+
+    kind: PathKind = "walk"
+    factor: float = 3.0
+    target: Target | None = None
+    frames: int | None = None
+
+    def check(self, scene: ViewScene) -> None:
+        """Raise InputError, before anything slow, for a path that cannot be built in `scene`."""
+        if self.kind not in get_args(PathKind):
+            raise InputError(f"unknown path {self.kind!r}: give one of {', '.join(get_args(PathKind))}")
+        if self.kind == "run" and scene.frames is None:
+            raise InputError("there is no path of a run here: give the output folder, or choose walk, zoom or orbit")
+        if self.kind == "walk" and self.factor < 1:
+            raise InputError(f"walking in needs a factor of at least 1, got {self.factor:g}")
+        check_arguments(self.factor, self.target, DEFAULT_FRAMES if self.frames is None else self.frames)
+        if self.frames is not None and self.frames > MOST_FRAMES:
+            raise InputError(f"a path has at most {MOST_FRAMES} frames, got {self.frames}")
+
+
+def build_path(scene: ViewScene, request: PathRequest, start: Cameras | None = None) -> Cameras:
+    """The cameras of a path, at the picture size of its start.
+
+    Args:
+        scene: what the path goes through.
+        request: which path.
+        start: one camera that the path starts at; by default `scene.first_camera()`. Not used by "run".
+
+    Raises:
+        InputError: see `PathRequest.check`, or no surface under the target of a walk or an orbit.
+    """
+    request.check(scene)
+    if request.kind == "run":
+        assert scene.frames is not None, "checked above"
+        return _run_path(scene.frames, request.frames)
+    start = scene.first_camera() if start is None else start
+    frames = DEFAULT_FRAMES if request.frames is None else request.frames
+    if request.kind == "zoom":
+        return trajectories.zoom(start, request.factor, request.target, frames, eased=True)
+    depth = view_depth(scene.gaussians, start, request.target, near_plane=scene.near_plane())
+    if request.kind == "walk":
+        return trajectories.dolly(start, request.factor, request.target, frames, depth=depth, eased=True)
+    return trajectories.orbit(start, request.factor, request.target, frames, depth=depth)
+
+
+def _run_path(posed: PosedPhotos, frames: int | None) -> Cameras:
+    """The run's cameras at the size of their first picture; with a number of frames, interpolated between them."""
+    width, height = posed.sizes[0]
+    cameras = Cameras.cat([camera_of(posed, i).resized(width, height) for i in range(len(posed))])
+    if frames is None or frames == len(cameras) or len(cameras) < 2:
+        return cameras
+    return trajectories.interpolate(cameras, frames=frames)
+
+
+@torch.no_grad()
+def view_depth(
+    gaussians: Gaussians, camera: Cameras, target: Target | None = None, *, near_plane: float = 0.01
+) -> float:
+    """z-depth of the surface that a camera sees at `target` (u, v), in scene units.
+
+    The median of the expected depth over the covered pixels of a small window.
+
+    Args:
+        gaussians: the scene.
+        camera: one camera.
+        target: fractions of the picture's width and height; None is its middle.
+        near_plane: Gaussians nearer than this are left out, scene units.
+
+    Raises:
+        InputError: no surface there.
+    """
+    u, v = target or (0.5, 0.5)
+    scale = min(1.0, DEPTH_SIDE / max(camera.width, camera.height))
+    small = camera.resized(max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
+    side = max(3, round(WINDOW_SHARE * small.width))
+    window = small.cropped(u * small.width - side / 2, v * small.height - side / 2, side, side)
+    depths, alphas, _ = rasterization(
+        gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh,
+        window.viewmats, window.Ks, side, side,
+        sh_degree=gaussians.sh_degree, near_plane=near_plane, render_mode="ED", rasterize_mode="antialiased",
+    )  # fmt: skip
+    covered = depths[0, ..., 0][alphas[0, ..., 0] > COVERED]
+    if covered.numel() == 0:
+        raise InputError(f"no surface is seen around the target {u:g},{v:g}; choose a point that Gaussians cover")
+    return covered.median().item()
+
+
+def run_target(scene: ViewScene) -> Target:
+    """Where the run's path ends, as a target (u, v) of the first camera: the surface in its last picture's middle.
+
+    Raises:
+        InputError: no run, no surface there, or a point that the first camera does not see.
+    """
+    if scene.frames is None:
+        raise InputError("there is no path of a run here to take the target from")
+    last = camera_of(scene.frames, len(scene.frames) - 1)
+    depth = view_depth(scene.gaussians, last, near_plane=scene.near_plane())
+    pixel = torch.tensor([last.width / 2, last.height / 2, 1.0])
+    c2w = last.c2w[0]
+    point = c2w[:3, :3] @ (torch.linalg.inv(last.Ks[0]) @ pixel * depth) + c2w[:3, 3]
+    first = scene.first_camera()
+    pixels, depths = first.project(point[None])
+    u, v = (pixels[0, 0] / torch.tensor([first.width, first.height])).tolist()
+    if depths.item() <= 0 or not (0 <= u <= 1 and 0 <= v <= 1):
+        raise InputError("the first photograph does not see where the path ends; choose another point to go to")
+    return u, v

@@ -1,0 +1,152 @@
+"""Recording a camera path into a video, and measuring what it shows."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cus.cameras import Cameras
+from cus.errors import InputError
+from cus.report.video import write_video
+from cus.splats import rasterization
+from cus.viewer.scene import ViewScene
+from cus.viewer.steadiness import FrameMeasures, Shot, Steadiness, compare, needle_share, uncovered_share
+
+SMALLEST_SIDE, LARGEST_SIDE = 16, 7680
+LARGEST_BYTES = 4 * 2**30
+
+OnProgress = Callable[[int, int], None]
+Color = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """How a path is recorded.
+
+    Attributes:
+        size: longest side of the pictures, pixels.
+        fps: frames per second.
+        background: RGB in [0, 1], behind the Gaussians.
+        measure: also state holes, popping and needles of every frame.
+    """
+
+    size: int = 960
+    fps: int = 24
+    background: Color = (0.0, 0.0, 0.0)
+    measure: bool = False
+
+    def check(self, frames: int) -> None:
+        """Raise InputError for a recording that cannot be made."""
+        if not SMALLEST_SIDE <= self.size <= LARGEST_SIDE:
+            raise InputError(
+                f"the size of a recording must be {SMALLEST_SIDE} to {LARGEST_SIDE} pixels, got {self.size}"
+            )
+        if not 1 <= self.fps <= 240:
+            raise InputError(f"the frame rate must be 1 to 240 frames per second, got {self.fps}")
+        if not all(0 <= channel <= 1 for channel in self.background):
+            raise InputError(f"the background must be three numbers in 0 to 1, got {self.background}")
+        if frames * 3 * self.size**2 > LARGEST_BYTES:
+            raise InputError(
+                f"{frames} frames of {self.size} pixels do not fit into memory; record fewer or smaller frames"
+            )
+
+
+def sized(cameras: Cameras, longest_side: int) -> Cameras:
+    """The same views in pictures of that longest side, pixels; both sides even, as video codecs want them."""
+    scale = longest_side / max(cameras.width, cameras.height)
+    width, height = (max(2, 2 * round(side * scale / 2)) for side in (cameras.width, cameras.height))
+    return cameras.resized(width, height)
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Raise InputError where a video cannot be written to `path`, or would replace one that is not given up."""
+    if path.suffix.lower() != ".mp4":
+        raise InputError(f"a recording is an mp4 video: its name must end in .mp4, got {path.name}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: its folder does not exist, or it is a folder itself")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"cannot write to the folder {path.parent.resolve()}; choose another place")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; --overwrite replaces it")
+
+
+def record(
+    scene: ViewScene, path: Cameras, out: Path, recording: Recording, on_progress: OnProgress | None = None
+) -> Steadiness | None:
+    """Render a path and write it to `out`, an mp4 that appears when it is complete.
+
+    With `recording.measure`, the measures are written beside it, as `<name>.json`, and returned.
+
+    Args:
+        scene: what is seen.
+        path: T cameras; their picture size gives the aspect.
+        out: the video.
+        recording: size, frame rate, background.
+        on_progress: called with (frames done, all frames).
+
+    Raises:
+        InputError: a size or number of frames that cannot be, or a place that cannot be written to.
+    """
+    recording.check(len(path))
+    cameras = sized(path, recording.size)
+    pictures = np.empty((len(cameras), cameras.height, cameras.width, 3), np.uint8)
+    measures: list[FrameMeasures] = []
+    previous: tuple[Shot, float] | None = None
+    for index, (shot, needles) in enumerate(shots(scene, cameras, recording.background)):
+        pictures[index] = (shot.picture.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
+        if recording.measure:
+            if previous is not None:
+                measures.append(_measures(*previous, shot))
+            previous = shot, needles
+        if on_progress:
+            on_progress(index + 1, len(cameras))
+    if previous is not None:
+        measures.append(_measures(*previous, None))
+    _write(out, lambda part: write_video(part, pictures, recording.fps))
+    if not recording.measure:
+        return None
+    steadiness = Steadiness(tuple(measures))
+    _write(out.with_suffix(".json"), lambda part: part.write_text(json.dumps(steadiness.as_json(), indent=1)))
+    return steadiness
+
+
+def _measures(shot: Shot, needles: float, following: Shot | None) -> FrameMeasures:
+    changes = (None, None, None) if following is None else compare(shot, following)
+    return FrameMeasures(uncovered_share(shot.alphas), needles, *changes)
+
+
+@torch.no_grad()
+def shots(scene: ViewScene, cameras: Cameras, background: Color = (0.0, 0.0, 0.0)) -> Iterator[tuple[Shot, float]]:
+    """Render cameras one after the other, antialiased: each a `Shot` and its share of needles."""
+    g = scene.gaussians
+    near_plane = scene.near_plane()
+    behind = torch.tensor([background]).to(g.means)
+    for index in range(len(cameras)):
+        camera = cameras[index].to(g.device)
+        rendered, alphas, info = rasterization(
+            g.means, g.quats, g.scales, g.opacities, g.sh,
+            camera.viewmats, camera.Ks, camera.width, camera.height,
+            near_plane=near_plane, sh_degree=g.sh_degree, backgrounds=behind,
+            render_mode="RGB+ED", rasterize_mode="antialiased",
+        )  # fmt: skip
+        picture, depths = rendered[0, ..., :3].permute(2, 0, 1).clamp(0, 1), rendered[0, ..., 3]
+        visible = (info["radii"][0] > 0).all(dim=-1)
+        needles = needle_share(info["conics"][0], visible, max(camera.width, camera.height))
+        yield Shot(camera, picture, alphas[0, ..., 0], depths), needles
+
+
+def _write(path: Path, writer: Callable[[Path], object]) -> None:
+    """Write through a temporary file beside the target: what stands there already is lost only to a complete one."""
+    # The suffix stays the last: the container format goes by it.
+    part = path.with_name(f".part-{path.name}")
+    try:
+        writer(part)
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
