@@ -18,6 +18,44 @@ def opengl_c2w_from_opencv_c2w(c2w: Tensor) -> Tensor:
     return _flip_y_and_z(c2w)
 
 
+# How the real spherical harmonics of degree 0 to 3 change when y and z are reversed: each is odd or even in y z.
+_SH_SIGNS_Y_Z = (1, -1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1)
+
+
+def rub_points_from_rdf(points: Tensor) -> Tensor:
+    """[..., 3] positions: world axes right, down, front (3DGS's PLY files) -> right, up, back (SPZ, three.js)."""
+    return points * points.new_tensor([1.0, -1.0, -1.0])
+
+
+def rdf_points_from_rub(points: Tensor) -> Tensor:
+    """[..., 3] positions: world axes right, up, back (SPZ, three.js) -> right, down, front (3DGS's PLY files)."""
+    return points * points.new_tensor([1.0, -1.0, -1.0])
+
+
+def rub_quats_from_rdf(quats: Tensor) -> Tensor:
+    """[..., 4] orientations wxyz of Gaussians: world axes right, down, front -> right, up, back.
+
+    The rotation R becomes F R F, F = diag(1, -1, -1): a Gaussian is symmetric in its own axes, so the F on the right
+    changes nothing that can be seen.
+    """
+    return quats * quats.new_tensor([1.0, 1.0, -1.0, -1.0])
+
+
+def rdf_quats_from_rub(quats: Tensor) -> Tensor:
+    """[..., 4] orientations wxyz of Gaussians: world axes right, up, back -> right, down, front."""
+    return quats * quats.new_tensor([1.0, 1.0, -1.0, -1.0])
+
+
+def rub_sh_from_rdf(sh: Tensor) -> Tensor:
+    """[..., K, 3] harmonics coefficients, K = 1, 4, 9 or 16: world axes right, down, front -> right, up, back."""
+    return sh * sh.new_tensor(_SH_SIGNS_Y_Z[: sh.shape[-2]])[:, None]
+
+
+def rdf_sh_from_rub(sh: Tensor) -> Tensor:
+    """[..., K, 3] harmonics coefficients, K = 1, 4, 9 or 16: world axes right, up, back -> right, down, front."""
+    return sh * sh.new_tensor(_SH_SIGNS_Y_Z[: sh.shape[-2]])[:, None]
+
+
 def viewmats_from_c2w(c2w: Tensor) -> Tensor:
     """[..., 4, 4] world-to-camera from camera-to-world; the rotation is first made exactly orthonormal (SVD).
 

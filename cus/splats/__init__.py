@@ -1,6 +1,7 @@
 """3D Gaussians: data, rasterization, the confidence-weighted fit, PLY files."""
 
 from cus.splats.confidence import image_confidence, pixel_confidence_from_counts
+from cus.splats.files import load_splats, save_splats
 from cus.splats.fit import FitRecord, FitResult, FitStatus, fit_gaussians, fit_views
 from cus.splats.fit_config import FitConfig
 from cus.splats.fit_views import Views
@@ -23,10 +24,12 @@ __all__ = [
     "fit_views",
     "image_confidence",
     "load_ply",
+    "load_splats",
     "pixel_confidence_from_counts",
     "rasterization",
     "render",
     "save_ply",
     "save_point_cloud",
+    "save_splats",
     "ssim",
 ]

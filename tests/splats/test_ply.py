@@ -1,5 +1,8 @@
 import math
+import socket
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,9 @@ from plyfile import PlyData, PlyElement
 
 from cus.errors import InputError
 from cus.splats.gaussians import Gaussians
-from cus.splats.ply import load_ply, save_ply, save_point_cloud
+from cus.splats.ply import load_ply, load_point_cloud, ply_is_antialiased, save_ply, save_point_cloud
+from cus.splats.projection import rotmat_from_quat
+from cus.splats.sh import SH_C0
 
 
 def gaussians(count: int = 5, bands: int = 4) -> Gaussians:
@@ -90,9 +95,88 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["x", "opacity", "scale_0", "f_rest_2", "rot_3"])
-def test_nan_is_refused(tmp_path: Path, field: str) -> None:
-    with pytest.raises(InputError, match="NaN"):
-        load_ply(damaged(tmp_path / "a.ply", **{field: math.nan}))
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nan_and_infinite_values_are_refused_by_field_and_number(tmp_path: Path, field: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"of 3 vertices, values are NaN or infinite in {field} \(1\)"):
+        load_ply(damaged(tmp_path / "a.ply", **{field: value}))
+    with pytest.raises(InputError, match=r"z \(1\), f_dc_1 \(1\)"):
+        load_ply(damaged(tmp_path / "a.ply", z=value, f_dc_1=math.nan))
+
+
+def test_values_that_no_gaussian_has_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="1 of 3 Gaussians have a scale of more than e.88; are they logarithms"):
+        load_ply(damaged(tmp_path / "a.ply", scale_1=100.0))
+    with pytest.raises(InputError, match="1 of 3 rotations .* are zero"):
+        load_ply(damaged(tmp_path / "a.ply", rot_0=0, rot_1=0, rot_2=0, rot_3=0))
+
+
+def test_a_double_too_large_for_a_float_is_refused_as_infinite(tmp_path: Path) -> None:
+    save_ply(tmp_path / "a.ply", gaussians())
+    rows = PlyData.read(str(tmp_path / "a.ply"), mmap=False)["vertex"].data
+    wide = rows.astype([(name, "<f8") for name in rows.dtype.names])
+    wide["y"][3] = 1e300
+    PlyData([PlyElement.describe(wide, "vertex")]).write(str(tmp_path / "b.ply"))
+    with pytest.raises(InputError, match=r"y \(1\)"):
+        load_ply(tmp_path / "b.ply")
+
+
+@pytest.mark.parametrize("count", [1, 8, 12, 46, 72])
+def test_a_number_of_harmonics_that_no_degree_has_is_refused(tmp_path: Path, count: int) -> None:
+    save_ply(tmp_path / "a.ply", gaussians(bands=1))
+    rows = PlyData.read(str(tmp_path / "a.ply"), mmap=False)["vertex"].data
+    more = np.zeros(len(rows), [*rows.dtype.descr, *((f"f_rest_{i}", "<f4") for i in range(count))])
+    for name in rows.dtype.names:
+        more[name] = rows[name]
+    PlyData([PlyElement.describe(more, "vertex")]).write(str(tmp_path / "b.ply"))
+    with pytest.raises(InputError, match=f"{count} f_rest"):
+        load_ply(tmp_path / "b.ply")
+
+
+def test_text_files_are_read_as_well(tmp_path: Path) -> None:
+    save_ply(tmp_path / "a.ply", gaussians())
+    ply = PlyData.read(str(tmp_path / "a.ply"), mmap=False)
+    PlyData([PlyElement.describe(ply["vertex"].data, "vertex")], text=True).write(str(tmp_path / "b.ply"))
+    torch.testing.assert_close(load_ply(tmp_path / "b.ply").means, gaussians().means)
+
+
+def test_other_kinds_of_ply_are_named(tmp_path: Path) -> None:
+    save_point_cloud(tmp_path / "points.ply", torch.zeros(2, 3), torch.zeros(2, 3))
+    with pytest.raises(InputError, match="coloured points has no Gaussians"):
+        load_ply(tmp_path / "points.ply")
+    packed = np.zeros(2, [("packed_position", "<u4"), ("packed_color", "<u4")])
+    PlyData([PlyElement.describe(packed, "vertex")]).write(str(tmp_path / "packed.ply"))
+    with pytest.raises(InputError, match="compressed for one viewer"):
+        load_ply(tmp_path / "packed.ply")
+    PlyData([PlyElement.describe(packed, "face")]).write(str(tmp_path / "faces.ply"))
+    with pytest.raises(InputError, match="no 'vertex' element"):
+        load_ply(tmp_path / "faces.ply")
+    save_ply(tmp_path / "a.ply", gaussians())
+    with pytest.raises(InputError, match="no coloured point cloud"):
+        load_point_cloud(tmp_path / "a.ply")
+
+
+def test_random_damage_is_either_harmless_or_refused(tmp_path: Path) -> None:
+    save_ply(tmp_path / "a.ply", gaussians())
+    whole = (tmp_path / "a.ply").read_bytes()
+    random = np.random.default_rng(0)
+    header = whole.index(b"end_header") + 11
+    for trial in range(300):
+        content = bytearray(whole)
+        for place in random.integers(0, header if trial % 2 else len(whole), 1 + trial % 3):
+            content[place] = random.integers(256)
+        (tmp_path / "b.ply").write_bytes(content[: random.integers(len(whole))] if trial % 5 == 0 else content)
+        try:
+            assert len(load_ply(tmp_path / "b.ply")) >= 1
+        except InputError as error:
+            assert "b.ply" in str(error)
+
+
+def test_a_header_that_promises_too_much_is_refused(tmp_path: Path) -> None:
+    save_ply(tmp_path / "a.ply", gaussians())
+    content = (tmp_path / "a.ply").read_bytes().replace(b"vertex 5", b"vertex 99999999999999")
+    (tmp_path / "a.ply").write_bytes(content)
+    with pytest.raises(InputError, match="damaged or no PLY"):
+        load_ply(tmp_path / "a.ply")
 
 
 def test_zero_points_are_refused(tmp_path: Path) -> None:
@@ -119,6 +203,78 @@ def test_a_failed_save_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> Non
         save_ply(tmp_path / "absent" / "a.ply", gaussians())
     assert (tmp_path / "a.ply").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.ply"]
+
+
+FULL_DISK = """
+import resource, signal, sys
+import torch
+from cus.errors import InputError
+from cus.splats import Gaussians
+from cus.splats.files import save_splats
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails like one to a full disk
+n = 5000
+half = torch.full((n,), 0.5)
+g = Gaussians(torch.rand(n, 3), torch.rand(n, 4) + 0.1, torch.rand(n, 3) + 0.1, half, torch.rand(n, 1, 3))
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+for path in sys.argv[1:]:
+    try:
+        save_splats(path, g)
+        print("written", path)
+    except InputError as error:
+        print("refused", error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the file size limit that stands for a full disk is POSIX")
+def test_a_full_disk_leaves_the_earlier_file_and_no_rubbish(tmp_path: Path) -> None:
+    names = ["a.ply", "a.spz", "a.splat"]
+    for name in names:
+        (tmp_path / name).write_text("earlier")
+    command = [sys.executable, "-c", FULL_DISK, *(str(tmp_path / name) for name in names)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = result.stdout.splitlines()
+    assert [line.split()[:3] for line in lines] == [["refused", "cannot", "write"]] * 3, result.stdout + result.stderr
+    assert [(tmp_path / name).read_text() for name in names] == ["earlier"] * 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
+
+
+def test_viser_shows_the_gaussians_of_a_file(tmp_path: Path) -> None:
+    viser = pytest.importorskip("viser")
+    save_ply(tmp_path / "a.ply", gaussians(50))
+    loaded = load_ply(tmp_path / "a.ply")
+    axes = rotmat_from_quat(loaded.quats) * loaded.scales[:, None]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = viser.ViserServer(host="127.0.0.1", port=port, verbose=False)
+    try:
+        handle = server.scene.add_gaussian_splats(
+            "/splats",
+            centers=loaded.means.numpy(),
+            covariances=(axes @ axes.mT).numpy(),
+            rgbs=(loaded.sh[:, 0] * SH_C0 + 0.5).clamp(0, 1).numpy(),
+            opacities=loaded.opacities[:, None].numpy(),
+        )
+        assert handle.name == "/splats"
+        assert len(handle.buffer) == 50, "one packed row a Gaussian, with finite half-precision covariances"
+    finally:
+        server.stop()
+
+
+def test_a_comment_says_that_the_scene_is_for_antialiased_rendering(tmp_path: Path) -> None:
+    for antialiased in (True, False):
+        save_ply(tmp_path / "a.ply", gaussians(), antialiased=antialiased)
+        assert ply_is_antialiased(tmp_path / "a.ply") == antialiased
+        assert len(load_ply(tmp_path / "a.ply")) == 5
+
+
+def test_point_clouds_come_back(tmp_path: Path) -> None:
+    points, colors = torch.randn(7, 3), torch.rand(7, 3)
+    save_point_cloud(tmp_path / "p.ply", points, colors)
+    again = load_point_cloud(tmp_path / "p.ply")
+    assert torch.equal(again[0], points)
+    torch.testing.assert_close(again[1], colors, atol=0.5 / 255 + 1e-6, rtol=0)
 
 
 def test_point_clouds_store_positions_and_byte_colors(tmp_path: Path) -> None:

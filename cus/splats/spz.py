@@ -1,0 +1,287 @@
+"""SPZ files: Niantic's compressed Gaussians, about a tenth of the PLY, which most of today's viewers read.
+
+A gzip stream of a 16-byte header and one array an attribute, little-endian: positions (24-bit fixed point), opacities,
+colours, scales, rotations, harmonics (coefficient by coefficient, red green blue inside), all but positions in bytes.
+Axes are right, up, back; those of the project's world, as in PLY files, are right, down, front: see
+cus/cameras/conversions.py.
+Version 2 holds rotations as x y z in three bytes; version 3 the three smallest components in four.
+
+Largest errors of values inside the ranges: half a step of positions (2^-bits, the bits by the extent of the scene),
+1/510 in opacity, 1/76.5 in harmonics of degree 0, 4/128 of degree 1 and 8/128 above, 1/32 in log scale, and in each
+stored component of the unit quaternion 1/255 (version 2) or 1/1445 (version 3).
+"""
+
+import gzip
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cus.cameras import conversions
+from cus.errors import InputError
+from cus.splats.gaussians import Gaussians
+from cus.splats.storage import read_bytes, write_whole
+
+_MAGIC = 0x5053474E
+_HEADER = struct.Struct("<IIIBBBB")
+_ANTIALIASED, _EXTENSIONS = 1, 2
+# Points of one file that the reference reader accepts.
+LARGEST_COUNT = 10_000_000
+_POSITION_BITS = 24
+# Finer than this gains nothing that can be seen in a scene of extent 1, and costs file size.
+_MOST_FRACTIONAL_BITS = 16
+_COLOR_SCALE = 0.15
+_SH_BUCKETS = (8, 16)  # of degree 1 and above: coarser than a byte, so that gzip finds more to save
+_LOG_SCALES = (-10.0, 255 / 16 - 10)
+
+
+@dataclass(frozen=True)
+class SpzHeader:
+    """What an SPZ file says of itself.
+
+    Attributes:
+        version: 2 or 3.
+        count: Gaussians in the file.
+        sh_degree: 0 to 3.
+        fractional_bits: Positions are whole multiples of 2^-fractional_bits scene units.
+        antialiased: Whether the Gaussians were fitted for antialiased rendering.
+    """
+
+    version: int
+    count: int
+    sh_degree: int
+    fractional_bits: int
+    antialiased: bool
+
+    @property
+    def rotation_bytes(self) -> int:
+        """Bytes of one rotation."""
+        return 4 if self.version >= 3 else 3
+
+    def array_bytes(self) -> dict[str, int]:
+        """Bytes of each array, in the order of the file."""
+        widths = {"positions": 9, "opacities": 1, "colors": 3, "scales": 3, "rotations": self.rotation_bytes}
+        widths["harmonics"] = 3 * ((self.sh_degree + 1) ** 2 - 1)
+        return {name: width * self.count for name, width in widths.items()}
+
+
+def save_spz(path: str | Path, gaussians: Gaussians, *, antialiased: bool = False, version: int = 2) -> None:
+    """Write Gaussians, atomically: a file that exists is whole. Values outside the format's ranges are clamped.
+
+    Args:
+        path: Of the file.
+        gaussians: At least one; `spz_clamped` counts those that the format's ranges change.
+        antialiased: Whether they were fitted for antialiased rendering.
+        version: 2, which every reader knows, or 3, whose rotations are finer.
+
+    Raises:
+        InputError: There is nothing to write, too much, positions beyond 2^23 units, or a place that cannot be written.
+    """
+    if version not in (2, 3):
+        raise ValueError(f"version must be 2 or 3, got {version}")
+    if not 0 < len(gaussians) <= LARGEST_COUNT:
+        raise InputError(f"{len(gaussians)} Gaussians for {path}: SPZ holds 1 to {LARGEST_COUNT}")
+    g = gaussians.to("cpu")
+    bits = _fractional_bits(g.means)
+    header = SpzHeader(version, len(g), g.sh_degree, bits, antialiased)
+    rotations = conversions.rub_quats_from_rdf(normalize(g.quats.double(), dim=1))
+    sh = conversions.rub_sh_from_rdf(g.sh.double())
+    log_scales = (g.scales.double().log() - _LOG_SCALES[0]) * 16
+    arrays = [
+        _pack_positions(conversions.rub_points_from_rdf(g.means.double()), bits),
+        _bytes(g.opacities.double() * 255),
+        _bytes(sh[:, 0] * (_COLOR_SCALE * 255) + 127.5),
+        _bytes(log_scales),
+        _pack_smallest_three(rotations) if version == 3 else _pack_xyz(rotations),
+        _pack_harmonics(sh[:, 1:]),
+    ]
+    fields = (_MAGIC, version, len(g), g.sh_degree, bits, _ANTIALIASED if antialiased else 0, 0)
+    content = _HEADER.pack(*fields) + b"".join(array.tobytes() for array in arrays)
+    assert len(content) == _HEADER.size + sum(header.array_bytes().values())
+    # No time stamp: the same Gaussians give the same file.
+    packed = gzip.compress(content, mtime=0)
+    write_whole(path, lambda stream: stream.write(packed))
+
+
+def load_spz(path: str | Path) -> Gaussians:
+    """Read Gaussians from an SPZ file of version 2 or 3.
+
+    Opacities of 0 and 1 become the nearest values inside the open range.
+
+    Raises:
+        InputError: Not an SPZ file, truncated, of another version, or with extensions.
+    """
+    header, arrays = _read(path)
+    count = header.count
+    sh = np.empty((count, (header.sh_degree + 1) ** 2, 3), np.float32)
+    sh[:, 0] = (arrays["colors"].reshape(count, 3) / 255 - 0.5) / _COLOR_SCALE
+    sh[:, 1:] = (arrays["harmonics"].reshape(count, -1, 3).astype(np.float32) - 128) / 128
+    rotations = arrays["rotations"].reshape(count, header.rotation_bytes)
+    quats = _unpack_smallest_three(rotations) if header.version == 3 else _unpack_xyz(rotations)
+    limits = torch.finfo(torch.float32)
+    opacities = torch.from_numpy(arrays["opacities"] / np.float32(255))
+    scales = arrays["scales"].reshape(count, 3).astype(np.float32) / 16 + _LOG_SCALES[0]
+    means = _unpack_positions(arrays["positions"].reshape(count, 3, 3), header.fractional_bits)
+    return Gaussians(
+        means=conversions.rdf_points_from_rub(torch.from_numpy(means)),
+        quats=conversions.rdf_quats_from_rub(torch.from_numpy(quats)),
+        scales=torch.from_numpy(scales.astype(np.float32)).exp(),
+        opacities=opacities.clamp(limits.tiny, 1 - limits.eps / 2),
+        sh=conversions.rdf_sh_from_rub(torch.from_numpy(sh)),
+    )
+
+
+def read_spz_header(path: str | Path) -> SpzHeader:
+    """What the file says of itself. Raises InputError as `load_spz`."""
+    return _read(path)[0]
+
+
+def spz_clamped(gaussians: Gaussians) -> dict[str, int]:
+    """How many Gaussians lose more than the format's rounding, by field; fields without any are left out.
+
+    Scales, colours and harmonics outside the format's ranges are clamped; positions lose more where the rounding is
+    larger than the Gaussian itself.
+    """
+    log_scales = gaussians.scales.log()
+    half = 0.5 / 16
+    half_step = 0.5 / 2.0 ** _fractional_bits(gaussians.means)
+    outside = {
+        # Of a scene with points far away the fixed point may be coarser than its Gaussians.
+        "position": (gaussians.scales.amax(dim=1).clamp_min(math.exp(_LOG_SCALES[0])) < half_step)[:, None],
+        "scale": (log_scales < _LOG_SCALES[0] - half) | (log_scales > _LOG_SCALES[1] + half),
+        "colour": gaussians.sh[:, 0].abs() > 0.5 / _COLOR_SCALE,
+        "harmonics": (gaussians.sh[:, 1:].abs() > 1).flatten(1),
+    }
+    counts = {name: int(mask.any(dim=1).sum()) for name, mask in outside.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _fractional_bits(means: Tensor) -> int:
+    """The finest fixed point in which every coordinate fits."""
+    largest = float(means.abs().max())
+    bits = min(_MOST_FRACTIONAL_BITS, _POSITION_BITS - 1 - math.ceil(math.log2(max(largest, 2.0**-100) * (1 + 1e-6))))
+    if bits < 0:
+        raise InputError(
+            f"positions reach {largest:.3g} scene units, more than the 2^23 that SPZ holds; remove the far Gaussians"
+        )
+    return bits
+
+
+def _bytes(values: Tensor) -> np.ndarray:
+    return values.round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def _pack_positions(points: Tensor, bits: int) -> np.ndarray:
+    limit = 2 ** (_POSITION_BITS - 1)
+    fixed = (points * 2.0**bits).round().clamp(-limit, limit - 1).to(torch.int32).numpy().astype("<i4")
+    return fixed[..., None].view(np.uint8)[..., :3]
+
+
+def _unpack_positions(stored: np.ndarray, bits: int) -> np.ndarray:
+    """[N, 3, 3] bytes -> [N, 3] float32."""
+    wide = np.zeros((*stored.shape[:2], 4), np.uint8)
+    wide[..., 1:] = stored  # as the upper three bytes: dividing by 256 then carries the sign
+    return (wide.view("<i4")[..., 0].astype(np.float64) / 2.0 ** (bits + 8)).astype(np.float32)
+
+
+def _pack_xyz(quats: Tensor) -> np.ndarray:
+    positive = torch.where(quats[:, :1] < 0, -quats, quats)
+    return _bytes(positive[:, 1:] * 127.5 + 127.5)
+
+
+def _unpack_xyz(stored: np.ndarray) -> np.ndarray:
+    xyz = stored.astype(np.float32) / 127.5 - 1
+    w = np.sqrt(np.maximum(0, 1 - (xyz**2).sum(axis=1, keepdims=True)))
+    return np.concatenate([w, xyz], axis=1)
+
+
+def _pack_smallest_three(quats: Tensor) -> np.ndarray:
+    """[N, 4] wxyz -> [N, 4] bytes: two bits for which of x y z w is left out, a sign and nine bits of each other."""
+    xyzw = quats.roll(-1, dims=1)
+    largest = xyzw.abs().argmax(dim=1, keepdim=True)
+    xyzw = torch.where(xyzw.gather(1, largest) < 0, -xyzw, xyzw)
+    others = torch.arange(4).expand(len(quats), 4)
+    others = others[others != largest].reshape(-1, 3)
+    values = xyzw.gather(1, others)
+    packed = largest[:, 0]
+    for sign, size in zip((values < 0).T, (values.abs() * (511 * 2**0.5)).round().clamp(0, 511).long().T, strict=True):
+        packed = packed << 10 | sign.long() << 9 | size
+    return packed.numpy().astype("<u4")[:, None].view(np.uint8)
+
+
+def _unpack_smallest_three(stored: np.ndarray) -> np.ndarray:
+    """[N, 4] bytes -> [N, 4] wxyz."""
+    packed = np.ascontiguousarray(stored).view("<u4")[:, 0]
+    largest = (packed >> 30).astype(np.int64)
+    order = np.arange(4)[None].repeat(len(packed), axis=0)
+    others = order[order != largest[:, None]].reshape(-1, 3)
+    xyzw = np.empty((len(packed), 4), np.float32)
+    for column, shift in enumerate((20, 10, 0)):
+        size = (packed >> shift & 511) / np.float32(511 * 2**0.5)
+        xyzw[np.arange(len(packed)), others[:, column]] = np.where(packed >> (shift + 9) & 1, -size, size)
+    rest = np.take_along_axis(xyzw, others, axis=1)
+    xyzw[np.arange(len(packed)), largest] = np.sqrt(np.maximum(0, 1 - (rest**2).sum(axis=1)))
+    return np.roll(xyzw, 1, axis=1)
+
+
+def _pack_harmonics(sh: Tensor) -> np.ndarray:
+    """[N, K - 1, 3] -> bytes: to the nearest multiple of the bucket, of which 128, that is 0, is one."""
+    buckets = torch.full((sh.shape[1], 1), float(_SH_BUCKETS[1]), dtype=sh.dtype)
+    buckets[:3] = _SH_BUCKETS[0]
+    return _bytes((sh * 128 / buckets).round() * buckets + 128)
+
+
+def _read(path: str | Path) -> tuple[SpzHeader, dict[str, np.ndarray]]:
+    content = _unzipped(path)
+    if len(content) < _HEADER.size:
+        raise InputError(f"{path} is truncated: {len(content)} bytes are no SPZ header")
+    magic, version, count, degree, bits, flags, _ = _HEADER.unpack_from(content)
+    if magic != _MAGIC:
+        raise InputError(f"{path} is no SPZ file: it does not start with the mark NGSP")
+    if version not in (2, 3):
+        raise InputError(
+            f"{path} is an SPZ file of version {version}; versions 2 and 3 are read: convert it to one of them"
+        )
+    if flags & _EXTENSIONS:
+        raise InputError(f"{path} has SPZ extensions, which are not read; save it again without them")
+    if degree > 3 or bits >= _POSITION_BITS:
+        raise InputError(
+            f"{path} is damaged or too new: harmonics of degree {degree} and {bits} fractional bits; expected 0 to 3, "
+            f"and fewer than {_POSITION_BITS}"
+        )
+    if count == 0:
+        raise InputError(f"{path} holds no Gaussians")
+    header = SpzHeader(version, count, degree, bits, bool(flags & _ANTIALIASED))
+    widths = header.array_bytes()
+    expected = _HEADER.size + sum(widths.values())
+    if len(content) != expected:
+        raise InputError(
+            f"{path} is damaged: {count} Gaussians of degree {degree} take {expected} bytes, it holds {len(content)}"
+        )
+    arrays, start = {}, _HEADER.size
+    for name, width in widths.items():
+        arrays[name] = np.frombuffer(content, np.uint8, width, start)
+        start += width
+    return header, arrays
+
+
+def _unzipped(path: str | Path) -> bytes:
+    packed = read_bytes(path)
+    if packed[:4] == _MAGIC.to_bytes(4, "little"):
+        version = int.from_bytes(packed[4:8], "little")
+        raise InputError(
+            f"{path} is an SPZ file of version {version}, which is not packed by gzip; versions 2 and 3 are read: "
+            "convert it to one of them"
+        )
+    try:
+        return gzip.decompress(packed)
+    except EOFError as error:
+        raise InputError(f"{path} is truncated: its gzip stream has no end; copy or export it again") from error
+    except (OSError, zlib.error) as error:
+        raise InputError(f"{path} is no SPZ file or is damaged ({error}); expected a gzip stream") from error

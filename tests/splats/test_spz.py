@@ -1,0 +1,332 @@
+"""SPZ and .splat files: bounds of every field, the byte layout, an independent reader, and renders."""
+
+import gzip
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from cus.cameras import Cameras, conversions
+from cus.errors import InputError
+from cus.splats import Gaussians, render
+from cus.splats.dot_splat import load_dot_splat, save_dot_splat
+from cus.splats.files import load_splats, save_splats, says_antialiased
+from cus.splats.ply import save_ply
+from cus.splats.projection import rotmat_from_quat
+from cus.splats.sh import SH_C0, sh_basis
+from cus.splats.spz import load_spz, read_spz_header, save_spz, spz_clamped
+
+
+def scene(count: int = 400, degree: int = 3, extent: float = 1.0) -> Gaussians:
+    """Gaussians inside all ranges of SPZ, before a camera at the origin that looks along z."""
+    generator = torch.Generator().manual_seed(1)
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    sh = (uniform(count, (degree + 1) ** 2, 3) * 2 - 1) * 0.2
+    sh[:, 0] = uniform(count, 3) * 3 - 1.5
+    return Gaussians(
+        means=(uniform(count, 3) * 2 - 1 + torch.tensor([0, 0, 3.0])) * extent,
+        quats=torch.randn(count, 4, generator=generator),
+        scales=torch.exp(uniform(count, 3) * 3 - 5) * extent,
+        opacities=uniform(count) * 0.9 + 0.05,
+        sh=sh,
+    )
+
+
+def camera() -> Cameras:
+    K = torch.tensor([[110.0, 0, 48], [0, 110, 32], [0, 0, 1]])
+    return Cameras(torch.eye(4)[None], K[None], 96, 64)
+
+
+def aligned(quats: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+    """Unit quaternions, of the two signs the one nearer to `to`."""
+    quats = normalize(quats, dim=1)
+    return torch.where((quats * to).sum(dim=1, keepdim=True) < 0, -quats, quats)
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(-10 * torch.log10((a - b).square().mean()))
+
+
+@pytest.mark.parametrize(("version", "degree"), [(2, 0), (2, 1), (2, 2), (2, 3), (3, 3)])
+def test_every_field_comes_back_within_half_a_step(tmp_path: Path, version: int, degree: int) -> None:
+    original = scene(degree=degree)
+    save_spz(tmp_path / "a.spz", original, version=version)
+    loaded = load_spz(tmp_path / "a.spz")
+    assert not spz_clamped(original) and loaded.sh.shape == original.sh.shape
+    header = read_spz_header(tmp_path / "a.spz")
+    assert (header.version, header.count, header.sh_degree, header.fractional_bits) == (version, 400, degree, 16)
+
+    def largest(name: str) -> float:
+        return float((getattr(loaded, name) - getattr(original, name)).abs().max())
+
+    assert largest("means") <= 0.5 / 2**16 + 1e-6
+    assert largest("opacities") <= 0.5 / 255 + 1e-6
+    assert float((loaded.scales.log() - original.scales.log()).abs().max()) <= 0.5 / 16 + 1e-5
+    errors = (loaded.sh - original.sh).abs().amax(dim=(0, 2))
+    assert errors[0] <= 0.5 / (0.15 * 255) + 1e-5
+    assert bool((errors[1:4] <= 4 / 128 + 1e-6).all()) and bool((errors[4:] <= 8 / 128 + 1e-6).all())
+    quats = normalize(original.quats, dim=1)
+    rotations = (aligned(loaded.quats, quats) - quats).abs()
+    if version == 2:
+        assert rotations[:, 1:].max() <= 0.5 / 127.5 + 1e-3  # renormalised where w was lost beside x y z
+    else:
+        assert rotations.max() <= 2.5 * 0.5 / (511 * 2**0.5)  # the largest follows from the other three
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_second_trip_changes_almost_nothing(tmp_path: Path, version: int) -> None:
+    save_spz(tmp_path / "a.spz", scene(), version=version)
+    once = load_spz(tmp_path / "a.spz")
+    save_spz(tmp_path / "b.spz", once, version=version)
+    twice = load_spz(tmp_path / "b.spz")
+    for name in ("means", "scales", "opacities", "sh"):
+        torch.testing.assert_close(getattr(twice, name), getattr(once, name), atol=1e-5, rtol=1e-5)
+    save_spz(tmp_path / "c.spz", once, version=version)
+    assert (tmp_path / "b.spz").read_bytes() == (tmp_path / "c.spz").read_bytes(), "the same scene, the same bytes"
+
+
+@pytest.mark.parametrize("extent", [1e-3, 1.0, 1e3, 1e5])
+def test_positions_use_the_bits_that_the_extent_leaves(tmp_path: Path, extent: float) -> None:
+    original = scene(extent=extent)
+    save_spz(tmp_path / "a.spz", original)
+    error = (load_spz(tmp_path / "a.spz").means - original.means).abs().max()
+    assert error <= max(0.5 / 2**16, float(original.means.abs().max()) * 2**-22)
+
+
+def test_the_bytes_stand_where_the_format_puts_them(tmp_path: Path) -> None:
+    one = Gaussians(
+        means=torch.tensor([[1.0, 2.0, -3.0]]),
+        quats=torch.tensor([[1.0, 0, 0, 0]]),
+        scales=torch.tensor([[1.0, math.exp(-10), math.exp(2)]]),
+        opacities=torch.tensor([0.2]),
+        sh=torch.zeros(1, 4, 3).index_fill(1, torch.tensor([2]), 0.5),
+    )
+    save_spz(tmp_path / "a.spz", one, antialiased=True)
+    content = gzip.decompress((tmp_path / "a.spz").read_bytes())
+    assert content[:4] == b"NGSP"
+    assert struct.unpack("<IIIBBBB", content[:16]) == (0x5053474E, 2, 1, 1, 16, 1, 0)
+    fixed = [int.from_bytes(content[16 + 3 * i : 19 + 3 * i], "little", signed=True) for i in range(3)]
+    assert fixed == [1 << 16, -2 << 16, 3 << 16], "right, up, back"
+    assert content[25] == 51 and content[26:29] == bytes([128] * 3) and content[29:32] == bytes([160, 0, 192])
+    assert content[32:35] == bytes([128] * 3)
+    # Degree 1 is in the order y z x, colours inside; a z coefficient changes its sign with the axis.
+    assert list(content[35:44]) == [128] * 3 + [64] * 3 + [128] * 3
+
+
+def test_sixteen_bytes_and_the_arrays_are_all_there_is(tmp_path: Path) -> None:
+    for version, width in ((2, 19), (3, 20)):
+        save_spz(tmp_path / "a.spz", scene(10, degree=0), version=version)
+        assert len(gzip.decompress((tmp_path / "a.spz").read_bytes())) == 16 + 10 * width
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_harmonics_seen_along_turned_directions_keep_their_colour(degree: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    directions = normalize(torch.randn(50, 3, generator=generator), dim=1)
+    sh = torch.randn(50, (degree + 1) ** 2, 3, generator=generator)
+    before = (sh_basis(degree, directions)[..., None] * sh).sum(dim=1)
+    turned = sh_basis(degree, conversions.rub_points_from_rdf(directions))
+    torch.testing.assert_close((turned[..., None] * conversions.rub_sh_from_rdf(sh)).sum(dim=1), before)
+    torch.testing.assert_close(conversions.rdf_sh_from_rub(conversions.rub_sh_from_rdf(sh)), sh)
+
+
+def test_turned_quaternions_give_the_turned_covariance() -> None:
+    g = scene(20)
+    flip = torch.diag(conversions.rub_points_from_rdf(torch.ones(3)))
+
+    def covariances(quats: torch.Tensor) -> torch.Tensor:
+        axes = rotmat_from_quat(quats) * g.scales[:, None]
+        return axes @ axes.mT
+
+    turned = covariances(conversions.rub_quats_from_rdf(g.quats))
+    torch.testing.assert_close(turned, flip @ covariances(g.quats) @ flip)
+    torch.testing.assert_close(conversions.rdf_quats_from_rub(conversions.rub_quats_from_rdf(g.quats)), g.quats)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_independent_reader_finds_the_same_gaussians(tmp_path: Path, version: int) -> None:
+    gsply = pytest.importorskip("gsply", reason="gsply, an independent reader of SPZ, is not installed")
+    original = scene(degree=3)
+    save_spz(tmp_path / "a.spz", original, version=version)
+    ours, other = load_spz(tmp_path / "a.spz"), gsply.read_spz(str(tmp_path / "a.spz"))
+    # It gives the file's own axes, logarithms, logits and quaternions wxyz.
+    np.testing.assert_allclose(other.means, conversions.rub_points_from_rdf(ours.means), atol=1e-6)
+    np.testing.assert_allclose(other.scales, ours.scales.log(), atol=1e-5)
+    np.testing.assert_allclose(1 / (1 + np.exp(-other.opacities)), ours.opacities, atol=1e-5)
+    np.testing.assert_allclose(other.sh0, ours.sh[:, 0], atol=1e-5)
+    np.testing.assert_allclose(other.shN, conversions.rub_sh_from_rdf(ours.sh)[:, 1:], atol=1e-5)
+    theirs = torch.from_numpy(np.asarray(other.quats))
+    mine = normalize(conversions.rub_quats_from_rdf(ours.quats), dim=1)
+    torch.testing.assert_close(aligned(theirs, mine), mine, atol=1e-4, rtol=0)
+
+
+def test_what_an_independent_writer_wrote_is_read(tmp_path: Path) -> None:
+    gsply = pytest.importorskip("gsply", reason="gsply, an independent writer of SPZ, is not installed")
+    original = scene(degree=1)
+    save_ply(tmp_path / "a.ply", original)
+    gsply.write_spz(str(tmp_path / "a.spz"), gsply.plyread(str(tmp_path / "a.ply")), version=3)
+    loaded = load_spz(tmp_path / "a.spz")
+    # It stores the axes that it is given.
+    torch.testing.assert_close(conversions.rub_points_from_rdf(loaded.means), original.means, atol=3e-4, rtol=0)
+    torch.testing.assert_close(loaded.scales.log(), original.scales.log(), atol=0.04, rtol=0)
+    torch.testing.assert_close(conversions.rub_sh_from_rdf(loaded.sh), original.sh, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "least"), [("a.spz", 35.0), ("a.splat", 38.0)])
+def test_renders_before_and_after_are_nearly_the_same_and_the_file_is_small(
+    tmp_path: Path, name: str, least: float
+) -> None:
+    original = scene(1500, degree=0)
+    save_splats(tmp_path / "a.ply", original)
+    save_splats(tmp_path / name, original)
+    before, after = render(original, camera()), render(load_splats(tmp_path / name), camera())
+    assert before.std() > 0.1 and psnr(before, after) > least
+    ratio = (tmp_path / "a.ply").stat().st_size / (tmp_path / name).stat().st_size
+    assert ratio > (3 if name == "a.spz" else 2)
+
+
+def test_version_3_renders_no_worse_than_version_2(tmp_path: Path) -> None:
+    original = scene(1500, degree=0)
+    scores = []
+    for version in (2, 3):
+        save_spz(tmp_path / "a.spz", original, version=version)
+        scores.append(psnr(render(original, camera()), render(load_spz(tmp_path / "a.spz"), camera())))
+    assert scores[1] >= scores[0] - 0.1
+
+
+def test_what_the_ranges_change_is_counted(tmp_path: Path) -> None:
+    original = scene(5)
+    scales, sh, means = original.scales.clone(), original.sh.clone(), original.means.clone()
+    scales[0], scales[1], sh[1, 0], sh[2, 5] = 1e-7, 1e4, 9.0, -2.0
+    extreme = Gaussians(means, original.quats, scales, original.opacities, sh)
+    assert spz_clamped(extreme) == {"scale": 2, "colour": 1, "harmonics": 1}
+    save_spz(tmp_path / "a.spz", extreme)
+    loaded = load_spz(tmp_path / "a.spz")
+    assert loaded.scales[0, 0] == pytest.approx(np.exp(-10)) and float(loaded.sh[2, 5].max()) == -1
+    means[3] = 5e6
+    assert spz_clamped(Gaussians(means, original.quats, scales, original.opacities, sh))["position"] >= 3
+    with pytest.raises(InputError, match="remove the far"):
+        save_spz(tmp_path / "b.spz", Gaussians(means * 100, original.quats, scales, original.opacities, sh))
+
+
+def test_saturated_opacities_stay_inside_the_open_interval(tmp_path: Path) -> None:
+    g = scene(3)
+    opacities = torch.tensor([1e-7, 1 - 6e-8, 0.5])
+    for name in ("a.spz", "a.splat"):
+        save_splats(tmp_path / name, Gaussians(g.means, g.quats, g.scales, opacities, g.sh))
+        loaded = load_splats(tmp_path / name).opacities
+        assert bool(((loaded > 0) & (loaded < 1)).all())
+
+
+def repacked(path: Path, **changes: int) -> Path:
+    """An SPZ file with header fields replaced."""
+    save_spz(path, scene(4))
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    places = {"magic": ("<I", 0), "version": ("<I", 4), "count": ("<I", 8), "degree": ("<B", 12), "flags": ("<B", 14)}
+    for name, value in changes.items():
+        struct.pack_into(places[name][0], content, places[name][1], value)
+    path.write_bytes(gzip.compress(bytes(content)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"magic": 7}, "no SPZ file"),
+        ({"version": 1}, "version 1; versions 2 and 3"),
+        ({"version": 9}, "version 9; versions 2 and 3"),
+        ({"version": 3}, "damaged"),
+        ({"count": 5}, "damaged"),
+        ({"count": 0}, "no Gaussians"),
+        ({"degree": 4}, "degree 4"),
+        ({"flags": 2}, "extensions"),
+    ],
+)
+def test_headers_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_spz(repacked(tmp_path / "a.spz", **changes))
+
+
+def test_damaged_files_are_refused_whatever_the_damage(tmp_path: Path) -> None:
+    save_spz(tmp_path / "a.spz", scene(50))
+    whole = (tmp_path / "a.spz").read_bytes()
+    damaged = tmp_path / "b.spz"
+    for cut in (0, 5, 15, 40, len(whole) // 2, len(whole) - 1):
+        damaged.write_bytes(whole[:cut])
+        with pytest.raises(InputError, match="b.spz"):
+            load_spz(damaged)
+    for content in (
+        b"hello",
+        b"NGSP" + bytes([4, 0, 0, 0]) + bytes(40),
+        gzip.compress(b"NGSP"),
+        whole[:60] + whole[70:],
+    ):
+        damaged.write_bytes(content)
+        with pytest.raises(InputError, match="b.spz"):
+            load_spz(damaged)
+    with pytest.raises(InputError, match="cannot read"):
+        load_spz(tmp_path / "absent.spz")
+
+
+def test_dot_splat_rows_are_32_bytes_largest_first_and_come_back_within_their_steps(tmp_path: Path) -> None:
+    original = scene(100, degree=1)
+    save_dot_splat(tmp_path / "a.splat", original)
+    content = (tmp_path / "a.splat").read_bytes()
+    order = (original.scales.double().prod(dim=1) * original.opacities).argsort(descending=True)
+    expected = original.select(order)
+    assert len(content) == 32 * 100
+    assert np.allclose(struct.unpack("<6f", content[:24]), [*expected.means[0].tolist(), *expected.scales[0].tolist()])
+    loaded = load_dot_splat(tmp_path / "a.splat")
+    assert torch.equal(loaded.means, expected.means) and torch.equal(loaded.scales, expected.scales)
+    assert loaded.sh.shape == (100, 1, 3) and (loaded.opacities - expected.opacities).abs().max() <= 0.5 / 255 + 1e-6
+    colors = (expected.sh[:, 0] * SH_C0 + 0.5).clamp(0, 1)
+    assert (loaded.sh[:, 0] * SH_C0 + 0.5 - colors).abs().max() <= 0.5 / 255 + 1e-6
+    quats = normalize(expected.quats, dim=1)
+    assert (aligned(loaded.quats, quats) - quats).abs().max() <= 1 / 64
+
+
+def test_dot_splat_files_that_are_cut_or_hold_nonsense_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.splat"
+    for content, message in [
+        (b"", "0 bytes"),
+        (bytes(33), "multiple of 32"),
+        (b"\xff" * 64, "NaN"),
+        (bytes(32), "scales must be > 0"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            load_dot_splat(path)
+
+
+def test_the_suffix_chooses_the_format_and_the_file_says_how_it_was_fitted(tmp_path: Path) -> None:
+    for name in ("a.ply", "A.PLY", "a.spz", "a.splat"):
+        save_splats(tmp_path / name, scene(5), antialiased=True)
+        assert len(load_splats(tmp_path / name)) == 5
+        assert says_antialiased(tmp_path / name) == (not name.endswith("splat"))
+    save_splats(tmp_path / "a.ply", scene(5))
+    assert not says_antialiased(tmp_path / "a.ply")
+    for name in ("a.obj", "a"):
+        with pytest.raises(InputError, match="unknown format"):
+            save_splats(tmp_path / name, scene(5))
+        with pytest.raises(InputError, match="unknown format"):
+            load_splats(tmp_path / name)
+
+
+def test_no_format_writes_an_empty_scene_or_loses_an_earlier_file(tmp_path: Path) -> None:
+    nothing = scene(5).select(torch.zeros(5, dtype=torch.bool))
+    for name in ("a.ply", "a.spz", "a.splat"):
+        save_splats(tmp_path / name, scene(5))
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(InputError):
+            save_splats(tmp_path / name, nothing)
+        with pytest.raises(InputError, match="cannot write"):
+            save_splats(tmp_path / "absent" / name, scene(5))
+        assert (tmp_path / name).read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ply", "a.splat", "a.spz"]
