@@ -15,7 +15,7 @@ ALPHA_CUTOFF = 1 / 255
 MAX_EXTENT = 3.33
 # The Jacobian is taken at most this far outside the image (in units of half the field of view), as in 3DGS:
 # the linearisation explodes for Gaussians beside the camera.
-_FRUSTUM_MARGIN = 0.3
+FRUSTUM_MARGIN = 0.3
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _limited(slopes: Tensor, Ks: Tensor, options: ProjectionOptions) -> Tensor:
     """Where the Jacobian is taken [C, N, 2]: x / z and y / z, but not far outside the image."""
     focals, centers = Ks[:, None, (0, 1), (0, 1)], Ks[:, None, :2, 2]
     size = torch.tensor([options.width, options.height], dtype=Ks.dtype, device=Ks.device)
-    margin = _FRUSTUM_MARGIN * 0.5 * size / focals
+    margin = FRUSTUM_MARGIN * 0.5 * size / focals
     return torch.minimum(torch.maximum(slopes, -centers / focals - margin), (size - centers) / focals + margin)
 
 

@@ -1,25 +1,21 @@
 """`rasterization`: one function with gsplat's signature and meaning, and a choice of backends behind it."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from cus.splats.projection import ProjectionOptions, project
+from cus.splats.projection import ProjectionOptions
+from cus.splats.rasterize_cpu import rasterize_cpu
 from cus.splats.rasterize_gsplat import gsplat_available, rasterize_gsplat
-from cus.splats.rasterize_torch import rasterize_tiles
+from cus.splats.rasterize_torch import rasterize_torch
 from cus.splats.sh import evaluate_sh
-from cus.splats.tiles import TileLists, build_tile_lists
+from cus.splats.tiles import TileLists
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 RasterizeMode = Literal["classic", "antialiased"]
-Backend = Literal["auto", "torch", "gsplat"]
-# Composites projected Gaussians: (means2d, conics, colors, opacities, lists, width, height) -> (colours over black,
-# transmittances). What a backend that shares our projection has to bring.
-Compositor = Callable[[Tensor, Tensor, Tensor, Tensor, TileLists, int, int], tuple[Tensor, Tensor]]
-_COMPOSITORS: dict[str, Compositor] = {"torch": rasterize_tiles}
+Backend = Literal["auto", "cpu", "torch", "gsplat"]
 
 
 def rasterization(
@@ -62,18 +58,19 @@ def rasterization(
         Ks: Intrinsics [C, 3, 3], pixels; the centre of the top-left pixel is (0.5, 0.5).
         width: Of the images, pixels.
         height: Of the images, pixels.
-        near_plane: Gaussians whose centre is nearer are left out (z-depth).
+        near_plane: Gaussians whose centre is nearer are left out (z-depth), > 0.
         far_plane: Likewise farther.
         radius_clip: Gaussians whose box half size is at most this in both directions are left out, pixels.
         eps2d: Added to the diagonal of the 2D covariances, pixels^2, so that none is thinner than a pixel.
         sh_degree: Harmonics to use (0 to 3); None: `colors` are colours.
         packed: Give the per-Gaussian entries of info for visible pairs only [nnz], with camera_ids and gaussian_ids.
-        tile_size: Side of the tiles in pixels; changes the speed, not the picture.
+        tile_size: Side of the tiles in pixels; changes the speed, not the picture. Backend "cpu" always takes 16.
         backgrounds: Colours behind everything [C, D]; None is black. Depth channels never get one.
         render_mode: "RGB" colours; "D" z-depth, accumulated with the weights; "ED" the same divided by alpha, so
             expected depth; "RGB+D" and "RGB+ED" both, depth last.
         rasterize_mode: "antialiased" scales opacities by sqrt(det(cov2d) / det(cov2d + eps2d I)) (Mip-Splatting).
-        backend: "torch" anywhere, "gsplat" on CUDA; "auto" takes gsplat on CUDA where it is installed, else torch.
+        backend: "gsplat" on CUDA; "cpu" for float32 on the CPU, in Numba kernels (the first call on a machine compiles
+            them, some seconds); "torch" anywhere, slow, the oracle of the tests. "auto" takes the first that fits.
 
     Returns:
         renders [C, height, width, D (+ 1 with a depth)], alphas [C, height, width, 1], and info: means2d [C, N, 2],
@@ -82,14 +79,17 @@ def rasterization(
 
     Raises:
         ValueError: Shapes or options do not fit.
-        InputError: backend="gsplat" where it cannot run.
+        InputError: backend="gsplat" or "cpu" where it cannot run.
     """
     _check(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree)
     _check_options(width, height, tile_size, render_mode, rasterize_mode, backend)
+    if near_plane <= 0:
+        raise ValueError(f"near_plane must be > 0, got {near_plane}")
     channels = 3 if sh_degree is not None else colors.shape[-1]
     if backgrounds is not None and tuple(backgrounds.shape) != (len(viewmats), channels):
         raise ValueError(f"backgrounds must be [{len(viewmats)}, {channels}], got {list(backgrounds.shape)}")
-    if resolve_backend(backend, means.device) == "gsplat":
+    chosen = resolve_backend(backend, means.device, means.dtype)
+    if chosen == "gsplat":
         shared = dict(near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d)
         return rasterize_gsplat(
             means=means, quats=quats, scales=scales, opacities=opacities, colors=colors, viewmats=viewmats, Ks=Ks,
@@ -100,13 +100,17 @@ def rasterization(
     options = ProjectionOptions(
         width, height, near_plane, far_plane, radius_clip, eps2d, antialiased=rasterize_mode == "antialiased"
     )
-    projection = project(means, quats, scales, opacities, viewmats, Ks, options)
-    lists = build_tile_lists(projection, width, height, tile_size)
-    features = _features(means, colors, viewmats, projection.depths, sh_degree, render_mode)
-    rendered, transmittances = _COMPOSITORS["torch"](
-        projection.means2d.flatten(0, 1), projection.conics.flatten(0, 1), features.flatten(0, 1),
-        projection.opacities.flatten(), lists, width, height,
-    )  # fmt: skip
+    gaussians = means, quats, scales, opacities
+
+    def features(depths: Tensor) -> Tensor:
+        return _features(means, colors, viewmats, depths, sh_degree, render_mode)
+
+    if chosen == "cpu":
+        rendered, transmittances, entries, lists = rasterize_cpu(gaussians, viewmats, Ks, options, features)
+    else:
+        rendered, transmittances, entries, lists = rasterize_torch(
+            gaussians, viewmats, Ks, options, features, tile_size
+        )
     if backgrounds is not None and "RGB" in render_mode:
         behind = torch.nn.functional.pad(backgrounds, (0, rendered.shape[-1] - channels))
         rendered = rendered + transmittances * behind[:, None, None, :]
@@ -114,19 +118,22 @@ def rasterization(
     if render_mode.endswith("ED"):
         expected = rendered[..., -1:] / alphas.clamp_min(1e-10)
         rendered = torch.cat([rendered[..., :-1], expected], dim=-1)
-    entries = {name: getattr(projection, name) for name in ("means2d", "radii", "depths", "conics", "opacities")}
     return rendered, alphas, _info(entries, lists, width, height, packed)
 
 
-def resolve_backend(backend: Backend, device: torch.device) -> Literal["torch", "gsplat"]:
+def resolve_backend(
+    backend: Backend, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Literal["cpu", "torch", "gsplat"]:
     """The backend that "auto" stands for on a device; any other stands for itself."""
     if backend != "auto":
         return backend
-    if device.type != "cuda":
-        return "torch"
-    if gsplat_available():
+    if device.type == "cpu":
+        return "cpu" if dtype == torch.float32 else "torch"
+    if device.type == "cuda" and gsplat_available():
         return "gsplat"
-    warnings.warn("gsplat is not installed (pip install 'closeupshot[gpu]'): rasterizing slowly in torch", stacklevel=3)
+    if device.type == "cuda":
+        install = "pip install 'closeupshot[gpu]'"
+        warnings.warn(f"gsplat is not installed ({install}): rasterizing slowly in torch", stacklevel=3)
     return "torch"
 
 

@@ -14,15 +14,15 @@ The exponent is evaluated in square-root form, sigma = u^2 + v with u linear in 
 only, which loses fewer digits than the expanded polynomial when a large Gaussian's centre lies far from the tile.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cus.splats.projection import ALPHA_CUTOFF
-from cus.splats.tiles import TileLists
+from cus.splats.projection import ALPHA_CUTOFF, ProjectionOptions, project
+from cus.splats.tiles import TileLists, build_tile_lists
 
 ALPHA_MAX = 0.999
 TRANSMITTANCE_STOP = 1e-4
@@ -33,6 +33,37 @@ _SEGMENT = 128
 # denormal numbers that cost an exp() four times its time.
 _NOTHING = -1e4
 _FAINTEST = -20.0
+
+
+def rasterize_torch(
+    gaussians: tuple[Tensor, Tensor, Tensor, Tensor],
+    viewmats: Tensor,
+    Ks: Tensor,
+    options: ProjectionOptions,
+    features: Callable[[Tensor], Tensor],
+    tile_size: int,
+) -> tuple[Tensor, Tensor, dict[str, Tensor], TileLists]:
+    """Rasterize in plain torch, on any device and in any precision; see `cus.splats.rasterization` for the meanings.
+
+    Args:
+        gaussians: means [N, 3], quats [N, 4], scales [N, 3], opacities [N].
+        viewmats: [C, 4, 4].
+        Ks: [C, 3, 3].
+        options: Size and limits.
+        features: From depths [C, N] to what is composited [C, N, D].
+        tile_size: Side of the tiles, pixels.
+
+    Returns:
+        Images [C, H, W, D], transmittances [C, H, W, 1], the entries of info that are a row a Gaussian, and the lists.
+    """
+    projection = project(*gaussians, viewmats, Ks, options)
+    lists = build_tile_lists(projection, options.width, options.height, tile_size)
+    images, transmittances = rasterize_tiles(
+        projection.means2d.flatten(0, 1), projection.conics.flatten(0, 1), features(projection.depths).flatten(0, 1),
+        projection.opacities.flatten(), lists, options.width, options.height,
+    )  # fmt: skip
+    entries = {name: getattr(projection, name) for name in ("means2d", "radii", "depths", "conics", "opacities")}
+    return images, transmittances, entries, lists
 
 
 def rasterize_tiles(

@@ -16,8 +16,9 @@ def scene(device: str) -> dict[str, torch.Tensor]:
     return {name: value.to(device) for name, value in inputs.items()}
 
 
-def test_auto_is_torch_on_a_cpu() -> None:
-    assert resolve_backend("auto", torch.device("cpu")) == "torch"
+def test_auto_takes_the_kernels_on_a_cpu_and_torch_in_float64() -> None:
+    assert resolve_backend("auto", torch.device("cpu")) == "cpu"
+    assert resolve_backend("auto", torch.device("cpu"), torch.float64) == "torch"
     assert resolve_backend("gsplat", torch.device("cpu")) == "gsplat"
 
 

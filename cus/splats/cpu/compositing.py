@@ -1,0 +1,278 @@
+"""Alpha compositing of projected Gaussians on the CPU: one kernel forward, one backward, sixteen pixels at a time.
+
+Semantics are those of `cus.splats.rasterize_torch`. A tile's pixels lie in scratch arrays block by block (4 x 4 pixels,
+the sixteen lanes); of each Gaussian only the blocks that it reaches are evaluated, and in the backward pass only those
+where it counted.
+
+Backward, too, goes front to back. Where S is the worth to the loss of all that lies at or behind a Gaussian, known at the
+start from the picture itself, the derivative in its alpha is T (worth - rest), with rest = S_behind / (T (1 - alpha)).
+Each (Gaussian, tile) pair writes its sums into a slot of its own, and a Gaussian's slots are added up in a fixed order:
+no atomics, and the same bits on any number of threads.
+"""
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from cus.splats.cpu.simd import (
+    bits,
+    column_offsets,
+    exp2_negative,
+    lanes,
+    load,
+    lowest_bit,
+    multiply_add,
+    row_offsets,
+    select,
+    store,
+    total,
+    without,
+)
+from cus.splats.cpu.threads import in_pieces
+from cus.splats.cpu.tiles import MEAN_X, MEAN_Y, OPACITY, ROOT, SLANT, STEEP, TILE, Grid, Lists
+from cus.splats.projection import ALPHA_CUTOFF
+from cus.splats.rasterize_torch import ALPHA_MAX, TRANSMITTANCE_STOP
+
+_PIXELS = TILE * TILE
+_CUTOFF, _CAP, _STOP = np.float32(ALPHA_CUTOFF), np.float32(ALPHA_MAX), np.float32(TRANSMITTANCE_STOP)
+_ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
+# Sums of a pair besides those of its colour: of dL/d(-sigma) and its moments in (e, dy), e = dx + slant dy.
+_MOMENTS = 6
+
+
+def composite_cpu(
+    means2d: Tensor, forms: Tensor, colors: Tensor, opacities: Tensor, table: np.ndarray, lists: Lists, grid: Grid
+) -> tuple[Tensor, Tensor]:
+    """Composite projected Gaussians.
+
+    Args:
+        means2d: [M, 2] pixels, M = cameras x Gaussians.
+        forms: [M, 3] of `project_cpu`.
+        colors: [M, D], any D.
+        opacities: [M].
+        table: Of the three in `splat_table`.
+        lists: Gaussians of every tile.
+        grid: Of the images.
+
+    Returns:
+        Colours over black [C, height, width, D] and transmittances [C, height, width, 1].
+    """
+    return _Composite.apply(means2d, forms, colors, opacities, table, lists, grid)  # type: ignore[return-value]
+
+
+class _Composite(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, means2d, forms, colors, opacities, table: np.ndarray, lists: Lists, grid: Grid):
+        features = np.ascontiguousarray(colors.detach().numpy())
+        images = np.empty((grid.cameras, grid.height, grid.width, features.shape[1]), dtype=np.float32)
+        transmittances = np.empty((*images.shape[:3], 1), dtype=np.float32)
+        counted = np.zeros(lists.starts[-1], dtype=np.uint16)
+        shape = grid.rows, grid.columns
+
+        def work(first: int, last: int) -> None:
+            arguments = table, features, lists.offsets, lists.ids, lists.slots, lists.blocks, *shape
+            _forward(*arguments, images, transmittances, counted, first, last)
+
+        in_pieces(work, grid.tiles)
+        ctx.arrays, ctx.lists, ctx.grid = (table, features, images, transmittances, counted), lists, grid
+        ctx.save_for_backward(forms, opacities)
+        return torch.from_numpy(images), torch.from_numpy(transmittances)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_images: Tensor, grad_transmittances: Tensor):  # type: ignore[override]
+        (table, features, images, transmittances, counted), lists, grid = ctx.arrays, ctx.lists, ctx.grid
+        forms, opacities = (tensor.detach().numpy() for tensor in ctx.saved_tensors)
+        upstream = [np.ascontiguousarray(grad.numpy()) for grad in (grad_images, grad_transmittances)]
+        count, channels = features.shape
+        sums = np.empty((len(counted), _MOMENTS + channels), dtype=np.float32)
+        shape = grid.rows, grid.columns
+
+        def work(first: int, last: int) -> None:
+            arguments = table, features, lists.offsets, lists.ids, lists.slots, *shape
+            _backward(*arguments, images, transmittances, counted, *upstream, sums, first, last)
+
+        in_pieces(work, grid.tiles)
+        grads = [np.zeros((count, n), dtype=np.float32) for n in (2, 3, channels)]
+        opacity_grads = np.zeros(count, dtype=np.float32)
+
+        def gather(first: int, last: int) -> None:
+            _gather(sums, counted, lists.starts, forms, opacities, *grads, opacity_grads, first, last)
+
+        in_pieces(gather, count)
+        return (*map(torch.from_numpy, (*grads, opacity_grads)), None, None, None)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _forward(
+    table, features, offsets, ids, slots, blocks, rows, columns, images, transmittances, counted, first, last
+):  # pragma: no cover - compiled
+    height, width, channels = images.shape[1:]
+    colors = np.empty(channels * _PIXELS, dtype=np.float32)
+    # Transmittance of each pixel; negative once the pixel has stopped.
+    light = np.empty(_PIXELS, dtype=np.float32)
+    for tile in range(first, last):
+        left, top = (tile % columns) * TILE, (tile // columns % rows) * TILE
+        colors[:] = _ZERO
+        going = _enter(light, left, top, width, height)
+        for place in range(offsets[tile], offsets[tile + 1]):
+            if going == 0:
+                break
+            here = np.int32(blocks[place]) & going
+            if here == 0:
+                continue
+            i = ids[place]
+            root, slant, steep, opacity = table[i, ROOT], table[i, SLANT], table[i, STEEP], table[i, OPACITY]
+            x, y = np.float32(left) + _HALF - table[i, MEAN_X], np.float32(top) + _HALF - table[i, MEAN_Y]
+            counts = np.int32(0)
+            while here != 0:
+                block = lowest_bit(here)
+                here &= here - np.int32(1)
+                dx = column_offsets() + (x + np.float32(4 * (block & 3)))
+                dy = row_offsets() + (y + np.float32(block & ~3))
+                u = multiply_add(dy, slant, dx) * root
+                alpha = exp2_negative(lanes(_ZERO) - multiply_add(u, u, dy * dy * steep)) * opacity
+                before = load(light, block * 16)
+                valid = (alpha >= _CUTOFF) & (before > _ZERO)
+                weight = select(alpha < _CAP, alpha, _CAP) * before
+                after = before - weight
+                stops = valid & (after <= _STOP)
+                valid = without(valid, stops)
+                if bits(valid) != 0:
+                    counts |= np.int32(1) << block
+                    weight = select(valid, weight, _ZERO)
+                    for channel in range(channels):
+                        at = channel * _PIXELS + block * 16
+                        store(colors, at, multiply_add(weight, features[i, channel], load(colors, at)))
+                    before = select(valid, after, before)
+                    store(light, block * 16, before)
+                if bits(stops) != 0:
+                    before = select(stops, lanes(_ZERO) - before, before)
+                    store(light, block * 16, before)
+                    if bits(before > _ZERO) == 0:
+                        going &= ~(np.int32(1) << block)
+            counted[slots[place]] = counts
+        camera = tile // (rows * columns)
+        for pixel in range(_PIXELS):
+            px, py = left + (pixel // 16 & 3) * 4 + (pixel & 3), top + pixel // 64 * 4 + (pixel // 4 & 3)
+            if px < width and py < height:
+                for channel in range(channels):
+                    images[camera, py, px, channel] = colors[channel * _PIXELS + pixel]
+                transmittances[camera, py, px, 0] = abs(light[pixel])
+
+
+@njit(cache=True, nogil=True)
+def _enter(light, left, top, width, height):  # pragma: no cover - compiled
+    """Full light for the pixels of a tile that the picture has; returns the blocks that have any."""
+    going = np.int32(0)
+    for pixel in range(_PIXELS):
+        px, py = left + (pixel // 16 & 3) * 4 + (pixel & 3), top + pixel // 64 * 4 + (pixel // 4 & 3)
+        light[pixel] = _ONE if px < width and py < height else -_ONE
+        if px < width and py < height:
+            going |= np.int32(1) << np.int32(pixel // 16)
+    return going
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _backward(
+    table, features, offsets, ids, slots, rows, columns, images, transmittances, counted,
+    g_images, g_transmittances, sums, first, last,
+):  # fmt: skip # pragma: no cover - compiled
+    height, width, channels = images.shape[1:]
+    g_colors = np.empty(channels * _PIXELS, dtype=np.float32)
+    color_sums = np.empty(channels * 16, dtype=np.float32)
+    light, worth_left = np.empty(_PIXELS, dtype=np.float32), np.empty(_PIXELS, dtype=np.float32)
+    for tile in range(first, last):
+        left, top = (tile % columns) * TILE, (tile // columns % rows) * TILE
+        camera = tile // (rows * columns)
+        _enter(light, left, top, width, height)
+        for pixel in range(_PIXELS):
+            px, py = left + (pixel // 16 & 3) * 4 + (pixel & 3), top + pixel // 64 * 4 + (pixel // 4 & 3)
+            worth = _ZERO
+            inside = px < width and py < height
+            if inside:
+                worth = transmittances[camera, py, px, 0] * g_transmittances[camera, py, px, 0]
+            for channel in range(channels):
+                g = g_images[camera, py, px, channel] if inside else _ZERO
+                g_colors[channel * _PIXELS + pixel] = g
+                if inside:
+                    worth += images[camera, py, px, channel] * g
+            worth_left[pixel] = worth
+        for place in range(offsets[tile], offsets[tile + 1]):
+            slot = slots[place]
+            here = np.int32(counted[slot])
+            if here == 0:
+                continue
+            i = ids[place]
+            root, slant, steep, opacity = table[i, ROOT], table[i, SLANT], table[i, STEEP], table[i, OPACITY]
+            x, y = np.float32(left) + _HALF - table[i, MEAN_X], np.float32(top) + _HALF - table[i, MEAN_Y]
+            color_sums[:] = _ZERO
+            s, s_e, s_y = lanes(_ZERO), lanes(_ZERO), lanes(_ZERO)
+            s_ee, s_ey, s_yy = lanes(_ZERO), lanes(_ZERO), lanes(_ZERO)
+            while here != 0:
+                block = lowest_bit(here)
+                here &= here - np.int32(1)
+                dx = column_offsets() + (x + np.float32(4 * (block & 3)))
+                dy = row_offsets() + (y + np.float32(block & ~3))
+                e = multiply_add(dy, slant, dx)
+                u = e * root
+                alpha = exp2_negative(lanes(_ZERO) - multiply_add(u, u, dy * dy * steep)) * opacity
+                before = load(light, block * 16)
+                # As in the forward pass, to the bit: the same pixels count.
+                valid = (alpha >= _CUTOFF) & (before > _ZERO)
+                free = alpha < _CAP
+                alpha = select(free, alpha, _CAP)
+                weight = alpha * before
+                after = before - weight
+                stops = valid & (after <= _STOP)
+                valid = without(valid, stops)
+                weight = select(valid, weight, _ZERO)
+                worth = lanes(_ZERO)
+                for channel in range(channels):
+                    g = load(g_colors, channel * _PIXELS + block * 16)
+                    worth = multiply_add(g, features[i, channel], worth)
+                    store(color_sums, channel * 16, multiply_add(weight, g, load(color_sums, channel * 16)))
+                behind = load(worth_left, block * 16) - weight * worth
+                store(worth_left, block * 16, behind)
+                store(light, block * 16, select(stops, lanes(_ZERO) - before, select(valid, after, before)))
+                slope = weight * worth - behind * alpha / (_ONE - alpha)
+                slope = select(valid & free, slope, _ZERO)
+                slope_e, slope_y = slope * e, slope * dy
+                s, s_e, s_y = s + slope, s_e + slope_e, s_y + slope_y
+                s_ee, s_ey = multiply_add(slope_e, e, s_ee), multiply_add(slope_e, dy, s_ey)
+                s_yy = multiply_add(slope_y, dy, s_yy)
+            sums[slot, 0], sums[slot, 1], sums[slot, 2] = total(s), total(s_e), total(s_y)
+            sums[slot, 3], sums[slot, 4], sums[slot, 5] = total(s_ee), total(s_ey), total(s_yy)
+            for channel in range(channels):
+                sums[slot, _MOMENTS + channel] = total(load(color_sums, channel * 16))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _gather(
+    sums, counted, starts, forms, opacities, g_means2d, g_forms, g_colors, g_opacities, first, last
+):  # pragma: no cover - compiled
+    """Add up the slots of each Gaussian, and the chain rule from the moments to its parameters."""
+    channels = g_colors.shape[1]
+    added = np.empty(_MOMENTS + channels)
+    for i in range(first, last):
+        any_slot = False
+        added[:] = 0.0
+        for slot in range(starts[i], starts[i + 1]):
+            if counted[slot] != 0:
+                any_slot = True
+                for k in range(_MOMENTS + channels):
+                    added[k] += sums[slot, k]
+        if not any_slot:
+            continue
+        root, slant, steep = np.float64(forms[i, 0]), np.float64(forms[i, 1]), np.float64(forms[i, 2])
+        g_opacities[i] = added[0] / opacities[i]
+        # sigma = root^2 e^2 + steep dy^2, and a mean that moves takes dx and dy the other way.
+        g_means2d[i, 0] = 2 * root * root * added[1]
+        g_means2d[i, 1] = 2 * root * root * slant * added[1] + 2 * steep * added[2]
+        g_forms[i, 0] = -2 * root * added[3]
+        g_forms[i, 1] = -2 * root * root * added[4]
+        g_forms[i, 2] = -added[5]
+        for channel in range(channels):
+            g_colors[i, channel] = added[_MOMENTS + channel]

@@ -1,0 +1,58 @@
+"""The CPU backend: projection, tiles and compositing of `cus.splats.cpu`, one after the other."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from cus.errors import InputError
+from cus.splats.cpu.compositing import composite_cpu
+from cus.splats.cpu.projection import conics_from_forms, project_cpu
+from cus.splats.cpu.tiles import TILE, Grid, build_lists, splat_table
+from cus.splats.projection import ProjectionOptions
+from cus.splats.tiles import TileLists
+
+
+def rasterize_cpu(
+    gaussians: tuple[Tensor, Tensor, Tensor, Tensor],
+    viewmats: Tensor,
+    Ks: Tensor,
+    options: ProjectionOptions,
+    features: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor, dict[str, Tensor], TileLists]:
+    """Rasterize in Numba kernels; see `cus.splats.rasterization` for the meanings.
+
+    Args:
+        gaussians: means [N, 3], quats [N, 4], scales [N, 3], opacities [N].
+        viewmats: [C, 4, 4].
+        Ks: [C, 3, 3].
+        options: Size and limits.
+        features: From depths [C, N] to what is composited [C, N, D].
+
+    Returns:
+        Images [C, H, W, D], transmittances [C, H, W, 1], the entries of info that are a row a Gaussian, and the lists.
+
+    Raises:
+        InputError: Tensors are not float32 on the CPU.
+    """
+    tensors = (*gaussians, viewmats, Ks)
+    wrong = [t for t in tensors if t.dtype != torch.float32 or t.device.type != "cpu"]
+    if wrong:
+        kind = f"{wrong[0].dtype} on {wrong[0].device}".removeprefix("torch.")
+        raise InputError(f"backend 'cpu' needs float32 tensors on the CPU, got {kind}; use backend='torch' there")
+    means2d, forms, depths, opacities, radii = project_cpu(*gaussians, viewmats, Ks, options)
+    colors = features(depths)
+    flat = [tensor.flatten(0, 1) for tensor in (means2d, forms, colors, opacities)]
+    grid = Grid(options.width, options.height, len(viewmats))
+    table = splat_table(*(flat[k].detach().numpy() for k in (0, 1, 3)))
+    lists = build_lists(table, radii.flatten(0, 1).numpy(), depths.detach().flatten().numpy(), grid)
+    images, transmittances = composite_cpu(*flat, table, lists, grid)
+    entries = {
+        "means2d": means2d,
+        "radii": radii,
+        "depths": depths,
+        "conics": conics_from_forms(forms),
+        "opacities": opacities,
+    }
+    offsets, ids = torch.from_numpy(lists.offsets), torch.from_numpy(lists.ids)
+    return images, transmittances, entries, TileLists(ids, offsets, TILE, grid.columns, grid.rows, grid.cameras)
