@@ -38,8 +38,8 @@ class Parameters:
 
     Each half axis stays within a factor `max_stretch` of its start: a Gaussian that starts as a disc of its
     neighbourhood's spacing stays about that, and a walk towards it meets no spikes (Fig. 7 b of the paper). A copy
-    inherits start and stretch, and one made smaller has all half axes of its start shrunk alike, so that no number of
-    splits makes a needle of a disc.
+    inherits start and stretch; one made smaller has its start shrunk, evenly or where it is longest, so that no number
+    of splits makes a needle of a disc.
     """
 
     def __init__(self, start: Gaussians, rates: LearningRates, max_stretch: float) -> None:
@@ -154,15 +154,16 @@ class Parameters:
 
     @torch.no_grad()
     def rescale(self, index: Tensor, factors: Tensor | float, opacities: Tensor) -> None:
-        """Multiply all half axes of the Gaussians `index` [K] by their factor [K] and set their opacities [K].
+        """Multiply the half axes of the Gaussians `index` [K] by factors [K] or [K, 3] and set their opacities [K].
 
         Their start, and so their bounds and the length in which they move, shrinks along.
         """
-        factors = torch.as_tensor(factors, dtype=opacities.dtype, device=opacities.device).expand(len(index))
+        factors = torch.as_tensor(factors, dtype=opacities.dtype, device=opacities.device)
+        by_axis = factors if factors.ndim == 2 else factors.expand(len(index))[:, None]
         self._fixed["means"][index] = self._means()[index]
         self._trained["means"][index] = 0
-        self._fixed["widths"][index] *= factors[:, None]
-        self._fixed["log_scales"][index] += factors.log()[:, None]
+        self._fixed["log_scales"][index] += by_axis.log()
+        self._fixed["widths"][index] = self._fixed["log_scales"][index].amax(dim=1, keepdim=True).exp()
         eps = torch.finfo(opacities.dtype).eps
         self._trained["opacities"][index] = torch.logit(opacities.clamp(eps, 1 - eps))
         self._forget(index)

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,42 +9,14 @@ from cus.errors import InputError
 from cus.splats import FitConfig, Gaussians, fit_gaussians, render
 from cus.splats.initialise import initial_gaussians
 from cus.splats.parameters import LearningRates, Parameters
+from tests.splats.walls import cloud, psnr, wall, wall_pictures
 
 QUICK = replace(FitConfig.for_backend("torch"), iterations=60)
 
 
-def cameras(count: int = 4, width: int = 48, height: int = 32) -> Cameras:
-    """Side by side, looking along +z at a wall two units away, 1.6 wide."""
-    viewmats = torch.eye(4).repeat(count, 1, 1)
-    viewmats[:, 0, 3] = torch.linspace(0.3, -0.3, count)
-    K = torch.tensor([[60.0, 0, width / 2], [0, 60.0, height / 2], [0, 0, 1]])
-    return Cameras(viewmats, K.repeat(count, 1, 1), width, height)
-
-
-def wall(columns: int = 44, rows: int = 30) -> tuple[Tensor, Tensor]:
-    """Points of a wavy wall with a smooth pattern, wider than any camera sees."""
-    x, y = torch.meshgrid(torch.linspace(-1.25, 1.25, columns), torch.linspace(-0.75, 0.75, rows), indexing="xy")
-    z = 2 + 0.1 * torch.sin(4 * x)
-    colors = torch.stack(
-        [0.5 + 0.4 * torch.sin(7 * x), 0.5 + 0.4 * torch.cos(9 * y), 0.5 + 0.3 * torch.sin(5 * (x + y))]
-    )
-    return torch.stack([x, y, z], dim=-1).reshape(-1, 3), colors.reshape(3, -1).T
-
-
-def cloud(points: Tensor, colors: Tensor) -> SimpleNamespace:
-    return SimpleNamespace(points=points, colors=colors)
-
-
-def psnr(images: Tensor, targets: Tensor) -> float:
-    return float(-10 * torch.log10((images - targets).square().mean()))
-
-
 @pytest.fixture(scope="module")
 def truth() -> tuple[Tensor, Cameras, Tensor, Tensor]:
-    """Images of a known Gaussian wall, their cameras, its points and colours."""
-    points, colors = wall()
-    views = cameras()
-    return render(initial_gaussians(points, colors, 0), views), views, points, colors
+    return wall_pictures()
 
 
 def test_a_perturbed_scene_is_recovered(truth) -> None:

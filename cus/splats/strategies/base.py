@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from cus.splats.parameters import Parameters
-from cus.splats.projection import rotmat_from_quat
 
 # Everything a strategy remembers between steps, so that a checkpoint can hold it.
 StrategyState = dict[str, Tensor]
@@ -48,11 +47,3 @@ class Strategy(Protocol):
 def steps_of(share: float, total: int) -> int:
     """A share of the run as a number of steps, at least one."""
     return max(1, round(share * total))
-
-
-def random_offsets(parameters: Parameters, index: Tensor, generator: torch.Generator) -> Tensor:
-    """Displacements [K, 3] drawn from the shapes of the Gaussians `index` [K]: one standard deviation in each axis."""
-    with torch.no_grad():
-        means, quats, scales, _, _ = parameters.tensors()
-        draws = torch.randn(len(index), 3, generator=generator).to(means)
-        return torch.einsum("nij,nj->ni", rotmat_from_quat(quats[index]), scales[index] * draws)

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 
 from cus.splats.parameters import Parameters
-from cus.splats.strategies.base import StrategyState, random_offsets, steps_of
+from cus.splats.projection import rotmat_from_quat
+from cus.splats.strategies.base import StrategyState, steps_of
 from cus.splats.strategies.sharing import shared_by_copies
 
-# Halves of a split are smaller by this (3DGS).
+# Halves of a split are smaller by this (3DGS) along the axis in which they part; sqrt(1 - 1 / 1.6^2) standard
+# deviations to either side then give both together the variance of the one.
 _SPLIT_SHRINK = 1.6
+_SPLIT_OFFSET = (1 - _SPLIT_SHRINK**-2) ** 0.5
 # Copies of a clone part by this many standard deviations to either side: in one place they would stay one for ever.
 _CLONE_OFFSET = 0.3
 
@@ -110,13 +113,13 @@ class DefaultStrategy:
         chosen = wanted.argsort(descending=True, stable=True)[:count]
         large = state["radii"][chosen] > self.split_radius
         opacities = parameters.opacities()[chosen]
-        offsets = random_offsets(parameters, chosen, generator)
-        offsets = torch.where(large[:, None], offsets, _CLONE_OFFSET * offsets)
+        offsets, longest = _partings(parameters, chosen, large, generator)
         copies = parameters.duplicate(chosen)
         shared, factors = shared_by_copies(opacities, torch.full_like(opacities, 2))
         # Halves of a split lie beside each other and stay as opaque; a clone lies on its source.
         shared = torch.where(large, opacities, shared)
-        factors = torch.where(large, 1 / _SPLIT_SHRINK, factors)
+        split = torch.where(longest, 1 / _SPLIT_SHRINK, torch.ones_like(offsets))
+        factors = torch.where(large[:, None], split, factors[:, None])
         for index, sign in ((chosen, 1), (copies, -1)):
             parameters.move(index, sign * offsets)
             parameters.rescale(index, factors, shared)
@@ -137,3 +140,18 @@ class DefaultStrategy:
         parameters.keep(kept)
         for name in ("gradients", "seen", "radii"):
             state[name] = state[name][kept]
+
+
+def _partings(
+    parameters: Parameters, index: Tensor, large: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """How far copies go to either side of their sources `index` [K, 3], scene units, and the longest axes [K, 3] bool.
+
+    Large ones part along their longest axis: shrunk in all axes, as in 3DGS, two halves leave gaps in a surface.
+    """
+    _, quats, scales, _, _ = parameters.tensors()
+    axes = scales[index]
+    longest = torch.nn.functional.one_hot(axes.argmax(dim=1), 3).bool()
+    draws = torch.randn(len(index), 3, generator=generator).to(axes)
+    local = axes * torch.where(large[:, None], _SPLIT_OFFSET * longest, _CLONE_OFFSET * draws)
+    return torch.einsum("nij,nj->ni", rotmat_from_quat(quats[index]), local), longest
