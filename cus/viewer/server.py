@@ -1,0 +1,101 @@
+"""The page in the browser: viser's server with our scene and our panel. The one file that imports viser."""
+
+import contextlib
+import io
+import logging
+import socket
+import threading
+from types import ModuleType, TracebackType
+
+from cus.errors import InputError
+from cus.viewer.panel import Panel
+from cus.viewer.scene import ViewScene
+from cus.viewer.stage import Stage
+
+
+def _viser() -> ModuleType:
+    """The optional package. Raises InputError, with how to install it, where it is missing."""
+    try:
+        import viser
+    except ImportError as error:
+        raise InputError(
+            "the viewer in the browser needs viser, which is not installed: pip install 'closeupshot[view]' "
+            "(--record FILE works without it)"
+        ) from error
+    return viser
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, or any free one for 0. Raises InputError where it is taken or the address is not this machine's."""
+    if not 0 <= port <= 65535:
+        raise InputError(f"a port is a number from 0 to 65535, got {port}")
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return probe.getsockname()[1]
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}); choose another --port (0 takes any free one) "
+            "or --host"
+        ) from error
+
+
+def check_server(host: str, port: int, max_gaussians: int | None) -> None:
+    """Raise InputError, before anything is loaded, where a viewer could not be started."""
+    _viser()
+    free_port(host, port)
+    if max_gaussians is not None and max_gaussians < 1:
+        raise InputError(f"--max-gaussians must be at least 1, got {max_gaussians}")
+
+
+class Viewer:
+    """A page that shows a scene; ends with the `with` block or `close`.
+
+    Args:
+        scene: what is shown.
+        host: address to listen on.
+        port: 0 takes any free one.
+        max_gaussians: show at most this many in the browser; recordings use all.
+
+    Raises:
+        InputError: viser is not installed, or the port is taken.
+    """
+
+    def __init__(
+        self, scene: ViewScene, host: str = "127.0.0.1", port: int = 8080, max_gaussians: int | None = None
+    ) -> None:
+        viser = _viser()
+        # A browser that opens a connection ahead and drops it would be reported with a traceback.
+        logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
+        self.host, self.port = host, free_port(host, port)
+        # It prints its address in a box of its own, whatever it is told; the command says it in one line.
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.server = viser.ViserServer(host, self.port, label=f"CloseUpShot: {scene.name}", verbose=False)
+        self.stage = Stage(self.server, scene, max_gaussians)
+        self.stage.build()
+        self.panel = Panel(self.server, self.stage)
+        self.panel.build()
+
+    @property
+    def address(self) -> str:
+        """Where a browser finds the page."""
+        host = "localhost" if self.host == "0.0.0.0" else self.host
+        return f"http://{host}:{self.port}"
+
+    def wait(self) -> None:
+        """Until the keyboard interrupts."""
+        threading.Event().wait()
+
+    def close(self) -> None:
+        """End the page, and a recording that is being made."""
+        self.panel.stop()
+        self.server.stop()
+
+    def __enter__(self) -> "Viewer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

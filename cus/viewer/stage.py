@@ -1,0 +1,235 @@
+"""What stands in the browser's scene: Gaussians, points, and the frusta of cameras with their pictures."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cus.cameras import Cameras, PosedPhotos
+from cus.splats import Gaussians
+from cus.splats.projection import rotmat_from_quat
+from cus.splats.sh import evaluate_sh
+from cus.viewer.geometry import Eye, camera_from_eye, eye_of, frustum_corners, wxyz_of
+from cus.viewer.scene import ViewScene, camera_of, picture_of
+
+if TYPE_CHECKING:
+    import viser
+
+# The viewer stores covariances in half precision and clips at fixed distances, so a scene is shown at this size: its
+# `ViewScene.unit` becomes this many of the viewer's units.
+SHOWN_UNIT = 10.0
+NEAR, FAR = 0.01, 10_000.0
+PICTURE_SIDE = 480
+GROUPS = {"photographs": (255, 140, 0), "path": (70, 130, 255)}
+# Smaller than the photographs': a path starts where a photograph stands, and the two pictures would lie in one plane.
+GROUP_SIZES = {"photographs": 1.0, "path": 0.8}
+
+
+@dataclass
+class Frustum:
+    """A camera in the scene.
+
+    Attributes:
+        name: of its picture.
+        group: "photographs" or "path".
+        camera: the camera, in scene units.
+        frame: the node at the camera's centre, in its axes.
+        lines: its edges.
+        picture: its picture, or None.
+    """
+
+    name: str
+    group: str
+    camera: Cameras
+    frame: Any
+    lines: Any
+    picture: Any | None
+
+    def corners(self, size: float) -> np.ndarray:
+        """[4, 3] corners of the picture in the camera's axes, for frusta of that size."""
+        return size * GROUP_SIZES[self.group] * frustum_corners(self.camera)
+
+    def resize(self, size: float) -> None:
+        """Draw at a size: the side of the cube that has the pyramid's volume, in the viewer's units."""
+        corners = self.corners(size)
+        edges = [(np.zeros(3), corner) for corner in corners]
+        edges += [(corners[i], corners[(i + 1) % 4]) for i in range(4)]
+        self.lines.points = np.array(edges, np.float32)
+        if self.picture is not None:
+            self.picture.position = corners.mean(axis=0)
+            self.picture.render_width = float(corners[1, 0] - corners[0, 0])
+            self.picture.render_height = float(corners[3, 1] - corners[0, 1])
+
+
+@dataclass
+class Stage:
+    """The scene in the browser.
+
+    Attributes:
+        server: viser's server.
+        scene: what is shown.
+        max_gaussians: show at most this many.
+        shown: which groups of frusta are switched on.
+    """
+
+    server: "viser.ViserServer"
+    scene: ViewScene
+    max_gaussians: int | None = None
+    shown: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(GROUPS, True))
+    frusta: list[Frustum] = field(default_factory=list)
+    scale: float = 1.0
+    size: float = 0.0
+    gaussians: Any = None
+    points: Any = None
+    line: Any = None
+
+    def build(self) -> None:
+        """Add everything to the server's scene, and let every client start at the first camera."""
+        self.scale = SHOWN_UNIT / self.scene.unit()
+        first = self.scene.first_camera()
+        ups = [-c.c2w[0, :3, 1].double().numpy() for c in self._cameras() or [first]]
+        self.server.scene.set_up_direction(
+            np.mean(ups, axis=0) if np.linalg.norm(np.mean(ups, axis=0)) > 0.1 else ups[0]
+        )
+        self.server.scene.world_axes.visible = False
+        self._add_gaussians()
+        self._add_points()
+        self.size = self._frustum_size()
+        for group, posed in (("photographs", self.scene.photos), ("path", self.scene.frames)):
+            if posed is not None:
+                self.frusta += [self._add_frustum(group, posed, index) for index in range(len(posed))]
+        eye = self.eye(first)
+        start = self.server.initial_camera
+        start.position, start.look_at, start.up = eye.position, eye.look_at, eye.up
+        start.fov, start.near, start.far = eye.vertical_fov(first.width / first.height), NEAR, FAR
+
+    def eye(self, camera: Cameras) -> Eye:
+        """The eye of one camera, in the viewer's units; it orbits a point at the scene's typical distance."""
+        eye = eye_of(camera, self.scene.unit())
+        return Eye(eye.position * self.scale, eye.look_at * self.scale, eye.up, eye.half_tangents)
+
+    def place(self, client: "viser.ClientHandle", camera: Cameras) -> None:
+        """Let a client see what `camera` sees."""
+        eye = self.eye(camera)
+        with client.atomic():
+            client.camera.up_direction = eye.up
+            client.camera.position = eye.position
+            client.camera.look_at = eye.look_at
+            client.camera.fov = eye.vertical_fov(client.camera.aspect)
+        self.hide_near_frusta()
+
+    def camera_of_client(self, client: "viser.ClientHandle") -> Cameras:
+        """The camera of a client's window, in scene units and pixels of the window."""
+        view = client.camera
+        position = np.asarray(view.position) / self.scale
+        return camera_from_eye(view.wxyz, position, view.fov, view.image_width, view.image_height)
+
+    def show(self, group: str, visible: bool) -> None:
+        """Switch a group of frusta on or off."""
+        self.shown[group] = visible
+        self.hide_near_frusta()
+
+    def resize_frusta(self, size: float) -> None:
+        """Set the frusta's size, in scene units."""
+        self.size = size
+        for frustum in self.frusta:
+            frustum.resize(size * self.scale)
+        self.hide_near_frusta()
+
+    def hide_near_frusta(self) -> None:
+        """Hide the frusta that a client stands in: their pictures would be all that it sees."""
+        eyes = [np.asarray(c.camera.position) / self.scale for c in self.server.get_clients().values()]
+        for frustum in self.frusta:
+            reach = frustum.corners(self.size)[0, 2]
+            center = frustum.camera.centers[0].double().numpy()
+            inside = any(np.linalg.norm(eye - center) < 0.75 * reach for eye in eyes)
+            frustum.frame.visible = self.shown[frustum.group] and not inside
+
+    def show_line(self, path: Cameras) -> None:
+        """Draw the way of a path's centres, replacing an earlier one; a path that stands still has none."""
+        if self.line is not None:
+            self.line.remove()
+            self.line = None
+        centers = path.centers.double().numpy() * self.scale
+        if len(centers) > 1 and np.ptp(centers, axis=0).max() > 1e-3 * SHOWN_UNIT:
+            pairs = np.stack([centers[:-1], centers[1:]], axis=1).astype(np.float32)
+            self.line = self.server.scene.add_line_segments(
+                "/way", pairs, colors=(255, 60, 120), thickness=2.0, thickness_units="screen"
+            )
+
+    def _cameras(self) -> list[Cameras]:
+        photos = self.scene.photos
+        return [] if photos is None else [camera_of(photos, i) for i in range(len(photos))]
+
+    def _add_gaussians(self) -> None:
+        shown = most_visible(self.scene.gaussians, self.max_gaussians).to("cpu")
+        half_axes = rotmat_from_quat(shown.quats) * shown.scales[:, None, :] * self.scale
+        center = torch.cat([c.centers for c in self._cameras() or [self.scene.first_camera()]]).mean(dim=0)
+        colors = evaluate_sh(shown.sh_degree, shown.means - center, shown.sh)
+        self.gaussians = self.server.scene.add_gaussian_splats(
+            "/gaussians",
+            centers=(shown.means * self.scale).numpy(),
+            covariances=(half_axes @ half_axes.mT).numpy(),
+            rgbs=colors.clamp(0, 1).numpy(),
+            opacities=shown.opacities[:, None].numpy(),
+        )
+
+    def _add_points(self) -> None:
+        points = self.scene.points
+        if points is not None and len(points.positions):
+            self.points = self.server.scene.add_point_cloud(
+                "/points",
+                points=points.positions * self.scale,
+                colors=points.colors,
+                point_size=0.002 * SHOWN_UNIT,
+                precision="float32",
+                point_shading="flat",
+                visible=False,
+            )
+
+    def _frustum_size(self) -> float:
+        """In scene units: a share of the scene's typical distance, and not so large that neighbours overlap."""
+        size = 0.1 * self.scene.unit()
+        cameras = self._cameras()
+        if len(cameras) > 1:
+            centers = torch.cat([c.centers for c in cameras])
+            apart = torch.pdist(centers).min().item()
+            size = min(size, apart) if apart > 0.1 * size else size
+        return size
+
+    def _add_frustum(self, group: str, posed: PosedPhotos, index: int) -> Frustum:
+        camera, name = camera_of(posed, index), posed.paths[index].name
+        node = f"/{group}/{index:04d}"
+        frame = self.server.scene.add_frame(
+            node, show_axes=False, wxyz=wxyz_of(camera), position=camera.centers[0].double().numpy() * self.scale
+        )
+        lines = self.server.scene.add_line_segments(
+            f"{node}/edges",
+            np.zeros((8, 2, 3), np.float32),
+            colors=GROUPS[group],
+            thickness=1.5,
+            thickness_units="screen",
+        )
+        pixels = picture_of(posed, index, PICTURE_SIDE)
+        picture = None
+        if pixels is not None:
+            picture = self.server.scene.add_image(f"{node}/picture", pixels, 1.0, 1.0, format="jpeg", cast_shadow=False)
+        frustum = Frustum(name, group, camera, frame, lines, picture)
+        frustum.resize(self.size * self.scale)
+        return frustum
+
+
+def most_visible(gaussians: Gaussians, count: int | None) -> Gaussians:
+    """The `count` Gaussians of the largest opacity x area (the two longest axes), in their order; None keeps all."""
+    if count is None or count >= len(gaussians):
+        return gaussians
+    longest = gaussians.scales.topk(2, dim=1).values
+    weights = gaussians.opacities * longest.prod(dim=1)
+    return gaussians.select(weights.topk(count).indices.sort().values)
+
+
+def missing_pictures(frusta: Iterable[Frustum]) -> list[str]:
+    """Names of the pictures that could not be read."""
+    return [frustum.name for frustum in frusta if frustum.picture is None]
