@@ -17,6 +17,7 @@ from cus.inference.settings import InferSettings
 from cus.report.html import ReportData, write_report_html
 from cus.report.pictures import colorize_confidence, colorize_depth
 from cus.report.video import write_video
+from cus.report.viewer import Splats, ViewerData, Views
 from cus.splats import save_ply, save_point_cloud
 
 
@@ -122,6 +123,30 @@ def write_splat(folder: RunFolder, settings: InferSettings, results: Results) ->
     folder.write("splat.mp4", lambda part: write_video(part, to_bytes(renders), settings.fps))
 
 
+def _views(cameras: Cameras, names: list[str], sizes: list[tuple[int, int]]) -> Views:
+    return Views(names, cameras.viewmats.cpu().numpy(), cameras.Ks.cpu().numpy(), sizes)
+
+
+def _viewer(settings: InferSettings, results: Results) -> ViewerData | None:
+    """What the report's viewer shows, or None where there is no Gaussian scene (or an empty one)."""
+    scene, path, gaussians, renders = results.scene, results.cameras, results.gaussians, results.renders
+    if scene is None or path is None or gaussians is None or renders is None or len(gaussians) == 0:
+        return None
+    arrays = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
+    # A photograph narrower or lower than the batch has padding, which is no part of its view.
+    inside = [
+        (round(photo.width * float(scale[0])), round(photo.height * float(scale[1])))
+        for photo, scale in zip(results.inputs.photos, results.batch.set.scales, strict=True)
+    ]
+    return ViewerData(
+        splats=Splats(*(array.cpu().numpy() for array in arrays)),
+        path=_views(path, [f"frame {index}" for index in range(len(path))], [(path.width, path.height)] * len(path)),
+        photos=_views(scene.cameras, view_names(settings.views), inside),
+        poster=to_bytes(renders[-1]),
+        frames_per_second=settings.fps,
+    )
+
+
 def write_report(folder: RunFolder, settings: InferSettings, results: Results, summary: dict[str, Any]) -> None:
     """`report.html`, of whatever is there."""
     scene, warped = results.scene, results.conditioning
@@ -146,5 +171,6 @@ def write_report(folder: RunFolder, settings: InferSettings, results: Results, s
         versions=summary["versions"],
         files=[*summary["files"], "report.html", "run.json"],
         fps=settings.fps,
+        viewer=_viewer(settings, results),
     )
     folder.write("report.html", lambda part: write_report_html(part, data))

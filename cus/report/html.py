@@ -3,7 +3,6 @@
 import base64
 import tempfile
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from cus.report.pictures import colorize_confidence, colorize_depth, depth_range
 from cus.report.video import write_video
+from cus.report.viewer import ViewerData, viewer_context
 
 JPEG_QUALITY = 90
 LARGEST_PREVIEW = 720
@@ -38,6 +38,7 @@ class ReportData:
         versions: package -> version.
         files: what the run has left, relative to the report.
         fps: frames per second of the players.
+        viewer: the Gaussian scene to walk in.
     """
 
     title: str
@@ -55,6 +56,7 @@ class ReportData:
     versions: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     fps: int = 8
+    viewer: ViewerData | None = None
 
 
 def jpeg_uri(picture: np.ndarray) -> str:
@@ -114,12 +116,14 @@ def write_report_html(path: Path | str, data: ReportData) -> None:
     lengths = {len(frames) for frames in data.sequences.values()}
     if len(lengths) > 1:
         raise ValueError(f"sequences must have the same number of frames, got {sorted(lengths)}")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((files("cus.report") / "report.html").read_text())
+    loader = jinja2.PackageLoader("cus.report", ".")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=loader)
+    template = environment.get_template("report.html")
     near, far = limits = (1.0, 2.0) if data.depths is None else depth_range(data.depths)
     inverse = np.linspace(1 / near, 1 / far, 12)
     page = template.render(
         title=data.title,
+        viewer=data.viewer and viewer_context(data.viewer) | {"poster": jpeg_uri(data.viewer.poster)},
         notes=data.notes,
         missing=data.missing,
         inputs=_inputs(data, limits),

@@ -1,0 +1,175 @@
+// Draws Gaussians with WebGL2: quads in the order of the sort, blended into a half-float picture (bytes would round off
+// what the many faint layers add up to), and that onto the canvas.
+
+const TEXELS = 2048; // a row of the data textures; every WebGL2 has textures of this width
+
+class Renderer {
+  constructor(canvas, scene, shaders) {
+    const options = { alpha: false, antialias: false, depth: false, powerPreference: "high-performance" };
+    const gl = this.gl = canvas.getContext("webgl2", options);
+    if (!gl) throw new Error("this browser or its graphics driver offers no WebGL2");
+    this.canvas = canvas;
+    this.scene = scene;
+    this.drawn = 0;
+    this.floats = gl.getExtension("EXT_color_buffer_float") !== null;
+    this.splats = this.program(shaders, "splat");
+    this.screen = this.program(shaders, "screen");
+    this.lines = this.program(shaders, "lines");
+    this.gaussians = this.dataTexture(scene.rows, gl.RGBA32UI, gl.RGBA_INTEGER, 4);
+    this.harmonics = this.dataTexture(scene.harmonics, gl.R32UI, gl.RED_INTEGER, 1);
+    this.order = this.layout([[this.splats, "index", 1, true]]);
+    this.frusta = this.layout([[this.lines, "point", 3], [this.lines, "tint", 3]]);
+    this.nothing = gl.createVertexArray();
+    this.picture = null;
+    this.setUniforms();
+  }
+
+  program(shaders, name) {
+    const gl = this.gl, program = gl.createProgram();
+    for (const [kind, type] of [["vert", gl.VERTEX_SHADER], ["frag", gl.FRAGMENT_SHADER]]) {
+      const shader = gl.createShader(type);
+      gl.shaderSource(shader, shaders[`${name}.${kind}`]);
+      gl.compileShader(shader);
+      gl.attachShader(program, shader);
+    }
+    gl.linkProgram(program);
+    if (!gl.getProgramParameter(program, gl.LINK_STATUS) && !gl.isContextLost())
+      throw new Error(`the graphics driver refuses the ${name} program: ` +
+        gl.getAttachedShaders(program).map(shader => gl.getShaderInfoLog(shader)).join(" "));
+    const places = {};
+    for (let i = 0; i < gl.getProgramParameter(program, gl.ACTIVE_UNIFORMS); i++) {
+      const uniform = gl.getActiveUniform(program, i).name;
+      places[uniform] = gl.getUniformLocation(program, uniform);
+    }
+    return { program, places };
+  }
+
+  dataTexture(words, format, layout, each) {
+    const gl = this.gl, texture = gl.createTexture();
+    const height = Math.max(1, Math.ceil(words.length / (TEXELS * each)));
+    const padded = new Uint32Array(TEXELS * height * each);
+    padded.set(words);
+    gl.bindTexture(gl.TEXTURE_2D, texture);
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.NEAREST);
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.NEAREST);
+    gl.texImage2D(gl.TEXTURE_2D, 0, format, TEXELS, height, 0, layout, gl.UNSIGNED_INT, padded);
+    return texture;
+  }
+
+  // A vertex array over one interleaved buffer; whole numbers go one to an instance.
+  layout(attributes) {
+    const gl = this.gl, array = gl.createVertexArray(), buffer = gl.createBuffer();
+    gl.bindVertexArray(array);
+    gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
+    const stride = 4 * attributes.reduce((sum, [, , width]) => sum + width, 0);
+    let at = 0;
+    for (const [{ program }, name, width, whole] of attributes) {
+      const place = gl.getAttribLocation(program, name);
+      gl.enableVertexAttribArray(place);
+      if (whole) { gl.vertexAttribIPointer(place, width, gl.UNSIGNED_INT, stride, at); gl.vertexAttribDivisor(place, 1); }
+      else gl.vertexAttribPointer(place, width, gl.FLOAT, false, stride, at);
+      at += 4 * width;
+    }
+    return { array, buffer, length: 0 };
+  }
+
+  setUniforms() {
+    const { gl, scene, splats: { program, places } } = this;
+    gl.useProgram(program);
+    gl.uniform1i(places.gaussians, 0);
+    gl.uniform1i(places.harmonics, 1);
+    gl.uniform1i(places.degree, scene.degree);
+    gl.uniform2fv(places.logScales, scene.log_scales);
+    gl.uniform2fv(places.colors, scene.colors);
+    gl.uniform3fv(places.bands, scene.bands);
+    gl.uniform1f(places.near, scene.near);
+  }
+
+  fill(layout, values, usage, length) {
+    const gl = this.gl;
+    gl.bindBuffer(gl.ARRAY_BUFFER, layout.buffer);
+    gl.bufferData(gl.ARRAY_BUFFER, values, usage);
+    layout.length = length;
+  }
+
+  setOrder(order) { this.fill(this.order, order, this.gl.STREAM_DRAW, order.length); }
+
+  setLines(values) { this.fill(this.frusta, new Float32Array(values), this.gl.STATIC_DRAW, values.length / 6); }
+
+  // The half-float picture at a size; bytes where the driver cannot draw into floats.
+  target(width, height) {
+    const gl = this.gl, old = this.picture;
+    if (old && old.width === width && old.height === height) return old;
+    if (old) { gl.deleteTexture(old.texture); gl.deleteFramebuffer(old.frame); }
+    const texture = gl.createTexture(), frame = gl.createFramebuffer();
+    gl.bindTexture(gl.TEXTURE_2D, texture);
+    gl.texStorage2D(gl.TEXTURE_2D, 1, this.floats ? gl.RGBA16F : gl.RGBA8, width, height);
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR);
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE);
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE);
+    gl.bindFramebuffer(gl.FRAMEBUFFER, frame);
+    gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
+    this.picture = { width, height, texture, frame };
+    return this.picture;
+  }
+
+  use({ program, places }, view, width, height) {
+    const gl = this.gl, { focal, center } = fitted(view, width, height);
+    gl.useProgram(program);
+    gl.uniformMatrix3fv(places.rotation, true, view.rotation);
+    gl.uniform3fv(places.position, view.position);
+    gl.uniform2fv(places.focal, focal);
+    gl.uniform2fv(places.center, center);
+    gl.uniform2f(places.size, width, height);
+    return places;
+  }
+
+  composite(view, width, height, depthScale) {
+    const gl = this.gl, places = this.use(this.splats, view, width, height);
+    gl.uniform1f(places.depthScale, depthScale);
+    gl.bindFramebuffer(gl.FRAMEBUFFER, this.target(width, height).frame);
+    gl.viewport(0, 0, width, height);
+    gl.activeTexture(gl.TEXTURE1);
+    gl.bindTexture(gl.TEXTURE_2D, this.harmonics);
+    gl.activeTexture(gl.TEXTURE0);
+    gl.bindTexture(gl.TEXTURE_2D, this.gaussians);
+    gl.clearColor(0, 0, 0, 0);
+    gl.clear(gl.COLOR_BUFFER_BIT);
+    gl.enable(gl.BLEND);
+    gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
+    gl.bindVertexArray(this.order.array);
+    gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, this.order.length);
+    gl.disable(gl.BLEND);
+  }
+
+  // The view on the canvas; detail below 1 draws fewer pixels and enlarges them.
+  draw(view, detail, withLines) {
+    const gl = this.gl, { width, height } = this.canvas;
+    this.composite(view, Math.max(1, Math.round(width * detail)), Math.max(1, Math.round(height * detail)), 0);
+    gl.bindFramebuffer(gl.FRAMEBUFFER, null);
+    gl.viewport(0, 0, width, height);
+    gl.useProgram(this.screen.program);
+    gl.uniform2f(this.screen.places.size, width, height);
+    gl.bindTexture(gl.TEXTURE_2D, this.picture.texture);
+    gl.bindVertexArray(this.nothing);
+    gl.drawArrays(gl.TRIANGLES, 0, 3);
+    if (!withLines) return;
+    const places = this.use(this.lines, view, width, height);
+    gl.uniform1f(places.near, this.scene.near);
+    gl.bindVertexArray(this.frusta.array);
+    gl.drawArrays(gl.LINES, 0, this.frusta.length);
+  }
+
+  // Expected z-depth of what a pixel of the canvas shows, or null where there is nothing (or no float pictures).
+  depthAt(view, [x, y], unit) {
+    if (!this.floats || !this.order.length) return null;
+    const gl = this.gl, { width, height } = this.canvas, pixel = new Float32Array(4);
+    const column = Math.min(width - 1, Math.max(0, Math.floor(x))), line = Math.min(height - 1, Math.max(0, Math.floor(y)));
+    gl.enable(gl.SCISSOR_TEST);
+    gl.scissor(column, height - 1 - line, 1, 1);
+    this.composite(view, width, height, 1 / unit);
+    gl.disable(gl.SCISSOR_TEST);
+    gl.readPixels(column, height - 1 - line, 1, 1, gl.RGBA, gl.FLOAT, pixel);
+    return pixel[3] > 0.3 ? pixel[0] / pixel[3] * unit : null;
+  }
+}
