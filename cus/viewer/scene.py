@@ -11,7 +11,7 @@ from torch import Tensor
 from cus.cameras import Cameras, PosedPhotos, load_transforms
 from cus.cameras.transforms_json import read_json
 from cus.errors import InputError
-from cus.splats import Gaussians, load_ply
+from cus.splats import Gaussians, load_splats
 
 SPLAT_FILES = ("splat.ply", "splat.spz", "splat.splat")
 # Of a scene without cameras: its picture size in pixels, and its vertical field of view by focal / height.
@@ -127,7 +127,7 @@ def load_scene(path: Path | str, cameras: Path | str | None = None) -> ViewScene
         beside = path / "transforms.json"
         cameras = cameras or (beside if beside.exists() else None)
         points = load_points(path / "points.ply") if (path / "points.ply").exists() else None
-    gaussians = load_ply(splat)
+    gaussians = load_splats(splat)
     photos = frames = None
     if cameras is None:
         notes.append("no cameras: looking along +z at the bulk of the Gaussians; --cameras names a transforms.json")
