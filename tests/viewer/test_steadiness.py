@@ -36,7 +36,7 @@ def test_a_still_scene_does_not_change_however_the_camera_moves():
     cameras = path()
     change, popping, compared = compare(seen(cameras[0]), seen(cameras[1]))
     assert change < 1 and popping < 2, "what is left is resampling"
-    assert compared > 0.8
+    assert compared > 0.7
 
 
 def test_a_colour_that_jumps_in_one_place_is_popping_and_hardly_changes_the_mean():
