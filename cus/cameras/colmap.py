@@ -46,7 +46,7 @@ def load_colmap(model: Path | str, images: Path | str) -> PosedPhotos:
 
     try:
         reconstruction = pycolmap.Reconstruction(str(model))
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
         raise InputError(
             f"no COLMAP model in {model} (expected cameras, images and points3D, .bin or .txt): {error}"
         ) from error
@@ -68,39 +68,116 @@ def load_colmap(model: Path | str, images: Path | str) -> PosedPhotos:
 
 def save_colmap(
     folder: Path | str,
-    cameras: Cameras,
+    cameras: Cameras | Sequence[Cameras],
     names: Sequence[str],
     points: Tensor | None = None,
     colors: Tensor | None = None,
+    seen: Sequence[Tensor] | None = None,
 ) -> None:
     """Write a binary COLMAP model: one PINHOLE camera an image.
 
     Args:
         folder: is made where it does not exist.
-        cameras: N cameras.
+        cameras: N cameras, in batches of any image sizes.
         names: N picture names, relative to the folder of pictures.
         points: [M, 3] world points, or None.
         colors: [M, 3] RGB in [0, 1], or None for black points.
+        seen: for each of the N pictures the indices of the points that it observes, at their projections
+            (`visible_points`); None: no observations.
+
+    Raises:
+        InputError: the model could not be written whole.
     """
     import pycolmap
 
-    if len(names) != len(cameras):
-        raise ValueError(f"expected {len(cameras)} names, got {len(names)}")
+    views = [batch[i] for batch in ([cameras] if isinstance(cameras, Cameras) else cameras) for i in range(len(batch))]
+    if len(names) != len(views) or (seen is not None and len(seen) != len(views)):
+        raise ValueError(f"expected {len(views)} names and lists of points, got {len(names)}")
+    xyz = torch.zeros(0, 3, dtype=torch.float64) if points is None else points.detach().cpu().double()
+    tracks = [pycolmap.Track() for _ in range(len(xyz))]
     reconstruction = pycolmap.Reconstruction()
-    for index, name in enumerate(names, start=1):
-        K = cameras.Ks[index - 1].cpu().double()
+    for index, (view, name) in enumerate(zip(views, names, strict=True), start=1):
+        K = view.Ks[0].cpu().double()
         params = [K[0, 0].item(), K[1, 1].item(), K[0, 2].item(), K[1, 2].item()]
-        camera = pycolmap.Camera(
-            model="PINHOLE", width=cameras.width, height=cameras.height, params=params, camera_id=index
-        )
+        camera = pycolmap.Camera(model="PINHOLE", width=view.width, height=view.height, params=params, camera_id=index)
         reconstruction.add_camera_with_trivial_rig(camera)
-        image = pycolmap.Image(name=name, camera_id=index, image_id=index)
-        pose = pycolmap.Rigid3d(cameras.viewmats[index - 1, :3].cpu().double().numpy())
-        reconstruction.add_image_with_trivial_frame(image, pose)
-    if points is not None:
-        rgb = torch.zeros_like(points) if colors is None else colors
-        bytes_ = (rgb.cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-        for point, color in zip(points.cpu().double().numpy(), bytes_, strict=True):
-            reconstruction.add_point3D(point, pycolmap.Track(), color)
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    reconstruction.write(str(folder))
+        observed = torch.zeros(0, dtype=torch.long) if seen is None else seen[index - 1].cpu()
+        viewmat = view.viewmats.cpu().double()
+        pixels = Cameras(viewmat, K[None], view.width, view.height).project(xyz[observed])[0][0].numpy()
+        image = pycolmap.Image(name=name, keypoints=pixels, camera_id=index, image_id=index)
+        reconstruction.add_image_with_trivial_frame(image, pycolmap.Rigid3d(viewmat[0, :3].numpy()))
+        for place, point in enumerate(observed.tolist()):
+            tracks[point].add_element(index, place)
+    rgb = torch.zeros_like(xyz) if colors is None else colors.detach().cpu()
+    bytes_ = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    for point, track, color in zip(xyz.numpy(), tracks, bytes_, strict=True):
+        reconstruction.add_point3D(point, track, color)
+    reconstruction.update_point_3d_errors()
+    _write_whole_model(reconstruction, Path(folder))
+
+
+def _write_whole_model(reconstruction: Any, folder: Path) -> None:
+    """Write a model and look whether it is whole: COLMAP itself does not notice a full disk."""
+    images, points = reconstruction.images.values(), reconstruction.points3D.values()
+    # Sizes by COLMAP's documented layout of binary models.
+    expected = {
+        "cameras.bin": 8 + reconstruction.num_cameras() * (24 + 4 * 8),
+        "images.bin": 8 + sum(64 + len(i.name.encode()) + 1 + 8 + 24 * i.num_points2D() for i in images),
+        "points3D.bin": 8 + sum(51 + 8 * p.track.length() for p in points),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reconstruction.write(str(folder))
+        sizes = {name: (folder / name).stat().st_size for name in expected}
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"cannot write a COLMAP model to {folder}: {error}") from error
+    cut = [name for name, size in sizes.items() if size != expected[name]]
+    if cut:
+        raise InputError(f"the COLMAP model in {folder} is not whole ({', '.join(cut)}); is the disk full?")
+
+
+def visible_points(cameras: Cameras | Sequence[Cameras], points: Tensor, *, most_views: int = 3) -> list[Tensor]:
+    """Which points each camera sees, judged by the points themselves, for a model whose tracks other programs use.
+
+    A camera's picture is divided into cells of a few points each; a point is seen where it is no more than 2 % farther
+    than the nearest point of its cell. Of the cameras that see a point, `most_views` are kept, taken in turn, so that
+    the observations spread over all pictures. A point that is nowhere in front goes to a camera that it falls into.
+
+    Args:
+        cameras: N cameras, in batches of any image sizes.
+        points: [M, 3] world points.
+        most_views: cameras a point.
+
+    Returns:
+        N tensors of ascending point indices.
+    """
+    views = [batch[i] for batch in ([cameras] if isinstance(cameras, Cameras) else cameras) for i in range(len(batch))]
+    # How far behind the nearest one, as a ratio of depths; infinite where a point falls beside the picture.
+    ratios = torch.stack([_behind(view, points) for view in views])
+    seen = ratios <= 1.02
+    lost = ~seen.any(dim=0)
+    best = ratios.argmin(dim=0)
+    columns = torch.arange(len(points))
+    seen[best[lost], columns[lost]] = torch.isfinite(ratios[best[lost], columns[lost]])
+    turn = (torch.arange(len(views))[:, None] - columns[None]) % len(views)
+    turn[~seen] = len(views)
+    limit = turn.kthvalue(min(most_views, len(views)), dim=0).values
+    return [((turn[i] <= limit) & seen[i]).nonzero().squeeze(1) for i in range(len(views))]
+
+
+def _behind(view: Cameras, points: Tensor) -> Tensor:
+    """[M] depth of each point over that of the nearest point in its cell; infinite outside the picture."""
+    pixels, depths = (values[0] for values in view.project(points))
+    inside = (
+        (depths > 0) & (pixels >= 0).all(dim=1) & (pixels < pixels.new_tensor([view.width, view.height])).all(dim=1)
+    )
+    ratios = torch.full_like(depths, float("inf"))
+    if not bool(inside.any()):
+        return ratios
+    size = max(1.0, (4 * view.width * view.height / int(inside.sum())) ** 0.5)
+    across = int(view.width / size) + 1
+    cells = (pixels[inside] / size).long()
+    cells = cells[:, 1] * across + cells[:, 0]
+    nearest = depths.new_full((int(cells.max()) + 1,), float("inf")).scatter_reduce(0, cells, depths[inside], "amin")
+    ratios[inside] = depths[inside] / nearest[cells]
+    return ratios

@@ -152,21 +152,59 @@ def read_photos(photos: Sequence[Photo], longest_side: int) -> PhotoSet:
     return to_batch(pictures, [None] * len(pictures), width, height)
 
 
-def undistort(pixels: np.ndarray, K: np.ndarray, distortion: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Remove OpenCV lens distortion (k1 k2 p1 p2 [k3 ...]) and keep K: ([h, w, 3], mask [h, w] bool or None).
+def undistort(
+    pixels: np.ndarray, K: np.ndarray, distortion: np.ndarray, new_K: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Remove OpenCV lens distortion (k1 k2 p1 p2 [k3 ...]): ([h, w, 3], mask [h, w] bool or None).
 
-    The mask is False where the straightened picture has no source pixel. `cv2` puts pixel centres at whole numbers,
-    the project at half ones, so the principal point is moved for the call.
+    The straightened picture has the intrinsics `new_K`, by default K. The mask is False where it has no source pixel.
+    `cv2` puts pixel centres at whole numbers, the project at half ones, so the principal point is moved for the call.
     """
     if not np.any(distortion):
         return pixels, None
-    K_cv = K.astype(np.float64).copy()
+    K_cv, new_K_cv = (matrix.astype(np.float64).copy() for matrix in (K, K if new_K is None else new_K))
     K_cv[:2, 2] -= 0.5
+    new_K_cv[:2, 2] -= 0.5
     height, width = pixels.shape[:2]
-    maps = cv2.initUndistortRectifyMap(K_cv, distortion.astype(np.float64), None, K_cv, (width, height), cv2.CV_32FC1)
+    lens = distortion.astype(np.float64)
+    maps = cv2.initUndistortRectifyMap(K_cv, lens, None, new_K_cv, (width, height), cv2.CV_32FC1)
     straight = cv2.remap(pixels, maps[0], maps[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT)
     mask = (maps[0] >= 0) & (maps[0] <= width - 1) & (maps[1] >= 0) & (maps[1] <= height - 1)
     return straight, mask
+
+
+def filling_K(K: np.ndarray, distortion: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Intrinsics with which the straightened picture of the same size has a source pixel everywhere.
+
+    The focal lengths grow by the smallest factor >= 1 that leaves no empty border; the principal point stays.
+
+    Raises:
+        InputError: no factor up to 4 is enough, so the coefficients cannot be those of this picture.
+    """
+    xs, ys = np.arange(width) + 0.5, np.arange(height) + 0.5
+    border = np.concatenate(
+        [np.stack([xs, np.full(width, y)], axis=1) for y in (0.5, height - 0.5)]
+        + [np.stack([np.full(height, x), ys], axis=1) for x in (0.5, width - 0.5)]
+    )
+    rays = np.concatenate([(border - K[:2, 2]) / K[[0, 1], [0, 1]], np.ones((len(border), 1))], axis=1)
+
+    def fills(factor: float) -> bool:
+        bent = rays * [1 / factor, 1 / factor, 1]
+        source = cv2.projectPoints(bent, np.zeros(3), np.zeros(3), K.astype(np.float64), distortion)[0][:, 0]
+        return bool((source >= 0.5).all() and (source <= [width - 0.5, height - 0.5]).all())
+
+    low, high = 1.0, 4.0
+    if not np.any(distortion) or fills(low):
+        return K
+    if not fills(high):
+        raise InputError(f"lens distortion {distortion.tolist()} cannot be removed from {width}x{height} pixels")
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if fills(middle) else (middle, high)
+    filled = K.astype(np.float64).copy()
+    # A hair more, for the single precision of the maps.
+    filled[:2, :2] *= high + 1e-4
+    return filled
 
 
 def cameras_of(viewmats: Tensor, Ks: Tensor, photos: PhotoSet) -> Cameras:

@@ -7,19 +7,11 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.conditioning import Conditioning, FusedCloud
 from cus.estimators import SceneEstimate
+from cus.inference.labels import STAGES
 from cus.inference.stages import Batch, Generated, Inputs
 from cus.splats import Gaussians
 
-STAGES = {
-    "scene": "Cameras and depth",
-    "conditioning": "Conditioning images",
-    "coarse": "Frames, first pass",
-    "structure": "Global structure",
-    "frames": "Frames, final pass",
-    "cloud": "Point cloud",
-    "splat": "Gaussian scene",
-    "report": "Report",
-}
+__all__ = ["STAGES", "Results"]
 
 
 @dataclass

@@ -1,0 +1,263 @@
+"""A finished run as the input of other programs: a COLMAP model or a nerfstudio folder with its pictures and points.
+
+Both hold the photographs at their own resolution, straightened where the lens bends, and the generated frames at
+theirs, with pinhole cameras in the run's world and unit, and the global point cloud.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from PIL import ExifTags, Image
+from torch import Tensor
+
+from cus.cameras import Cameras, PosedPhotos, load_transforms
+from cus.cameras.colmap import save_colmap, visible_points
+from cus.cameras.photos import filling_K, inspect_photo, undistort
+from cus.cameras.transforms_json import frame_entry, read_json
+from cus.errors import InputError
+from cus.inference.folder import remove
+from cus.inference.labels import STAGES
+from cus.splats.ply import load_point_cloud, save_point_cloud
+
+FOLDER_FORMATS = ("colmap", "nerfstudio")
+CAMERAS = ("all", "photos", "frames")
+# What an export makes in its folder; one that holds anything else is never replaced.
+_CONTENT = {"colmap": {"images", "sparse"}, "nerfstudio": {"images", "transforms.json", "points.ply"}}
+_COPIED = (".jpg", ".jpeg", ".png")
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture to export.
+
+    Attributes:
+        name: its file name in `images/`.
+        source: the file it comes from.
+        camera: one pinhole camera at the picture's resolution; of a bent photograph, before it is straightened.
+        distortion: [8] OpenCV coefficients, zeros where the picture is straight.
+    """
+
+    name: str
+    source: Path
+    camera: Cameras
+    distortion: Tensor
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the folder.
+        photos: number of photographs.
+        frames: number of generated frames.
+        points: number of points.
+    """
+
+    path: Path
+    photos: int
+    frames: int
+    points: int
+
+
+def check_stage(folder: Path, stage: str, made: Sequence[str]) -> None:
+    """Refuse a run that lacks the files `made` of a stage. Raises InputError that says what makes them."""
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is no folder; name the output folder of a cus-infer run, or a .ply, .spz or .splat file"
+        )
+    if not any((folder / name).exists() for name in ("run.json", "transforms.json")):
+        raise InputError(f"{folder} is no output folder of cus-infer: it has neither run.json nor transforms.json")
+    missing = [name for name in made if not (folder / name).exists()]
+    if missing:
+        remedy = "run cus-infer once more with the same options and --resume, without --conditioning-only"
+        if stage == "splat":
+            remedy = f"cus-fit {folder} makes it, or cus-infer with the same options and --resume, without --no-splat"
+        raise InputError(f"{folder} has no {missing[0]}: the stage '{STAGES[stage]}' is missing; {remedy}")
+
+
+def collect_views(folder: Path, cameras: str = "all", photo_folder: Path | None = None) -> list[View]:
+    """The pictures of a run, photographs first, each found and of the size that its camera is for.
+
+    Args:
+        folder: of a run.
+        cameras: "all", "photos" or "frames".
+        photo_folder: where the photographs lie, if not where the run found them.
+
+    Raises:
+        InputError: a stage or a picture is missing, or a picture is not the camera's.
+    """
+    check_stage(folder, "conditioning", ["transforms.json"])
+    views: list[View] = []
+    if cameras in ("all", "photos"):
+        posed = load_transforms(folder, "photos")
+        posed = replace(posed, paths=_find_photos(folder, posed, photo_folder))
+        stems = [path.stem for path in posed.paths]
+        names = [s if stems.count(s) == 1 else f"{s}_{i}" for i, s in enumerate(stems)]
+        views += [_view(posed, i, f"photo_{name}{posed.paths[i].suffix.lower()}") for i, name in enumerate(names)]
+    if cameras in ("all", "frames"):
+        posed = load_transforms(folder)
+        check_stage(folder, "frames", [os.path.relpath(path, folder) for path in posed.paths])
+        views += [_view(posed, i, f"frame_{path.name}") for i, path in enumerate(posed.paths)]
+    return views
+
+
+def export_run(
+    folder: Path,
+    out: Path,
+    file_format: str,
+    *,
+    cameras: str = "all",
+    photo_folder: Path | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Exported:
+    """Write a run as a COLMAP model (`images/`, `sparse/0/`) or a nerfstudio folder (`images/`, `transforms.json`).
+
+    The folder appears when it is complete; what goes wrong leaves an earlier one as it was.
+
+    Args:
+        folder: of a run.
+        out: the folder to make.
+        file_format: "colmap" or "nerfstudio".
+        cameras: "all", "photos" or "frames".
+        photo_folder: where the photographs lie, if not where the run found them.
+        overwrite: replace an earlier export in `out`.
+        on_progress: called with (pictures done, all pictures).
+
+    Raises:
+        InputError: a stage or a picture is missing, `out` may not be replaced, or the disk is full.
+    """
+    if file_format not in FOLDER_FORMATS or cameras not in CAMERAS:
+        raise ValueError(f"expected one of {FOLDER_FORMATS} and of {CAMERAS}, got {file_format!r} and {cameras!r}")
+    check_stage(folder, "scene", [])
+    check_out(out, _CONTENT[file_format], overwrite)
+    views = collect_views(folder, cameras, photo_folder)
+    check_stage(folder, "cloud", ["points.ply"])
+    points, colors = load_point_cloud(folder / "points.ply")
+    with _new_folder(out) as part:
+        (part / "images").mkdir()
+        pinholes, names = [], []
+        for done, view in enumerate(views, start=1):
+            name, camera = write_picture(view, part / "images")
+            names.append(name)
+            pinholes.append(camera)
+            if on_progress:
+                on_progress(done, len(views))
+        if file_format == "colmap":
+            save_colmap(part / "sparse" / "0", pinholes, names, points, colors, visible_points(pinholes, points))
+        else:
+            save_point_cloud(part / "points.ply", points, colors)
+            (part / "transforms.json").write_text(json.dumps(_nerfstudio(pinholes, names), indent=1))
+    photos = sum(view.name.startswith("photo_") for view in views)
+    return Exported(out, photos, len(views) - photos, len(points))
+
+
+def check_out(out: Path, content: set[str], overwrite: bool) -> None:
+    """Refuse a folder that is something else, or an earlier export unasked. Raises InputError."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise InputError(f"{out} is a file; name a folder with --out")
+    found = {path.name for path in out.iterdir()}
+    if found - content:
+        others = ", ".join(sorted(found - content)[:3])
+        raise InputError(f"{out} holds what no export made ({others}); name another folder with --out")
+    if found and not overwrite:
+        raise InputError(f"{out} already exists: --overwrite replaces it, --out names another folder")
+
+
+def write_picture(view: View, images: Path) -> tuple[str, Cameras]:
+    """Put a picture into the folder `images`, straight and upright; its name there and its pinhole camera.
+
+    A JPEG or PNG that is already so is copied byte for byte; any other becomes a PNG of the same stem.
+
+    Raises:
+        InputError: a photograph that does not decode.
+    """
+    with Image.open(view.source) as image:
+        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    bent = bool(view.distortion.any())
+    if upright and not bent and view.source.suffix.lower() in _COPIED:
+        shutil.copyfile(view.source, images / view.name)
+        return view.name, view.camera
+    camera = view.camera
+    pixels = inspect_photo(view.source).pixels()
+    if bent:
+        K = camera.Ks[0].double().numpy()
+        new_K = filling_K(K, view.distortion.numpy(), camera.width, camera.height)
+        pixels, _ = undistort(pixels, K, view.distortion.numpy(), new_K)
+        camera = replace(camera, Ks=torch.from_numpy(new_K).float()[None])
+    name = f"{Path(view.name).stem}.png"
+    Image.fromarray(pixels).save(images / name)
+    return name, camera
+
+
+def _view(posed: PosedPhotos, index: int, name: str) -> View:
+    path, (width, height) = posed.paths[index], posed.sizes[index]
+    photo = inspect_photo(path)
+    if (photo.width, photo.height) != (width, height):
+        raise InputError(
+            f"{path} is {photo.width}x{photo.height} pixels, but the run used one of {width}x{height}; give that one"
+        )
+    camera = Cameras(posed.viewmats[index : index + 1], posed.Ks[index : index + 1], width, height)
+    return View(name, path, camera, posed.distortion[index])
+
+
+def _find_photos(folder: Path, posed: PosedPhotos, photo_folder: Path | None) -> tuple[Path, ...]:
+    """Where the photographs are: beside the run as it says, where the command named them, or in `photo_folder`."""
+    named: dict[str, Path] = {}
+    if (folder / "run.json").exists():
+        views = read_json(folder / "run.json").get("settings", {}).get("views", [])
+        named = {Path(view).name: Path(view) for view in views}
+    found = []
+    for path in posed.paths:
+        candidates = [path, named.get(path.name, path)] if photo_folder is None else [photo_folder / path.name]
+        existing = [candidate for candidate in candidates if candidate.is_file()]
+        if not existing:
+            raise InputError(
+                f"no photograph {candidates[0]}: the run or the photographs have moved; name their folder with "
+                "--photos, or leave them out with --cameras frames"
+            )
+        found.append(existing[0])
+    return tuple(found)
+
+
+def _nerfstudio(cameras: Sequence[Cameras], names: Sequence[str]) -> dict[str, Any]:
+    frames = [
+        frame_entry(camera.viewmats[0], camera.Ks[0], camera.width, camera.height, f"images/{name}")
+        for camera, name in zip(cameras, names, strict=True)
+    ]
+    return {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": frames}
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place at the end, or is removed where something goes wrong."""
+    part, earlier = out.with_name(f".part-{out.name}"), out.with_name(f".earlier-{out.name}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        remove(part)
+        part.mkdir()
+        yield part
+        if out.exists():
+            os.replace(out, earlier)
+        os.replace(part, out)
+        remove(earlier)
+    except (OSError, cv2.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot write {out}: {reason}. Choose another folder with --out or free some space"
+        ) from error
+    finally:
+        if part.exists():
+            remove(part)

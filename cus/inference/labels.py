@@ -1,0 +1,12 @@
+"""What the stages of a run are called before people."""
+
+STAGES = {
+    "scene": "Cameras and depth",
+    "conditioning": "Conditioning images",
+    "coarse": "Frames, first pass",
+    "structure": "Global structure",
+    "frames": "Frames, final pass",
+    "cloud": "Point cloud",
+    "splat": "Gaussian scene",
+    "report": "Report",
+}
