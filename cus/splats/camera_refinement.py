@@ -43,12 +43,13 @@ class CameraRefinement:
     def state(self) -> dict[str, Tensor]:
         """All that `restore` needs."""
         moments = adam_tensors(self._optimizer, self._named())
-        twists = torch.stack(self._twists).detach()
-        return {"twists": twists} | {f"adam.{name}": value for name, value in moments.items()}
+        own = {"twists": torch.stack(self._twists).detach(), "unit": torch.tensor(self._unit, dtype=torch.float64)}
+        return own | {f"adam.{name}": value for name, value in moments.items()}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave."""
+        self._unit = float(state["unit"])
         for twist, value in zip(self._twists, state["twists"], strict=True):
             twist.copy_(value)
         moments = {k.removeprefix("adam."): v for k, v in state.items() if k.startswith("adam.")}
