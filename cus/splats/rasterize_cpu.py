@@ -8,7 +8,7 @@ from torch import Tensor
 from cus.errors import InputError
 from cus.splats.cpu.compositing import composite_cpu
 from cus.splats.cpu.projection import conics_from_forms, project_cpu
-from cus.splats.cpu.tiles import TILE, Grid, build_lists, splat_table
+from cus.splats.cpu.tiles import TILE, Grid, build_lists, sort_splats
 from cus.splats.projection import ProjectionOptions
 from cus.splats.tiles import TileLists
 
@@ -43,10 +43,12 @@ def rasterize_cpu(
     means2d, forms, depths, opacities, radii = project_cpu(*gaussians, viewmats, Ks, options)
     colors = features(depths)
     flat = [tensor.flatten(0, 1) for tensor in (means2d, forms, colors, opacities)]
-    grid = Grid(options.width, options.height, len(viewmats))
-    table = splat_table(*(flat[k].detach().numpy() for k in (0, 1, 3)))
-    lists = build_lists(table, radii.flatten(0, 1).numpy(), depths.detach().flatten().numpy(), grid)
-    images, transmittances = composite_cpu(*flat, table, lists, grid)
+    grid = Grid.over(options.width, options.height, len(viewmats))
+    boxes = radii.flatten(0, 1).numpy()
+    table = [tensor.detach().numpy() for tensor in (flat[0], flat[1], flat[3], depths.flatten())]
+    splats = sort_splats(table[0], table[1], table[2], boxes, table[3])
+    lists = build_lists(splats, boxes, grid)
+    images, transmittances = composite_cpu(flat[0], flat[1], flat[2], flat[3], splats, lists, grid)
     entries = {
         "means2d": means2d,
         "radii": radii,
@@ -54,5 +56,5 @@ def rasterize_cpu(
         "conics": conics_from_forms(forms),
         "opacities": opacities,
     }
-    offsets, ids = torch.from_numpy(lists.offsets), torch.from_numpy(lists.ids)
+    offsets, ids = torch.from_numpy(lists.offsets), torch.from_numpy(splats.order[lists.ids])
     return images, transmittances, entries, TileLists(ids, offsets, TILE, grid.columns, grid.rows, grid.cameras)

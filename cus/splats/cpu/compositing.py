@@ -4,11 +4,13 @@ Semantics are those of `cus.splats.rasterize_torch`. A tile's pixels lie in scra
 the sixteen lanes); of each Gaussian only the blocks that it reaches are evaluated, and in the backward pass only those
 where it counted.
 
-Backward, too, goes front to back. Where S is the worth to the loss of all that lies at or behind a Gaussian, known at the
-start from the picture itself, the derivative in its alpha is T (worth - rest), with rest = S_behind / (T (1 - alpha)).
-Each (Gaussian, tile) pair writes its sums into a slot of its own, and a Gaussian's slots are added up in a fixed order:
-no atomics, and the same bits on any number of threads.
+Backward, too, goes front to back. What all Gaussians together are worth to the loss at a pixel is known from the
+picture itself; less those in front, it is what lies behind, S, and the derivative in a Gaussian's alpha is
+T worth - S / (1 - alpha). Each (Gaussian, tile) pair writes its sums into a slot of its own, and the slots of a
+Gaussian are added up in a fixed order: no atomics, and the same bits on any number of threads.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +33,7 @@ from cus.splats.cpu.simd import (
     without,
 )
 from cus.splats.cpu.threads import in_pieces
-from cus.splats.cpu.tiles import MEAN_X, MEAN_Y, OPACITY, ROOT, SLANT, STEEP, TILE, Grid, Lists
+from cus.splats.cpu.tiles import MEAN_X, MEAN_Y, OPACITY, ROOT, SLANT, STEEP, TILE, Grid, Lists, Splats
 from cus.splats.projection import ALPHA_CUTOFF
 from cus.splats.rasterize_torch import ALPHA_MAX, TRANSMITTANCE_STOP
 
@@ -43,7 +45,7 @@ _MOMENTS = 6
 
 
 def composite_cpu(
-    means2d: Tensor, forms: Tensor, colors: Tensor, opacities: Tensor, table: np.ndarray, lists: Lists, grid: Grid
+    means2d: Tensor, forms: Tensor, colors: Tensor, opacities: Tensor, splats: Splats, lists: Lists, grid: Grid
 ) -> tuple[Tensor, Tensor]:
     """Composite projected Gaussians.
 
@@ -52,64 +54,73 @@ def composite_cpu(
         forms: [M, 3] of `project_cpu`.
         colors: [M, D], any D.
         opacities: [M].
-        table: Of the three in `splat_table`.
-        lists: Gaussians of every tile.
+        splats: Of these Gaussians.
+        lists: Splats of every tile.
         grid: Of the images.
 
     Returns:
         Colours over black [C, height, width, D] and transmittances [C, height, width, 1].
     """
-    return _Composite.apply(means2d, forms, colors, opacities, table, lists, grid)  # type: ignore[return-value]
+    return _Composite.apply(means2d, forms, colors, opacities, splats, lists, grid)  # type: ignore[return-value]
+
+
+class Pixels(NamedTuple):
+    """What a kernel writes at every pixel, or the gradients in that: [C, H, W, D] and [C, H, W, 1]."""
+
+    images: np.ndarray
+    transmittances: np.ndarray
+
+
+class Grads(NamedTuple):
+    """Gradients in the parameters of M Gaussians: [M, 2], [M, 3], [M, D] and [M]."""
+
+    means2d: np.ndarray
+    forms: np.ndarray
+    colors: np.ndarray
+    opacities: np.ndarray
 
 
 class _Composite(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, means2d, forms, colors, opacities, table: np.ndarray, lists: Lists, grid: Grid):
-        features = np.ascontiguousarray(colors.detach().numpy())
+    def forward(ctx, means2d, forms, colors, opacities, splats: Splats, lists: Lists, grid: Grid):
+        features = colors.detach().numpy()[splats.order]
         images = np.empty((grid.cameras, grid.height, grid.width, features.shape[1]), dtype=np.float32)
         transmittances = np.empty((*images.shape[:3], 1), dtype=np.float32)
         counted = np.zeros(lists.starts[-1], dtype=np.uint16)
-        shape = grid.rows, grid.columns
-
-        def work(first: int, last: int) -> None:
-            arguments = table, features, lists.offsets, lists.ids, lists.slots, lists.blocks, *shape
-            _forward(*arguments, images, transmittances, counted, first, last)
-
-        in_pieces(work, grid.tiles)
-        ctx.arrays, ctx.lists, ctx.grid = (table, features, images, transmittances, counted), lists, grid
+        pixels = Pixels(images, transmittances)
+        in_pieces(lambda a, b: _forward(splats.table, features, lists, grid, pixels, counted, a, b), grid.tiles)
+        ctx.arrays, ctx.splats, ctx.lists, ctx.grid = (features, pixels, counted), splats, lists, grid
         ctx.save_for_backward(forms, opacities)
         return torch.from_numpy(images), torch.from_numpy(transmittances)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_images: Tensor, grad_transmittances: Tensor):  # type: ignore[override]
-        (table, features, images, transmittances, counted), lists, grid = ctx.arrays, ctx.lists, ctx.grid
+        (features, pixels, counted), splats, lists, grid = ctx.arrays, ctx.splats, ctx.lists, ctx.grid
         forms, opacities = (tensor.detach().numpy() for tensor in ctx.saved_tensors)
-        upstream = [np.ascontiguousarray(grad.numpy()) for grad in (grad_images, grad_transmittances)]
-        count, channels = features.shape
+        upstream = Pixels(*(np.ascontiguousarray(grad.numpy()) for grad in (grad_images, grad_transmittances)))
+        count, channels = len(forms), features.shape[1]
         sums = np.empty((len(counted), _MOMENTS + channels), dtype=np.float32)
-        shape = grid.rows, grid.columns
 
         def work(first: int, last: int) -> None:
-            arguments = table, features, lists.offsets, lists.ids, lists.slots, *shape
-            _backward(*arguments, images, transmittances, counted, *upstream, sums, first, last)
+            _backward(splats.table, features, lists, grid, pixels, upstream, counted, sums, first, last)
 
         in_pieces(work, grid.tiles)
-        grads = [np.zeros((count, n), dtype=np.float32) for n in (2, 3, channels)]
-        opacity_grads = np.zeros(count, dtype=np.float32)
+        grads = Grads(*(np.zeros((count, *shape), dtype=np.float32) for shape in ((2,), (3,), (channels,), ())))
 
         def gather(first: int, last: int) -> None:
-            _gather(sums, counted, lists.starts, forms, opacities, *grads, opacity_grads, first, last)
+            _gather(sums, counted, lists.starts, splats.order, forms, opacities, grads, first, last)
 
-        in_pieces(gather, count)
-        return (*map(torch.from_numpy, (*grads, opacity_grads)), None, None, None)
+        in_pieces(gather, len(splats.order))
+        return (*map(torch.from_numpy, grads), None, None, None)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _forward(
-    table, features, offsets, ids, slots, blocks, rows, columns, images, transmittances, counted, first, last
-):  # pragma: no cover - compiled
-    height, width, channels = images.shape[1:]
+def _forward(table, features, lists, grid, pixels, counted, first, last):  # pragma: no cover - compiled
+    """Composite the tiles first to last, and note in which blocks each pair counted."""
+    images, transmittances, channels = pixels.images, pixels.transmittances, features.shape[1]
+    width, height, rows, columns = grid.width, grid.height, grid.rows, grid.columns
+    offsets, ids, slots, blocks = lists.offsets, lists.ids, lists.slots, lists.blocks
     colors = np.empty(channels * _PIXELS, dtype=np.float32)
     # Transmittance of each pixel; negative once the pixel has stopped.
     light = np.empty(_PIXELS, dtype=np.float32)
@@ -177,10 +188,13 @@ def _enter(light, left, top, width, height):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _backward(
-    table, features, offsets, ids, slots, rows, columns, images, transmittances, counted,
-    g_images, g_transmittances, sums, first, last,
-):  # fmt: skip # pragma: no cover - compiled
-    height, width, channels = images.shape[1:]
+    table, features, lists, grid, pixels, upstream, counted, sums, first, last
+):  # pragma: no cover - compiled
+    """For each pair of the tiles first to last, the sums of `_gather` over the pixels where it counted."""
+    images, transmittances, channels = pixels.images, pixels.transmittances, features.shape[1]
+    g_images, g_transmittances = upstream.images, upstream.transmittances
+    width, height, rows, columns = grid.width, grid.height, grid.rows, grid.columns
+    offsets, ids, slots = lists.offsets, lists.ids, lists.slots
     g_colors = np.empty(channels * _PIXELS, dtype=np.float32)
     color_sums = np.empty(channels * 16, dtype=np.float32)
     light, worth_left = np.empty(_PIXELS, dtype=np.float32), np.empty(_PIXELS, dtype=np.float32)
@@ -250,29 +264,28 @@ def _backward(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _gather(
-    sums, counted, starts, forms, opacities, g_means2d, g_forms, g_colors, g_opacities, first, last
-):  # pragma: no cover - compiled
-    """Add up the slots of each Gaussian, and the chain rule from the moments to its parameters."""
-    channels = g_colors.shape[1]
+def _gather(sums, counted, starts, order, forms, opacities, grads, first, last):  # pragma: no cover - compiled
+    """Add up the slots of each splat, and the chain rule from the moments to its parameters."""
+    channels = grads.colors.shape[1]
     added = np.empty(_MOMENTS + channels)
-    for i in range(first, last):
+    for splat in range(first, last):
         any_slot = False
         added[:] = 0.0
-        for slot in range(starts[i], starts[i + 1]):
+        for slot in range(starts[splat], starts[splat + 1]):
             if counted[slot] != 0:
                 any_slot = True
                 for k in range(_MOMENTS + channels):
                     added[k] += sums[slot, k]
         if not any_slot:
             continue
+        i = order[splat]
         root, slant, steep = np.float64(forms[i, 0]), np.float64(forms[i, 1]), np.float64(forms[i, 2])
-        g_opacities[i] = added[0] / opacities[i]
+        grads.opacities[i] = added[0] / opacities[i]
         # sigma = root^2 e^2 + steep dy^2, and a mean that moves takes dx and dy the other way.
-        g_means2d[i, 0] = 2 * root * root * added[1]
-        g_means2d[i, 1] = 2 * root * root * slant * added[1] + 2 * steep * added[2]
-        g_forms[i, 0] = -2 * root * added[3]
-        g_forms[i, 1] = -2 * root * root * added[4]
-        g_forms[i, 2] = -added[5]
+        grads.means2d[i, 0] = 2 * root * root * added[1]
+        grads.means2d[i, 1] = 2 * root * root * slant * added[1] + 2 * steep * added[2]
+        grads.forms[i, 0] = -2 * root * added[3]
+        grads.forms[i, 1] = -2 * root * root * added[4]
+        grads.forms[i, 2] = -added[5]
         for channel in range(channels):
-            g_colors[i, channel] = added[_MOMENTS + channel]
+            grads.colors[i, channel] = added[_MOMENTS + channel]

@@ -5,11 +5,12 @@ The formulas and conventions are those of `cus.splats.projection`. The conic lea
     sigma = (root (dx + slant dy))^2 + steep dy^2,
     root = sqrt(yy / (2 det)),  slant = -xy / yy,  steep = 1 / (2 yy)
 
-with xx, xy, yy the 2D covariance and det its determinant: float32 holds a needle of a thousand pixels in it, whose conic
-would lose its determinant. Arithmetic is in float64, which costs nothing beside the memory.
+with xx, xy, yy the 2D covariance and det its determinant: float32 holds a needle of a thousand pixels in it, whose
+conic would lose its determinant. Arithmetic is in float64, which costs nothing beside the memory.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,43 +63,73 @@ def conics_from_forms(forms: Tensor) -> Tensor:
     return torch.stack([xx, xy, 2 * steep + xy * slant], dim=-1)
 
 
+class Scene(NamedTuple):
+    """N Gaussians, or gradients in them, float32: [N, 3], [N, 4], [N, 3], [N]."""
+
+    means: np.ndarray
+    quats: np.ndarray
+    scales: np.ndarray
+    opacities: np.ndarray
+
+
+class Views(NamedTuple):
+    """C cameras, float64: [C, 4, 4], [C, 3, 3]; size, limits and smoothing as in `ProjectionOptions`."""
+
+    viewmats: np.ndarray
+    Ks: np.ndarray
+    width: float
+    height: float
+    near: float
+    far: float
+    clip: float
+    eps: float
+    antialiased: bool
+
+
+class Seen(NamedTuple):
+    """Gaussians as the cameras see them, or gradients in that, float32: [C, N, 2], [C, N, 3], [C, N], [C, N]."""
+
+    means2d: np.ndarray
+    forms: np.ndarray
+    depths: np.ndarray
+    opacities: np.ndarray
+
+
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx, means, quats, scales, opacities, viewmats, Ks, options: ProjectionOptions):
-        inputs = [_array(tensor) for tensor in (means, quats, scales, opacities)]
-        inputs += [_array(tensor).astype(np.float64) for tensor in (viewmats, Ks)]
+        scene = Scene(*(_array(tensor) for tensor in (means, quats, scales, opacities)))
+        views = _views(viewmats, Ks, options)
         cameras, count = len(viewmats), len(means)
-        shapes = [(2,), (3,), (), ()]
-        outputs = [np.empty((cameras, count, *shape), dtype=np.float32) for shape in shapes]
+        seen = Seen(*(np.empty((cameras, count, *shape), dtype=np.float32) for shape in ((2,), (3,), (), ())))
         radii = np.empty((cameras, count, 2), dtype=np.int32)
-        limits = _limits(options)
-        in_pieces(lambda a, b: _forward(*inputs, limits, options.antialiased, *outputs, radii, a, b), count)
-        ctx.inputs, ctx.options = inputs, options
-        tensors = [torch.from_numpy(output) for output in (*outputs, radii)]
+        in_pieces(lambda a, b: _forward(scene, views, seen, radii, a, b), count)
+        ctx.scene, ctx.views = scene, views
+        tensors = [torch.from_numpy(output) for output in (*seen, radii)]
         ctx.mark_non_differentiable(tensors[-1])
         return tuple(tensors)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor):  # type: ignore[override]
-        upstream = [_array(grad) for grad in grads[:4]]
-        count, cameras = len(ctx.inputs[0]), len(ctx.inputs[4])
-        outputs = [np.zeros_like(array) for array in ctx.inputs[:4]]
+        scene, views = ctx.scene, ctx.views
+        upstream = Seen(*(_array(grad) for grad in grads[:4]))
+        count, cameras = len(scene.means), len(views.viewmats)
+        outputs = Scene(*(np.zeros_like(array) for array in scene))
         pieces = -(-count // _PIECE)
         # Of each piece: rotation and translation row by row, then fx, fy, cx, cy.
         camera_grads = np.zeros((pieces, cameras, 16))
-        limits, antialiased = _limits(ctx.options), ctx.options.antialiased
 
         def work(first: int, last: int) -> None:
             for piece in range(first, last):
-                ends = piece * _PIECE, min((piece + 1) * _PIECE, count)
-                _backward(*ctx.inputs, limits, antialiased, *upstream, *outputs, camera_grads[piece], *ends)
+                start, end = piece * _PIECE, min((piece + 1) * _PIECE, count)
+                _backward(scene, views, upstream, outputs, camera_grads[piece], start, end)
 
         in_pieces(work, pieces)
         summed = camera_grads.sum(axis=0)
-        viewmat_grads = np.zeros(ctx.inputs[4].shape, dtype=np.float32)
+        viewmat_grads = np.zeros(views.viewmats.shape, dtype=np.float32)
         viewmat_grads[:, :3] = summed[:, :12].reshape(-1, 3, 4)
-        K_grads = np.zeros(ctx.inputs[5].shape, dtype=np.float32)
+        K_grads = np.zeros(views.Ks.shape, dtype=np.float32)
         for entry, (row, column) in enumerate(((0, 0), (1, 1), (0, 2), (1, 2)), start=12):
             K_grads[:, row, column] = summed[:, entry]
         return (*map(torch.from_numpy, [*outputs, viewmat_grads, K_grads]), None)
@@ -108,14 +139,18 @@ def _array(tensor: Tensor) -> np.ndarray:
     return np.ascontiguousarray(tensor.detach().numpy())
 
 
-def _limits(options: ProjectionOptions) -> np.ndarray:
+def _views(viewmats: Tensor, Ks: Tensor, options: ProjectionOptions) -> Views:
+    """Every number of one type, whatever the caller gave: kernels are compiled for types."""
+    cameras = _array(viewmats).astype(np.float64), _array(Ks).astype(np.float64)
     o = options
-    return np.array([o.width, o.height, o.near_plane, o.far_plane, o.radius_clip, o.eps2d], dtype=np.float64)
+    lengths = (o.width, o.height, o.near_plane, o.far_plane, o.radius_clip, o.eps2d)
+    width, height, near, far, clip, eps = (float(length) for length in lengths)
+    return Views(*cameras, width, height, near, far, clip, eps, bool(o.antialiased))
 
 
 @njit(cache=True, nogil=True)
 def _rotation(quats, i, R):  # pragma: no cover - compiled
-    """Rotation matrix of the i-th quaternion into R; returns the quaternion's components, normalised, and its length."""
+    """Rotation matrix of the i-th quaternion into R; returns the normalised quaternion and its length."""
     w, x, y, z = np.float64(quats[i, 0]), np.float64(quats[i, 1]), np.float64(quats[i, 2]), np.float64(quats[i, 3])
     length = math.sqrt(w * w + x * x + y * y + z * z)
     w, x, y, z = w / length, x / length, y / length, z / length
@@ -178,10 +213,10 @@ def _covariance(u, v, cross, eps):  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _forward(
-    means, quats, scales, opacities, viewmats, Ks, limits, antialiased, means2d, forms, depths, seen, radii, first, last
-):  # pragma: no cover - compiled
-    width, height, near, far, clip, eps = limits
+def _forward(scene, views, seen, radii, first, last):  # pragma: no cover - compiled
+    means, quats, scales, viewmats, Ks = scene.means, scene.quats, scene.scales, views.viewmats, views.Ks
+    width, height, near, far, eps = views.width, views.height, views.near, views.far, views.eps
+    means2d, forms = seen.means2d, seen.forms
     R, axes, jacobian = np.empty((3, 3)), np.empty((3, 3)), np.empty(3)
     u, v, cross = np.empty(3), np.empty(3), np.empty(3)
     for i in range(first, last):
@@ -200,31 +235,31 @@ def _forward(
             _footprint(V, 1, K[1, 1] / z, slope_y, axes, jacobian, v)
             xx, xy, yy, determinant, sharp = _covariance(u, v, cross, eps)
             visible = visible and determinant > 0
-            opacity = np.float64(opacities[i])
-            if antialiased:
+            opacity = np.float64(scene.opacities[i])
+            if views.antialiased:
                 opacity *= math.sqrt(max(sharp / determinant, TINY))
             means2d[c, i, 0], means2d[c, i, 1] = mean_x, mean_y
             forms[c, i, 0] = math.sqrt(0.5 * yy / determinant) if visible else 0.0
             forms[c, i, 1] = -xy / yy if visible else 0.0
             forms[c, i, 2] = 0.5 / yy if visible else 0.0
-            depths[c, i], seen[c, i] = depth, opacity
+            seen.depths[c, i], seen.opacities[c, i] = depth, opacity
             extent = min(math.sqrt(2 * math.log(max(opacity / ALPHA_CUTOFF, 1.0))), MAX_EXTENT)
             radius_x, radius_y = math.ceil(extent * math.sqrt(xx)), math.ceil(extent * math.sqrt(yy))
             inside = mean_x + radius_x > 0 and mean_x - radius_x < width
             inside = inside and mean_y + radius_y > 0 and mean_y - radius_y < height
-            keep = visible and inside and opacity >= ALPHA_CUTOFF and max(radius_x, radius_y) > clip
-            # Beside the camera means and radii pass what an int32 holds; one image diagonal more is as good as infinite.
+            keep = visible and inside and opacity >= ALPHA_CUTOFF and max(radius_x, radius_y) > views.clip
+            # Beside the camera radii pass what an int32 holds; an image diagonal more is as good as infinite.
             radii[c, i, 0] = int(min(radius_x, LARGEST_RADIUS)) if keep else 0
             radii[c, i, 1] = int(min(radius_y, LARGEST_RADIUS)) if keep else 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _backward(
-    means, quats, scales, opacities, viewmats, Ks, limits, antialiased,
-    g_means2d, g_forms, g_depths, g_seen, g_means, g_quats, g_scales, g_opacities, g_cameras, first, last,
-):  # fmt: skip # pragma: no cover - compiled
+def _backward(scene, views, g_seen, g_scene, g_cameras, first, last):  # pragma: no cover - compiled
     """Chain rule through `_forward`, line by line from its end; g_cameras [C, 16] adds up over the Gaussians."""
-    width, height, near, far, _, eps = limits
+    means, quats, scales, viewmats, Ks = scene.means, scene.quats, scene.scales, views.viewmats, views.Ks
+    width, height, near, far, eps = views.width, views.height, views.near, views.far, views.eps
+    g_means, g_quats, g_scales = g_scene.means, g_scene.quats, g_scene.scales
+    g_means2d, g_forms = g_seen.means2d, g_seen.forms
     R, axes, g_axes = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
     jacobians, rows, g_rows, cross = np.empty((2, 3)), np.empty((2, 3)), np.empty((2, 3)), np.empty(3)
     g_point = np.empty(3)
@@ -236,14 +271,14 @@ def _backward(
             g_x, g_y, g_depth = (
                 np.float64(g_means2d[c, i, 0]),
                 np.float64(g_means2d[c, i, 1]),
-                np.float64(g_depths[c, i]),
+                np.float64(g_seen.depths[c, i]),
             )
             g_root, g_slant, g_steep = (
                 np.float64(g_forms[c, i, 0]),
                 np.float64(g_forms[c, i, 1]),
                 np.float64(g_forms[c, i, 2]),
             )
-            g_opacity = np.float64(g_seen[c, i])
+            g_opacity = np.float64(g_seen.opacities[c, i])
             if (
                 g_x == 0 and g_y == 0 and g_depth == 0 and g_opacity == 0
                 and g_root == 0 and g_slant == 0 and g_steep == 0
@@ -268,14 +303,14 @@ def _backward(
                 g_yy += g_root * root / (2 * yy) + g_slant * xy / (yy * yy) - g_steep / (2 * yy * yy)
                 g_xy -= g_slant / yy
                 g_determinant -= g_root * root / (2 * determinant)
-            if antialiased:
+            if views.antialiased:
                 ratio = sharp / determinant
                 if ratio > TINY:
-                    g_ratio = g_opacity * np.float64(opacities[i]) / (2 * math.sqrt(ratio))
+                    g_ratio = g_opacity * np.float64(scene.opacities[i]) / (2 * math.sqrt(ratio))
                     g_sharp += g_ratio / determinant
                     g_determinant -= g_ratio * ratio / determinant
                 g_opacity *= math.sqrt(max(ratio, TINY))
-            g_opacities[i] += g_opacity
+            g_scene.opacities[i] += g_opacity
             g_sharp += g_determinant
             g_xx += eps * g_determinant
             g_yy += eps * g_determinant

@@ -1,9 +1,9 @@
 """Sixteen float32 lanes as a value type for Numba kernels, and masks over them.
 
 Numba's own vectorisation of a compositing loop is fragile and several times slower. Here every operation is one LLVM
-vector instruction, which the compiler lowers to AVX-512, two AVX2 or four SSE or NEON registers by the machine. Only for
-use inside `njit` functions: outside they have no meaning. `multiply_add` is fused where the hardware fuses; nothing else
-is contracted or reassociated, so that two kernels which evaluate the same expression get the same bits.
+vector instruction, which the compiler lowers to AVX-512, two AVX2 or four SSE or NEON registers by the machine. Only
+for use inside `njit` functions: outside they have no meaning. `multiply_add` is fused where the hardware fuses;
+nothing else is contracted or reassociated, so that two kernels which evaluate the same expression get the same bits.
 
     dx = column_offsets() + x          # Lanes and float32 mix in + - * / and in comparisons, which give a Mask
     alpha = exp2_negative(-sigma) * opacity
@@ -59,6 +59,11 @@ class _MaskModel(models.PrimitiveModel):
         super().__init__(manager, fe_type, _BITS)
 
 
+def _instruction(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Numba's `intrinsic`: the function's arguments but the first are those of the call inside a kernel."""
+    return intrinsic(function)
+
+
 def _broadcast(builder: Any, scalar: Any) -> Any:
     """A vector with the scalar in every lane."""
     vector = ir.VectorType(scalar.type, LANES)
@@ -94,7 +99,7 @@ def _register(symbol: Any, function: Callable[..., Any]) -> None:
 
 
 def _arithmetic(instruction: str) -> Callable[..., Any]:
-    @intrinsic
+    @_instruction
     def function(typing: Any, a: types.Type, b: types.Type):
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             x, y = (_as_lanes(context, builder, v, k) for v, k in zip(arguments, signature.args, strict=True))
@@ -106,7 +111,7 @@ def _arithmetic(instruction: str) -> Callable[..., Any]:
 
 
 def _comparison(symbol: str) -> Callable[..., Any]:
-    @intrinsic
+    @_instruction
     def function(typing: Any, a: types.Type, b: types.Type):
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             x, y = (_as_lanes(context, builder, v, k) for v, k in zip(arguments, signature.args, strict=True))
@@ -129,7 +134,7 @@ _register(operator.gt, _GREATER)
 _register(operator.ge, _AT_LEAST)
 
 
-@intrinsic
+@_instruction
 def _and(typing: Any, a: types.Type, b: types.Type):
     return MASK_TYPE(a, b), lambda context, builder, signature, arguments: builder.and_(*arguments)
 
@@ -141,7 +146,7 @@ def _mask_and(a, b):
     return None
 
 
-@intrinsic
+@_instruction
 def without(typing: Any, a: types.Type, b: types.Type):
     """Mask of the lanes in `a` and not in `b`."""
 
@@ -151,7 +156,7 @@ def without(typing: Any, a: types.Type, b: types.Type):
     return MASK_TYPE(a, b), generate
 
 
-@intrinsic
+@_instruction
 def bits(typing: Any, mask: types.Type):
     """A mask as an int32 whose bit i is lane i."""
 
@@ -161,7 +166,7 @@ def bits(typing: Any, mask: types.Type):
     return types.int32(mask), generate
 
 
-@intrinsic
+@_instruction
 def lowest_bit(typing: Any, value: types.Type):
     """Place of the lowest bit that is set in an int32 other than 0."""
 
@@ -171,7 +176,7 @@ def lowest_bit(typing: Any, value: types.Type):
     return types.int32(types.int32), generate
 
 
-@intrinsic
+@_instruction
 def select(typing: Any, mask: types.Type, a: types.Type, b: types.Type):
     """Lanes of `a` where the mask is set, of `b` elsewhere (either may be a float32)."""
 
@@ -182,7 +187,7 @@ def select(typing: Any, mask: types.Type, a: types.Type, b: types.Type):
     return LANES_TYPE(mask, a, b), generate
 
 
-@intrinsic
+@_instruction
 def multiply_add(typing: Any, a: types.Type, b: types.Type, c: types.Type):
     """Compute a * b + c, fused where the hardware fuses."""
 
@@ -193,7 +198,7 @@ def multiply_add(typing: Any, a: types.Type, b: types.Type, c: types.Type):
     return LANES_TYPE(a, b, c), generate
 
 
-@intrinsic
+@_instruction
 def lanes(typing: Any, value: types.Type):
     """Repeat a float32 in every lane."""
 
@@ -203,50 +208,53 @@ def lanes(typing: Any, value: types.Type):
     return LANES_TYPE(value), generate
 
 
-@intrinsic
+@_instruction
 def column_offsets(typing: Any):
     """0 1 2 3 0 1 2 3 ...: the columns of a 4 x 4 block of pixels."""
     constant = ir.Constant(_FLOATS, [float(i % 4) for i in range(LANES)])
     return LANES_TYPE(), lambda context, builder, signature, arguments: constant
 
 
-@intrinsic
+@_instruction
 def row_offsets(typing: Any):
     """0 0 0 0 1 1 1 1 ...: its rows."""
     constant = ir.Constant(_FLOATS, [float(i // 4) for i in range(LANES)])
     return LANES_TYPE(), lambda context, builder, signature, arguments: constant
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, index_type: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    element = builder.gep(data, [context.cast(builder, index, index_type, types.intp)])
+def _pointer(context: Any, builder: Any, array: tuple[Any, Any], index: tuple[Any, Any]) -> Any:
+    """To the element of an array (type, value) at an index (type, value), as that of a vector."""
+    data = context.make_array(array[0])(context, builder, array[1]).data
+    element = builder.gep(data, [context.cast(builder, index[1], index[0], types.intp)])
     return builder.bitcast(element, _FLOATS.as_pointer())
 
 
-@intrinsic
+@_instruction
 def load(typing: Any, array: types.Type, index: types.Type):
     """Sixteen values of a contiguous float32 array [n] from `index` on; the caller answers for the bounds."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], *arguments, signature.args[1])
+        array_type, index_type = signature.args
+        pointer = _pointer(context, builder, (array_type, arguments[0]), (index_type, arguments[1]))
         return builder.load(pointer, align=4)
 
     return LANES_TYPE(array, index), generate
 
 
-@intrinsic
+@_instruction
 def store(typing: Any, array: types.Type, index: types.Type, value: types.Type):
     """Write sixteen values into a contiguous float32 array [n] from `index` on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], *arguments[:2], signature.args[1])
+        array_type, index_type, _ = signature.args
+        pointer = _pointer(context, builder, (array_type, arguments[0]), (index_type, arguments[1]))
         builder.store(_as_lanes(context, builder, arguments[2], signature.args[2]), pointer, align=4)
         return context.get_dummy_value()
 
     return types.void(array, index, value), generate
 
 
-@intrinsic
+@_instruction
 def total(typing: Any, value: types.Type):
     """Sum of the lanes, pairwise."""
 
@@ -264,7 +272,7 @@ def total(typing: Any, value: types.Type):
     return types.float32(value), generate
 
 
-@intrinsic
+@_instruction
 def exp2_negative(typing: Any, value: types.Type):
     """2^x for x <= 0, to 2e-7 relative; x under -120 counts as -120, so that no exponent underflows into the sign."""
 

@@ -1,7 +1,7 @@
 """Threads for kernels that release the GIL.
 
-Numba's own pools do not fit: its portable one aborts when two Python threads use it at once (a viewer that renders while
-a fit runs), the others want system libraries.
+Numba's own pools do not fit: its portable one aborts when two Python threads use it at once (a viewer that renders
+while a fit runs), the others want system libraries.
 """
 
 import functools

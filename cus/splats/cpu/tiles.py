@@ -1,6 +1,6 @@
 """Which Gaussians reach which 4 x 4 blocks of which 16 x 16 tiles, front to back."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -17,23 +17,27 @@ _COLUMNS = 8
 _LOG2_E = np.float32(1.4426950408889634)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Tiles of C images of width x height pixels; tile t is (camera, row, column) in that order."""
+class Grid(NamedTuple):
+    """Tiles of C images of width x height pixels; tile t is (camera, row, column) in that order.
+
+    Attributes:
+        width: Of the images, pixels.
+        height: Likewise.
+        cameras: Images C.
+        columns: Tiles side by side.
+        rows: Tiles one above the other.
+    """
 
     width: int
     height: int
     cameras: int
+    columns: int
+    rows: int
 
-    @property
-    def columns(self) -> int:
-        """Tiles side by side."""
-        return -(-self.width // TILE)
-
-    @property
-    def rows(self) -> int:
-        """Tiles one above the other."""
-        return -(-self.height // TILE)
+    @staticmethod
+    def over(width: int, height: int, cameras: int) -> "Grid":
+        """The tiles that cover images of a size."""
+        return Grid(width, height, cameras, -(-width // TILE), -(-height // TILE))
 
     @property
     def tiles(self) -> int:
@@ -41,16 +45,27 @@ class Grid:
         return self.cameras * self.rows * self.columns
 
 
-@dataclass(frozen=True)
-class Lists:
-    """Of every tile the Gaussians that reach it, nearest first; P (Gaussian, tile) pairs.
+class Splats(NamedTuple):
+    """The Gaussians that are not culled, nearest first, K of the M = cameras x N: what all later kernels walk along.
+
+    Attributes:
+        order: Which Gaussian (camera * N + i) each is [K] int32.
+        table: A row each of what kernels read, [K, 8] float32; exponents are to the base 2.
+    """
+
+    order: np.ndarray
+    table: np.ndarray
+
+
+class Lists(NamedTuple):
+    """Of every tile the splats that reach it, nearest first; P (splat, tile) pairs.
 
     Attributes:
         offsets: Start of each tile's part, and the end [tiles + 1] int64.
-        ids: Gaussian (camera * N + i) of each pair [P] int32.
-        slots: Place of each pair in an order in which a Gaussian's pairs lie side by side [P] int64.
-        blocks: Which blocks the Gaussian reaches, a bit each, row by row [P] uint16.
-        starts: First slot of each Gaussian, and the end [C N + 1] int64; more than P slots, as some stay empty.
+        ids: Splat of each pair [P] int32.
+        slots: Place of each pair in an order in which a splat's pairs lie side by side [P] int64.
+        blocks: Which blocks the splat reaches, a bit each, row by row [P] uint16.
+        starts: First slot of each splat, and the end [K + 1] int64; more than P slots, as some stay empty.
     """
 
     offsets: np.ndarray
@@ -60,63 +75,65 @@ class Lists:
     starts: np.ndarray
 
 
-def splat_table(means2d: np.ndarray, forms: np.ndarray, opacities: np.ndarray) -> np.ndarray:
-    """Rows [M, 8] float32 of what kernels read of each Gaussian; exponents are to the base 2.
+def sort_splats(
+    means2d: np.ndarray, forms: np.ndarray, opacities: np.ndarray, radii: np.ndarray, depths: np.ndarray
+) -> Splats:
+    """Those not culled in order of depth; ties keep the order of the Gaussians.
 
     Args:
         means2d: [M, 2].
         forms: [M, 3], see `cus.splats.cpu.projection`.
         opacities: [M].
+        radii: [M, 2] int32, 0 where culled.
+        depths: [M], > 0 where not culled.
     """
-    table = np.empty((len(means2d), _COLUMNS), dtype=np.float32)
-    in_pieces(lambda a, b: _fill_table(means2d, forms, opacities, table, a, b), len(table))
-    return table
+    order = _by_depth(radii, depths)
+    table = np.empty((len(order), _COLUMNS), dtype=np.float32)
+    in_pieces(lambda a, b: _fill_table(means2d, forms, opacities, order, table, a, b), len(table))
+    return Splats(order, table)
 
 
-def build_lists(table: np.ndarray, radii: np.ndarray, depths: np.ndarray, grid: Grid) -> Lists:
-    """Sort Gaussians into tiles by depth; ties keep the order of the Gaussians.
+def build_lists(splats: Splats, radii: np.ndarray, grid: Grid) -> Lists:
+    """Sort splats into tiles.
 
     Args:
-        table: [M, 8] of `splat_table`, M = cameras x N.
-        radii: Half sizes of their boxes, pixels [M, 2] int32; 0 where culled.
-        depths: [M], > 0 where not culled.
+        splats: K of M Gaussians.
+        radii: Half sizes of their boxes, pixels [M, 2] int32.
         grid: Of the images.
     """
-    count = len(table)
-    order = _by_depth(radii, depths)
-    rectangles = np.empty((count, 4), dtype=np.int32)
+    count = len(splats.order)
+    many = max(len(radii) // grid.cameras, 1)
+    rectangles = np.empty((count, 5), dtype=np.int32)
     starts = np.zeros(count + 1, dtype=np.int64)
-    size = grid.columns, grid.rows
-    in_pieces(lambda a, b: _rectangles(table, radii, *size, rectangles, starts, a, b), count)
+    in_pieces(lambda a, b: _rectangles(splats, radii, many, grid, rectangles, starts, a, b), count)
     np.cumsum(starts, out=starts)
     masks = np.empty(starts[-1], dtype=np.uint16)
-    in_pieces(lambda a, b: _reached_blocks(table, rectangles, starts, masks, a, b), count)
+    in_pieces(lambda a, b: _reached_blocks(splats.table, rectangles, starts, masks, a, b), count)
 
-    # A band is a row of tiles; each is written by one thread, so that none waits for another.
-    many = max(count // grid.cameras, 1)
+    # Rows of tiles are shared out: a tile is written by one thread, and no thread waits for another.
     offsets = np.zeros(grid.tiles + 1, dtype=np.int64)
-    shape = grid.rows, grid.columns, many
-    in_pieces(lambda a, b: _count(order, rectangles, starts, masks, *shape, offsets, a, b), grid.rows, 2)
+    columns = grid.columns
+    in_pieces(lambda a, b: _count(rectangles, starts, masks, columns, offsets, a, b), grid.rows, 1)
     np.cumsum(offsets, out=offsets)
     ids = np.empty(offsets[-1], dtype=np.int32)
     slots, blocks = np.empty(len(ids), dtype=np.int64), np.empty(len(ids), dtype=np.uint16)
     places = offsets[:-1].copy()
-    outputs = places, ids, slots, blocks
-    in_pieces(lambda a, b: _fill(order, rectangles, starts, masks, *shape, *outputs, a, b), grid.rows, 2)
+    in_pieces(lambda a, b: _fill(rectangles, starts, masks, columns, places, ids, slots, blocks, a, b), grid.rows, 1)
     return Lists(offsets, ids, slots, blocks, starts)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _fill_table(means2d, forms, opacities, table, first, last):  # pragma: no cover - compiled
+def _fill_table(means2d, forms, opacities, order, table, first, last):  # pragma: no cover - compiled
     root_of_log2_e = np.float32(np.sqrt(_LOG2_E))
-    for i in range(first, last):
-        table[i, MEAN_X], table[i, MEAN_Y] = means2d[i, 0], means2d[i, 1]
-        table[i, ROOT], table[i, SLANT] = forms[i, 0] * root_of_log2_e, forms[i, 1]
-        table[i, STEEP], table[i, OPACITY] = forms[i, 2] * _LOG2_E, opacities[i]
+    for k in range(first, last):
+        i = order[k]
+        table[k, MEAN_X], table[k, MEAN_Y] = means2d[i, 0], means2d[i, 1]
+        table[k, ROOT], table[k, SLANT] = forms[i, 0] * root_of_log2_e, forms[i, 1]
+        table[k, STEEP], table[k, OPACITY] = forms[i, 2] * _LOG2_E, opacities[i]
         # The exponent at which alpha falls under the cutoff; a margin for rounding, as a block too many costs a little
         # time and one too few an edge.
         reach = np.log2(max(opacities[i], np.float32(1e-30)) / np.float32(ALPHA_CUTOFF))
-        table[i, REACH] = reach * np.float32(1.001) + np.float32(1e-3)
+        table[k, REACH] = reach * np.float32(1.001) + np.float32(1e-3)
 
 
 @njit(cache=True, nogil=True)
@@ -155,17 +172,18 @@ def _by_depth(radii, depths):  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _rectangles(table, radii, columns, rows, rectangles, starts, first, last):  # pragma: no cover - compiled
-    """Tiles that each box touches, as [left, right) x [top, bottom), and how many those are."""
-    for i in range(first, last):
-        rectangles[i] = 0
-        if radii[i, 0] > 0 and radii[i, 1] > 0:
-            x, y = np.float64(table[i, MEAN_X]), np.float64(table[i, MEAN_Y])
-            rectangles[i, 0] = min(max(int(np.floor((x - radii[i, 0]) / TILE)), 0), columns)
-            rectangles[i, 1] = min(max(int(np.ceil((x + radii[i, 0]) / TILE)), 0), columns)
-            rectangles[i, 2] = min(max(int(np.floor((y - radii[i, 1]) / TILE)), 0), rows)
-            rectangles[i, 3] = min(max(int(np.ceil((y + radii[i, 1]) / TILE)), 0), rows)
-        starts[i + 1] = (rectangles[i, 1] - rectangles[i, 0]) * (rectangles[i, 3] - rectangles[i, 2])
+def _rectangles(splats, radii, many, grid, rectangles, starts, first, last):  # pragma: no cover - compiled
+    """Tiles that each box touches, as [left, right) x [top, bottom), the first tile of the image, and their number."""
+    table, rows, columns = splats.table, grid.rows, grid.columns
+    for k in range(first, last):
+        i = splats.order[k]
+        x, y = np.float64(table[k, MEAN_X]), np.float64(table[k, MEAN_Y])
+        rectangles[k, 0] = min(max(int(np.floor((x - radii[i, 0]) / TILE)), 0), columns)
+        rectangles[k, 1] = min(max(int(np.ceil((x + radii[i, 0]) / TILE)), 0), columns)
+        rectangles[k, 2] = min(max(int(np.floor((y - radii[i, 1]) / TILE)), 0), rows)
+        rectangles[k, 3] = min(max(int(np.ceil((y + radii[i, 1]) / TILE)), 0), rows)
+        rectangles[k, 4] = (i // many) * rows * columns
+        starts[k + 1] = (rectangles[k, 1] - rectangles[k, 0]) * (rectangles[k, 3] - rectangles[k, 2])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -204,37 +222,30 @@ def _reached_blocks(table, rectangles, starts, masks, first, last):  # pragma: n
 
 
 @njit(cache=True, nogil=True)
-def _count(order, rectangles, starts, masks, rows, columns, many, offsets, first, last):  # pragma: no cover - compiled
+def _count(rectangles, starts, masks, columns, offsets, first, last):  # pragma: no cover - compiled
     """Pairs of each tile in the rows first to last of tiles, one place further on in `offsets`."""
-    for i in order:
-        top, bottom = max(rectangles[i, 2], first), min(rectangles[i, 3], last)
-        if top >= bottom:
-            continue
-        left, right = rectangles[i, 0], rectangles[i, 1]
-        tiles = (i // many) * rows * columns
+    for k in range(len(rectangles)):
+        top, bottom = max(rectangles[k, 2], first), min(rectangles[k, 3], last)
+        left, right, tiles = rectangles[k, 0], rectangles[k, 1], rectangles[k, 4]
         for row in range(top, bottom):
-            slot = starts[i] + (row - rectangles[i, 2]) * (right - left)
+            slot = starts[k] + (row - rectangles[k, 2]) * (right - left)
             for column in range(left, right):
-                if masks[slot + column - left]:
+                if masks[slot]:
                     offsets[tiles + row * columns + column + 1] += 1
+                slot += 1
 
 
 @njit(cache=True, nogil=True)
-def _fill(
-    order, rectangles, starts, masks, rows, columns, many, places, ids, slots, blocks, first, last
-):  # pragma: no cover - compiled
-    for i in order:
-        top, bottom = max(rectangles[i, 2], first), min(rectangles[i, 3], last)
-        if top >= bottom:
-            continue
-        left, right = rectangles[i, 0], rectangles[i, 1]
-        tiles = (i // many) * rows * columns
+def _fill(rectangles, starts, masks, columns, places, ids, slots, blocks, first, last):  # pragma: no cover - compiled
+    for k in range(len(rectangles)):
+        top, bottom = max(rectangles[k, 2], first), min(rectangles[k, 3], last)
+        left, right, tiles = rectangles[k, 0], rectangles[k, 1], rectangles[k, 4]
         for row in range(top, bottom):
-            slot = starts[i] + (row - rectangles[i, 2]) * (right - left)
+            slot = starts[k] + (row - rectangles[k, 2]) * (right - left)
             for column in range(left, right):
                 if masks[slot]:
                     tile = tiles + row * columns + column
                     place = places[tile]
                     places[tile] = place + 1
-                    ids[place], slots[place], blocks[place] = i, slot, masks[slot]
+                    ids[place], slots[place], blocks[place] = k, slot, masks[slot]
                 slot += 1
