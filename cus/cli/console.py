@@ -4,11 +4,15 @@ import os
 import sys
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from cus.errors import InputError
+
+if TYPE_CHECKING:
+    from cus.inference.progress import OnProgress
 
 
 def run_cli(command: Callable[[], None]) -> int:
@@ -65,13 +69,15 @@ class ConsoleProgress:
         """Print a line above the bars."""
         self.bars.console.print(text)
 
-    def start(self, label: str, reused: bool) -> Callable[[int, int], None]:
-        """Begin a stage; the returned function is called with (done, total)."""
+    def start(self, label: str, reused: bool) -> "OnProgress":
+        """Begin a stage; the returned function is called with (done, total) or (done, total, words)."""
         task = self.bars.add_task(label, total=1, state="reused" if reused else "")
         self.task = task
 
-        def report(done: int, total: int) -> None:
+        def report(done: int, total: int, state: str = "", /) -> None:
             self.bars.update(task, completed=done, total=max(total, 1))
+            if state:
+                self.bars.update(task, state=state)
 
         return report
 

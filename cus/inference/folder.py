@@ -102,6 +102,15 @@ class RunFolder:
         metadata = {"fingerprint": fingerprint, "notes": json.dumps(state.notes)}
         self.write(self._state(stage), lambda part: save_file(contiguous, part, metadata))
 
+    def checkpoint(self, stage: str, fingerprint: str, *, keep: bool) -> Path:
+        """Where a stage may keep its half-finished work; earlier ones of other inputs, or all, are removed."""
+        path = self.path / "state" / f"{stage}-{fingerprint}.checkpoint"
+        path.parent.mkdir(exist_ok=True)
+        for earlier in path.parent.glob(f"{stage}-*.checkpoint"):
+            if not (keep and earlier == path):
+                earlier.unlink()
+        return path
+
     def write(self, path: Path | str, writer: Callable[[Path], Any]) -> Path:
         """Write a file through `writer(temporary path)`; it appears under its name only when complete."""
         path = self.path / path

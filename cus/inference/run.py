@@ -12,20 +12,21 @@ import cus
 from cus.conditioning import Conditioning
 from cus.errors import InputError
 from cus.inference import machine, outputs, stages
+from cus.inference.fitting import FitOptions, fit
 from cus.inference.folder import RunFolder, State
+from cus.inference.progress import OnProgress
 from cus.inference.results import STAGES, Results
 from cus.inference.settings import InferSettings, file_digest, fingerprint
 from cus.splats import Gaussians
 
 T = TypeVar("T")
-OnProgress = Callable[[int, int], None]
 
 
 class Progress(Protocol):
     """What shows a run to a person."""
 
     def start(self, label: str, reused: bool) -> OnProgress:
-        """Begin a stage; the returned function is called with (done, total)."""
+        """Begin a stage; the returned function is called with (done, total) or (done, total, words)."""
         ...
 
     def finish(self, label: str, seconds: float) -> None:
@@ -181,10 +182,17 @@ class Run:
         made = results.generated()
         cloud = known(results.cloud)
 
-        def make(on_progress: OnProgress) -> State:
-            return stages.fit(made, cloud, settings, on_progress)
+        options = FitOptions(iterations=settings.splat_iterations, seed=settings.seed)
+        config = options.config(settings.torch_device(), known(results.cameras).width, known(results.cameras).height)
+        made_from = [self.keys["cloud"], repr(config), settings.seed]
+        # Its name holds what the fit is made from: one of another run is never taken for this one's.
+        checkpoint = self.folder.checkpoint("splat", fingerprint(made_from), keep=self.resume)
 
-        state = self._stage("splat", [self.keys["cloud"], settings.splat_iterations, settings.seed], make)
+        def make(on_progress: OnProgress) -> State:
+            return fit(made, cloud, options, on_progress, checkpoint)
+
+        state = self._stage("splat", made_from, make)
+        checkpoint.unlink(missing_ok=True)
         tensors = dict(state.tensors)
         results.renders = tensors.pop("renders")
         results.gaussians = Gaussians(**tensors)

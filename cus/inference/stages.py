@@ -1,7 +1,6 @@
 """The stages of a run, each a function from what is known to what it adds (docs: the way of the data)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import torch
@@ -20,11 +19,9 @@ from cus.diffusion.stored import checked_folder, explained
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.inference.folder import State
+from cus.inference.progress import OnProgress
 from cus.inference.settings import InferSettings
-from cus.splats import FitConfig, Gaussians, fit_gaussians, image_confidence, render
-
-OnProgress = Callable[[int, int], None]
-LEAST_CONFIDENCE = 0.01
+from cus.splats import Gaussians
 
 
 @dataclass(frozen=True)
@@ -264,31 +261,3 @@ def cloud_from(state: State) -> FusedCloud:
 def structure_images(cloud: FusedCloud, cameras: Cameras) -> Conditioning:
     """The global cloud seen from the targets: the structure guidance of the second pass (Section III-D)."""
     return render_points(cloud.points, cloud.colors, cameras.to(cloud.points.device))
-
-
-def fit(made: Generated, cloud: FusedCloud, settings: InferSettings, on_progress: OnProgress) -> State:
-    """The Gaussian scene (Eqs. 8 to 10) and its renders along the path; the photographs have full weight."""
-    images, depths, views = made.with_references()
-    T = len(made.frames)
-    pixel = cloud.pixel_confidence.float().clone()
-    # What no other view confirms still counts a little: 0 means to the fit that there is no picture.
-    pixel[:T].clamp_(min=LEAST_CONFIDENCE)
-    # A photograph is evidence wherever it has a pixel, consistent with others or not.
-    pixel[T:] = (images[T:].sum(dim=1) > 0).to(pixel)
-    image = torch.ones(len(views), device=pixel.device)
-    image[:T] = image_confidence(views[:T], views[T:])
-    config = FitConfig.for_backend(device=settings.torch_device())
-    if settings.splat_iterations is not None:
-        config = replace(config, iterations=settings.splat_iterations)
-    gaussians = fit_gaussians(
-        images,
-        views,
-        cloud,
-        pixel_confidence=pixel,
-        image_confidence=image,
-        depths=depths,
-        config=config,
-        seed=settings.seed,
-        on_progress=on_progress,
-    )
-    return State(state_of(gaussians).tensors | {"renders": render(gaussians, views[:T])})

@@ -38,7 +38,7 @@ class Silent:
     """A progress display that shows nothing."""
 
     def start(self, label: str, reused: bool):
-        return lambda done, total: None
+        return lambda done, total, state="": None
 
     def finish(self, label: str, seconds: float) -> None:
         pass

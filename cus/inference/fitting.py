@@ -1,0 +1,99 @@
+"""The Gaussian scene of a run: what supervises the fit, and the fit itself."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cus.conditioning import FusedCloud
+from cus.inference.folder import State
+from cus.inference.progress import OnProgress
+from cus.inference.stages import Generated, state_of
+from cus.splats import FitConfig, FitRecord, Views, fit_views, image_confidence, render
+
+# What no other view confirms still counts a little: 0 means to the fit that there is no picture.
+LEAST_CONFIDENCE = 0.01
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a user wants a Gaussian scene fitted; None takes the backend's default.
+
+    Attributes:
+        iterations: steps.
+        strategy: "fixed", "default" or "mcmc".
+        max_gaussians: the most there may be.
+        sh_degree: of the colours, 0 to 3.
+        exposure: whether each frame gets a colour transform of its own.
+        depth_weight: of depth supervision.
+        refine_cameras: whether cameras are moved.
+        antialiased: whether opacities are compensated for the size of a pixel.
+        size: longest side of the images in pixels.
+        image_confidence: whether frames far from the photographs count less (Table IV).
+        pixel_confidence: whether pixels that few views confirm count less (Table IV).
+        seed: of every random draw.
+    """
+
+    iterations: int | None = None
+    strategy: str | None = None
+    max_gaussians: int | None = None
+    sh_degree: int | None = None
+    exposure: bool | None = None
+    depth_weight: float | None = None
+    refine_cameras: bool | None = None
+    antialiased: bool | None = None
+    size: int | None = None
+    image_confidence: bool = True
+    pixel_confidence: bool = True
+    seed: int = 0
+
+    def config(self, device: torch.device, width: int, height: int) -> FitConfig:
+        """The fit's settings for images of width x height pixels. Raises InputError for what cannot be."""
+        config = FitConfig.for_backend(device=device)
+        known = {field.name for field in fields(FitConfig)}
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name in known}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if self.size is not None:
+            # Pixels of the shrunk image; what is smaller stays as it is.
+            changes["max_pixels"] = round(self.size**2 * min(width, height) / max(width, height))
+        config = replace(config, **changes)
+        config.check()
+        return config
+
+
+def supervision(made: Generated, cloud: FusedCloud, options: FitOptions) -> Views:
+    """Frames, then photographs, with the confidences of Eqs. 9 and 10; the photographs have full weight."""
+    images, depths, cameras = made.with_references()
+    T = len(made.frames)
+    pixel = cloud.pixel_confidence.float().clone() if options.pixel_confidence else torch.ones_like(depths)
+    pixel[:T].clamp_(min=LEAST_CONFIDENCE)
+    # A photograph is evidence wherever it has a pixel, consistent with others or not.
+    pixel[T:] = (images[T:].sum(dim=1) > 0).to(pixel)
+    image = torch.ones(len(cameras), device=pixel.device)
+    if options.image_confidence:
+        image[:T] = image_confidence(cameras[:T], cameras[T:])
+    references = torch.arange(len(cameras), device=pixel.device) >= T
+    return Views(images, cameras, pixel, image, depths, references)
+
+
+def fit(
+    made: Generated,
+    cloud: FusedCloud,
+    options: FitOptions,
+    on_progress: OnProgress,
+    checkpoint: Path | None = None,
+) -> State:
+    """The Gaussian scene (Eqs. 8 to 10) and its renders along the path.
+
+    With a checkpoint, a fit that was cut off goes on from it; the caller removes the file.
+    """
+    views = supervision(made, cloud, options)
+    config = options.config(views.images.device, views.cameras.width, views.cameras.height)
+    record = FitRecord(
+        on_status=lambda now: on_progress(now.iteration, now.iterations, str(now)), checkpoint=checkpoint
+    )
+    found = fit_views(views, cloud, config, options.seed, record)
+    T = len(made.frames)
+    renders = render(found.gaussians, found.cameras[:T], antialiased=config.antialiased)
+    return State(state_of(found.gaussians).tensors | {"renders": renders}, (f"Gaussian scene: {found.status}",))
