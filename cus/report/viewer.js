@@ -2,6 +2,7 @@
 
 const TRAVEL_SECONDS = 0.6;
 const SLOW = 60, QUICK = 25;     // milliseconds a frame at which moving pictures become coarser or finer
+const PATH_FRUSTA = 6;           // as many cameras of the path are drawn, evenly spread: more hide each other
 const PHOTO_COLOR = [1, 0.62, 0.2], PATH_COLOR = [0.45, 0.7, 1];
 
 function decoded(id) {
@@ -20,7 +21,9 @@ function positionsOf(rows, count) {
 function cameraLines(scene, depth) {
   const values = [];
   const line = (a, b, color) => values.push(...a, ...color, ...b, ...color);
-  for (const [views, color] of [[scene.photos, PHOTO_COLOR], [scene.path, PATH_COLOR]])
+  const step = Math.max(1, (scene.path.length - 1) / (PATH_FRUSTA - 1)), picked = [];
+  for (let at = 0; at < scene.path.length - 0.5; at += step) picked.push(scene.path[Math.round(at)]);
+  for (const [views, color] of [[scene.photos, PHOTO_COLOR], [picked, PATH_COLOR]])
     for (const view of views) {
       const [w, h] = view.size;
       const corners = [[0, 0], [w, 0], [w, h], [0, h]].map(corner => worldPoint(view, corner, depth, w, h));
@@ -46,8 +49,8 @@ class Viewer {
     root.addEventListener("click", event => this.clicked(event.target));
     root.addEventListener("change", event => event.target.dataset.do && this.request());
     this.slider.addEventListener("input", () => this.show(scene.path[+this.slider.value]));
-    document.addEventListener("fullscreenchange", () => document.fullscreenElement || root.classList.remove("full"));
-    window.addEventListener("keydown", event => event.key === "Escape" && root.classList.remove("full"));
+    document.addEventListener("fullscreenchange", () => document.fullscreenElement || this.fill(false));
+    window.addEventListener("keydown", event => event.key === "Escape" && this.fill(false));
     new IntersectionObserver(entries => this.seen(entries.at(-1).isIntersecting)).observe(this.canvas);
   }
 
@@ -241,10 +244,15 @@ class Viewer {
 
   // The whole screen where the browser gives it, else the whole window (phones).
   toggleFull() {
-    const full = this.root.classList.toggle("full");
-    if (!full && document.fullscreenElement) document.exitFullscreen();
+    const full = !this.root.classList.contains("full");
+    this.fill(full);
     if (full) this.root.requestFullscreen?.().catch(() => {});
-    this.canvas.focus({ preventScroll: true });
+    else if (document.fullscreenElement) document.exitFullscreen();
+  }
+
+  fill(full) {
+    this.root.classList.toggle("full", full);
+    this.root.querySelector("[data-do=full]").textContent = full ? "Leave full screen" : "Full screen";
   }
 
   // The world point that a pixel of the canvas shows; at the pivot's depth where it shows nothing.

@@ -169,7 +169,7 @@ def contributions(splats: Splats, views: Views) -> np.ndarray:
     return most
 
 
-def thinned(splats: Splats, views: list[Views], largest_data: int = LARGEST_DATA) -> Splats:
+def thinned(splats: Splats, views: list[Views], largest_data: int) -> Splats:
     """The Gaussians that contribute most to any of the views, as many as `largest_data` bytes hold, in their order."""
     limit = largest_data // bytes_each(round(splats.sh.shape[1] ** 0.5) - 1)
     if len(splats) <= limit:
@@ -211,7 +211,7 @@ def _base64(array: np.ndarray) -> Markup:
 
 def viewer_context(data: ViewerData) -> dict[str, Any]:
     """What `viewer.html` and `viewer.css` are filled with."""
-    kept = thinned(data.splats, [data.path, data.photos])
+    kept = thinned(data.splats, [data.path, data.photos], LARGEST_DATA)
     packed = pack(kept)
     scene = {
         "count": len(kept),

@@ -29,7 +29,6 @@ class Controls {
   }
 
   down(event) {
-    this.canvas.focus({ preventScroll: true });
     this.canvas.setPointerCapture(event.pointerId);
     this.pointers.set(event.pointerId, this.at(event));
     this.panning = event.button === 2 || event.button === 1 || event.shiftKey;

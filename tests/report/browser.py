@@ -139,7 +139,9 @@ class Browser:
         """A mouse event: mousePressed, mouseMoved, mouseReleased or mouseWheel."""
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
 
-    def drag(self, start: tuple[float, float], end: tuple[float, float], button: str = "left", modifiers: int = 0) -> None:
+    def drag(
+        self, start: tuple[float, float], end: tuple[float, float], button: str = "left", modifiers: int = 0
+    ) -> None:
         """Press at `start`, move, release at `end` (CSS pixels)."""
         held = {"button": button, "modifiers": modifiers}
         self.mouse("mousePressed", *start, clickCount=1, **held)
