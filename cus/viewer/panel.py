@@ -54,7 +54,8 @@ class Panel:
     def build(self) -> None:
         """Add the controls to the server, and look after clients."""
         # Beside the picture, not over it; and no button that would send the scene through somebody's server.
-        self.server.gui.configure_theme(control_layout="collapsible", show_logo=False, show_share_button=False)
+        self.server.gui.configure_theme(show_logo=False, show_share_button=False)
+        self.server.gui.main_panel.dock_right()
         self.controls["status"] = self.server.gui.add_markdown(self._welcome())
         with self.server.gui.add_folder("Show"):
             self._add_show()

@@ -41,9 +41,17 @@ class Browser:
         return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
     def press(self, label: str) -> None:
-        """Click the button with that text."""
-        found = f"[...document.querySelectorAll('button')].find(b => b.textContent.trim() === {json.dumps(label)})"
+        """Click the button with that text, once it can be."""
+        named = f"b => b.textContent.trim() === {json.dumps(label)} && !b.disabled"
+        found = f"[...document.querySelectorAll('button')].find({named})"
         wait_until(lambda: self.evaluate(f"!!{found}"), f"button {label}")
+        self.evaluate(f"{found}.click()")
+
+    def choose(self, current: str, option: str) -> None:
+        """Open the list that shows `current`, and choose an option."""
+        self.evaluate(f"[...document.querySelectorAll('input')].find(i => i.value === {json.dumps(current)}).click()")
+        found = f"[...document.querySelectorAll('[role=option]')].find(o => o.textContent === {json.dumps(option)})"
+        wait_until(lambda: self.evaluate(f"!!{found}"), f"option {option}")
         self.evaluate(f"{found}.click()")
 
     def click(self, x: float, y: float) -> None:
