@@ -110,6 +110,11 @@ def _export_folder(arguments: argparse.Namespace) -> None:
             on_progress=report,
         )
     progress.say(f"{made.photos} photographs, {made.frames} frames and {made.points:,} points: {made.path}")
+    if made.off_centre:
+        progress.say(
+            f"note: pictures whose principal point is off their middle: {made.off_centre}. INRIA's trainer takes the "
+            "middle all the same; gsplat's and nerfstudio's read it"
+        )
 
 
 def _export_splat(arguments: argparse.Namespace) -> None:

@@ -61,12 +61,15 @@ class Exported:
         photos: number of photographs.
         frames: number of generated frames.
         points: number of points.
+        off_centre: pictures whose principal point lies more than a pixel from the middle; some trainers (INRIA's)
+            take the middle all the same.
     """
 
     path: Path
     photos: int
     frames: int
     points: int
+    off_centre: int
 
 
 def check_stage(folder: Path, stage: str, made: Sequence[str]) -> None:
@@ -159,7 +162,8 @@ def export_run(
             save_point_cloud(part / "points.ply", points, colors)
             (part / "transforms.json").write_text(json.dumps(_nerfstudio(pinholes, names), indent=1))
     photos = sum(view.name.startswith("photo_") for view in views)
-    return Exported(out, photos, len(views) - photos, len(points))
+    off_centre = sum(_is_off_centre(camera) for camera in pinholes)
+    return Exported(out, photos, len(views) - photos, len(points), off_centre)
 
 
 def check_out(out: Path, content: set[str], overwrite: bool) -> None:
@@ -230,6 +234,11 @@ def _find_photos(folder: Path, posed: PosedPhotos, photo_folder: Path | None) ->
             )
         found.append(existing[0])
     return tuple(found)
+
+
+def _is_off_centre(camera: Cameras) -> bool:
+    middle = camera.Ks.new_tensor([camera.width / 2, camera.height / 2])
+    return bool(((camera.Ks[0, :2, 2] - middle).abs() > 1).any())
 
 
 def _nerfstudio(cameras: Sequence[Cameras], names: Sequence[str]) -> dict[str, Any]:

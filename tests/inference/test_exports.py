@@ -56,7 +56,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
 
 def test_the_colmap_model_has_the_cameras_of_the_run_and_reprojects_its_points(run: Path, tmp_path: Path) -> None:
     made = export_run(run, tmp_path / "colmap", "colmap")
-    assert (made.photos, made.frames) == (2, 4)
+    assert (made.photos, made.frames, made.off_centre) == (2, 4, 0)
     posed = load_colmap(tmp_path / "colmap" / "sparse" / "0", tmp_path / "colmap" / "images")
     frames, photos = load_transforms(run), load_transforms(run, "photos")
     assert [p.name for p in posed.paths] == [f"frame_000{i}.png" for i in range(4)] + ["photo_a.jpg", "photo_b.jpg"]
@@ -145,6 +145,14 @@ def test_turned_photographs_are_upright_and_bent_ones_straight(copy: Path, tmp_p
     pixels = np.asarray(Image.open(posed.paths[1])).max(axis=-1)
     for border in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
         assert (border == 0).mean() < 0.01, "no black border"
+
+
+def test_pictures_that_inria_would_misplace_are_counted(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads((copy / "transforms.json").read_text())
+    content["frames"][1]["cx"] += 3
+    (copy / "transforms.json").write_text(json.dumps(content))
+    assert main([str(copy), "--format", "colmap", "--cameras", "frames"]) == 0
+    assert "principal point is off their middle: 1." in capsys.readouterr().err
 
 
 def test_the_commands_default_places_and_what_they_refuse(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
