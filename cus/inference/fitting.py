@@ -9,6 +9,7 @@ import torch
 from cus.conditioning import FusedCloud
 from cus.inference.folder import State
 from cus.inference.progress import OnProgress
+from cus.inference.settings import in_range
 from cus.inference.stages import Generated, state_of
 from cus.splats import FitConfig, FitRecord, Views, fit_views, image_confidence, render
 
@@ -47,6 +48,18 @@ class FitOptions:
     image_confidence: bool = True
     pixel_confidence: bool = True
     seed: int = 0
+
+    def check(self) -> None:
+        """Refuse what cannot be done, before anything slow starts. Raises InputError."""
+        for option, value, low, high in (
+            ("--iterations", self.iterations, 1, 1_000_000),
+            ("--max-gaussians", self.max_gaussians, 4, 50_000_000),
+            ("--sh-degree", self.sh_degree, 0, 3),
+            ("--depth-weight", self.depth_weight, 0, 1000),
+            ("--size", self.size, 32, 8192),
+            ("--seed", self.seed, 0, 2**63 - 1),
+        ):
+            in_range(option, value, low, high)
 
     def config(self, device: torch.device, width: int, height: int) -> FitConfig:
         """The fit's settings for images of width x height pixels. Raises InputError for what cannot be."""

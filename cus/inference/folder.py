@@ -30,6 +30,8 @@ MADE_BY_A_RUN = (
     "splat.ply",
     "report.html",
     "run.json",
+    "fit.json",
+    "renders",
 )
 LEAST_FREE_BYTES = 300 * 2**20
 
@@ -83,16 +85,23 @@ class RunFolder:
 
     def load(self, stage: str, fingerprint: str) -> State | None:
         """What a finished stage left, or None where it left nothing, or was made from something else."""
-        path = self.path / self._state(stage)
-        if not path.exists():
-            return None
+        return self.recorded(stage) if self.fingerprint_of(stage) == fingerprint else None
+
+    def recorded(self, stage: str) -> State | None:
+        """What a finished stage left, whatever it was made from, or None where it left nothing that can be read."""
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(self.path / self._state(stage), framework="pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("fingerprint") != fingerprint:
-                    return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
                 return State(tensors, tuple(json.loads(metadata["notes"])))
+        except (SafetensorError, OSError, KeyError):
+            return None
+
+    def fingerprint_of(self, stage: str) -> str | None:
+        """Of what a finished stage was made from, or None where there is none that can be read."""
+        try:
+            with safe_open(self.path / self._state(stage), framework="pt") as file:
+                return (file.metadata() or {}).get("fingerprint")
         except (SafetensorError, OSError):
             return None
 

@@ -18,7 +18,7 @@ from cus.report.html import ReportData, write_report_html
 from cus.report.pictures import colorize_confidence, colorize_depth
 from cus.report.video import write_video
 from cus.report.viewer import Splats, ViewerData, Views
-from cus.splats import FitConfig, save_ply, save_point_cloud
+from cus.splats import save_ply, save_point_cloud
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
@@ -119,8 +119,7 @@ def write_splat(folder: RunFolder, settings: InferSettings, results: Results) ->
     """`splat.ply` in the usual 3DGS layout, and `splat.mp4`, its renders along the path."""
     gaussians, renders = results.gaussians, results.renders
     assert gaussians is not None and renders is not None
-    antialiased = FitConfig().antialiased
-    folder.write("splat.ply", lambda part: save_ply(part, gaussians, antialiased=antialiased))
+    folder.write("splat.ply", lambda part: save_ply(part, gaussians, antialiased=results.antialiased))
     folder.write("splat.mp4", lambda part: write_video(part, to_bytes(renders), settings.fps))
 
 

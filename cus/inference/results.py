@@ -28,6 +28,7 @@ class Results:
     cloud: FusedCloud | None = None
     gaussians: Gaussians | None = None
     renders: Tensor | None = None
+    antialiased: bool = True
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -89,16 +89,16 @@ class InferSettings:
             known = ", ".join(get_args(Trajectory))
             raise InputError(f"no such trajectory: {self.trajectory!r}; expected {known}, or the path of a JSON file")
         trajectories.check_arguments(self.end_zoom(), self.target, 1 if self.frames is None else self.frames)
-        _in_range("--frames", self.frames, 1, 1000)
-        _in_range("--size", self.size, 64, 4096)
-        _in_range("--photo-size", self.photo_size, 128, 8192)
-        _in_range("--steps", self.steps, 1, 1000)
-        _in_range("--guidance", self.guidance, 0, 100)
-        _in_range("--focal-35mm", self.focal_35mm, 4, 2000)
-        _in_range("--fov", self.fov, 1, 170)
-        _in_range("--splat-iterations", self.splat_iterations, 1, 1_000_000)
-        _in_range("--fps", self.fps, 1, 120)
-        _in_range("--seed", self.seed, 0, 2**63 - 1)
+        in_range("--frames", self.frames, 1, 1000)
+        in_range("--size", self.size, 64, 4096)
+        in_range("--photo-size", self.photo_size, 128, 8192)
+        in_range("--steps", self.steps, 1, 1000)
+        in_range("--guidance", self.guidance, 0, 100)
+        in_range("--focal-35mm", self.focal_35mm, 4, 2000)
+        in_range("--fov", self.fov, 1, 170)
+        in_range("--splat-iterations", self.splat_iterations, 1, 1_000_000)
+        in_range("--fps", self.fps, 1, 120)
+        in_range("--seed", self.seed, 0, 2**63 - 1)
         if self.focal_35mm is not None and self.fov is not None:
             raise InputError("give --focal-35mm or --fov, not both")
         if self.cameras is not None and not self.cameras.exists():
@@ -109,15 +109,7 @@ class InferSettings:
 
     def torch_device(self) -> torch.device:
         """The device to run on. Raises InputError where it does not exist."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"device {self.device!r} cannot be used here ({reason}); try --device cpu") from error
-        return device
+        return torch_device(self.device)
 
     def torch_dtype(self) -> torch.dtype:
         """The network's precision; "auto" is bfloat16 where the device computes in it natively, else float32."""
@@ -132,7 +124,21 @@ class InferSettings:
         return self.zoom if self.zoom is not None else DEFAULT_ZOOM.get(self.trajectory, 1.0)
 
 
-def _in_range(option: str, value: float | None, low: float, high: float) -> None:
+def torch_device(name: str) -> torch.device:
+    """The device of a name, "auto" for the best there is. Raises InputError where it does not exist."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from error
+    return device
+
+
+def in_range(option: str, value: float | None, low: float, high: float) -> None:
+    """Refuse the value of an option that lies outside. Raises InputError."""
     if value is not None and not low <= value <= high:
         raise InputError(f"{option} must be {low:g} to {high:g}, got {value:g}")
 

@@ -1,0 +1,258 @@
+"""A Gaussian scene of posed photographs alone, without generated frames, scored at photographs that it never saw."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras, PosedPhotos, load_transforms
+from cus.cameras.colmap import load_colmap
+from cus.cameras.photos import inspect_photo
+from cus.conditioning import FusedCloud, fuse_views
+from cus.errors import InputError
+from cus.estimators import SceneEstimate, estimate_scene
+from cus.inference import machine
+from cus.inference.fitting import FitOptions
+from cus.inference.folder import RunFolder
+from cus.inference.outputs import save_png, to_bytes, view_names
+from cus.inference.progress import OnProgress
+from cus.inference.settings import fingerprint
+from cus.splats import FitConfig, FitRecord, FitResult, Views, fit_views, render, save_ply, ssim
+
+DEFAULT_SIZE = 512
+# Two other photographs that agree make a point; the share that frames of one path need is more than photographs from
+# all around can have in common.
+_AGREEING = 1
+_STAGES = {"depth": "Depth", "cloud": "Point cloud", "splat": "Gaussian scene", "scores": "Held-out views"}
+
+
+@dataclass(frozen=True)
+class PhotoScene:
+    """Posed photographs to fit, checked.
+
+    Attributes:
+        posed: all photographs.
+        held_out: indices of those that the fit must not see, to be scored.
+        size: longest side of the images, pixels.
+    """
+
+    posed: PosedPhotos
+    held_out: tuple[int, ...]
+    size: int
+
+    @property
+    def training(self) -> list[int]:
+        """Indices of the photographs that are fitted."""
+        return [i for i in range(len(self.posed)) if i not in self.held_out]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a render compares with a photograph.
+
+    Attributes:
+        name: of the photograph.
+        psnr: dB, over its valid pixels.
+        ssim: at most 1, with pixels that are not valid taken as equal.
+    """
+
+    name: str
+    psnr: float
+    ssim: float
+
+
+def is_posed(path: Path) -> bool:
+    """Whether a folder holds posed photographs: a transforms.json or a COLMAP model."""
+    return (path / "transforms.json").is_file() or _model_in(path) is not None
+
+
+def read_posed(
+    path: Path, images: Path | None = None, hold_out: tuple[str, ...] = (), size: int = DEFAULT_SIZE
+) -> PhotoScene:
+    """Find the photographs of a folder and their cameras, and check each file's header.
+
+    Args:
+        path: with a transforms.json, or with a COLMAP model in it, in `sparse/0` or in `sparse`.
+        images: the folder of a COLMAP model's photographs; None is `images` beside the model.
+        hold_out: names of photographs, with or without their extension.
+        size: longest side to work at, pixels.
+
+    Raises:
+        InputError: no cameras, unknown names, too few photographs, files that are missing or of another size.
+    """
+    model = _model_in(path)
+    if (path / "transforms.json").is_file():
+        if images is not None:
+            raise InputError(f"{path} has a transforms.json, which names its photographs; leave out --images")
+        posed = load_transforms(path)
+    elif model is not None:
+        posed = load_colmap(model, images or path / "images")
+    else:
+        raise InputError(f"{path} holds no cameras: expected run.json, transforms.json or a COLMAP model")
+    indices = tuple(_index_of(name, posed) for name in hold_out)
+    if len(set(indices)) != len(indices):
+        raise InputError("a photograph is named twice with --hold-out")
+    scene = PhotoScene(posed, indices, size)
+    if len(scene.training) < 2:
+        raise InputError(
+            f"depth needs at least two photographs, got {len(scene.training)} after holding out {len(indices)}"
+        )
+    for file, expected in zip(posed.paths, posed.sizes, strict=True):
+        photo = inspect_photo(file)
+        if (photo.width, photo.height) != expected:
+            raise InputError(
+                f"{file} is {photo.width}x{photo.height} pixels, but its camera is for {expected[0]}x{expected[1]}; "
+                "give the photograph that the cameras were made for"
+            )
+    return scene
+
+
+def fit_photos(
+    scene: PhotoScene,
+    options: FitOptions,
+    folder: RunFolder,
+    start: Callable[[str], OnProgress],
+    *,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Depth, point cloud, Gaussian scene and scores; writes `splat.ply`, `fit.json` and `renders/`.
+
+    Args:
+        scene: the photographs.
+        options: how to fit.
+        folder: to write to, prepared.
+        start: called with a stage's name as it begins; gives what hears of its progress.
+        device: to work on.
+        resume: go on with a fit of the same photographs and options that was cut off.
+
+    Returns:
+        What `fit.json` holds.
+
+    Raises:
+        InputError: photographs that have nothing in common, or a full disk.
+    """
+    seconds: dict[str, float] = {}
+    config, (images, valid, cameras) = _prepared(scene, options, device)
+    train = scene.training
+    started = time.perf_counter()
+    estimate = estimate_scene(images[train], cameras[train], valid=valid[train], on_progress=start(_STAGES["depth"]))
+    seconds["depth"] = time.perf_counter() - started
+
+    started = time.perf_counter()
+    cloud = _fused(estimate, start(_STAGES["cloud"]))
+    seconds["cloud"] = time.perf_counter() - started
+
+    started = time.perf_counter()
+    on_progress = start(_STAGES["splat"])
+    files = [[str(scene.posed.paths[i]) for i in train], repr(config), options.seed, scene.size]
+    checkpoint = folder.checkpoint("photos", fingerprint(files), keep=resume)
+    views = _supervision(estimate, valid[train])
+    record = FitRecord(
+        on_status=lambda now: on_progress(now.iteration, now.iterations, str(now)), checkpoint=checkpoint
+    )
+    found = fit_views(views, cloud, config, options.seed, record)
+    seconds["splat"] = time.perf_counter() - started
+
+    everything = Cameras.cat([found.cameras, cameras[list(scene.held_out)]]) if scene.held_out else found.cameras
+    renders = render(found.gaussians, everything, antialiased=config.antialiased, on_progress=start(_STAGES["scores"]))
+    order = [*train, *scene.held_out]
+    names = view_names(scene.posed.paths)
+    scores = [
+        scored(names[i], picture, images[i].to(picture), valid[i].to(picture.device))
+        for i, picture in zip(order, renders, strict=True)
+    ]
+    summary = _summary(scene, config, options, found, cloud, scores, seconds)
+    folder.write("splat.ply", lambda part: save_ply(part, found.gaussians, antialiased=config.antialiased))
+    _write_renders(folder, [names[i] for i in scene.held_out], renders[len(train) :], images[list(scene.held_out)])
+    folder.write_json("fit.json", summary)
+    checkpoint.unlink(missing_ok=True)
+    return summary
+
+
+def scored(name: str, picture: Tensor, truth: Tensor, valid: Tensor) -> Score:
+    """PSNR and SSIM of a render [3, H, W] against a photograph, where `valid` [H, W] bool."""
+    mask = valid.to(picture)
+    error = float(((picture - truth).square().mean(dim=0) * mask).sum() / mask.sum().clamp_min(1))
+    same = torch.where(valid, picture, truth)
+    return Score(name, -10 * float(np.log10(max(error, 1e-12))), float(ssim(same, truth)))
+
+
+def _prepared(
+    scene: PhotoScene, options: FitOptions, device: torch.device | str
+) -> tuple[FitConfig, tuple[Tensor, Tensor, Cameras]]:
+    """The fit's settings, and all photographs at the working size: images, valid pixels, cameras."""
+    widths, heights = zip(*scene.posed.sizes, strict=True)
+    scale = min(1.0, scene.size / max(*widths, *heights))
+    photos, cameras = scene.posed.read(round(max(widths) * scale), round(max(heights) * scale))
+    options = replace(options, size=max(cameras.width, cameras.height))
+    config = options.config(torch.device(device), cameras.width, cameras.height)
+    return config, (photos.images.to(device), photos.valid.to(device), cameras.to(device))
+
+
+def _fused(estimate: SceneEstimate, on_progress: OnProgress) -> FusedCloud:
+    needed = min(_AGREEING, len(estimate) - 2)
+    return fuse_views(
+        estimate.images, estimate.depths, estimate.cameras, scale=estimate.scale, needed=needed, on_progress=on_progress
+    )
+
+
+def _supervision(estimate: SceneEstimate, valid: Tensor) -> Views:
+    """Photographs are evidence wherever they have a pixel; the first one's exposure and camera are the gauge."""
+    weights = valid.to(estimate.images)
+    references = torch.arange(len(estimate), device=weights.device) == 0
+    return Views(
+        estimate.images, estimate.cameras, weights, weights.new_ones(len(estimate)), estimate.depths, references
+    )
+
+
+def _summary(
+    scene: PhotoScene,
+    config: FitConfig,
+    options: FitOptions,
+    found: FitResult,
+    cloud: FusedCloud,
+    scores: list[Score],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    count = len(scene.training)
+    return {
+        "settings": asdict(config) | {"seed": options.seed, "size": scene.size},
+        "photographs": [str(path) for path in scene.posed.paths],
+        "gaussians": len(found.gaussians),
+        "points": len(cloud.points),
+        "training": [asdict(score) for score in scores[:count]],
+        "held_out": [asdict(score) for score in scores[count:]],
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "peak_memory_bytes": machine.peak_memory(),
+        "versions": machine.versions(),
+    }
+
+
+def _write_renders(folder: RunFolder, names: list[str], renders: Tensor, truths: Tensor) -> None:
+    """`renders/<name>.png`: the render at the left, the photograph at the right."""
+    folder.clear("renders")
+    for name, picture, truth in zip(names, renders, truths, strict=True):
+        save_png(folder, f"renders/{name}.png", np.concatenate([to_bytes(picture), to_bytes(truth)], axis=1))
+
+
+def _model_in(path: Path) -> Path | None:
+    """Where below a folder its COLMAP model lies, or None."""
+    for model in (path, path / "sparse" / "0", path / "sparse"):
+        if any((model / f"cameras.{kind}").is_file() for kind in ("bin", "txt")):
+            return model
+    return None
+
+
+def _index_of(name: str, posed: PosedPhotos) -> int:
+    found = [i for i, path in enumerate(posed.paths) if name in (path.name, path.stem, str(path))]
+    if len(found) != 1:
+        known = ", ".join(path.name for path in posed.paths[:12]) + (", ..." if len(posed) > 12 else "")
+        problem = "no photograph" if not found else "more than one photograph"
+        raise InputError(f"{problem} is called {name!r}; there are {known}")
+    return found[0]

@@ -1,0 +1,220 @@
+"""Fit the Gaussian scene of a finished run anew, from what its stages recorded."""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cus.cameras import Cameras, PhotoSet, load_transforms
+from cus.cameras.photos import Photo
+from cus.cameras.transforms_json import read_json
+from cus.conditioning import Conditioning
+from cus.errors import InputError
+from cus.inference import machine, outputs
+from cus.inference.fitting import FitOptions, fit
+from cus.inference.folder import RunFolder, State, remove
+from cus.inference.labels import STAGES
+from cus.inference.progress import OnProgress
+from cus.inference.results import Results
+from cus.inference.settings import InferSettings, fingerprint
+from cus.inference.stages import Batch, Inputs, cloud_from, scene_from
+from cus.splats import Gaussians
+
+_NEEDED = ("scene", "conditioning", "frames", "cloud")
+# What a fit replaces, the record of it first: what is cut off between two of them is made again by --resume.
+_MADE = ("state/splat.safetensors", "splat.ply", "splat.mp4", "report.html", "run.json")
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run of `cus-infer` as its folder holds it.
+
+    Attributes:
+        path: the folder.
+        settings: of the run.
+        summary: its `run.json`.
+        results: all stages but the Gaussian scene.
+    """
+
+    path: Path
+    settings: InferSettings
+    summary: dict[str, Any]
+    results: Results
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is the output of `cus-infer`."""
+    return (path / "run.json").is_file()
+
+
+def read_run(path: Path, device: torch.device | str = "cpu") -> RecordedRun:
+    """Read what a run has recorded. Raises InputError where a stage that the fit needs is missing or damaged."""
+    summary = read_json(path / "run.json")
+    states = {name: _recorded(path, name, device) for name in _NEEDED}
+    settings = _settings(summary, path)
+    scene = scene_from(states["scene"])
+    targets = load_transforms(path)
+    width, height = targets.sizes[0]
+    cameras = Cameras(targets.viewmats, targets.Ks, width, height)
+    frames = states["frames"].tensors["frames"]
+    if tuple(frames.shape) != (len(cameras), 3, height, width):
+        raise InputError(
+            f"{path}: transforms.json is for {len(cameras)} frames of {width}x{height}, but the recorded ones are "
+            f"{len(frames)} of {frames.shape[-1]}x{frames.shape[-2]}; run cus-infer once more with --resume"
+        )
+    posed = load_transforms(path, "photos")
+    photos = tuple(Photo(p, *size, None) for p, size in zip(posed.paths, posed.sizes, strict=True))
+    scales = (scene.cameras.Ks.cpu() / posed.Ks)[:, (0, 1), (0, 1)]
+    batch = Batch(PhotoSet(scene.images, scene.images.sum(dim=1) > 0, scales), None, scene.cameras.Ks[:, 0, 0])
+    results = Results(
+        Inputs(photos, None),
+        batch,
+        scene=scene,
+        cameras=cameras,
+        conditioning=Conditioning(**states["conditioning"].tensors),
+        frames=frames,
+        cloud=cloud_from(states["cloud"]),
+        seconds=dict(summary.get("seconds", {})),
+        reused=list(summary.get("reused", [])),
+    )
+    return RecordedRun(path, settings, summary, results)
+
+
+def refit(
+    run: RecordedRun,
+    options: FitOptions,
+    on_progress: OnProgress,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Fit the run's Gaussian scene anew and replace `splat.ply`, `splat.mp4`, `report.html` and `run.json`.
+
+    All of them are made before the first is replaced.
+
+    Args:
+        run: what was recorded.
+        options: how to fit.
+        on_progress: called with (steps done, all steps, PSNR and number of Gaussians in words).
+        out: another folder, which becomes a copy of the run with the new scene; None: the run's own.
+        resume: go on with a fit of the same options that was cut off.
+        overwrite: replace an earlier run in `out`.
+
+    Returns:
+        The folder that holds the new scene.
+
+    Raises:
+        InputError: options that cannot be, a folder that cannot be written or holds an earlier run, a full disk.
+    """
+    results, cameras = run.results, run.results.cameras
+    assert cameras is not None and results.cloud is not None
+    device = results.cloud.points.device
+    config = options.config(device, cameras.width, cameras.height)
+    folder = _target(run, out, resume=resume, overwrite=overwrite)
+    made_from = [_digest(run.path), repr(config), repr(options)]
+    checkpoint = folder.checkpoint("refit", fingerprint(made_from), keep=resume)
+    started = time.perf_counter()
+    state = fit(results.generated(), results.cloud, options, on_progress, checkpoint)
+    tensors = dict(state.tensors)
+    results.renders, results.gaussians = tensors.pop("renders"), Gaussians(**tensors)
+    results.antialiased = config.antialiased
+    results.seconds["splat"] = time.perf_counter() - started
+    settings = replace(run.settings, out=folder.path, splat_iterations=config.iterations)
+    used = {name: getattr(config, name) for name in ("strategy", "max_gaussians", "sh_degree", "exposure")}
+    used |= {name: getattr(config, name) for name in ("depth_weight", "refine_cameras", "antialiased", "max_pixels")}
+    used |= {"image_confidence": options.image_confidence, "pixel_confidence": options.pixel_confidence}
+    earlier = f"{STAGES['splat']}:"
+    notes = [note for note in run.summary.get("notes", []) if not note.startswith(earlier)]
+    summary = run.summary | {
+        "settings": run.summary["settings"] | {f"splat_{name}": value for name, value in used.items()}
+        | {"out": str(folder.path), "splat": True, "splat_iterations": config.iterations, "splat_seed": options.seed},
+        "notes": [*notes, *state.notes],
+        "missing": [name for name in run.summary.get("missing", []) if name != STAGES["splat"]],
+        "seconds": {name: round(value, 2) for name, value in results.seconds.items()},
+        "peak_memory_bytes": machine.peak_memory(),
+        "versions": machine.versions(),
+    }  # fmt: skip
+    _replace_all(folder, settings, results, state, summary, fingerprint(made_from))
+    checkpoint.unlink(missing_ok=True)
+    return folder.path
+
+
+def _replace_all(
+    folder: RunFolder, settings: InferSettings, results: Results, state: State, summary: dict[str, Any], key: str
+) -> None:
+    """Make everything new beside what is there, then put it in place."""
+    part = RunFolder(folder.path / ".part-refit")
+    try:
+        remove(part.path)
+        part.path.mkdir()
+        part.save("splat", key, state)
+        outputs.write_splat(part, settings, results)
+        present = [*folder.files(), *(name for name in ("splat.mp4", "splat.ply") if name not in folder.files())]
+        summary["files"] = present
+        outputs.write_report(part, settings, results, summary)
+        part.write_json("run.json", summary)
+        for name in _MADE:
+            os.replace(part.path / name, folder.path / name)
+    finally:
+        remove(part.path)
+
+
+def _target(run: RecordedRun, out: Path | None, *, resume: bool, overwrite: bool) -> RunFolder:
+    """The folder to fit in: the run's own, or a copy of it without what the fit makes."""
+    if out is None or out.resolve() == run.path.resolve():
+        folder = RunFolder(run.path)
+        folder.prepare(resume=True, overwrite=False)
+        return folder
+    if run.path.resolve() in out.resolve().parents:
+        raise InputError(f"{out} lies inside the run {run.path}; name a folder beside it with --out")
+    folder = RunFolder(out)
+    folder.prepare(resume=resume, overwrite=overwrite)
+    left_out = shutil.ignore_patterns("splat.*", "report.html", "run.json", "*.checkpoint", ".part-*")
+    try:
+        shutil.copytree(run.path, out, ignore=left_out, dirs_exist_ok=True)
+        _repoint_photos(run.path, folder)
+    except (OSError, shutil.Error) as error:
+        raise InputError(f"cannot copy {run.path} to {out} ({error}); free some space or name another folder") from None
+    return folder
+
+
+def _repoint_photos(source: Path, folder: RunFolder) -> None:
+    """Paths of photographs are relative to the folder: make them right for the copy."""
+    content = read_json(folder.path / "transforms.json")
+    for photo in content.get("photos", []):
+        photo["file_path"] = os.path.relpath((source / photo["file_path"]).resolve(), folder.path.resolve())
+    folder.write_json("transforms.json", content)
+
+
+def _recorded(path: Path, stage: str, device: torch.device | str) -> State:
+    state = RunFolder(path).recorded(stage)
+    if state is None:
+        raise InputError(
+            f"{path} has no finished stage '{STAGES[stage]}' (state/{stage}.safetensors); run cus-infer once more with "
+            "the same options and --resume, without --conditioning-only"
+        )
+    return State({name: tensor.to(device) for name, tensor in state.tensors.items()}, state.notes)
+
+
+def _digest(path: Path) -> list[str]:
+    """The fingerprints of the stages that the fit starts from."""
+    return [RunFolder(path).fingerprint_of(stage) or "" for stage in _NEEDED]
+
+
+def _settings(summary: dict[str, Any], path: Path) -> InferSettings:
+    """The settings that `run.json` names; what other versions wrote beside them is left out."""
+    given = summary.get("settings")
+    if not isinstance(given, dict) or "views" not in given:
+        raise InputError(f"{path / 'run.json'} does not say how the run was made; run cus-infer once more")
+    known = {field.name for field in fields(InferSettings)}
+    values = {name: value for name, value in given.items() if name in known}
+    values["views"] = tuple(Path(view) for view in values["views"])
+    values["out"] = path
+    values["cameras"] = None if values.get("cameras") is None else Path(values["cameras"])
+    values["target"] = None if values.get("target") is None else tuple(values["target"])
+    return InferSettings(**values)
