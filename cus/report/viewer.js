@@ -64,7 +64,6 @@ class Viewer {
 
   start() {
     const { scene, root } = this;
-    root.dataset.state = "moving";
     try {
       Object.assign(scene, { rows: decoded("viewer-rows"), harmonics: decoded("viewer-harmonics") });
       this.renderer = new Renderer(this.canvas, scene, scene.shaders);
@@ -118,6 +117,7 @@ class Viewer {
   request() {
     if (this.scheduled || !this.visible || !this.renderer) return;
     this.scheduled = true;
+    this.root.dataset.state = "moving";
     requestAnimationFrame(now => this.frame(now));
   }
 

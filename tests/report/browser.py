@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,14 @@ FLAGS = [
     "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe",
     "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
 ]  # fmt: skip
+# The browser reads descriptor 3 and writes descriptor 4; ours go there just before it starts.
+MOVE_DESCRIPTORS = """
+import fcntl, os, sys
+high = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+os.dup2(high[0], 3)
+os.dup2(high[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_chromium() -> str | None:
@@ -40,9 +49,8 @@ class Browser:
         self._results: dict[int, dict[str, Any]] = {}
         from_us, self._out = os.pipe()
         self._in, to_us = os.pipe()
-        # The browser reads descriptor 3 and writes descriptor 4; a shell moves ours there.
-        move = f'exec "$@" 3<&{from_us} 4>&{to_us}'
-        command = ["sh", "-c", move, "sh", binary, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags]
+        arguments = [binary, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags]
+        command = [sys.executable, "-c", MOVE_DESCRIPTORS, str(from_us), str(to_us), *arguments]
         self._process = subprocess.Popen(
             command, pass_fds=(from_us, to_us), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, start_new_session=True,
