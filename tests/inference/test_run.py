@@ -95,6 +95,7 @@ def test_the_report_is_one_page_that_loads_nothing(out):
         "Cameras and depth",
         "data:image/jpeg",
         "data:video/mp4",
+        'id="viewer-rows"',
     ):
         assert part in page
 
