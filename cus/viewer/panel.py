@@ -70,9 +70,9 @@ class Panel:
         def _(client: "viser.ClientHandle") -> None:
             # Only now is the shape of its window known, which the field of view depends on.
             self.stage.place(client, self.scene.first_camera())
-            client.camera.on_update(lambda _: self.stage.hide_near_frusta())
+            client.camera.on_update(lambda _: self.stage.follow(client))
 
-        self.server.on_client_disconnect(lambda _: self.stage.hide_near_frusta())
+        self.server.on_client_disconnect(self.stage.forget)
 
     def stop(self) -> None:
         """End playing and recording."""

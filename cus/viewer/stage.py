@@ -72,6 +72,11 @@ class Stage:
         scene: what is shown.
         max_gaussians: show at most this many.
         shown: which groups of frusta are switched on.
+        frusta: the cameras that stand in the scene.
+        scale: the viewer's units per scene unit.
+        size: of the frusta, scene units.
+        placed: the eye that each client was last given, by its id, and the aspect of its window then.
+        gaussians: viser's handle, likewise `points` and `line`, where there are any.
     """
 
     server: "viser.ViserServer"
@@ -81,6 +86,7 @@ class Stage:
     frusta: list[Frustum] = field(default_factory=list)
     scale: float = 1.0
     size: float = 0.0
+    placed: dict[int, tuple[Eye, float]] = field(default_factory=dict)
     gaussians: Any = None
     points: Any = None
     line: Any = None
@@ -118,6 +124,21 @@ class Stage:
             client.camera.position = eye.position
             client.camera.look_at = eye.look_at
             client.camera.fov = eye.vertical_fov(client.camera.aspect)
+        self.placed[client.client_id] = eye, client.camera.aspect
+        self.hide_near_frusta()
+
+    def follow(self, client: "viser.ClientHandle") -> None:
+        """After a client's view has changed: a picture still fits its window, and no frustum is in the way."""
+        eye, aspect = self.placed.get(client.client_id, (None, 0.0))
+        if eye is not None and abs(client.camera.aspect - aspect) > 1e-3:
+            self.placed[client.client_id] = eye, client.camera.aspect
+            if np.allclose(client.camera.position, eye.position, atol=1e-3):
+                client.camera.fov = eye.vertical_fov(client.camera.aspect)
+        self.hide_near_frusta()
+
+    def forget(self, client: "viser.ClientHandle") -> None:
+        """After a client has gone."""
+        self.placed.pop(client.client_id, None)
         self.hide_near_frusta()
 
     def camera_of_client(self, client: "viser.ClientHandle") -> Cameras:

@@ -122,6 +122,20 @@ def test_a_client_starts_at_the_first_photograph(viewer, client):
 
 
 @needs_browser
+def test_a_picture_fits_its_window_when_that_becomes_narrower(viewer, page, client):
+    def fitted(narrow: bool) -> bool:
+        camera = viewer.stage.camera_of_client(client)
+        across, down = camera.width / camera.Ks[0, 0, 0].item(), camera.height / camera.Ks[0, 1, 1].item()
+        touches = across / (WIDTH / 100) if narrow else down / (HEIGHT / 100)
+        return (camera.width < camera.height) == narrow and abs(touches - 1) < 5e-3
+
+    page.call("Emulation.setDeviceMetricsOverride", width=800, height=900, deviceScaleFactor=1, mobile=False)
+    wait_until(lambda: fitted(True), "the narrow window")
+    page.call("Emulation.setDeviceMetricsOverride", width=1600, height=640, deviceScaleFactor=1, mobile=False)
+    wait_until(lambda: fitted(False), "the wide window")
+
+
+@needs_browser
 def test_the_browsers_picture_is_that_of_our_rasterizer(viewer, client):
     """Right side up and not mirrored: the wall is red to the right and green at the bottom."""
     time.sleep(1)
