@@ -3,7 +3,8 @@
 Each row: position and scale (3 float32 each), red green blue opacity, and the rotation w x y z, bytes. Rows are sorted
 by volume times opacity, largest first, so that a viewer that is still loading shows the scene. The axes are those of
 PLY files. Colours do not depend on the direction: harmonics above degree 0 are lost, and colours are limited to [0, 1].
-Largest errors: 1/510 in colour and opacity, 1/128 in each component of the unit quaternion; the rest is exact.
+Largest errors: 1/510 in colour and opacity (1/255 beside 0 and 1), 1/128 in each component of the unit quaternion; the
+rest is exact.
 """
 
 from pathlib import Path
@@ -34,7 +35,10 @@ def save_dot_splat(path: str | Path, gaussians: Gaussians) -> None:
     colors = torch.cat([g.sh[:, 0] * SH_C0 + 0.5, g.opacities[:, None]], dim=1)
     rows = np.empty(len(g), _ROW)
     rows["means"], rows["scales"] = g.means.detach().numpy(), g.scales.detach().numpy()
-    rows["rgba"] = (colors.detach() * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+    rgba = (colors.detach() * 255).round().clamp(0, 255)
+    # Never 0 or 255: other programs turn them into infinite logits, which nothing can read any more.
+    rgba[:, 3].clamp_(1, 254)
+    rows["rgba"] = rgba.to(torch.uint8).numpy()
     rows["quats"] = (normalize(g.quats.detach(), dim=1) * 128 + 128).round().clamp(0, 255).to(torch.uint8).numpy()
     write_whole(path, lambda stream: stream.write(rows.tobytes()))
 

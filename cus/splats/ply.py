@@ -20,6 +20,7 @@ _REQUIRED = ("x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", 
 _ROTATION = ("rot_0", "rot_1", "rot_2", "rot_3")
 _COLORS = ("red", "green", "blue")
 _REST_COUNTS = (0, 9, 24, 45)  # 3 ((degree + 1)^2 - 1)
+_SATURATED = " (an infinite opacity is what some converters make of a byte of 0 or 255)"
 _ANTIALIASED = "fitted for antialiased rendering"
 
 
@@ -174,7 +175,7 @@ def _float_columns(path: str | Path, vertices: np.ndarray, names: tuple[str, ...
         listed = ", ".join(f"{name} ({count})" for name, count in bad.items())
         raise InputError(
             f"{path}: of {len(vertices)} vertices, values are NaN or infinite in {listed}; remove those vertices, or "
-            "fit the scene again"
+            f"fit the scene again{_SATURATED if 'opacity' in bad else ''}"
         )
     return columns
 

@@ -7,8 +7,8 @@ cus/cameras/conversions.py.
 Version 2 holds rotations as x y z in three bytes; version 3 the three smallest components in four.
 
 Largest errors of values inside the ranges: half a step of positions (2^-bits, the bits by the extent of the scene),
-1/510 in opacity, 1/76.5 in harmonics of degree 0, 4/128 of degree 1 and 8/128 above, 1/32 in log scale, and in each
-stored component of the unit quaternion 1/255 (version 2) or 1/1445 (version 3).
+1/510 in opacity (1/255 beside 0 and 1), 1/76.5 in harmonics of degree 0, 4/128 of degree 1 and 8/128 above, 1/32 in
+log scale, and in each stored component of the unit quaternion 1/255 (version 2) or 1/1445 (version 3).
 """
 
 import gzip
@@ -95,7 +95,8 @@ def save_spz(path: str | Path, gaussians: Gaussians, *, antialiased: bool = Fals
     log_scales = (g.scales.double().log() - _LOG_SCALES[0]) * 16
     arrays = [
         _pack_positions(conversions.rub_points_from_rdf(g.means.double()), bits),
-        _bytes(g.opacities.double() * 255),
+        # Never 0 or 255: other programs turn them into infinite logits, which nothing can read any more.
+        _bytes((g.opacities.double() * 255).clamp(1, 254)),
         _bytes(sh[:, 0] * (_COLOR_SCALE * 255) + 127.5),
         _bytes(log_scales),
         _pack_smallest_three(rotations) if version == 3 else _pack_xyz(rotations),
