@@ -144,6 +144,7 @@ def _viewer(settings: InferSettings, results: Results) -> ViewerData | None:
         photos=_views(scene.cameras, view_names(settings.views), inside),
         poster=to_bytes(renders[-1]),
         frames_per_second=settings.fps,
+        antialiased=results.antialiased,
     )
 
 

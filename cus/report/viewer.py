@@ -73,6 +73,7 @@ class ViewerData:
         photos: cameras of the photographs.
         poster: [H, W, 3] uint8, shown where there is no WebGL2.
         frames_per_second: at which the path plays.
+        antialiased: as the scene was fitted: whether opacities make up for the low-pass filter.
     """
 
     splats: Splats
@@ -80,6 +81,7 @@ class ViewerData:
     photos: Views
     poster: np.ndarray
     frames_per_second: int = 8
+    antialiased: bool = True
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,7 @@ def viewer_context(data: ViewerData) -> dict[str, Any]:
         "colors": packed.colors,
         "bands": packed.bands,
         "near": NEAR_PLANE,
+        "antialiased": data.antialiased,
         "fps": data.frames_per_second,
         "path": _view_entries(data.path),
         "photos": _view_entries(data.photos),

@@ -79,6 +79,7 @@ class Renderer {
     gl.uniform1i(places.gaussians, 0);
     gl.uniform1i(places.harmonics, 1);
     gl.uniform1i(places.degree, scene.degree);
+    gl.uniform1i(places.antialiased, scene.antialiased);
     gl.uniform2fv(places.logScales, scene.log_scales);
     gl.uniform2fv(places.colors, scene.colors);
     gl.uniform3fv(places.bands, scene.bands);

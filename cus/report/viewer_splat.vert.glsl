@@ -1,5 +1,5 @@
 #version 300 es
-// One quad a Gaussian: the projection of cus/splats/projection.py (EWA splatting), in its antialiased mode.
+// One quad a Gaussian: the projection of cus/splats/projection.py (EWA splatting).
 precision highp float;
 precision highp int;
 precision highp usampler2D;
@@ -18,6 +18,7 @@ uniform vec2 focal;       // pixels
 uniform vec2 center;
 uniform vec2 size;
 uniform float near;
+uniform bool antialiased;
 uniform float depthScale; // above 0: depth times this in place of colour
 
 out vec2 offset;          // from the centre, in standard deviations
@@ -105,7 +106,7 @@ void main() {
   vec3 normal = cross(rowX, rowY);
   float sharp = dot(normal, normal);
   float determinant = sharp + LOW_PASS * (xx + yy + LOW_PASS);
-  float opacity = unit(second.w >> 16) * sqrt(sharp / determinant);
+  float opacity = unit(second.w >> 16) * (antialiased ? sqrt(sharp / determinant) : 1.0);
   if (opacity < CUTOFF) return;
 
   float difference = 0.5 * (xx - yy);

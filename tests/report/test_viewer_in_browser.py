@@ -49,7 +49,7 @@ def path_cameras() -> Cameras:
     return zoom(Cameras(viewmat[None], K[None], WIDTH, HEIGHT), 4.0, (0.6, 0.5), FRAMES)
 
 
-def page_of(folder: Path, gaussians: Gaussians) -> Path:
+def page_of(folder: Path, gaussians: Gaussians, antialiased: bool = True) -> Path:
     path = path_cameras()
     arrays = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
     moved = path.viewmats[:1].clone()
@@ -60,6 +60,7 @@ def page_of(folder: Path, gaussians: Gaussians) -> Path:
         Views([f"frame {i}" for i in range(FRAMES)], path.viewmats.numpy(), path.Ks.numpy(), sizes),
         Views(["photo_0"], moved.numpy(), path.Ks[:1].numpy(), sizes[:1]),
         np.full((HEIGHT, WIDTH, 3), 200, np.uint8),
+        antialiased=antialiased,
     )
     write_report_html(folder / "report.html", ReportData("A scene", {}, viewer=viewer))
     return folder / "report.html"
@@ -112,8 +113,8 @@ def rested(browser: Browser) -> None:
     browser.wait(STILL)
 
 
-def assert_shows(picture: np.ndarray, gaussians: Gaussians, camera: Cameras) -> None:
-    expected = render(gaussians, camera)[0].permute(1, 2, 0).numpy() * 255
+def assert_shows(picture: np.ndarray, gaussians: Gaussians, camera: Cameras, antialiased: bool = True) -> None:
+    expected = render(gaussians, camera, antialiased=antialiased)[0].permute(1, 2, 0).numpy() * 255
     difference = np.abs(picture - expected)
     assert expected.std() > 20, "the scene must have something to show"
     assert difference.mean() < MEAN_BOUND and np.quantile(difference, 0.999) < PEAK_BOUND
@@ -128,6 +129,12 @@ def test_the_canvas_shows_what_render_gives_at_the_first_and_the_last_camera(bro
     assert_shows(shown(browser), gaussians, cameras[-1])
     assert not browser.problems
     assert {address.split(":")[0] for address in browser.requests} <= {"file", "data", "blob"}
+
+
+def test_a_scene_fitted_without_antialiasing_is_shown_without(browser, tmp_path):
+    gaussians = room(0)
+    opened(browser, page_of(tmp_path, gaussians, antialiased=False))
+    assert_shows(shown(browser), gaussians, path_cameras()[0], antialiased=False)
 
 
 def test_sorting_on_the_page_itself_shows_the_same(browser, tmp_path):
