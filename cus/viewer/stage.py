@@ -119,21 +119,24 @@ class Stage:
     def place(self, client: "viser.ClientHandle", camera: Cameras) -> None:
         """Let a client see what `camera` sees."""
         eye = self.eye(camera)
+        # Read once: the window may change under our hands, and `follow` must then see that it has.
+        aspect = client.camera.aspect
         with client.atomic():
             client.camera.up_direction = eye.up
             client.camera.position = eye.position
             client.camera.look_at = eye.look_at
-            client.camera.fov = eye.vertical_fov(client.camera.aspect)
-        self.placed[client.client_id] = eye, client.camera.aspect
+            client.camera.fov = eye.vertical_fov(aspect)
+        self.placed[client.client_id] = eye, aspect
         self.hide_near_frusta()
 
     def follow(self, client: "viser.ClientHandle") -> None:
         """After a client's view has changed: a picture still fits its window, and no frustum is in the way."""
-        eye, aspect = self.placed.get(client.client_id, (None, 0.0))
-        if eye is not None and abs(client.camera.aspect - aspect) > 1e-3:
-            self.placed[client.client_id] = eye, client.camera.aspect
-            if np.allclose(client.camera.position, eye.position, atol=1e-3):
-                client.camera.fov = eye.vertical_fov(client.camera.aspect)
+        placed, aspect = self.placed.get(client.client_id), client.camera.aspect
+        if placed is not None and abs(aspect - placed[1]) > 1e-3:
+            # Elsewhere, the user has moved away, or the client has yet to say that it stands where it was placed.
+            if np.allclose(client.camera.position, placed[0].position, atol=1e-3):
+                self.placed[client.client_id] = placed[0], aspect
+                client.camera.fov = placed[0].vertical_fov(aspect)
         self.hide_near_frusta()
 
     def forget(self, client: "viser.ClientHandle") -> None:
