@@ -1,7 +1,8 @@
 // The viewer in the report: holds the view, draws when something has changed, and moves it along paths.
 
 const TRAVEL_SECONDS = 0.6;
-const SLOW = 60, QUICK = 25;     // milliseconds a frame at which moving pictures become coarser or finer
+const SLOW = 40, QUICK = 20;     // milliseconds a frame above and below which moving pictures become coarser or finer
+const COARSEST = 0.25;           // of the sides
 const PATH_FRUSTA = 6;           // as many cameras of the path are drawn, evenly spread: more hide each other
 const PHOTO_COLOR = [1, 0.62, 0.2], PATH_COLOR = [0.45, 0.7, 1];
 
@@ -113,11 +114,13 @@ class Viewer {
     this.request();
   }
 
-  // One frame, soon; there is no loop while nothing changes.
+  // One frame, soon, and not before the one that is being drawn is done; there is no loop while nothing changes.
   request() {
-    if (this.scheduled || !this.visible || !this.renderer) return;
-    this.scheduled = true;
+    if (!this.visible || !this.renderer) return;
     this.root.dataset.state = "moving";
+    this.wanted = true;
+    if (this.scheduled || this.drawing) return;
+    this.scheduled = true;
     requestAnimationFrame(now => this.frame(now));
   }
 
@@ -128,32 +131,38 @@ class Viewer {
   }
 
   frame(now) {
-    this.scheduled = false;
-    if (this.motion && !this.motion(Math.min(0.1, Math.max(0, now - this.last) / 1000))) this.motion = null;
+    this.scheduled = this.wanted = false;
+    const passed = now - this.last;
+    this.last = now;
+    if (this.motion && !this.motion(Math.min(0.1, Math.max(0, passed) / 1000))) this.motion = null;
     const { view, order } = this, axis = row(view.rotation, 2);
     const fits = wish => wish && [...axis, ...view.position].every((v, i) => v === [...wish.axis, ...wish.position][i]);
     if (!fits(this.asked) || !order) this.sorter.sort(axis, view.position);
     this.asked = { axis, position: view.position };
     const moving = this.motion !== null || now - this.changed < 120;
-    this.measure(now, moving);
-    if (this.order) {
-      this.renderer.draw(view, moving ? this.detail : 1, this.root.querySelector("[data-do=cameras]").checked);
-      this.root.classList.add("live");
-    }
+    this.interval = moving && passed < 1000 ? 0.8 * (this.interval || passed) + 0.2 * passed : 0;
     this.describe(moving);
-    this.root.dataset.state = moving || !fits(this.order) ? "moving" : "still";
+    if (order) this.draw(moving, fits(order));
     if (this.motion) this.request();
     else if (moving) { clearTimeout(this.rest); this.rest = setTimeout(() => this.request(), 150); }
   }
 
+  async draw(moving, sorted) {
+    const started = performance.now();
+    this.drawing = true;
+    this.renderer.draw(this.view, moving ? this.detail : 1, this.root.querySelector("[data-do=cameras]").checked);
+    this.root.classList.add("live");
+    await this.renderer.finished();
+    this.drawing = false;
+    if (moving) this.adapt(performance.now() - started);
+    if (this.wanted) this.request();
+    else if (!moving && sorted) this.root.dataset.state = "still";
+  }
+
   // Slow machines get coarser pictures while something moves, and the full one as soon as it rests.
-  measure(now, moving) {
-    const passed = now - this.last;
-    this.last = now;
-    if (!moving || !this.wasMoving || passed > 1000) { this.wasMoving = moving; this.interval = 0; return; }
-    this.interval = this.interval ? 0.8 * this.interval + 0.2 * passed : passed;
-    if (this.interval > SLOW) this.detail = Math.max(0.25, 0.9 * this.detail);
-    if (this.interval < QUICK) this.detail = Math.min(1, 1.05 * this.detail);
+  adapt(cost) {
+    if (cost > SLOW) this.detail = Math.max(COARSEST, this.detail * Math.max(0.5, Math.sqrt(SLOW / cost)));
+    if (cost < QUICK) this.detail = Math.min(1, 1.1 * this.detail);
   }
 
   describe(moving) {

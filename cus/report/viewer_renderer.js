@@ -161,6 +161,19 @@ class Renderer {
     gl.drawArrays(gl.LINES, 0, this.frusta.length);
   }
 
+  // Resolves once the graphics processor has done what it was given.
+  finished() {
+    const gl = this.gl, sync = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
+    gl.flush();
+    return new Promise(done => {
+      const look = () => {
+        if (!gl.isContextLost() && gl.getSyncParameter(sync, gl.SYNC_STATUS) !== gl.SIGNALED) setTimeout(look, 2);
+        else { gl.deleteSync(sync); done(); }
+      };
+      setTimeout(look, 0);
+    });
+  }
+
   // Expected z-depth of what a pixel of the canvas shows, or null where there is nothing (or no float pictures).
   depthAt(view, [x, y], unit) {
     if (!this.floats || !this.order.length) return null;
