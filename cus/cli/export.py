@@ -19,7 +19,7 @@ formats:
   colmap      sparse/0 (cameras, images, points3D, .bin) and images/: pinhole cameras, photographs and frames, points
   nerfstudio  transforms.json, images/ and points.ply
   ply         3DGS in the INRIA layout, exact
-  spz         3DGS compressed, about a fifth of the PLY or less; read by most viewers
+  spz         3DGS compressed, a quarter of the PLY or less; read by most viewers
   splat       3DGS with 32 bytes a Gaussian, without view dependence; read by many viewers in browsers
 
 examples:

@@ -229,7 +229,7 @@ def _find_photos(folder: Path, posed: PosedPhotos, photo_folder: Path | None) ->
         existing = [candidate for candidate in candidates if candidate.is_file()]
         if not existing:
             raise InputError(
-                f"no photograph {candidates[0]}: the run or the photographs have moved; name their folder with "
+                f"no photograph {os.path.normpath(candidates[0])}: the run or the photographs have moved; name their folder with "
                 "--photos, or leave them out with --cameras frames"
             )
         found.append(existing[0])

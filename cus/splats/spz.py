@@ -1,4 +1,4 @@
-"""SPZ files: Niantic's compressed Gaussians, about a tenth of the PLY, which most of today's viewers read.
+"""SPZ files: Niantic's compressed Gaussians, a quarter of the PLY or less, which most of today's viewers read.
 
 A gzip stream of a 16-byte header and one array an attribute, little-endian: positions (24-bit fixed point), opacities,
 colours, scales, rotations, harmonics (coefficient by coefficient, red green blue inside), all but positions in bytes.
