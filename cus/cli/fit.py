@@ -199,9 +199,7 @@ def _fit_photographs(arguments: argparse.Namespace, options: "FitOptions", progr
     scene = read_posed(arguments.folder, arguments.images, tuple(arguments.hold_out), size)
     folder = RunFolder(arguments.out or Path("out"))
     folder.prepare(resume=arguments.resume, overwrite=arguments.overwrite)
-    summary = fit_photos(
-        scene, options, folder, lambda label: progress.start(label, False), device=device, resume=arguments.resume
-    )
+    summary = fit_photos(scene, options, folder, progress, device=device, resume=arguments.resume)
     mean = sum(score["psnr"] for score in summary["training"]) / len(summary["training"])
     progress.say(f"{summary['gaussians']:,} Gaussians; the {len(summary['training'])} photographs: {mean:.2f} dB")
     for score in summary["held_out"]:

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cus.inference.labels import STAGES
+    from cus.inference.progress import Progress
     from cus.inference.results import Results
-    from cus.inference.run import Progress, Run
+    from cus.inference.run import Run
     from cus.inference.settings import InferSettings
 
 __all__ = ["STAGES", "InferSettings", "Progress", "Results", "Run"]
-_HOMES = {"STAGES": "labels", "Results": "results", "Progress": "run", "Run": "run", "InferSettings": "settings"}
+_HOMES = {"STAGES": "labels", "Results": "results", "Progress": "progress", "Run": "run", "InferSettings": "settings"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
 """A Gaussian scene of posed photographs alone, without generated frames, scored at photographs that it never saw."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from cus.estimators import SceneEstimate, estimate_scene
 from cus.inference import machine
 from cus.inference.fitting import FitOptions
 from cus.inference.folder import RunFolder
+from cus.inference.labels import STAGES
 from cus.inference.outputs import save_png, to_bytes, view_names
-from cus.inference.progress import OnProgress
+from cus.inference.progress import OnProgress, Progress
 from cus.inference.settings import fingerprint
 from cus.splats import FitConfig, FitRecord, FitResult, Views, fit_views, render, save_ply, ssim
 
@@ -28,7 +30,6 @@ DEFAULT_SIZE = 512
 # Two other photographs that agree make a point; the share that frames of one path need is more than photographs from
 # all around can have in common.
 _AGREEING = 1
-_STAGES = {"depth": "Depth", "cloud": "Point cloud", "splat": "Gaussian scene", "scores": "Held-out views"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def fit_photos(
     scene: PhotoScene,
     options: FitOptions,
     folder: RunFolder,
-    start: Callable[[str], OnProgress],
+    progress: Progress,
     *,
     device: torch.device | str = "cpu",
     resume: bool = False,
@@ -127,7 +128,7 @@ def fit_photos(
         scene: the photographs.
         options: how to fit.
         folder: to write to, prepared.
-        start: called with a stage's name as it begins; gives what hears of its progress.
+        progress: is told of every stage.
         device: to work on.
         resume: go on with a fit of the same photographs and options that was cut off.
 
@@ -139,40 +140,37 @@ def fit_photos(
     """
     seconds: dict[str, float] = {}
     config, (images, valid, cameras) = _prepared(scene, options, device)
-    train = scene.training
-    started = time.perf_counter()
-    estimate = estimate_scene(images[train], cameras[train], valid=valid[train], on_progress=start(_STAGES["depth"]))
-    seconds["depth"] = time.perf_counter() - started
-
-    started = time.perf_counter()
-    cloud = _fused(estimate, start(_STAGES["cloud"]))
-    seconds["cloud"] = time.perf_counter() - started
-
-    started = time.perf_counter()
-    on_progress = start(_STAGES["splat"])
-    files = [[str(scene.posed.paths[i]) for i in train], repr(config), options.seed, scene.size]
-    checkpoint = folder.checkpoint("photos", fingerprint(files), keep=resume)
-    views = _supervision(estimate, valid[train])
-    record = FitRecord(
-        on_status=lambda now: on_progress(now.iteration, now.iterations, str(now)), checkpoint=checkpoint
-    )
-    found = fit_views(views, cloud, config, options.seed, record)
-    seconds["splat"] = time.perf_counter() - started
-
-    everything = Cameras.cat([found.cameras, cameras[list(scene.held_out)]]) if scene.held_out else found.cameras
-    renders = render(found.gaussians, everything, antialiased=config.antialiased, on_progress=start(_STAGES["scores"]))
-    order = [*train, *scene.held_out]
+    train, held_out = scene.training, list(scene.held_out)
+    with _stage(progress, "scene", seconds) as on_depth:
+        estimate = estimate_scene(images[train], cameras[train], valid=valid[train], on_progress=on_depth)
+    with _stage(progress, "cloud", seconds) as on_cloud:
+        cloud = _fused(estimate, on_cloud)
+    made_from = [[str(scene.posed.paths[i]) for i in train], repr(config), options.seed, scene.size]
+    checkpoint = folder.checkpoint("photos", fingerprint(made_from), keep=resume)
+    with _stage(progress, "splat", seconds) as on_fit:
+        record = FitRecord(on_status=lambda now: on_fit(now.iteration, now.iterations, str(now)), checkpoint=checkpoint)
+        found = fit_views(_supervision(estimate, valid[train]), cloud, config, options.seed, record)
+    everything = Cameras.cat([found.cameras, cameras[held_out]]) if held_out else found.cameras
+    renders = render(found.gaussians, everything, antialiased=config.antialiased)
     names = view_names(scene.posed.paths)
     scores = [
-        scored(names[i], picture, images[i].to(picture), valid[i].to(picture.device))
-        for i, picture in zip(order, renders, strict=True)
+        scored(names[i], picture, images[i], valid[i]) for i, picture in zip([*train, *held_out], renders, strict=True)
     ]
     summary = _summary(scene, config, options, found, cloud, scores, seconds)
     folder.write("splat.ply", lambda part: save_ply(part, found.gaussians, antialiased=config.antialiased))
-    _write_renders(folder, [names[i] for i in scene.held_out], renders[len(train) :], images[list(scene.held_out)])
+    _write_renders(folder, [names[i] for i in held_out], renders[len(train) :], images[held_out])
     folder.write_json("fit.json", summary)
     checkpoint.unlink(missing_ok=True)
     return summary
+
+
+@contextmanager
+def _stage(progress: Progress, name: str, seconds: dict[str, float]) -> Iterator[OnProgress]:
+    """Show a stage and take its time."""
+    started = time.perf_counter()
+    yield progress.start(STAGES[name], False)
+    seconds[name] = time.perf_counter() - started
+    progress.finish(STAGES[name], seconds[name])
 
 
 def scored(name: str, picture: Tensor, truth: Tensor, valid: Tensor) -> Score:

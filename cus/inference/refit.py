@@ -130,10 +130,11 @@ def refit(
     used |= {"image_confidence": options.image_confidence, "pixel_confidence": options.pixel_confidence}
     earlier = f"{STAGES['splat']}:"
     notes = [note for note in run.summary.get("notes", []) if not note.startswith(earlier)]
+    results.notes = [*notes, *state.notes]
     summary = run.summary | {
         "settings": run.summary["settings"] | {f"splat_{name}": value for name, value in used.items()}
         | {"out": str(folder.path), "splat": True, "splat_iterations": config.iterations, "splat_seed": options.seed},
-        "notes": [*notes, *state.notes],
+        "notes": results.notes,
         "missing": [name for name in run.summary.get("missing", []) if name != STAGES["splat"]],
         "seconds": {name: round(value, 2) for name, value in results.seconds.items()},
         "peak_memory_bytes": machine.peak_memory(),

@@ -16,7 +16,7 @@ __all__ = ["STAGES", "Results"]
 
 @dataclass
 class Results:
-    """What a run has made so far; None where it has not come to it."""
+    """What a run has made so far; None where it has not come to it. `antialiased` says how the scene was fitted."""
 
     inputs: Inputs
     batch: Batch

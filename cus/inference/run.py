@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,24 +14,12 @@ from cus.errors import InputError
 from cus.inference import machine, outputs, stages
 from cus.inference.fitting import FitOptions, fit
 from cus.inference.folder import RunFolder, State
-from cus.inference.progress import OnProgress
+from cus.inference.progress import OnProgress, Progress
 from cus.inference.results import STAGES, Results
 from cus.inference.settings import InferSettings, file_digest, fingerprint
 from cus.splats import Gaussians
 
 T = TypeVar("T")
-
-
-class Progress(Protocol):
-    """What shows a run to a person."""
-
-    def start(self, label: str, reused: bool) -> OnProgress:
-        """Begin a stage; the returned function is called with (done, total) or (done, total, words)."""
-        ...
-
-    def finish(self, label: str, seconds: float) -> None:
-        """End the stage that was begun last."""
-        ...
 
 
 class Run:
