@@ -51,7 +51,7 @@ class Viewer {
     root.addEventListener("change", event => event.target.dataset.do && this.request());
     this.slider.addEventListener("input", () => this.show(scene.path[+this.slider.value]));
     document.addEventListener("fullscreenchange", () => document.fullscreenElement || this.fill(false));
-    window.addEventListener("keydown", event => event.key === "Escape" && this.fill(false));
+    window.addEventListener("keydown", event => event.key === "Escape" && root.matches(".full") && this.toggleFull());
     new IntersectionObserver(entries => this.seen(entries.at(-1).isIntersecting)).observe(this.canvas);
   }
 

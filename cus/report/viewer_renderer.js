@@ -1,4 +1,5 @@
-// Draws Gaussians with WebGL2: quads in the order of the sort, blended into a half-float picture (bytes would round off
+// Draws Gaussians with WebGL2: quads in the order of the sort (one plain draw: instances of four vertices each are slow on
+// many drivers), blended into a half-float picture (bytes would round off
 // what the many faint layers add up to), and that onto the canvas.
 
 const TEXELS = 2048; // a row of the data textures; every WebGL2 has textures of this width
@@ -17,7 +18,10 @@ class Renderer {
     this.lines = this.program(shaders, "lines");
     this.gaussians = this.dataTexture(scene.rows, gl.RGBA32UI, gl.RGBA_INTEGER, 4);
     this.harmonics = this.dataTexture(scene.harmonics, gl.R32UI, gl.RED_INTEGER, 1);
-    this.order = this.layout([[this.splats, "index", 1, true]]);
+    this.order = this.dataTexture(new Uint32Array(scene.count), gl.R32UI, gl.RED_INTEGER, 1);
+    this.orders = new Uint32Array(TEXELS * Math.ceil(scene.count / TEXELS));
+    this.length = 0; // of the order
+    this.quads = this.quadIndices(scene.count);
     this.frusta = this.layout([[this.lines, "point", 3], [this.lines, "tint", 3]]);
     this.nothing = gl.createVertexArray();
     this.picture = null;
@@ -56,20 +60,31 @@ class Renderer {
     return texture;
   }
 
-  // A vertex array over one interleaved buffer; whole numbers go one to an instance.
+  // Two triangles for every four vertices.
+  quadIndices(count) {
+    const gl = this.gl, array = gl.createVertexArray(), indices = new Uint32Array(6 * count);
+    for (let i = 0; i < count; i++) indices.set([4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 2, 4 * i + 1, 4 * i + 3], 6 * i);
+    gl.bindVertexArray(array);
+    gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
+    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, indices, gl.STATIC_DRAW);
+    gl.bindVertexArray(null);
+    return array;
+  }
+
+  // A vertex array over one interleaved buffer of floats.
   layout(attributes) {
     const gl = this.gl, array = gl.createVertexArray(), buffer = gl.createBuffer();
     gl.bindVertexArray(array);
     gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
     const stride = 4 * attributes.reduce((sum, [, , width]) => sum + width, 0);
     let at = 0;
-    for (const [{ program }, name, width, whole] of attributes) {
+    for (const [{ program }, name, width] of attributes) {
       const place = gl.getAttribLocation(program, name);
       gl.enableVertexAttribArray(place);
-      if (whole) { gl.vertexAttribIPointer(place, width, gl.UNSIGNED_INT, stride, at); gl.vertexAttribDivisor(place, 1); }
-      else gl.vertexAttribPointer(place, width, gl.FLOAT, false, stride, at);
+      gl.vertexAttribPointer(place, width, gl.FLOAT, false, stride, at);
       at += 4 * width;
     }
+    gl.bindVertexArray(null);
     return { array, buffer, length: 0 };
   }
 
@@ -78,6 +93,7 @@ class Renderer {
     gl.useProgram(program);
     gl.uniform1i(places.gaussians, 0);
     gl.uniform1i(places.harmonics, 1);
+    gl.uniform1i(places.order, 2);
     gl.uniform1i(places.degree, scene.degree);
     gl.uniform1i(places.antialiased, scene.antialiased);
     gl.uniform2fv(places.logScales, scene.log_scales);
@@ -86,16 +102,21 @@ class Renderer {
     gl.uniform1f(places.near, scene.near);
   }
 
-  fill(layout, values, usage, length) {
+  setOrder(order) {
     const gl = this.gl;
-    gl.bindBuffer(gl.ARRAY_BUFFER, layout.buffer);
-    gl.bufferData(gl.ARRAY_BUFFER, values, usage);
-    layout.length = length;
+    this.orders.set(order);
+    this.length = order.length;
+    gl.activeTexture(gl.TEXTURE0);
+    gl.bindTexture(gl.TEXTURE_2D, this.order);
+    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, TEXELS, this.orders.length / TEXELS, gl.RED_INTEGER, gl.UNSIGNED_INT, this.orders);
   }
 
-  setOrder(order) { this.fill(this.order, order, this.gl.STREAM_DRAW, order.length); }
-
-  setLines(values) { this.fill(this.frusta, new Float32Array(values), this.gl.STATIC_DRAW, values.length / 6); }
+  setLines(values) {
+    const gl = this.gl;
+    gl.bindBuffer(gl.ARRAY_BUFFER, this.frusta.buffer);
+    gl.bufferData(gl.ARRAY_BUFFER, new Float32Array(values), gl.STATIC_DRAW);
+    this.frusta.length = values.length / 6;
+  }
 
   // The half-float picture at a size; bytes where the driver cannot draw into floats.
   target(width, height) {
@@ -130,16 +151,16 @@ class Renderer {
     gl.uniform1f(places.depthScale, depthScale);
     gl.bindFramebuffer(gl.FRAMEBUFFER, this.target(width, height).frame);
     gl.viewport(0, 0, width, height);
-    gl.activeTexture(gl.TEXTURE1);
-    gl.bindTexture(gl.TEXTURE_2D, this.harmonics);
-    gl.activeTexture(gl.TEXTURE0);
-    gl.bindTexture(gl.TEXTURE_2D, this.gaussians);
+    [this.order, this.harmonics, this.gaussians].forEach((texture, i) => {
+      gl.activeTexture(gl.TEXTURE2 - i);
+      gl.bindTexture(gl.TEXTURE_2D, texture);
+    });
     gl.clearColor(0, 0, 0, 0);
     gl.clear(gl.COLOR_BUFFER_BIT);
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
-    gl.bindVertexArray(this.order.array);
-    gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, this.order.length);
+    gl.bindVertexArray(this.quads);
+    gl.drawElements(gl.TRIANGLES, 6 * this.length, gl.UNSIGNED_INT, 0);
     gl.disable(gl.BLEND);
   }
 
@@ -176,7 +197,7 @@ class Renderer {
 
   // Expected z-depth of what a pixel of the canvas shows, or null where there is nothing (or no float pictures).
   depthAt(view, [x, y], unit) {
-    if (!this.floats || !this.order.length) return null;
+    if (!this.floats || !this.length) return null;
     const gl = this.gl, { width, height } = this.canvas, pixel = new Float32Array(4);
     const column = Math.min(width - 1, Math.max(0, Math.floor(x))), line = Math.min(height - 1, Math.max(0, Math.floor(y)));
     gl.enable(gl.SCISSOR_TEST);

@@ -1,12 +1,11 @@
 #version 300 es
-// One quad a Gaussian: the projection of cus/splats/projection.py (EWA splatting).
+// Four vertices a Gaussian, one quad: the projection of cus/splats/projection.py (EWA splatting).
 precision highp float;
 precision highp int;
 precision highp usampler2D;
 
-in uint index;
-
 uniform usampler2D gaussians; // two texels each: position, then ten 16-bit fields (cus/report/viewer.py)
+uniform usampler2D order;     // farthest first
 uniform usampler2D harmonics; // coefficients above degree 0, one byte each
 uniform int degree;
 uniform vec2 logScales;   // what the fields 0 and 65535 stand for
@@ -29,10 +28,9 @@ const float CUTOFF = 1.0 / 255.0;
 const float MARGIN = 0.3;
 const float SH_C0 = 0.28209479177387814;
 
-ivec2 place(int texel) {
-  int width = textureSize(gaussians, 0).x;
-  return ivec2(texel % width, texel / width);
-}
+const int TEXELS = 2048; // a row of each texture
+
+ivec2 place(int texel) { return ivec2(texel % TEXELS, texel / TEXELS); }
 
 float unit(uint field) { return float(field) / 65535.0; }
 
@@ -52,9 +50,7 @@ mat3 turned(uint a, uint b, uint c) {
 }
 
 float stored(int first, int number) {
-  int width = textureSize(harmonics, 0).x;
-  int word = first + number / 4;
-  uint bits = texelFetch(harmonics, ivec2(word % width, word / width), 0).x;
+  uint bits = texelFetch(harmonics, place(first + number / 4), 0).x;
   return float(int(bits << uint(24 - 8 * (number % 4))) >> 24) / 127.0;
 }
 
@@ -63,9 +59,9 @@ vec3 coefficient(int first, int k) {
 }
 
 // Real spherical harmonics above degree 0, in the order and signs of cus/splats/sh.py.
-vec3 directional(vec3 d) {
+vec3 directional(int index, vec3 d) {
   int words = degree == 1 ? 3 : degree == 2 ? 6 : 12;
-  int first = int(index) * words;
+  int first = index * words;
   float x = d.x, y = d.y, z = d.z, xx = x * x, yy = y * y, zz = z * z;
   vec3 sum = bands.x * 0.4886025119029199
     * (-y * coefficient(first, 1) + z * coefficient(first, 2) - x * coefficient(first, 3));
@@ -86,8 +82,9 @@ vec3 directional(vec3 d) {
 
 void main() {
   gl_Position = vec4(0.0, 0.0, 2.0, 1.0); // outside, where nothing is drawn
-  uvec4 first = texelFetch(gaussians, place(2 * int(index)), 0);
-  uvec4 second = texelFetch(gaussians, place(2 * int(index) + 1), 0);
+  int index = int(texelFetch(order, place(gl_VertexID / 4), 0).x);
+  uvec4 first = texelFetch(gaussians, place(2 * index), 0);
+  uvec4 second = texelFetch(gaussians, place(2 * index + 1), 0);
   vec3 ray = uintBitsToFloat(first.xyz) - position;
   vec3 point = rotation * ray;
   if (point.z < near) return;
@@ -114,13 +111,13 @@ void main() {
   float angle = 0.5 * atan(xy, difference + 1e-20);
   vec2 along = vec2(cos(angle), sin(angle));
   float extent = sqrt(2.0 * log(opacity / CUTOFF));
-  offset = extent * vec2(gl_VertexID & 1, gl_VertexID >> 1) * 2.0 - extent;
+  offset = extent * vec2(gl_VertexID & 1, (gl_VertexID >> 1) & 1) * 2.0 - extent;
   vec2 pixel = middle + offset.x * sqrt(longest) * along
     + offset.y * sqrt(determinant / longest) * vec2(-along.y, along.x);
 
   vec3 storedColor = vec3(unit(second.z & 0xffffu), unit(second.z >> 16), unit(second.w & 0xffffu));
   vec3 color = 0.5 + SH_C0 * mix(vec3(colors.x), vec3(colors.y), storedColor);
-  if (degree > 0) color += directional(normalize(ray));
+  if (degree > 0) color += directional(index, normalize(ray));
   seen = vec4(depthScale > 0.0 ? vec3(point.z * depthScale) : max(color, 0.0), opacity);
   gl_Position = vec4(2.0 * pixel.x / size.x - 1.0, 1.0 - 2.0 * pixel.y / size.y, 0.0, 1.0);
 }
