@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.scenes import crowd
 from cus.errors import InputError
 from cus.splats.cpu.threads import in_pieces
 from cus.splats.projection import ProjectionOptions, project
@@ -206,30 +207,6 @@ def test_an_error_in_one_piece_reaches_the_caller() -> None:
 
     with pytest.raises(ValueError, match="piece of 70"):
         in_pieces(work, 100)
-
-
-def crowd(count: int, width: int, height: int) -> dict[str, Tensor]:
-    """One view of many small Gaussians, discs and needles, that hide each other: like a fitted scene."""
-    generator = torch.Generator().manual_seed(7)
-
-    def rand(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, dtype=torch.float64)
-
-    depths, focal = 2 + 6 * rand(count), 0.9 * width
-    pixels = (1.1 * rand(count, 2) - 0.05) * torch.tensor([width, height])
-    Ks = torch.tensor([[[focal, 0, 0.51 * width], [0, focal, 0.48 * height], [0, 0, 1]]], dtype=torch.float64)
-    sizes = (1.5 * width * height / count) ** 0.5 * torch.exp(0.5 * torch.randn(count, 3, generator=generator))
-    inputs = {
-        "means": torch.cat([(pixels - Ks[0, :2, 2]) / focal, torch.ones(count, 1)], dim=1) * depths[:, None],
-        "quats": rand(count, 4) - 0.5,
-        "scales": sizes.double() * torch.tensor([1.0, 1.0, 0.2]) * depths[:, None] / focal,
-        "opacities": 0.01 + 0.98 * rand(count) ** 2,
-        "colors": rand(count, 3),
-        "viewmats": torch.eye(4, dtype=torch.float64)[None],
-        "Ks": Ks,
-    }
-    # What float32 holds, so that both sides see the same scene.
-    return {name: value.float().double() for name, value in inputs.items()}
 
 
 def _pixels(projection, colors: Tensor, pixels: Tensor) -> Tensor:

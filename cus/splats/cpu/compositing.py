@@ -26,20 +26,21 @@ from cus.splats.cpu.simd import (
     load,
     lowest_bit,
     multiply_add,
+    negative_magnitude,
     row_offsets,
     select,
     store,
     total,
-    without,
 )
 from cus.splats.cpu.threads import in_pieces
-from cus.splats.cpu.tiles import MEAN_X, MEAN_Y, OPACITY, ROOT, SLANT, STEEP, TILE, Grid, Lists, Splats
+from cus.splats.cpu.tiles import E2, LOG_OPACITY, MEAN_X, MEAN_Y, SLANT, TILE, Y2, Grid, Lists, Splats
 from cus.splats.projection import ALPHA_CUTOFF
 from cus.splats.rasterize_torch import ALPHA_MAX, TRANSMITTANCE_STOP
 
 _PIXELS = TILE * TILE
 _CUTOFF, _CAP, _STOP = np.float32(ALPHA_CUTOFF), np.float32(ALPHA_MAX), np.float32(TRANSMITTANCE_STOP)
 _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
+_ALL = np.int32(0xFFFF)  # lanes of a mask
 # Sums of a pair besides those of its colour: of dL/d(-sigma) and its moments in (e, dy), e = dx + slant dy.
 _MOMENTS = 6
 
@@ -135,7 +136,7 @@ def _forward(table, features, lists, grid, pixels, counted, first, last):  # pra
             if here == 0:
                 continue
             i = ids[place]
-            root, slant, steep, opacity = table[i, ROOT], table[i, SLANT], table[i, STEEP], table[i, OPACITY]
+            slant, e2, y2, log_opacity = table[i, SLANT], table[i, E2], table[i, Y2], table[i, LOG_OPACITY]
             x, y = np.float32(left) + _HALF - table[i, MEAN_X], np.float32(top) + _HALF - table[i, MEAN_Y]
             counts = np.int32(0)
             while here != 0:
@@ -143,27 +144,24 @@ def _forward(table, features, lists, grid, pixels, counted, first, last):  # pra
                 here &= here - np.int32(1)
                 dx = column_offsets() + (x + np.float32(4 * (block & 3)))
                 dy = row_offsets() + (y + np.float32(block & ~3))
-                u = multiply_add(dy, slant, dx) * root
-                alpha = exp2_negative(lanes(_ZERO) - multiply_add(u, u, dy * dy * steep)) * opacity
+                e = multiply_add(dy, slant, dx)
+                alpha = exp2_negative(multiply_add(e * e, e2, multiply_add(dy * dy, y2, log_opacity)))
+                valid = alpha >= _CUTOFF
+                if bits(valid) == 0:
+                    continue
+                counts |= np.int32(1) << block
                 before = load(light, block * 16)
-                valid = (alpha >= _CUTOFF) & (before > _ZERO)
-                weight = select(alpha < _CAP, alpha, _CAP) * before
+                weight = select(valid, select(alpha < _CAP, alpha, _CAP) * before, _ZERO)
                 after = before - weight
-                stops = valid & (after <= _STOP)
-                valid = without(valid, stops)
-                if bits(valid) != 0:
-                    counts |= np.int32(1) << block
-                    weight = select(valid, weight, _ZERO)
-                    for channel in range(channels):
-                        at = channel * _PIXELS + block * 16
-                        store(colors, at, multiply_add(weight, features[i, channel], load(colors, at)))
-                    before = select(valid, after, before)
-                    store(light, block * 16, before)
-                if bits(stops) != 0:
-                    before = select(stops, lanes(_ZERO) - before, before)
-                    store(light, block * 16, before)
-                    if bits(before > _ZERO) == 0:
-                        going &= ~(np.int32(1) << block)
+                # What has stopped before is negative and stops again.
+                stops = after <= _STOP
+                weight = select(stops, _ZERO, weight)
+                store(light, block * 16, select(stops, negative_magnitude(before), after))
+                for channel in range(channels):
+                    at = channel * _PIXELS + block * 16
+                    store(colors, at, multiply_add(weight, features[i, channel], load(colors, at)))
+                if bits(stops) == _ALL:
+                    going &= ~(np.int32(1) << block)
             counted[slots[place]] = counts
         camera = tile // (rows * columns)
         for pixel in range(_PIXELS):
@@ -220,7 +218,7 @@ def _backward(
             if here == 0:
                 continue
             i = ids[place]
-            root, slant, steep, opacity = table[i, ROOT], table[i, SLANT], table[i, STEEP], table[i, OPACITY]
+            slant, e2, y2, log_opacity = table[i, SLANT], table[i, E2], table[i, Y2], table[i, LOG_OPACITY]
             x, y = np.float32(left) + _HALF - table[i, MEAN_X], np.float32(top) + _HALF - table[i, MEAN_Y]
             color_sums[:] = _ZERO
             s, s_e, s_y = lanes(_ZERO), lanes(_ZERO), lanes(_ZERO)
@@ -230,29 +228,26 @@ def _backward(
                 here &= here - np.int32(1)
                 dx = column_offsets() + (x + np.float32(4 * (block & 3)))
                 dy = row_offsets() + (y + np.float32(block & ~3))
-                e = multiply_add(dy, slant, dx)
-                u = e * root
-                alpha = exp2_negative(lanes(_ZERO) - multiply_add(u, u, dy * dy * steep)) * opacity
-                before = load(light, block * 16)
                 # As in the forward pass, to the bit: the same pixels count.
-                valid = (alpha >= _CUTOFF) & (before > _ZERO)
+                e = multiply_add(dy, slant, dx)
+                alpha = exp2_negative(multiply_add(e * e, e2, multiply_add(dy * dy, y2, log_opacity)))
+                before = load(light, block * 16)
                 free = alpha < _CAP
-                alpha = select(free, alpha, _CAP)
+                alpha = select(alpha >= _CUTOFF, select(free, alpha, _CAP), _ZERO)
                 weight = alpha * before
                 after = before - weight
-                stops = valid & (after <= _STOP)
-                valid = without(valid, stops)
-                weight = select(valid, weight, _ZERO)
+                stops = after <= _STOP
+                weight, alpha = select(stops, _ZERO, weight), select(stops, _ZERO, alpha)
+                store(light, block * 16, select(stops, negative_magnitude(before), after))
                 worth = lanes(_ZERO)
                 for channel in range(channels):
                     g = load(g_colors, channel * _PIXELS + block * 16)
                     worth = multiply_add(g, features[i, channel], worth)
                     store(color_sums, channel * 16, multiply_add(weight, g, load(color_sums, channel * 16)))
-                behind = load(worth_left, block * 16) - weight * worth
+                own = weight * worth
+                behind = load(worth_left, block * 16) - own
                 store(worth_left, block * 16, behind)
-                store(light, block * 16, select(stops, lanes(_ZERO) - before, select(valid, after, before)))
-                slope = weight * worth - behind * alpha / (_ONE - alpha)
-                slope = select(valid & free, slope, _ZERO)
+                slope = select(free, own - behind * (alpha / (_ONE - alpha)), _ZERO)
                 slope_e, slope_y = slope * e, slope * dy
                 s, s_e, s_y = s + slope, s_e + slope_e, s_y + slope_y
                 s_ee, s_ey = multiply_add(slope_e, e, s_ee), multiply_add(slope_e, dy, s_ey)

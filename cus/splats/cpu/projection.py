@@ -179,14 +179,24 @@ def _in_camera(V, means, i):  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True)
-def _limited(slope, focal, center, size):  # pragma: no cover - compiled
+def _slope_limits(views):  # pragma: no cover - compiled
+    """Least and greatest x / z and y / z at which each camera's Jacobian is taken [C, 2 axes, 2]."""
+    limits, sizes = np.empty((len(views.Ks), 2, 2)), (views.width, views.height)
+    for c in range(len(views.Ks)):
+        for axis in range(2):
+            focal, center = views.Ks[c, axis, axis], views.Ks[c, axis, 2]
+            margin = FRUSTUM_MARGIN * 0.5 * sizes[axis]
+            limits[c, axis, 0], limits[c, axis, 1] = (-center - margin) / focal, (sizes[axis] - center + margin) / focal
+    return limits
+
+
+@njit(cache=True, nogil=True)
+def _limited(slope, limits):  # pragma: no cover - compiled
     """The slope at which the Jacobian is taken, and what limits it: -1 the lower bound, 1 the upper, 0 neither."""
-    margin = FRUSTUM_MARGIN * 0.5 * size / focal
-    low, high = -center / focal - margin, (size - center) / focal + margin
-    if slope < low:
-        return low, -1
-    if slope > high:
-        return high, 1
+    if slope < limits[0]:
+        return limits[0], -1
+    if slope > limits[1]:
+        return limits[1], 1
     return slope, 0
 
 
@@ -217,6 +227,7 @@ def _forward(scene, views, seen, radii, first, last):  # pragma: no cover - comp
     means, quats, scales, viewmats, Ks = scene.means, scene.quats, scene.scales, views.viewmats, views.Ks
     width, height, near, far, eps = views.width, views.height, views.near, views.far, views.eps
     means2d, forms = seen.means2d, seen.forms
+    limits = _slope_limits(views)
     R, axes, jacobian = np.empty((3, 3)), np.empty((3, 3)), np.empty(3)
     u, v, cross = np.empty(3), np.empty(3), np.empty(3)
     for i in range(first, last):
@@ -227,12 +238,12 @@ def _forward(scene, views, seen, radii, first, last):  # pragma: no cover - comp
             x, y, depth = _in_camera(V, means, i)
             visible = near <= depth <= far
             # Culled Gaussians take part in the arithmetic at depth 1.
-            z = depth if visible else 1.0
-            mean_x, mean_y = K[0, 0] * x / z + K[0, 2], K[1, 1] * y / z + K[1, 2]
-            slope_x, _ = _limited(x / z, K[0, 0], K[0, 2], width)
-            slope_y, _ = _limited(y / z, K[1, 1], K[1, 2], height)
-            _footprint(V, 0, K[0, 0] / z, slope_x, axes, jacobian, u)
-            _footprint(V, 1, K[1, 1] / z, slope_y, axes, jacobian, v)
+            nearness = 1.0 / depth if visible else 1.0
+            mean_x, mean_y = K[0, 0] * x * nearness + K[0, 2], K[1, 1] * y * nearness + K[1, 2]
+            slope_x, _ = _limited(x * nearness, limits[c, 0])
+            slope_y, _ = _limited(y * nearness, limits[c, 1])
+            _footprint(V, 0, K[0, 0] * nearness, slope_x, axes, jacobian, u)
+            _footprint(V, 1, K[1, 1] * nearness, slope_y, axes, jacobian, v)
             xx, xy, yy, determinant, sharp = _covariance(u, v, cross, eps)
             visible = visible and determinant > 0
             opacity = np.float64(scene.opacities[i])
@@ -260,6 +271,7 @@ def _backward(scene, views, g_seen, g_scene, g_cameras, first, last):  # pragma:
     width, height, near, far, eps = views.width, views.height, views.near, views.far, views.eps
     g_means, g_quats, g_scales = g_scene.means, g_scene.quats, g_scene.scales
     g_means2d, g_forms = g_seen.means2d, g_seen.forms
+    limits = _slope_limits(views)
     R, axes, g_axes = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
     jacobians, rows, g_rows, cross = np.empty((2, 3)), np.empty((2, 3)), np.empty((2, 3)), np.empty(3)
     g_point = np.empty(3)
@@ -287,13 +299,13 @@ def _backward(scene, views, g_seen, g_scene, g_cameras, first, last):  # pragma:
             V, K, g_camera = viewmats[c], Ks[c], g_cameras[c]
             x, y, depth = _in_camera(V, means, i)
             visible = near <= depth <= far
-            z = depth if visible else 1.0
-            slopes = (x / z, y / z)
-            slope_x, bound_x = _limited(slopes[0], K[0, 0], K[0, 2], width)
-            slope_y, bound_y = _limited(slopes[1], K[1, 1], K[1, 2], height)
+            nearness = 1.0 / depth if visible else 1.0
+            slopes = (x * nearness, y * nearness)
+            slope_x, bound_x = _limited(slopes[0], limits[c, 0])
+            slope_y, bound_y = _limited(slopes[1], limits[c, 1])
             limited, bounds, sizes = (slope_x, slope_y), (bound_x, bound_y), (width, height)
             for axis in range(2):
-                _footprint(V, axis, K[axis, axis] / z, limited[axis], axes, jacobians[axis], rows[axis])
+                _footprint(V, axis, K[axis, axis] * nearness, limited[axis], axes, jacobians[axis], rows[axis])
             u, v = rows[0], rows[1]
             xx, xy, yy, determinant, sharp = _covariance(u, v, cross, eps)
 
@@ -322,7 +334,7 @@ def _backward(scene, views, g_seen, g_scene, g_cameras, first, last):  # pragma:
 
             g_point[0], g_point[1], g_point[2] = 0.0, 0.0, g_depth
             for axis in range(2):
-                focal, center, rate = K[axis, axis], K[axis, 2], K[axis, axis] / z
+                focal, center, rate = K[axis, axis], K[axis, 2], K[axis, axis] * nearness
                 g_mean = g_x if axis == 0 else g_y
                 g_rate, g_limited = 0.0, 0.0
                 for k in range(3):
@@ -334,7 +346,7 @@ def _backward(scene, views, g_seen, g_scene, g_cameras, first, last):  # pragma:
                     g_limited -= rate * g_jacobian * V[2, k]
                     g_camera[4 * axis + k] += rate * g_jacobian
                     g_camera[8 + k] -= rate * limited[axis] * g_jacobian
-                g_slope, g_focal, g_center = g_mean * focal, g_mean * slopes[axis] + g_rate / z, g_mean
+                g_slope, g_focal, g_center = g_mean * focal, g_mean * slopes[axis] + g_rate * nearness, g_mean
                 if bounds[axis] == 0:
                     g_slope += g_limited
                 else:
@@ -344,9 +356,9 @@ def _backward(scene, views, g_seen, g_scene, g_cameras, first, last):  # pragma:
                     g_center -= g_limited / focal
                 g_camera[12 + axis] += g_focal
                 g_camera[14 + axis] += g_center
-                g_point[axis] += g_slope / z
+                g_point[axis] += g_slope * nearness
                 if visible:
-                    g_point[2] -= (g_rate * rate + g_slope * slopes[axis]) / z
+                    g_point[2] -= (g_rate * rate + g_slope * slopes[axis]) * nearness
             for row in range(3):
                 g_camera[4 * row + 3] += g_point[row]
                 for k in range(3):

@@ -147,16 +147,6 @@ def _mask_and(a, b):
 
 
 @_instruction
-def without(typing: Any, a: types.Type, b: types.Type):
-    """Mask of the lanes in `a` and not in `b`."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.and_(arguments[0], builder.not_(arguments[1]))
-
-    return MASK_TYPE(a, b), generate
-
-
-@_instruction
 def bits(typing: Any, mask: types.Type):
     """A mask as an int32 whose bit i is lane i."""
 
@@ -196,6 +186,17 @@ def multiply_add(typing: Any, a: types.Type, b: types.Type, c: types.Type):
         return builder.call(_fused(builder), operands)
 
     return LANES_TYPE(a, b, c), generate
+
+
+@_instruction
+def negative_magnitude(typing: Any, value: types.Type):
+    """-|x|."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        signs = ir.Constant(_INTS, [-(2**31)] * LANES)
+        return builder.bitcast(builder.or_(builder.bitcast(arguments[0], _INTS), signs), _FLOATS)
+
+    return LANES_TYPE(value), generate
 
 
 @_instruction

@@ -1,20 +1,23 @@
 """Which Gaussians reach which 4 x 4 blocks of which 16 x 16 tiles, front to back."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from cus.splats.cpu.simd import bits, column_offsets, lanes, multiply_add, row_offsets, select
+from cus.splats.cpu.simd import bits, column_offsets, multiply_add, row_offsets, select
 from cus.splats.cpu.threads import in_pieces
 from cus.splats.projection import ALPHA_CUTOFF
 
 TILE = 16
 _RADIX_BITS = 11
-# Columns of the table of splats: what a kernel reads of a Gaussian, in one cache line.
-MEAN_X, MEAN_Y, ROOT, SLANT, STEEP, OPACITY, REACH = range(7)
+# Columns of the table of splats: what a kernel reads of a Gaussian, in half a cache line. To the base 2,
+# log alpha = LOG_OPACITY + E2 (dx + SLANT dy)^2 + Y2 dy^2, with E2 and Y2 below zero.
+MEAN_X, MEAN_Y, SLANT, E2, Y2, LOG_OPACITY = range(6)
 _COLUMNS = 8
-_LOG2_E = np.float32(1.4426950408889634)
+_LOG2_E = np.float32(math.log2(math.e))
+_LOG2_CUTOFF = math.log2(ALPHA_CUTOFF)
 
 
 class Grid(NamedTuple):
@@ -50,7 +53,7 @@ class Splats(NamedTuple):
 
     Attributes:
         order: Which Gaussian (camera * N + i) each is [K] int32.
-        table: A row each of what kernels read, [K, 8] float32; exponents are to the base 2.
+        table: A row each of what kernels read, [K, 8] float32.
     """
 
     order: np.ndarray
@@ -124,16 +127,11 @@ def build_lists(splats: Splats, radii: np.ndarray, grid: Grid) -> Lists:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _fill_table(means2d, forms, opacities, order, table, first, last):  # pragma: no cover - compiled
-    root_of_log2_e = np.float32(np.sqrt(_LOG2_E))
     for k in range(first, last):
         i = order[k]
-        table[k, MEAN_X], table[k, MEAN_Y] = means2d[i, 0], means2d[i, 1]
-        table[k, ROOT], table[k, SLANT] = forms[i, 0] * root_of_log2_e, forms[i, 1]
-        table[k, STEEP], table[k, OPACITY] = forms[i, 2] * _LOG2_E, opacities[i]
-        # The exponent at which alpha falls under the cutoff; a margin for rounding, as a block too many costs a little
-        # time and one too few an edge.
-        reach = np.log2(max(opacities[i], np.float32(1e-30)) / np.float32(ALPHA_CUTOFF))
-        table[k, REACH] = reach * np.float32(1.001) + np.float32(1e-3)
+        table[k, MEAN_X], table[k, MEAN_Y], table[k, SLANT] = means2d[i, 0], means2d[i, 1], forms[i, 1]
+        table[k, E2], table[k, Y2] = -_LOG2_E * forms[i, 0] * forms[i, 0], -_LOG2_E * forms[i, 2]
+        table[k, LOG_OPACITY] = np.log2(opacities[i])
 
 
 @njit(cache=True, nogil=True)
@@ -190,34 +188,36 @@ def _rectangles(splats, radii, many, grid, rectangles, starts, first, last):  # 
 def _reached_blocks(table, rectangles, starts, masks, first, last):  # pragma: no cover - compiled
     """The 16 blocks of a tile at once, a lane each: whether the ellipse alpha >= 1/255 reaches pixel centres of it.
 
-    The exponent is convex, so its least value over a block is at the mean, if that is inside, or on one of the (at most
-    two) edges that face the mean, at the edge's own least value limited to the edge.
+    The exponent is concave, so its greatest value over a block is at the mean, if that is inside, or on one of the (at
+    most two) edges that face the mean, at the edge's own greatest value limited to the edge.
     """
     zero, three, four = np.float32(0), np.float32(3), np.float32(4)
-    for i in range(first, last):
-        slot = starts[i]
-        root, slant, steep = table[i, ROOT], table[i, SLANT], table[i, STEEP]
-        xx = root * root
-        # Along an edge of constant dx the least exponent lies at dy = -xy / yy dx.
-        toward = -xx * slant / (xx * slant * slant + steep) if xx > zero else zero
-        for row in range(rectangles[i, 2], rectangles[i, 3]):
-            for column in range(rectangles[i, 0], rectangles[i, 1]):
-                left = np.float32(column * TILE) + np.float32(0.5) - table[i, MEAN_X]
-                top = np.float32(row * TILE) + np.float32(0.5) - table[i, MEAN_Y]
+    for k in range(first, last):
+        slot = starts[k]
+        slant, e2, y2 = table[k, SLANT], table[k, E2], table[k, Y2]
+        # Along an edge of constant dx the exponent is greatest where its derivative in dy vanishes.
+        steepness = e2 * slant * slant + y2
+        toward = -e2 * slant / steepness if steepness < zero else zero
+        # A margin for rounding: a block too many costs a little time, one too few an edge.
+        reach = (np.float32(_LOG2_CUTOFF) - table[k, LOG_OPACITY]) * np.float32(1.001) - np.float32(1e-3)
+        for row in range(rectangles[k, 2], rectangles[k, 3]):
+            for column in range(rectangles[k, 0], rectangles[k, 1]):
+                left = np.float32(column * TILE) + np.float32(0.5) - table[k, MEAN_X]
+                top = np.float32(row * TILE) + np.float32(0.5) - table[k, MEAN_Y]
                 x0, y0 = column_offsets() * four + left, row_offsets() * four + top
                 x1, y1 = x0 + three, y0 + three
                 near_x = select(x0 > zero, x0, select(x1 < zero, x1, zero))
                 near_y = select(y0 > zero, y0, select(y1 < zero, y1, zero))
                 along = near_x * toward
                 along = select(along < y0, y0, select(along > y1, y1, along))
-                u = (multiply_add(along, slant, near_x)) * root
-                on_vertical = multiply_add(u, u, along * along * steep)
+                e = multiply_add(along, slant, near_x)
+                on_vertical = multiply_add(e * e, e2, along * along * y2)
                 across = near_y * (-slant)
                 across = select(across < x0, x0, select(across > x1, x1, across))
-                u = (multiply_add(near_y, slant, across)) * root
-                on_horizontal = multiply_add(u, u, near_y * near_y * steep)
-                least = select(on_vertical < on_horizontal, on_vertical, on_horizontal)
-                masks[slot] = np.uint16(bits(least <= lanes(table[i, REACH])))
+                e = multiply_add(near_y, slant, across)
+                on_horizontal = multiply_add(e * e, e2, near_y * near_y * y2)
+                greatest = select(on_vertical > on_horizontal, on_vertical, on_horizontal)
+                masks[slot] = np.uint16(bits(greatest >= reach))
                 slot += 1
 
 
