@@ -75,8 +75,12 @@ class OneAtATime:
         self._thread.start()
         return True
 
+    def cancel(self) -> None:
+        """Ask the job to stop."""
+        self._stop.set()
+
     def stop(self) -> None:
         """Ask the job to stop, and wait until it has."""
-        self._stop.set()
+        self.cancel()
         if self._thread is not None:
             self._thread.join(timeout=30)

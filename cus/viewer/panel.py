@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cus.cameras import Cameras
 from cus.cameras.trajectories import Target
 from cus.errors import InputError
-from cus.viewer.jobs import OneAtATime, Player
+from cus.viewer.jobs import OneAtATime, Player, Stopped
 from cus.viewer.paths import DEFAULT_FRAMES, MOST_FRAMES, PathRequest, build_path, run_target
 from cus.viewer.recording import LARGEST_SIDE, SMALLEST_SIDE, Recording, record
 from cus.viewer.stage import Frustum, Stage, missing_pictures
@@ -258,6 +258,8 @@ class Panel:
         controls["background"] = gui.add_rgb("Background", (0, 0, 0))
         controls["record"] = gui.add_button("Record", disabled=True, hint="make a path first")
         controls["record"].on_click(self._guarded(self._record))
+        controls["cancel"] = gui.add_button("Cancel", visible=False)
+        controls["cancel"].on_click(lambda _: self.recorder.cancel())
         controls["progress"] = gui.add_progress_bar(0.0, visible=False)
 
     def _record(self, event: Any) -> None:
@@ -275,7 +277,7 @@ class Panel:
     ) -> None:
         """In the recorder's thread: render, and offer the video to the client that asked for it."""
         bar = self.controls["progress"]
-        bar.value, bar.visible = 0.0, True
+        bar.value, bar.visible, self.controls["cancel"].visible = 0.0, True, True
         self.say(f"Recording {path.label} ...")
 
         def on_progress(done: int, total: int) -> None:
@@ -290,5 +292,7 @@ class Panel:
             self.say(f"Recorded {path.label}: {len(path.cameras)} frames; save it from the notification.")
         except (InputError, OSError, MemoryError, RuntimeError) as error:
             self.say(f"the recording failed: {error}", error=True)
+        except Stopped:
+            self.say("The recording was cancelled.")
         finally:
-            bar.visible = False
+            bar.visible = self.controls["cancel"].visible = False

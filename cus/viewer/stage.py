@@ -73,6 +73,7 @@ class Stage:
         max_gaussians: show at most this many.
         shown: which groups of frusta are switched on.
         frusta: the cameras that stand in the scene.
+        distance: a typical one (`ViewScene.unit`), scene units.
         scale: the viewer's units per scene unit.
         size: of the frusta, scene units.
         placed: the eye that each client was last given, by its id, and the aspect of its window then.
@@ -84,6 +85,7 @@ class Stage:
     max_gaussians: int | None = None
     shown: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(GROUPS, True))
     frusta: list[Frustum] = field(default_factory=list)
+    distance: float = 1.0
     scale: float = 1.0
     size: float = 0.0
     placed: dict[int, tuple[Eye, float]] = field(default_factory=dict)
@@ -93,7 +95,8 @@ class Stage:
 
     def build(self) -> None:
         """Add everything to the server's scene, and let every client start at the first camera."""
-        self.scale = SHOWN_UNIT / self.scene.unit()
+        self.distance = self.scene.unit()
+        self.scale = SHOWN_UNIT / self.distance
         first = self.scene.first_camera()
         ups = [-c.c2w[0, :3, 1].double().numpy() for c in self._cameras() or [first]]
         self.server.scene.set_up_direction(
@@ -113,7 +116,7 @@ class Stage:
 
     def eye(self, camera: Cameras) -> Eye:
         """The eye of one camera, in the viewer's units; it orbits a point at the scene's typical distance."""
-        eye = eye_of(camera, self.scene.unit())
+        eye = eye_of(camera, self.distance)
         return Eye(eye.position * self.scale, eye.look_at * self.scale, eye.up, eye.half_tangents)
 
     def place(self, client: "viser.ClientHandle", camera: Cameras) -> None:
@@ -215,7 +218,7 @@ class Stage:
 
     def _frustum_size(self) -> float:
         """In scene units: a share of the scene's typical distance, and not so large that neighbours overlap."""
-        size = 0.1 * self.scene.unit()
+        size = 0.1 * self.distance
         cameras = self._cameras()
         if len(cameras) > 1:
             centers = torch.cat([c.centers for c in cameras])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cus.errors import InputError
-from cus.splats import save_ply, save_point_cloud
+from cus.splats import save_ply, save_point_cloud, save_splats
 from cus.viewer import ViewScene, load_scene
 from cus.viewer.recording import Recording, shots, sized
 from cus.viewer.scene import camera_of, default_camera, picture_of
@@ -33,6 +33,14 @@ def test_a_folder_gives_gaussians_photographs_frames_and_points(folder):
 def test_a_splat_file_takes_its_cameras_from_another_file(folder, tmp_path):
     scene = load_scene(folder / "splat.ply", folder / "transforms.json")
     assert scene.photos is not None and scene.frames is not None and scene.points is None
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".spz", ".splat"])
+def test_a_folder_may_hold_any_splat_format(folder, suffix):
+    gaussians = load_scene(folder).gaussians
+    (folder / "splat.ply").unlink()
+    save_splats(folder / f"splat{suffix}", gaussians)
+    torch.testing.assert_close(load_scene(folder).gaussians.means, gaussians.means, atol=2e-3, rtol=0)
 
 
 def test_another_programs_cameras_are_photographs_and_no_path(folder):

@@ -194,6 +194,24 @@ def test_a_path_is_made_played_and_recorded(viewer, page, client, tmp_path, monk
 
 
 @needs_browser
+def test_while_a_video_is_made_the_page_answers_a_second_is_refused_and_it_can_be_cancelled(viewer, page, client):
+    controls = viewer.panel.controls
+    controls["frames"].value, controls["width"].value, controls["factor"].value = 400, 1600, 2.0
+    page.press("Make the path")
+    wait_until(lambda: "400 frames" in status(viewer), "the path")
+    page.press("Record")
+    wait_until(lambda: controls["progress"].visible and controls["progress"].value > 0, "the first frame")
+    started = time.monotonic()
+    with urllib.request.urlopen(viewer.address) as answer:
+        assert answer.status == 200
+    assert "Recording walk_x2" in page.text() and time.monotonic() - started < 5
+    page.press("Record")
+    wait_until(lambda: "a recording is being made" in status(viewer), "the refusal")
+    page.press("Cancel")
+    wait_until(lambda: "cancelled" in status(viewer) and not controls["progress"].visible, "the end")
+
+
+@needs_browser
 def test_a_clicked_point_is_walked_to(viewer, page, client):
     controls = viewer.panel.controls
     controls["towards"].value, controls["frames"].value, controls["factor"].value = "a point that I click", 5, 2.0
