@@ -229,8 +229,8 @@ def _find_photos(folder: Path, posed: PosedPhotos, photo_folder: Path | None) ->
         existing = [candidate for candidate in candidates if candidate.is_file()]
         if not existing:
             raise InputError(
-                f"no photograph {os.path.normpath(candidates[0])}: the run or the photographs have moved; name their folder with "
-                "--photos, or leave them out with --cameras frames"
+                f"no photograph {os.path.normpath(candidates[0])}: the run or the photographs have moved; name their "
+                "folder with --photos, or leave them out with --cameras frames"
             )
         found.append(existing[0])
     return tuple(found)
