@@ -22,11 +22,24 @@ from cus.inference.progress import OnProgress
 from cus.inference.results import Results
 from cus.inference.settings import InferSettings, fingerprint
 from cus.inference.stages import Batch, Inputs, cloud_from, scene_from
-from cus.splats import Gaussians
+from cus.splats import FitConfig, Gaussians
 
 _NEEDED = ("scene", "conditioning", "frames", "cloud")
 # What a fit replaces, the record of it first: what is cut off between two of them is made again by --resume.
 _MADE = ("state/splat.safetensors", "splat.ply", "splat.mp4", "report.html", "run.json")
+
+# The settings of a fit that run.json and the report show, beside the confidences.
+_REPORTED = (
+    "iterations",
+    "strategy",
+    "max_gaussians",
+    "max_pixels",
+    "sh_degree",
+    "exposure",
+    "depth_weight",
+    "refine_cameras",
+    "antialiased",
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,7 @@ def read_run(path: Path, device: torch.device | str = "cpu") -> RecordedRun:
         frames=frames,
         cloud=cloud_from(states["cloud"]),
         seconds=dict(summary.get("seconds", {})),
-        reused=list(summary.get("reused", [])),
+        reused=[name for name in summary.get("reused", []) if name != "splat"],
     )
     return RecordedRun(path, settings, summary, results)
 
@@ -124,25 +137,30 @@ def refit(
     results.renders, results.gaussians = tensors.pop("renders"), Gaussians(**tensors)
     results.antialiased = config.antialiased
     results.seconds["splat"] = time.perf_counter() - started
-    settings = replace(run.settings, out=folder.path, splat_iterations=config.iterations)
-    used = {name: getattr(config, name) for name in ("strategy", "max_gaussians", "sh_degree", "exposure")}
-    used |= {name: getattr(config, name) for name in ("depth_weight", "refine_cameras", "antialiased", "max_pixels")}
-    used |= {"image_confidence": options.image_confidence, "pixel_confidence": options.pixel_confidence}
-    earlier = f"{STAGES['splat']}:"
-    notes = [note for note in run.summary.get("notes", []) if not note.startswith(earlier)]
+    # Earlier words on a scene that is no more.
+    notes = [note for note in run.summary.get("notes", []) if not note.startswith(f"{STAGES['splat']}:")]
     results.notes = [*notes, *state.notes]
-    summary = run.summary | {
-        "settings": run.summary["settings"] | {f"splat_{name}": value for name, value in used.items()}
-        | {"out": str(folder.path), "splat": True, "splat_iterations": config.iterations, "splat_seed": options.seed},
+    settings = replace(run.settings, out=folder.path, splat_iterations=config.iterations)
+    _replace_all(folder, settings, results, state, _summary(run, options, config, folder), fingerprint(made_from))
+    checkpoint.unlink(missing_ok=True)
+    return folder.path
+
+
+def _summary(run: RecordedRun, options: FitOptions, config: FitConfig, folder: RunFolder) -> dict[str, Any]:
+    """The run's `run.json` with the new fit in place of the earlier one."""
+    results = run.results
+    used = {name: getattr(config, name) for name in _REPORTED}
+    used |= {"image_confidence": options.image_confidence, "pixel_confidence": options.pixel_confidence}
+    fit_settings = {f"splat_{name}": value for name, value in used.items()} | {"splat_seed": options.seed}
+    return run.summary | {
+        "settings": run.summary["settings"] | fit_settings | {"out": str(folder.path), "splat": True},
         "notes": results.notes,
+        "reused": results.reused,
         "missing": [name for name in run.summary.get("missing", []) if name != STAGES["splat"]],
         "seconds": {name: round(value, 2) for name, value in results.seconds.items()},
         "peak_memory_bytes": machine.peak_memory(),
         "versions": machine.versions(),
-    }  # fmt: skip
-    _replace_all(folder, settings, results, state, summary, fingerprint(made_from))
-    checkpoint.unlink(missing_ok=True)
-    return folder.path
+    }
 
 
 def _replace_all(
