@@ -92,7 +92,7 @@ def _add_server(group: "argparse._ArgumentGroup") -> None:
 
 def _add_record(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--record", type=Path, metavar="FILE", help="render a path into this mp4 and exit")
-    group.add_argument("--overwrite", action="store_true", help="replace FILE where it exists")
+    group.add_argument("--overwrite", action="store_true", help="replace FILE, and its measures, where they exist")
     group.add_argument(
         "--path",
         dest="kind",
@@ -170,7 +170,7 @@ def view(arguments: argparse.Namespace) -> None:
     from cus.viewer.recording import check_output
 
     if arguments.record is not None:
-        check_output(arguments.record, overwrite=arguments.overwrite)
+        check_output(arguments.record, measure=arguments.measure, overwrite=arguments.overwrite)
         Recording(arguments.size, arguments.fps, arguments.background).check(arguments.frames or 1)
     elif arguments.measure:
         raise InputError("--measure belongs to --record FILE: it measures the frames of a recording")

@@ -62,16 +62,17 @@ def sized(cameras: Cameras, longest_side: int) -> Cameras:
     return cameras.resized(width, height)
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Raise InputError where a video cannot be written to `path`, or would replace one that is not given up."""
+def check_output(path: Path, *, measure: bool, overwrite: bool) -> None:
+    """Raise InputError where a video (and its measures) cannot be written, or would replace what is not given up."""
     if path.suffix.lower() != ".mp4":
         raise InputError(f"a recording is an mp4 video: its name must end in .mp4, got {path.name}")
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"cannot write {path}: its folder does not exist, or it is a folder itself")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"cannot write to the folder {path.parent.resolve()}; choose another place")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; --overwrite replaces it")
+    for file in (path, path.with_suffix(".json")) if measure else (path,):
+        if file.exists() and not overwrite:
+            raise InputError(f"{file} exists; --overwrite replaces it")
 
 
 def record(

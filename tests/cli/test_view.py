@@ -79,6 +79,10 @@ def test_an_existing_video_is_kept_unless_it_is_given_up(out, tmp_path, capsys):
     assert video.read_bytes() == b"precious"
     assert main([str(a) for a in (*arguments, "--overwrite")]) == 0
     assert len(read_video(video)) == 1
+    (tmp_path / "other.json").write_text("precious")
+    other = [out, "--record", tmp_path / "other.mp4", "--frames", 1, "--size", 64]
+    assert "other.json exists" in refusal(capsys, *other, "--measure")
+    assert main([str(a) for a in other]) == 0 and (tmp_path / "other.json").read_text() == "precious"
 
 
 @pytest.mark.parametrize(
