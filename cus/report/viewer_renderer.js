@@ -12,7 +12,7 @@ class Renderer {
     this.canvas = canvas;
     this.scene = scene;
     this.drawn = 0;
-    this.floats = gl.getExtension("EXT_color_buffer_float") !== null;
+    this.floats = ["EXT_color_buffer_float", "EXT_color_buffer_half_float"].some(name => gl.getExtension(name));
     this.splats = this.program(shaders, "splat");
     this.screen = this.program(shaders, "screen");
     this.lines = this.program(shaders, "lines");

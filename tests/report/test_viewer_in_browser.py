@@ -209,6 +209,31 @@ def test_dragging_turns_and_the_wheel_walks_in_about_what_is_under_the_cursor(br
     assert not browser.problems
 
 
+def test_one_finger_turns_and_two_walk_in(browser, tmp_path):
+    opened(browser, page_of(tmp_path, room(0)))
+    x, y, width, height = box(browser)
+    x, y = x + width / 2, y + height / 2
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        fingers = [{"x": x + dx, "y": y + dy, "id": i} for i, (dx, dy) in enumerate(points)]
+        browser.call("Input.dispatchTouchEvent", type=kind, touchPoints=fingers)
+
+    start = shown(browser)
+    touch("touchStart", (-15, 0), (15, 0))
+    touch("touchMove", (-25, 0), (25, 0))
+    touch("touchEnd")
+    rested(browser)
+    nearer = shown(browser)
+    assert np.abs(nearer - start).mean() > 5 and difference_at_middle(start, nearer) < 25
+    touch("touchStart", (0, 0))
+    touch("touchMove", (20, 0))
+    touch("touchMove", (30, 0))
+    touch("touchEnd")
+    rested(browser)
+    assert np.abs(shown(browser) - nearer).mean() > 5
+    assert not browser.problems
+
+
 def test_keys_fly_and_step_along_the_path(browser, tmp_path):
     gaussians = room(0)
     opened(browser, page_of(tmp_path, gaussians))
