@@ -87,7 +87,7 @@ class Viewer {
   fail(error) {
     this.root.dataset.state = "failed";
     this.root.querySelector(".message").textContent =
-      `No interactive view: ${error.message}. Below is the last render of the path.`;
+      `No interactive view: ${error.message}. Below is the last render of the path; splat.ply opens in cus-view and in other viewers.`;
   }
 
   // The graphics driver may drop everything, after a sleep for example.

@@ -108,7 +108,8 @@ class Renderer {
     this.length = order.length;
     gl.activeTexture(gl.TEXTURE0);
     gl.bindTexture(gl.TEXTURE_2D, this.order);
-    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, TEXELS, this.orders.length / TEXELS, gl.RED_INTEGER, gl.UNSIGNED_INT, this.orders);
+    const lines = this.orders.length / TEXELS;
+    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, TEXELS, lines, gl.RED_INTEGER, gl.UNSIGNED_INT, this.orders);
   }
 
   setLines(values) {
@@ -199,7 +200,8 @@ class Renderer {
   depthAt(view, [x, y], unit) {
     if (!this.floats || !this.length) return null;
     const gl = this.gl, { width, height } = this.canvas, pixel = new Float32Array(4);
-    const column = Math.min(width - 1, Math.max(0, Math.floor(x))), line = Math.min(height - 1, Math.max(0, Math.floor(y)));
+    const column = Math.min(width - 1, Math.max(0, Math.floor(x)));
+    const line = Math.min(height - 1, Math.max(0, Math.floor(y)));
     gl.enable(gl.SCISSOR_TEST);
     gl.scissor(column, height - 1 - line, 1, 1);
     this.composite(view, width, height, 1 / unit);
