@@ -141,6 +141,7 @@ class Browser:
         """[H, W, 3] uint8 RGB of the window, or of the whole page."""
         encoded = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
         picture = cv2.imdecode(np.frombuffer(base64.b64decode(encoded), np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None, "the browser's own PNG decodes"
         return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
     def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:

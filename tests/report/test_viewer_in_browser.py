@@ -209,6 +209,17 @@ def test_dragging_turns_and_the_wheel_walks_in_about_what_is_under_the_cursor(br
     assert not browser.problems
 
 
+def test_a_scroll_of_the_page_that_comes_upon_the_canvas_goes_on_scrolling(browser, tmp_path):
+    opened(browser, page_of(tmp_path, room(0)))
+    wheel = "dispatchEvent(new WheelEvent('wheel', { bubbles: true, cancelable: true, deltaY: 100 }))"
+    canvas = "document.querySelector('#viewer canvas')"
+    assert browser.evaluate(f"document.body.{wheel} && {canvas}.{wheel}") is True, "the page keeps its scroll"
+    browser.evaluate("new Promise(done => setTimeout(done, 400))")
+    assert browser.evaluate(f"{canvas}.{wheel}") is False, "a scroll that begins on the canvas walks"
+    rested(browser)
+    assert browser.evaluate("document.querySelector('#viewer output').textContent") == "free view"
+
+
 def test_one_finger_turns_and_two_walk_in(browser, tmp_path):
     opened(browser, page_of(tmp_path, room(0)))
     x, y, width, height = box(browser)
