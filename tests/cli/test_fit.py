@@ -176,6 +176,22 @@ def test_what_cannot_be_fitted_is_said_before_the_work(run, wall, tmp_path, caps
     assert not (tmp_path / "out").exists()
 
 
+def test_photographs_without_overlap_and_cameras_that_are_no_numbers_are_named(tmp_path, capsys):
+    folder = tmp_path / "apart"
+    cameras = posed_wall(folder, 2)
+    turned = cameras.viewmats.clone()
+    turned[1] = torch.diag(torch.tensor([-1.0, 1, -1, 1])) @ turned[1]
+    names = ["images/0000.png", "images/0001.png"]
+    save_transforms(folder / "transforms.json", Cameras(turned, cameras.Ks, 96, 64), names)
+    assert main([str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert "cameras do not fit the photographs" in capsys.readouterr().err
+    content = json.loads((folder / "transforms.json").read_text())
+    content["frames"][0]["transform_matrix"][0][0] = float("nan")
+    (folder / "transforms.json").write_text(json.dumps(content))
+    assert main([str(folder), "--out", str(tmp_path / "out"), "--overwrite"]) == 2
+    assert "finite 4x4 camera matrix" in capsys.readouterr().err
+
+
 def test_a_run_that_lacks_a_stage_is_refused(copy, capsys):
     (copy / "state" / "cloud.safetensors").unlink()
     before = contents(copy)
