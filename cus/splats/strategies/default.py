@@ -96,7 +96,8 @@ class DefaultStrategy:
             return
         size = gradient.new_tensor([info["width"], info["height"]])
         norms = (gradient * (size / 2) * len(gradient)).norm(dim=-1)
-        radii = info["radii"].amax(dim=-1)
+        # gsplat before 1.5 gives one radius a Gaussian, all others one an axis.
+        radii = info["radii"].amax(dim=-1) if info["radii"].ndim == 3 else info["radii"]
         seen = radii > 0
         state["gradients"] += (norms * seen).sum(dim=0)
         state["seen"] += seen.sum(dim=0)
