@@ -46,7 +46,7 @@ def _add_fit(group: "argparse._ArgumentGroup") -> None:
         "--strategy",
         choices=("fixed", "default", "mcmc"),
         help="density control: fixed keeps the cloud's Gaussians, default clones and splits (3DGS), mcmc relocates "
-        "(3DGS-MCMC) (default: fixed)",
+        "(3DGS-MCMC) (default: fixed for runs, mcmc for photographs)",
     )
     group.add_argument("--max-gaussians", type=int, metavar="N", help="the most there may be (default: by backend)")
     group.add_argument(

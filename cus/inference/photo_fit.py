@@ -188,7 +188,9 @@ def _prepared(
     widths, heights = zip(*scene.posed.sizes, strict=True)
     scale = min(1.0, scene.size / max(*widths, *heights))
     photos, cameras = scene.posed.read(round(max(widths) * scale), round(max(heights) * scale))
-    options = replace(options, size=max(cameras.width, cameras.height))
+    # Relocation gains on photographs from all around, which the cloud samples unevenly.
+    strategy = options.strategy or "mcmc"
+    options = replace(options, size=max(cameras.width, cameras.height), strategy=strategy)
     config = options.config(torch.device(device), cameras.width, cameras.height)
     return config, (photos.images.to(device), photos.valid.to(device), cameras.to(device))
 
