@@ -7,7 +7,7 @@ r"""Table IV of the paper on a run: what the confidences of Eqs. 9 and 10 are wo
 The scene is fitted to the generated frames and the photographs of the run, once for each row, and rendered where
 photographs were taken that the run never saw: those of the transforms.json that are no views of it, or `--photographs`.
 The run's own cameras must be of that file, too. `--crops 2 4` compares close-ups of the held-out photographs instead:
-their central crops at full resolution, shrunk to the frames' size. Each row is the mean over `--seeds` seeds; PSNR in dB.
+their central crops at full resolution, shrunk to the frames' size. A row is the mean over `--seeds` seeds; PSNR in dB.
 """
 
 import argparse

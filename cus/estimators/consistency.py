@@ -9,7 +9,7 @@ from torch import Tensor
 from cus.cameras import Cameras
 
 MAX_ROUND_TRIP = 1.5  # pixels of the working size; beyond, two maps disagree
-MIN_ISLAND = 24  # pixels; smaller agreeing islands in disagreeing surroundings are chance
+MIN_ISLAND = 100  # pixels; smaller agreeing islands in disagreeing surroundings are chance, and seeds of false surfaces
 FILLED_CONFIDENCE = 0.2  # the most that a pixel without agreement gets
 FILL_REACH = 12.0  # pixels over which a filled depth loses its worth
 
