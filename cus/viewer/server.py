@@ -43,10 +43,10 @@ def free_port(host: str, port: int) -> int:
 
 def check_server(host: str, port: int, max_gaussians: int | None) -> None:
     """Raise InputError, before anything is loaded, where a viewer could not be started."""
-    _viser()
     free_port(host, port)
     if max_gaussians is not None and max_gaussians < 1:
         raise InputError(f"--max-gaussians must be at least 1, got {max_gaussians}")
+    _viser()
 
 
 class Viewer:

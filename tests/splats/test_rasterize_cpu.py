@@ -1,6 +1,7 @@
 """The Numba kernels, held to the definition in float64: values and gradients, tiny and at full size."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.scenes import crowd
 from cus.errors import InputError
+from cus.splats.cpu import threads as threads_module
 from cus.splats.cpu.threads import in_pieces
 from cus.splats.projection import ProjectionOptions, project
 from cus.splats.rasterization import rasterization
@@ -200,7 +202,35 @@ def test_other_precisions_are_refused_with_the_backend_that_takes_them() -> None
         rasterization(**scene(), width=WIDTH, height=HEIGHT, backend="cpu")
 
 
-def test_an_error_in_one_piece_reaches_the_caller() -> None:
+@pytest.mark.parametrize("openmp", [True, False], ids=["openmp", "pool"])
+def test_pieces_cover_everything_once_on_torchs_threads_and_on_a_pool(openmp: bool, monkeypatch) -> None:
+    if not openmp:
+        monkeypatch.setattr(threads_module, "_openmp_parallel", lambda: None)
+    elif threads_module._openmp_parallel() is None:
+        pytest.skip("torch brings no OpenMP library that we can call")
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        visited, idents = [0] * 1000, set()
+
+        def work(first: int, last: int) -> None:
+            idents.add(threading.get_ident())
+            time.sleep(1e-3)
+            for item in range(first, last):
+                visited[item] += 1
+
+        in_pieces(work, 1000)
+    finally:
+        torch.set_num_threads(before)
+    assert visited == [1] * 1000
+    assert threading.get_ident() in idents and len(idents) == 3
+
+
+@pytest.mark.parametrize("openmp", [True, False], ids=["openmp", "pool"])
+def test_an_error_in_one_piece_reaches_the_caller(openmp: bool, monkeypatch) -> None:
+    if not openmp:
+        monkeypatch.setattr(threads_module, "_openmp_parallel", lambda: None)
+
     def work(first: int, last: int) -> None:
         if first <= 70 < last:
             raise ValueError("piece of 70")

@@ -1,6 +1,7 @@
 """The two kernels of `cus.splats.cpu.projection`, and the geometry they share.
 
 `scene`, `views` and `seen` are the named tuples there. Everything is computed in float64, one Gaussian after the other.
+Parts are inlined by force: left to the compiler, their small arrays stay in memory and backward takes twice as long.
 """
 
 import math
@@ -15,7 +16,7 @@ LARGEST_RADIUS = 2**24
 TINY = 1.1754943508222875e-38
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _rotation(quats, i, R):  # pragma: no cover - compiled
     """Rotation matrix of the i-th quaternion into R; returns the normalised quaternion and its length."""
     w, x, y, z = np.float64(quats[i, 0]), np.float64(quats[i, 1]), np.float64(quats[i, 2]), np.float64(quats[i, 3])
@@ -27,7 +28,7 @@ def _rotation(quats, i, R):  # pragma: no cover - compiled
     return w, x, y, z, length
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _half_axes(scales, i, R, axes):  # pragma: no cover - compiled
     """Columns of R times the scales: the world covariance is axes axes^T."""
     for row in range(3):
@@ -35,7 +36,7 @@ def _half_axes(scales, i, R, axes):  # pragma: no cover - compiled
             axes[row, k] = R[row, k] * np.float64(scales[i, k])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _in_camera(V, means, i):  # pragma: no cover - compiled
     """Centre of the i-th Gaussian in camera coordinates."""
     a, b, c = np.float64(means[i, 0]), np.float64(means[i, 1]), np.float64(means[i, 2])
@@ -45,7 +46,7 @@ def _in_camera(V, means, i):  # pragma: no cover - compiled
     return x, y, z
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _slope_limits(views):  # pragma: no cover - compiled
     """Least and greatest x / z and y / z at which each camera's Jacobian is taken [C, 2 axes, 2]."""
     limits, sizes = np.empty((len(views.Ks), 2, 2)), (views.width, views.height)
@@ -57,7 +58,7 @@ def _slope_limits(views):  # pragma: no cover - compiled
     return limits
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _limited(slope, limits):  # pragma: no cover - compiled
     """The slope at which the Jacobian is taken, and what limits it: -1 the lower bound, 1 the upper, 0 neither."""
     if slope < limits[0]:
@@ -67,7 +68,7 @@ def _limited(slope, limits):  # pragma: no cover - compiled
     return slope, 0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _footprint(V, axis, rate, slope, axes, jacobian, row):  # pragma: no cover - compiled
     """Gradient of a pixel coordinate in the world point, and that times the half axes."""
     for k in range(3):
@@ -76,7 +77,7 @@ def _footprint(V, axis, rate, slope, axes, jacobian, row):  # pragma: no cover -
         row[k] = jacobian[0] * axes[0, k] + jacobian[1] * axes[1, k] + jacobian[2] * axes[2, k]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _covariance(u, v, cross, eps):  # pragma: no cover - compiled
     """xx, xy, yy and determinant after the low-pass, and the determinant before it; `cross` becomes u x v."""
     cross[0] = u[1] * v[2] - u[2] * v[1]
@@ -178,7 +179,7 @@ def project_backward(scene, views, g_seen, g_scene, g_cameras, first, last):  # 
         _shape_grads(scales, i, R, (w, x, y, z, length), g_axes, g_scene)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _any_gradient(g_seen, c, i):  # pragma: no cover - compiled
     """Whether anything downstream depends on the i-th Gaussian in the c-th view."""
     here = g_seen.opacities[c, i] != 0 or g_seen.depths[c, i] != 0
@@ -186,7 +187,7 @@ def _any_gradient(g_seen, c, i):  # pragma: no cover - compiled
     return here or g_seen.forms[c, i, 0] != 0 or g_seen.forms[c, i, 1] != 0 or g_seen.forms[c, i, 2] != 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _row_grads(covariance, rows, cross, visible, opacity, views, g_seen, c, i, g_rows):  # pragma: no cover - compiled
     """From the square-root form and the seen opacity to the rows of `_footprint`; returns the opacity's gradient."""
     xx, xy, yy, determinant, sharp = covariance
@@ -217,7 +218,7 @@ def _row_grads(covariance, rows, cross, visible, opacity, views, g_seen, c, i, g
     return g_opacity
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _axis_grads(
     V, K, axis, nearness, slopes, bound, size, axes, jacobian, g_row, g_mean, visible, g_axes, g_point, g_camera
 ):  # pragma: no cover - compiled
@@ -250,7 +251,7 @@ def _axis_grads(
         g_point[2] -= (g_rate * rate + g_slope * slopes[0]) * nearness
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _shape_grads(scales, i, R, quat, g_axes, g_scene):  # pragma: no cover - compiled
     """From the half axes to scales and quaternion (w, x, y, z normalised, and its length)."""
     for k in range(3):

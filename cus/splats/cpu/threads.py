@@ -1,18 +1,23 @@
 """Threads for kernels that release the GIL.
 
-Numba's own pools do not fit: its portable one aborts when two Python threads use it at once (a viewer that renders
-while a fit runs), the others want system libraries.
+They are torch's own where those can be had. A second pool beside them would be slowed by them: OpenMP's threads keep
+their core busy for milliseconds after each operation of torch, waiting for the next. Numba's pools do not fit either:
+its portable one aborts when two Python threads use it at once (a viewer that renders while a fit runs), the others want
+system libraries.
 """
 
+import ctypes
 import functools
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
 # More pieces than threads, so that none waits long for the last; more cost the interpreter's time between them.
 _PIECES_A_THREAD = 16
+_OPENMP_TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def in_pieces(work: Callable[[int, int], object], count: int, pieces_a_thread: int = _PIECES_A_THREAD) -> None:
@@ -24,17 +29,50 @@ def in_pieces(work: Callable[[int, int], object], count: int, pieces_a_thread: i
     threads = torch.get_num_threads()
     size = max(1, -(-count // (threads * pieces_a_thread)))
     starts = itertools.count(0, size)  # its next() is atomic under the GIL
+    errors: list[BaseException] = []
 
     def worker() -> None:
-        while (first := next(starts)) < count:
-            work(first, min(first + size, count))
+        try:
+            while not errors and (first := next(starts)) < count:
+                work(first, min(first + size, count))
+        except BaseException as error:
+            errors.append(error)
 
-    others = [_pool(threads).submit(worker) for _ in range(threads - 1)]
-    try:
+    if threads == 1:
         worker()
-    finally:
-        for other in others:
-            other.result()
+    else:
+        _on_threads(worker, threads)
+    if errors:
+        raise errors[0]
+
+
+def _on_threads(worker: Callable[[], None], threads: int) -> None:
+    """Call worker, which does not raise, once on each of several threads; return when all have returned."""
+    parallel = _openmp_parallel()
+    if parallel is not None:
+        parallel(_OPENMP_TASK(lambda _: worker()), None, threads, 0)
+        return
+    others = [_pool(threads).submit(worker) for _ in range(threads - 1)]
+    worker()
+    for other in others:
+        other.result()
+
+
+@functools.cache
+def _openmp_parallel() -> Callable[..., None] | None:
+    """What runs a task on the threads of the OpenMP library that torch brings, GNU's or one that speaks its interface.
+
+    None where torch brings none (macOS, Windows, some distributions).
+    """
+    for library in sorted((Path(torch.__file__).parent / "lib").glob("lib[gi]*omp*.so*")):
+        try:
+            parallel = ctypes.CDLL(str(library)).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        parallel.argtypes = [_OPENMP_TASK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        parallel.restype = None
+        return parallel
+    return None
 
 
 @functools.cache
