@@ -61,7 +61,7 @@ def starting_gaussians(cloud: tuple[Tensor, Tensor], views: Views, config: FitCo
         )
     spacings = sampling_distances(positions, views.cameras)
     positions, colors = downsample_points(positions, colors, config.start_gaussians, spacings)
-    return initial_gaussians(positions, colors, config.sh_degree)
+    return initial_gaussians(positions, colors, config.sh_degree, sampling_distances(positions, views.cameras))
 
 
 def colors_of_points(points: Tensor, images: Tensor, cameras: Cameras) -> Tensor:

@@ -17,6 +17,8 @@ _OVERLAP = 0.65
 _OPACITY = 0.9
 # Discs keep this much of their width along the normal: so thin where the neighbours lie in a plane, rounder elsewhere.
 _THINNEST = 0.15
+# Points this many times as far apart as most, in pixels, are strays.
+_STRAY = 4.0
 
 
 def sampling_distances(points: Tensor, cameras: Cameras) -> Tensor:
@@ -84,7 +86,7 @@ def downsample_points(
     return average[0], average[1]
 
 
-def initial_gaussians(points: Tensor, colors: Tensor, sh_degree: int) -> Gaussians:
+def initial_gaussians(points: Tensor, colors: Tensor, sh_degree: int, pixels: Tensor | None = None) -> Gaussians:
     """Discs along the surface that a cloud samples, as wide as its points lie apart.
 
     The width is the mean distance to the three nearest neighbours (3DGS, Section 5.1) times a constant; the orientation
@@ -95,8 +97,15 @@ def initial_gaussians(points: Tensor, colors: Tensor, sh_degree: int) -> Gaussia
         points: [N, 3], N >= 2, no two in one place.
         colors: RGB in [0, 1] [N, 3].
         sh_degree: Of the Gaussians; the higher bands start at zero.
+        pixels: Size of a pixel at each point [N], e.g. `sampling_distances`. Where points lie much farther apart in
+            these than in most of the cloud, they are strays, and their discs stay small. None: no such limit.
     """
     spacings, rotations, thickness = _surroundings(points)
+    if pixels is not None:
+        apart = spacings / pixels
+        known = torch.isfinite(pixels) & (pixels > 0)
+        if bool(known.any()):
+            spacings = torch.where(known, torch.minimum(apart, _STRAY * apart[known].median()) * pixels, spacings)
     widths = _OVERLAP * spacings
     scales = torch.stack([widths, widths, widths * thickness], dim=1)
     sh = points.new_zeros(len(points), (sh_degree + 1) ** 2, 3)

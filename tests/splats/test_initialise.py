@@ -146,3 +146,16 @@ def test_image_confidence_is_1_at_references_and_falls_with_distance_and_zoom() 
     torch.testing.assert_close(image_confidence(path, references), image_confidence(path, references, baseline=1.0))
     with pytest.raises(ValueError, match="no baseline"):
         image_confidence(path, camera())
+
+
+def test_discs_of_strays_stay_small_where_the_size_of_a_pixel_is_known():
+    grid = torch.cartesian_prod(torch.arange(20.0), torch.arange(20.0), torch.zeros(1))
+    strays = torch.tensor([[500.0, 0, 0], [0, 500.0, 0], [0, 0, 500.0], [500.0, 500.0, 0]])
+    points = torch.cat([grid, strays.repeat_interleave(3, dim=0) + 60 * torch.rand(12, 3)])
+    pixels = torch.cat([torch.ones(400), torch.full((12,), 2.0)])
+    pixels[0] = torch.inf
+    free = initial_gaussians(points, torch.rand(412, 3), 0)
+    bound = initial_gaussians(points, torch.rand(412, 3), 0, pixels)
+    torch.testing.assert_close(bound.scales[:400], free.scales[:400])
+    assert bool((free.scales[400:].amax(dim=1) > 10).any())
+    assert float(bound.scales[400:].max()) < 4 * 2 * float(free.scales[:400].max())
