@@ -1,5 +1,6 @@
 """Multi-view consistency: consistent pixels of many views become one global point cloud (Section III-D, Eq. 6)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from cus.cameras import Cameras
 # In units of the scene scale: VGGT's unit of length, in which the paper states 0.01.
 GEOMETRIC_TOLERANCE = 0.01
 COLOR_TOLERANCE = 0.1
+# What a pixel averages over, bilinear sampling included, as a Gaussian: standard deviation in pixels.
+_PIXEL_SIGMA = 0.5
 # The paper asks for 10 of 25 frames.
 _NEEDED_FRACTION = 0.4
 
@@ -77,9 +80,12 @@ def fuse_views(
 
     A pixel's point p_i is projected into view j, where depth and colour are read between pixels (inverse depth,
     mask-aware and bilinear, which is exact on planes) and give p_j and c_j. They agree where |p_i - p_j| < tau_g and
-    |c_i - c_j| < tau_c. Pixels with more than tau_num agreeing views become points: the average of all agreeing
-    positions and colours. A pixel that an earlier point already averaged in gives no second point; views are taken from
-    the most magnified to the least, so that the finest sampling of each surface stays.
+    |c_i - c_j| < tau_c. Where one view samples the surface more finely than the other, its colours are first averaged
+    over the other's pixels: close-ups would disagree with the views they come from wherever there is detail. Pixels
+    with more than tau_num agreeing views become points: the average of all agreeing positions, and the pixel's own
+    colour plus the average difference of the agreeing ones to it. A pixel that an earlier point already averaged in
+    gives no second point; views are taken from the most magnified to the least, so that the finest sampling of each
+    surface stays.
 
     Args:
         images: [V, 3, H, W] RGB in [0, 1].
@@ -104,32 +110,36 @@ def fuse_views(
     if scale is None:
         distances = (points[depths > 0] - cameras.centers[0]).norm(dim=-1)
         scale = float(distances.mean()) if distances.numel() else 1.0
-    maps = _sampling_maps(images, depths)
+    maps, footprints = _sampling_maps(images, depths), _footprints(depths, cameras)
+    smooth = _Smooth(images, depths, footprints)
     counts = torch.zeros_like(depths, dtype=torch.int64)
     used = torch.zeros_like(depths, dtype=torch.bool)
     clouds: list[Tensor] = []
-    for done, view in enumerate(_finest_first(depths, cameras)):
+    for done, view in enumerate(sorted(range(views), key=footprints.__getitem__)):
         known = (depths[view] > 0).flatten().nonzero().squeeze(1)
-        own = torch.cat([points[view].flatten(0, 1).T, images[view].flatten(1)])[:, known]
+        place = points[view].flatten(0, 1).T[:, known]
         count = torch.zeros_like(known)
-        total = own.clone()
+        difference = torch.zeros_like(torch.cat([place, place]))
         matches: list[tuple[int, _Match]] = []
         for other in range(views):
             if other == view:
                 continue
-            match = _consistent(own, maps[other], cameras[other], geometric_tolerance * scale, color_tolerance)
+            own = torch.cat([place, smooth.colors(view, other).flatten(1)[:, known]])
+            theirs = torch.cat([smooth.colors(other, view) * maps[other, 4], maps[other, 3:]])
+            match, apart = _consistent(own, theirs, cameras[other], geometric_tolerance * scale, color_tolerance)
             count[match.points] += 1
-            total[:, match.points] += match.values
+            difference[:, match.points] += apart
             matches.append((other, match))
         counts[view].view(-1)[known] = count
         fused = (count > needed) & ~used[view].flatten()[known]
         for other, match in matches:
             used[other].view(-1)[match.pixels[fused[match.points]]] = True
-        clouds.append(total[:, fused] / (count[fused] + 1))
+        start = torch.cat([place, images[view].flatten(1)[:, known]])[:, fused]
+        clouds.append(start + difference[:, fused] / (count[fused] + 1))
         if on_progress is not None:
             on_progress(done + 1, views)
     cloud = torch.cat(clouds, dim=1).T.contiguous()
-    return FusedCloud(cloud[:, :3], cloud[:, 3:], counts, needed)
+    return FusedCloud(cloud[:, :3], cloud[:, 3:].clamp(0, 1), counts, needed)
 
 
 def _check(images: Tensor, depths: Tensor, cameras: Cameras) -> None:
@@ -148,22 +158,56 @@ def _sampling_maps(images: Tensor, depths: Tensor) -> Tensor:
     return torch.cat([images * known[:, None], inverse[:, None], known[:, None]], dim=1)
 
 
-def _finest_first(depths: Tensor, cameras: Cameras) -> list[int]:
-    """The views by the size of their median pixel on the surface, smallest first."""
+def _footprints(depths: Tensor, cameras: Cameras) -> list[float]:
+    """Median size of a pixel on the surface, of each view; infinite where nothing has a depth."""
     footprints = []
     for depth, K in zip(depths, cameras.Ks, strict=True):
         known = depth[depth > 0]
         focal = float(torch.linalg.det(K[:2, :2]).abs().sqrt())
         footprints.append(float(known.median()) / focal if known.numel() else float("inf"))
-    return sorted(range(len(depths)), key=footprints.__getitem__)
+    return footprints
 
 
-def _consistent(own: Tensor, maps: Tensor, camera: Cameras, distance: float, color_distance: float) -> _Match:
-    """The points with colours [6, N] that agree with another view (M of Eq. 6)."""
+class _Smooth:
+    """The views' colours as coarser pixels would see them; holes take no part."""
+
+    def __init__(self, images: Tensor, depths: Tensor, footprints: list[float]) -> None:
+        self.images, self.known, self.footprints = images, (depths > 0).to(images.dtype), footprints
+        self.made: dict[tuple[int, int], Tensor] = {}
+
+    def colors(self, view: int, other: int) -> Tensor:
+        """[3, H, W] of a view, averaged over pixels of another where those are larger; to half an octave."""
+        sizes = self.footprints[view], self.footprints[other]
+        halves = round(2 * math.log2(sizes[1] / sizes[0])) if max(sizes) < math.inf else 0
+        if halves <= 0:
+            return self.images[view]
+        if (view, halves) not in self.made:
+            sigma = _PIXEL_SIGMA * math.sqrt(2.0**halves - 1)
+            known = self.known[view]
+            sums = _gaussian_blur(torch.cat([self.images[view] * known, known[None]]), sigma)
+            self.made[view, halves] = sums[:3] / sums[3].clamp_min(1e-6)
+        return self.made[view, halves]
+
+
+def _gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
+    """Of [C, H, W], nothing outside."""
+    radius = math.ceil(3 * sigma)
+    offsets = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
+    window = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    window = window / window.sum()
+    rows = F.conv2d(maps[:, None], window.view(1, 1, 1, -1), padding=(0, radius))
+    return F.conv2d(rows, window.view(1, 1, -1, 1), padding=(radius, 0))[:, 0]
+
+
+def _consistent(
+    own: Tensor, maps: Tensor, camera: Cameras, distance: float, color_distance: float
+) -> tuple[_Match, Tensor]:
+    """The points with colours [6, N] that agree with another view (M of Eq. 6), and how far it is from them [6, M]."""
     match = _match(own[:3], maps, camera)
-    squares = (match.values - own[:, match.points]).square()
+    apart = match.values - own[:, match.points]
+    squares = apart.square()
     good = (squares[:3].sum(dim=0) < distance**2) & (squares[3:].sum(dim=0) < color_distance**2)
-    return _Match(match.points[good], match.pixels[good], match.values[:, good])
+    return _Match(match.points[good], match.pixels[good], match.values[:, good]), apart[:, good]
 
 
 def _match(points: Tensor, maps: Tensor, camera: Cameras) -> _Match:

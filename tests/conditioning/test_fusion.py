@@ -149,3 +149,22 @@ def test_shapes_that_do_not_fit_are_refused():
     images, depths, cameras = row_of_views(2)
     with pytest.raises(ValueError, match="need images"):
         fuse_views(images, depths[:1], cameras)
+
+
+def test_detail_of_a_close_up_agrees_with_coarser_views_and_stays_in_the_cloud():
+    # A sheet of fine noise at depth 1; two coarse views average 4 x 4 of the close-up's pixels.
+    noise = 0.5 + 0.25 * torch.randn(3, 192, 256, generator=torch.Generator().manual_seed(0)).clamp(-1.9, 1.9)
+    coarse = torch.nn.functional.avg_pool2d(noise, 4)
+    fine = noise[:, 72:120, 96:160]
+    wide, close = pinhole(focal=50, width=64, height=48), pinhole(focal=200, width=64, height=48)
+    cameras = Cameras.cat([wide, wide, close])
+    images = torch.stack([coarse, coarse, fine])
+    cloud = fuse_views(images, torch.ones(3, 48, 64), cameras, scale=1.0)
+    inside = cloud.counts[2, 8:-8, 8:-8]
+    assert (inside == 2).float().mean() > 0.95
+    pixels, _ = cameras[2].project(cloud.points)
+    place = pixels[0].floor().long()
+    near = ((place >= 8) & (place < torch.tensor([56, 40]))).all(dim=1)
+    found, true = cloud.colors[near], fine[:, place[near, 1], place[near, 0]].T
+    assert near.sum() > 0.95 * 48 * 32
+    assert (found - true).square().mean().sqrt() < 0.03
