@@ -8,6 +8,9 @@ The scene is fitted to the generated frames and the photographs of the run, once
 photographs were taken that the run never saw: those of the transforms.json that are no views of it, or `--photographs`.
 The run's own cameras must be of that file, too. `--crops 2 4` compares close-ups of the held-out photographs instead:
 their central crops at full resolution, shrunk to the frames' size. A row is the mean over `--seeds` seeds; PSNR in dB.
+
+`--swap 6` puts the question to frames that disagree, as those of a model that invents do: in each frame six random
+rectangles show what is elsewhere in it, and the cloud is fused anew.
 """
 
 import argparse
@@ -19,10 +22,12 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras, PosedPhotos, load_transforms
+from cus.conditioning import FusedCloud, fuse_views
 from cus.errors import InputError
 from cus.inference.fitting import FitOptions, supervision
 from cus.inference.photo_fit import scored
 from cus.inference.refit import RecordedRun, read_run
+from cus.inference.stages import Generated
 from cus.splats import fit_views, render
 
 # The paper's rows are the first three; image confidence comes before pixel confidence.
@@ -69,10 +74,23 @@ def check_world(run: RecordedRun, posed: PosedPhotos) -> None:
         raise InputError("the run estimated its own cameras: repeat it with --cameras and the transforms.json")
 
 
-def evaluate(run: RecordedRun, options: FitOptions, against: list[Truth], seeds: int) -> list[tuple[float, float]]:
+def swapped(frames: Tensor, count: int, seed: int) -> Tensor:
+    """Frames [T, 3, H, W] in which `count` rectangles of about a sixth of the sides each show another part of it."""
+    generator = torch.Generator().manual_seed(seed)
+    out, size = frames.clone(), torch.tensor(frames.shape[-2:])
+    for before, after in zip(frames, out, strict=True):
+        for _ in range(count):
+            h, w = (size * (0.12 + 0.1 * torch.rand(2, generator=generator))).long().tolist()
+            corners = (torch.rand(2, 2, generator=generator) * (size - torch.tensor([h, w]))).long()
+            (y, x), (from_y, from_x) = corners.tolist()
+            after[:, y : y + h, x : x + w] = before[:, from_y : from_y + h, from_x : from_x + w]
+    return out
+
+
+def evaluate(
+    made: Generated, cloud: FusedCloud, options: FitOptions, against: list[Truth], seeds: int
+) -> list[tuple[float, float]]:
     """(PSNR, SSIM) at each truth, means over the seeds."""
-    made, cloud = run.results.generated(), run.results.cloud
-    assert cloud is not None
     views = supervision(made, cloud, options)
     config = options.config(views.images.device, views.cameras.width, views.cameras.height)
     totals = torch.zeros(len(against), 2)
@@ -93,6 +111,7 @@ def main() -> None:
     parser.add_argument("--photographs", nargs="+", metavar="NAME", help="default: all that are no views of the run")
     parser.add_argument("--crops", nargs="+", type=float, default=[1.0], metavar="ZOOM", help="default: 1, all of it")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="fits a row (default: %(default)s)")
+    parser.add_argument("--swap", type=int, default=0, metavar="N", help="rectangles a frame that show another part")
     parser.add_argument("--iterations", type=int, metavar="N", help="steps of a fit (default: the backend's)")
     arguments = parser.parse_args()
     run, posed = read_run(arguments.run), load_transforms(arguments.transforms)
@@ -102,12 +121,17 @@ def main() -> None:
     if len(indices) != len(names) or any(posed.paths[index].resolve() in seen for index in indices):
         raise InputError(f"--photographs must name photographs of {arguments.transforms} that are no views of the run")
     check_world(run, posed)
-    cameras = run.results.generated().cameras
-    against = truths(posed, indices, arguments.crops, max(cameras.width, cameras.height))
+    made, cloud = run.results.generated(), run.results.cloud
+    if cloud is None:
+        raise InputError("the run has no point cloud: finish it with cus-infer --resume")
+    if arguments.swap:
+        made = replace(made, frames=swapped(made.frames, arguments.swap, seed=0))
+        cloud = fuse_views(*made.with_references(), scale=made.scene.scale)
+    against = truths(posed, indices, arguments.crops, max(made.cameras.width, made.cameras.height))
     print("| fit | " + " | ".join(truth.name for truth in against) + " | mean PSNR | mean SSIM |")
     print("| --- |" + " ---: |" * (len(against) + 2))
     for name, options in ROWS.items():
-        scores = evaluate(run, replace(options, iterations=arguments.iterations), against, arguments.seeds)
+        scores = evaluate(made, cloud, replace(options, iterations=arguments.iterations), against, arguments.seeds)
         psnr, ssim = (sum(column) / len(scores) for column in zip(*scores, strict=True))
         cells = " | ".join(f"{score[0]:.2f}" for score in scores)
         print(f"| {name} | {cells} | {psnr:.2f} | {ssim:.4f} |", flush=True)

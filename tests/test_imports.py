@@ -17,9 +17,10 @@ ALLOWED = {
     "checkpoints": {"models", "diffusion"},
     "report": {"report"},
     "viewer": {"cameras", "splats", "report", "viewer"},
+    "kernels": {"kernels"},
     "errors": set(),
 }
-EVERYWHERE = {"errors"}
+EVERYWHERE = {"errors", "kernels"}
 ONE_FILE = ("gsplat", "open_clip", "vggt", "dust3r", "pytorch3d", "viser", "wandb")
 
 

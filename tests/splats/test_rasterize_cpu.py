@@ -1,7 +1,6 @@
 """The Numba kernels, held to the definition in float64: values and gradients, tiny and at full size."""
 
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,8 +9,6 @@ from torch import Tensor
 
 from benchmarks.scenes import crowd
 from cus.errors import InputError
-from cus.splats.cpu import threads as threads_module
-from cus.splats.cpu.threads import in_pieces
 from cus.splats.projection import ProjectionOptions, project
 from cus.splats.rasterization import rasterization
 from tests.splats import brute_force
@@ -200,43 +197,6 @@ def test_nothing_visible_is_the_background_and_gradients_of_zero(count: int) -> 
 def test_other_precisions_are_refused_with_the_backend_that_takes_them() -> None:
     with pytest.raises(InputError, match="float64 on cpu; use backend='torch'"):
         rasterization(**scene(), width=WIDTH, height=HEIGHT, backend="cpu")
-
-
-@pytest.mark.parametrize("openmp", [True, False], ids=["openmp", "pool"])
-def test_pieces_cover_everything_once_on_torchs_threads_and_on_a_pool(openmp: bool, monkeypatch) -> None:
-    if not openmp:
-        monkeypatch.setattr(threads_module, "_openmp_parallel", lambda: None)
-    elif threads_module._openmp_parallel() is None:
-        pytest.skip("torch brings no OpenMP library that we can call")
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        visited, idents = [0] * 1000, set()
-
-        def work(first: int, last: int) -> None:
-            idents.add(threading.get_ident())
-            time.sleep(1e-3)
-            for item in range(first, last):
-                visited[item] += 1
-
-        in_pieces(work, 1000)
-    finally:
-        torch.set_num_threads(before)
-    assert visited == [1] * 1000
-    assert threading.get_ident() in idents and len(idents) == 3
-
-
-@pytest.mark.parametrize("openmp", [True, False], ids=["openmp", "pool"])
-def test_an_error_in_one_piece_reaches_the_caller(openmp: bool, monkeypatch) -> None:
-    if not openmp:
-        monkeypatch.setattr(threads_module, "_openmp_parallel", lambda: None)
-
-    def work(first: int, last: int) -> None:
-        if first <= 70 < last:
-            raise ValueError("piece of 70")
-
-    with pytest.raises(ValueError, match="piece of 70"):
-        in_pieces(work, 100)
 
 
 def _pixels(projection, colors: Tensor, pixels: Tensor) -> Tensor:

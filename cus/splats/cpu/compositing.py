@@ -18,7 +18,7 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cus.splats.cpu.simd import (
+from cus.kernels.simd import (
     bits,
     column_offsets,
     exp2_negative,
@@ -32,7 +32,7 @@ from cus.splats.cpu.simd import (
     store,
     total,
 )
-from cus.splats.cpu.threads import in_pieces
+from cus.kernels.threads import in_pieces
 from cus.splats.cpu.tiles import E2, LOG_OPACITY, MEAN_X, MEAN_Y, SLANT, TILE, Y2, Grid, Lists, Splats
 from cus.splats.projection import ALPHA_CUTOFF
 from cus.splats.rasterize_torch import ALPHA_MAX, TRANSMITTANCE_STOP

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cus.kernels.threads import in_pieces
 from cus.splats.cpu.projection_kernels import project_backward, project_forward
-from cus.splats.cpu.threads import in_pieces
 from cus.splats.projection import ProjectionOptions
 
 # Gaussians a piece of the backward pass: fixed, so that the sums over them do not depend on the number of threads.

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from cus.splats.cpu.simd import bits, column_offsets, multiply_add, row_offsets, select
-from cus.splats.cpu.threads import in_pieces
+from cus.kernels.simd import bits, column_offsets, multiply_add, row_offsets, select
+from cus.kernels.threads import in_pieces
 from cus.splats.projection import ALPHA_CUTOFF
 
 TILE = 16

@@ -77,4 +77,4 @@ def _openmp_parallel() -> Callable[..., None] | None:
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="cus-splats")
+    return ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="cus-kernels")

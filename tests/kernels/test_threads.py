@@ -1,0 +1,45 @@
+import threading
+import time
+
+import pytest
+import torch
+
+from cus.kernels import threads as threads_module
+from cus.kernels.threads import in_pieces
+
+
+@pytest.mark.parametrize("openmp", [True, False], ids=["openmp", "pool"])
+def test_pieces_cover_everything_once_on_torchs_threads_and_on_a_pool(openmp: bool, monkeypatch) -> None:
+    if not openmp:
+        monkeypatch.setattr(threads_module, "_openmp_parallel", lambda: None)
+    elif threads_module._openmp_parallel() is None:
+        pytest.skip("torch brings no OpenMP library that we can call")
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        visited, idents = [0] * 1000, set()
+
+        def work(first: int, last: int) -> None:
+            idents.add(threading.get_ident())
+            time.sleep(1e-3)
+            for item in range(first, last):
+                visited[item] += 1
+
+        in_pieces(work, 1000)
+    finally:
+        torch.set_num_threads(before)
+    assert visited == [1] * 1000
+    assert threading.get_ident() in idents and len(idents) == 3
+
+
+@pytest.mark.parametrize("openmp", [True, False], ids=["openmp", "pool"])
+def test_an_error_in_one_piece_reaches_the_caller(openmp: bool, monkeypatch) -> None:
+    if not openmp:
+        monkeypatch.setattr(threads_module, "_openmp_parallel", lambda: None)
+
+    def work(first: int, last: int) -> None:
+        if first <= 70 < last:
+            raise ValueError("piece of 70")
+
+    with pytest.raises(ValueError, match="piece of 70"):
+        in_pieces(work, 100)
