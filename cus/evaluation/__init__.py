@@ -1,0 +1,1 @@
+"""Evaluation: metrics, the close-up benchmark and its tables."""
