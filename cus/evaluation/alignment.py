@@ -1,0 +1,123 @@
+"""Estimated cameras laid over given ones: the similarity between the two worlds, and what it cannot explain."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.errors import InputError
+
+if TYPE_CHECKING:
+    from cus.estimators import SceneEstimate
+
+# Below this ratio of the second to the first extent, centres lie on a line and leave the turn about it open.
+LEAST_SPREAD = 0.05
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """x_given = scale * rotation @ x_estimated + translation, and the residuals.
+
+    Attributes:
+        scale: given units an estimated unit; multiplies depths.
+        rotation: [3, 3] float64.
+        translation: [3] float64.
+        rotation_errors: [V] degrees between the given and the aligned orientation of each camera.
+        position_errors: [V] distances between the given and the aligned centres, in units of the baseline: the largest
+            distance between two given centres.
+    """
+
+    scale: float
+    rotation: Tensor
+    translation: Tensor
+    rotation_errors: Tensor
+    position_errors: Tensor
+
+    def cameras(self, estimated: Cameras) -> Cameras:
+        """Cameras of the estimated world, in the given one."""
+        viewmats = torch.zeros_like(estimated.viewmats, dtype=torch.float64)
+        viewmats[:, :3, :3] = estimated.viewmats[:, :3, :3].double() @ self.rotation.T
+        centers = self.points(_centers(estimated))
+        viewmats[:, :3, 3] = -(viewmats[:, :3, :3] @ centers[:, :, None])[..., 0]
+        viewmats[:, 3, 3] = 1
+        return Cameras(viewmats.to(estimated.viewmats.dtype), estimated.Ks, estimated.width, estimated.height)
+
+    def points(self, points: Tensor) -> Tensor:
+        """[..., 3] points of the estimated world, in the given one."""
+        turned = points @ self.rotation.to(points).T
+        return self.scale * turned + self.translation.to(points)
+
+    def scene(self, scene: "SceneEstimate") -> "SceneEstimate":
+        """An estimate moved into the given world: cameras and depths; images and confidences stay."""
+        return replace(scene, cameras=self.cameras(scene.cameras), depths=scene.depths * self.scale)
+
+
+def align_cameras(estimated: Cameras, given: Cameras) -> Alignment:
+    """The similarity that brings estimated cameras onto given ones.
+
+    Three or more centres that are not on a line fix it in the least squares sense (Umeyama 1991). Two, or centres on a
+    line, leave the turn about the line open: then the rotation is the mean of what each camera's own orientation says
+    (the nearest rotation to their sum), and scale and translation are the least squares ones for it. Intrinsics play
+    no part.
+
+    Args:
+        estimated: V cameras in their own world and unit.
+        given: the V true cameras, in the same order.
+
+    Raises:
+        InputError: fewer than two cameras, centres in one place in either world, or baselines that run opposite ways.
+        ValueError: numbers of cameras that differ.
+    """
+    if len(estimated) != len(given):
+        raise ValueError(f"expected as many estimated as given cameras, got {len(estimated)} and {len(given)}")
+    if len(given) < 2:
+        raise InputError(f"cameras can be aligned from two on, got {len(given)}: one says nothing of the scale")
+    source, target = _centers(estimated), _centers(given)
+    source_mean, target_mean = source.mean(dim=0), target.mean(dim=0)
+    a, b = source - source_mean, target - target_mean
+    for name, offsets, centers in (("estimated", a, source), ("given", b, target)):
+        if float(offsets.norm()) <= 1e-6 * max(1.0, float(centers.norm())):
+            raise InputError(
+                f"the {name} cameras stand in one place, so no scale can be told; give views with parallax"
+            )
+    own_turns = given.viewmats[:, :3, :3].double().cpu().mT @ estimated.viewmats[:, :3, :3].double().cpu()
+    on_a_line = min(_spread(a), _spread(b)) < LEAST_SPREAD
+    rotation = _nearest_rotation(own_turns.sum(dim=0) if on_a_line else b.T @ a)
+    scale = float((b * (a @ rotation.T)).sum() / (a**2).sum())
+    if scale <= 0:
+        raise InputError(
+            "the estimated cameras cannot be aligned: turned as the photographs say, they stand the other way round "
+            "than the given ones; are both in the same order, and the estimate sound?"
+        )
+    translation = target_mean - scale * rotation @ source_mean
+    baseline = float(torch.cdist(target, target).max())
+    position_errors = (scale * a @ rotation.T - b).norm(dim=1) / baseline
+    return Alignment(scale, rotation, translation, _degrees(rotation.T @ own_turns), position_errors)
+
+
+def _centers(cameras: Cameras) -> Tensor:
+    """[V, 3] float64 on the CPU."""
+    viewmats = cameras.viewmats.double().cpu()
+    return -(viewmats[:, :3, :3].mT @ viewmats[:, :3, 3:])[..., 0]
+
+
+def _spread(offsets: Tensor) -> float:
+    """Second over first singular value of centred positions [V, 3]; 0 on a line."""
+    values = torch.linalg.svdvals(offsets)
+    return float(values[1] / values[0])
+
+
+def _nearest_rotation(matrix: Tensor) -> Tensor:
+    """[3, 3] the rotation R with the largest trace of R^T M."""
+    u, _, vh = torch.linalg.svd(matrix)
+    signs = torch.ones(3, dtype=matrix.dtype)
+    signs[2] = torch.sign(torch.linalg.det(u @ vh))
+    return u @ torch.diag(signs) @ vh
+
+
+def _degrees(rotations: Tensor) -> Tensor:
+    """[V] angles of rotations [V, 3, 3]; by the chord, which keeps small angles."""
+    chord = (rotations - torch.eye(3, dtype=rotations.dtype)).flatten(1).norm(dim=1) / 8**0.5
+    return torch.rad2deg(2 * torch.asin(chord.clamp(max=1.0)))

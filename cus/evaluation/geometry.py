@@ -1,0 +1,182 @@
+"""Rough geometry of a posed scene, enough to tell which photographs see the same things.
+
+Features of neighbouring photographs are matched and triangulated with the given cameras; the depth of every cell of a
+coarse grid over each photograph is that of the nearest such point. No dense depth, no occlusion.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras, PosedPhotos
+from cus.errors import InputError
+from cus.estimators import sfm
+
+GRID = (12, 12)  # rows and columns of points a photograph
+LONGEST_SIDE = 640
+MOST_FEATURES = 2500
+NEIGHBOURS = 6
+WIDEST_TURN = 45.0  # degrees between the viewing directions of photographs that are matched
+LEAST_PARALLAX = 1.5  # degrees; below, a depth means nothing
+LARGEST_ERROR = 2.0  # pixels of the shrunk photograph
+LEAST_POINTS = 12
+
+
+@dataclass(frozen=True)
+class RoughGeometry:
+    """What each photograph sees, as a grid of world points.
+
+    Attributes:
+        cameras: V single cameras, of the photographs shrunk to `LONGEST_SIDE`.
+        depths: [V, rows, columns] float64 z-depths at the centres of the cells of a regular grid; NaN in photographs
+            of which too few points were found.
+    """
+
+    cameras: tuple[Cameras, ...]
+    depths: Tensor
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    @property
+    def known(self) -> Tensor:
+        """[V] bool: photographs with depths."""
+        return torch.isfinite(self.depths).all(dim=(1, 2))
+
+    @property
+    def centers(self) -> Tensor:
+        """[V, 3] float64 camera centres."""
+        return torch.cat([camera.centers for camera in self.cameras]).double()
+
+    def points(self, view: int, window: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)) -> Tensor:
+        """[rows * columns, 3] float64 world points of a window (left, top, right, bottom), fractions of a photograph.
+
+        The window is sampled as densely as the whole; a sample takes the depth of the grid cell that it falls into.
+        """
+        rows, columns = self.depths.shape[1:]
+        left, top, right, bottom = window
+        u = left + (right - left) * (torch.arange(columns, dtype=torch.float64) + 0.5) / columns
+        v = top + (bottom - top) * (torch.arange(rows, dtype=torch.float64) + 0.5) / rows
+        row = (v * rows).long().clamp(0, rows - 1)
+        column = (u * columns).long().clamp(0, columns - 1)
+        depths = self.depths[view][row][:, column].reshape(-1, 1)
+        camera = self.cameras[view]
+        ys, xs = torch.meshgrid(v * camera.height, u * camera.width, indexing="ij")
+        pixels = torch.stack([xs, ys, torch.ones_like(xs)], dim=-1).reshape(-1, 3)
+        local = depths * (pixels @ torch.linalg.inv(camera.Ks[0].double()).T)
+        c2w = camera.c2w[0].double()
+        return local @ c2w[:3, :3].T + c2w[:3, 3]
+
+    def sees(self, view: int, points: Tensor) -> Tensor:
+        """[M] bool: which world points [M, 3] fall into a photograph; what may hide them is not asked."""
+        camera = self.cameras[view]
+        pixels, depths = project(camera, points)
+        size = pixels.new_tensor([camera.width, camera.height])
+        return (depths > 0) & (pixels >= 0).all(dim=1) & (pixels <= size).all(dim=1)
+
+
+def project(camera: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels [M, 2] and z-depths [M] of world points [M, 3], in float64."""
+    viewmat, K = camera.viewmats[0].double(), camera.Ks[0].double()
+    local = points @ viewmat[:3, :3].T + viewmat[:3, 3]
+    homogeneous = local @ K.T
+    return homogeneous[:, :2] / local[:, 2:].where(local[:, 2:].abs() > 1e-12, 1e-12), local[:, 2]
+
+
+def angles_at(points: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """[M] degrees between the rays from world points [M, 3] to two camera centres [3]."""
+    to_a, to_b = (torch.nn.functional.normalize(center - points, dim=-1) for center in (a, b))
+    # By the sine as well: the cosine alone loses small angles.
+    sine = torch.linalg.cross(to_a, to_b).norm(dim=-1)
+    return torch.rad2deg(torch.atan2(sine, (to_a * to_b).sum(dim=-1)))
+
+
+def rough_geometry(posed: PosedPhotos) -> RoughGeometry:
+    """Match and triangulate the features of neighbouring photographs with the given cameras.
+
+    Each photograph is compared with the `NEIGHBOURS` whose cameras stand nearest and look within `WIDEST_TURN` of its
+    direction. Deterministic.
+
+    Raises:
+        InputError: a photograph that cannot be read, or a scene in which no photograph shares anything with another.
+    """
+    cameras, features = [], []
+    for index, (width, height) in enumerate(posed.sizes):
+        shrunk = max(1, round(width * min(1.0, LONGEST_SIDE / max(width, height))))
+        images, camera = posed.select([index]).load(shrunk)
+        gray = (images[0] * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=0)
+        cameras.append(camera)
+        features.append(sfm.extract_features(gray.clamp(0, 1).numpy(), MOST_FEATURES))
+    found: list[list[Tensor]] = [[] for _ in cameras]
+    for a, b in _neighbours(cameras):
+        matches = torch.from_numpy(sfm.match_features(features[a], features[b]))
+        pixels_a = torch.from_numpy(features[a].pixels)[matches[:, 0]]
+        pixels_b = torch.from_numpy(features[b].pixels)[matches[:, 1]]
+        points = triangulate(cameras[a], cameras[b], pixels_a, pixels_b)
+        found[a].append(points)
+        found[b].append(points)
+    depths = torch.stack([_grid_depths(camera, points) for camera, points in zip(cameras, found, strict=True)])
+    geometry = RoughGeometry(tuple(cameras), depths)
+    if not bool(geometry.known.any()):
+        raise InputError(
+            f"none of the {len(posed)} photographs in {posed.paths[0].parent} shares anything with another as the "
+            "cameras would have it: are the cameras those of these photographs, and do the photographs overlap?"
+        )
+    return geometry
+
+
+def _neighbours(cameras: list[Cameras]) -> list[tuple[int, int]]:
+    """Pairs a < b of cameras that look the same way from places near each other."""
+    centers = torch.cat([camera.centers for camera in cameras]).double()
+    forward = torch.cat([camera.viewmats[:, 2, :3] for camera in cameras]).double()
+    distances = torch.cdist(centers, centers)
+    distances[forward @ forward.T < math.cos(math.radians(WIDEST_TURN))] = math.inf
+    distances.fill_diagonal_(math.inf)
+    pairs = set()
+    for a, row in enumerate(distances):
+        for b in torch.argsort(row, stable=True)[:NEIGHBOURS].tolist():
+            if math.isfinite(float(row[b])):
+                pairs.add((min(a, b), max(a, b)))
+    return sorted(pairs)
+
+
+def triangulate(a: Cameras, b: Cameras, pixels_a: Tensor, pixels_b: Tensor) -> Tensor:
+    """[N, 3] world points halfway between the rays of M matched pixels [M, 2] each; only those that fit the cameras.
+
+    A point fits that lies in front of both cameras, reprojects within `LARGEST_ERROR` pixels into both, and is seen
+    under at least `LEAST_PARALLAX` degrees.
+    """
+    rays = []
+    for camera, pixels in ((a, pixels_a), (b, pixels_b)):
+        homogeneous = torch.nn.functional.pad(pixels.double(), (0, 1), value=1.0)
+        local = homogeneous @ torch.linalg.inv(camera.Ks[0].double()).T
+        rays.append(torch.nn.functional.normalize(local @ camera.viewmats[0, :3, :3].double(), dim=-1))
+    center_a, center_b = a.centers[0].double(), b.centers[0].double()
+    between = center_b - center_a
+    cosine = (rays[0] * rays[1]).sum(dim=-1)
+    along_a, along_b = rays[0] @ between, rays[1] @ between
+    denominator = (1 - cosine**2).clamp(min=1e-12)
+    first = center_a + ((along_a - cosine * along_b) / denominator)[:, None] * rays[0]
+    second = center_b + ((cosine * along_a - along_b) / denominator)[:, None] * rays[1]
+    points = (first + second) / 2
+    good = angles_at(points, center_a, center_b) >= LEAST_PARALLAX
+    for camera, pixels in ((a, pixels_a), (b, pixels_b)):
+        projected, depths = project(camera, points)
+        good &= (depths > 0) & ((projected - pixels).norm(dim=-1) <= LARGEST_ERROR)
+    return points[good]
+
+
+def _grid_depths(camera: Cameras, points: list[Tensor]) -> Tensor:
+    """[rows, columns] depth of the point nearest to each cell's centre in the picture; NaN where there are too few."""
+    rows, columns = GRID
+    pixels, depths = project(camera, torch.cat(points) if points else torch.zeros(0, 3, dtype=torch.float64))
+    if len(depths) < LEAST_POINTS:
+        return torch.full(GRID, math.nan, dtype=torch.float64)
+    xs = (torch.arange(columns, dtype=torch.float64) + 0.5) * camera.width / columns
+    ys = (torch.arange(rows, dtype=torch.float64) + 0.5) * camera.height / rows
+    cells = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).reshape(-1, 2)
+    # The median of a few: one wrong match must not move a cell.
+    nearest = torch.cdist(cells, pixels).topk(min(5, len(depths)), dim=1, largest=False).indices
+    return depths[nearest].median(dim=1).values.reshape(rows, columns)

@@ -1,0 +1,117 @@
+"""The ground truth of a case: the crop of a held-out photograph at full resolution, shrunk to the model's size."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras, PosedPhotos
+from cus.cameras.photos import inspect_photo, resize, undistort
+from cus.errors import InputError
+from cus.evaluation.protocol import Case, index_of, window_of
+
+SMALLEST_TARGET = 64  # pixels along the longest side; less shows nothing worth scoring
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a case asks for.
+
+    Attributes:
+        picture: [3, h, w] float32 RGB in [0, 1], straightened, averaged by area from the photograph's own pixels.
+        camera: one camera of h x w pixels with the crop's exact intrinsics.
+        valid: [h, w] bool, False where the straightened photograph has no pixels (corners of a distorted lens).
+        note: why the picture is smaller than asked for, or None.
+    """
+
+    picture: Tensor
+    camera: Cameras
+    valid: Tensor
+    note: str | None
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """A window in whole pixels of the photograph, and the size in pixels that it is shrunk to."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    out_width: int
+    out_height: int
+
+
+def _crop_of(posed: PosedPhotos, case: Case, longest_side: int) -> _Crop:
+    if longest_side < SMALLEST_TARGET:
+        raise ValueError(f"longest_side must be at least {SMALLEST_TARGET}, got {longest_side}")
+    full_width, full_height = posed.sizes[index_of(posed, case.target)]
+    left, top, _, _ = window_of(case.center, case.zoom)
+    width, height = max(1, round(full_width / case.zoom)), max(1, round(full_height / case.zoom))
+    x, y = min(round(left * full_width), full_width - width), min(round(top * full_height), full_height - height)
+    if max(width, height) < SMALLEST_TARGET:
+        raise InputError(
+            f"{case.target} has {full_width}x{full_height} pixels, its x{case.zoom:g} crop {width}x{height}: too few "
+            f"to score (at least {SMALLEST_TARGET} a side); use the photographs at their full resolution"
+        )
+    # By the whole photograph's shape, so that targets have the size of references loaded at `longest_side`.
+    scale = longest_side / max(full_width, full_height)
+    out_width, out_height = max(1, round(full_width * scale)), max(1, round(full_height * scale))
+    if out_width > width or out_height > height:
+        out_width, out_height = width, height
+    return _Crop(x, y, width, height, out_width, out_height)
+
+
+def target_size(posed: PosedPhotos, case: Case, longest_side: int) -> tuple[int, int]:
+    """Width and height in pixels of the case's ground truth, without reading the photograph.
+
+    The photograph's shape at `longest_side`; the crop's own size where that is less: nothing is ever enlarged.
+    """
+    crop = _crop_of(posed, case, longest_side)
+    return crop.out_width, crop.out_height
+
+
+def read_target(posed: PosedPhotos, case: Case, longest_side: int) -> Target:
+    """Read the held-out photograph and cut the case's crop out of it.
+
+    Args:
+        posed: the scene.
+        case: which photograph, and which part of it.
+        longest_side: of the model's frames, in pixels.
+
+    Raises:
+        InputError: a photograph that is missing, damaged or not of its camera's size, or a crop of too few pixels.
+    """
+    crop = _crop_of(posed, case, longest_side)
+    index = index_of(posed, case.target)
+    photo = inspect_photo(posed.paths[index])
+    if (photo.width, photo.height) != posed.sizes[index]:
+        size = posed.sizes[index]
+        raise InputError(
+            f"{photo.path} is {photo.width}x{photo.height} pixels, but its camera is for {size[0]}x{size[1]}"
+        )
+    K = posed.Ks[index]
+    pixels, mask = undistort(photo.pixels(), K.numpy(), posed.distortion[index].numpy())
+    rows, columns = slice(crop.y, crop.y + crop.height), slice(crop.x, crop.x + crop.width)
+    size = crop.out_width, crop.out_height
+    part = resize(np.ascontiguousarray(pixels[rows, columns]).astype(np.float32) / 255, *size)
+    valid = torch.ones(crop.out_height, crop.out_width, dtype=torch.bool)
+    if mask is not None:
+        valid = torch.from_numpy(resize(mask[rows, columns].astype(np.float32), *size) > 0.999)
+    full = Cameras(posed.viewmats[index : index + 1], K[None], photo.width, photo.height)
+    camera = full.cropped(crop.x, crop.y, crop.width, crop.height).resized(*size)
+    note = None
+    if max(size) < longest_side:
+        note = (
+            f"scored at {size[0]}x{size[1]}: the x{case.zoom:g} crop of {case.target} has no more pixels than that "
+            f"({longest_side} along the longest side were asked for)"
+        )
+    picture = torch.from_numpy(part.clip(0, 1)).permute(2, 0, 1).contiguous()
+    return Target(picture, camera, valid, note)
+
+
+def target_view(posed: PosedPhotos, case: Case, longest_side: int) -> tuple[Tensor, Cameras]:
+    """The ground truth alone: (picture [3, h, w] in [0, 1], its camera); arguments and errors as `read_target`."""
+    target = read_target(posed, case, longest_side)
+    return target.picture, target.camera
