@@ -1,0 +1,23 @@
+"""Image metrics: pictures in, numbers out."""
+
+from cus.evaluation.metrics.blur import BLUR_GRID, best_blur, gaussian_blur
+from cus.evaluation.metrics.gmsd import gmsd
+from cus.evaluation.metrics.haarpsi import haarpsi
+from cus.evaluation.metrics.make import METRIC_NAMES, make_metrics
+from cus.evaluation.metrics.metric import Metric
+from cus.evaluation.metrics.psnr import PSNR_CAP, psnr
+from cus.evaluation.metrics.ssim import ssim
+
+__all__ = [
+    "BLUR_GRID",
+    "METRIC_NAMES",
+    "PSNR_CAP",
+    "Metric",
+    "best_blur",
+    "gaussian_blur",
+    "gmsd",
+    "haarpsi",
+    "make_metrics",
+    "psnr",
+    "ssim",
+]

@@ -1,0 +1,28 @@
+"""Half size and colours, as GMSD and HaarPSI take them."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))  # rows Y, I, Q
+
+
+def yiq(image: Tensor) -> Tensor:
+    """RGB [3, H, W] as NTSC luma and chroma, [3, H, W]."""
+    return torch.einsum("ij,jhw->ihw", torch.tensor(_YIQ, dtype=image.dtype), image)
+
+
+def halved(image: Tensor) -> Tensor:
+    """Means of 2x2 pixels, [C, ceil(H/2), ceil(W/2)] from [C, H, W]; an odd last row or column is averaged with zeros.
+
+    The zeros are piq's rule, which is kept so that numbers can be compared.
+    """
+    return F.avg_pool2d(F.pad(image, [0, image.shape[-1] % 2, 0, image.shape[-2] % 2]), 2)
+
+
+def halved_mask(mask: Tensor | None, like: Tensor) -> Tensor:
+    """Share of every 2x2 block that counts, in [0, 1]: [h, w] for a halved picture `like` [..., h, w]; 1 without a mask."""
+    if mask is None:
+        return torch.ones(like.shape[-2:], dtype=like.dtype)
+    padding = [0, mask.shape[-1] % 2, 0, mask.shape[-2] % 2]
+    return F.avg_pool2d(F.pad(mask[None].to(like), padding, mode="replicate"), 2)[0]

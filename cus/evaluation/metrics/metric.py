@@ -1,0 +1,69 @@
+"""What a metric is, and those that need no weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from cus.evaluation.metrics.gmsd import gmsd
+from cus.evaluation.metrics.haarpsi import haarpsi
+from cus.evaluation.metrics.psnr import psnr
+from cus.evaluation.metrics.ssim import ssim
+
+
+class Metric(Protocol):
+    """One number of a picture.
+
+    Attributes:
+        name: what records and configs call it.
+        label: what tables call it.
+        unit: "dB" or "".
+        higher_is_better: the direction.
+        takes_mask: whether it can be confined to a part of the picture; if not, a mask raises ValueError.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def label(self) -> str: ...  # noqa: D102
+    @property
+    def unit(self) -> str: ...  # noqa: D102
+    @property
+    def higher_is_better(self) -> bool: ...  # noqa: D102
+    @property
+    def takes_mask(self) -> bool: ...  # noqa: D102
+
+    def __call__(self, image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
+        """Score of `image` [3, H, W] in [0, 1] against `target`, over the True pixels of `mask` [H, W] bool.
+
+        No-reference metrics ignore the target.
+
+        Raises:
+            ValueError: the pictures cannot be scored: shapes, values, an empty mask, or too small.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class WeightFreeMetric:
+    """A `Metric` that is one function of image, target and mask."""
+
+    name: str
+    label: str
+    score: Callable[[Tensor, Tensor, Tensor | None], float]
+    unit: str = ""
+    higher_is_better: bool = True
+    takes_mask: bool = True
+
+    def __call__(self, image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
+        """See `Metric`."""
+        return self.score(image, target, mask)
+
+
+WEIGHT_FREE = (
+    WeightFreeMetric("psnr", "PSNR", psnr, unit="dB"),
+    WeightFreeMetric("ssim", "SSIM", ssim),
+    WeightFreeMetric("gmsd", "GMSD", gmsd, higher_is_better=False),
+    WeightFreeMetric("haarpsi", "HaarPSI", haarpsi),
+)

@@ -1,0 +1,83 @@
+"""No-reference metrics through pyiqa: the only file that imports it, and only when it is used."""
+
+import importlib.util
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cus.errors import InputError
+from cus.evaluation.metrics.inputs import checked_image
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A metric of pyiqa's: its label and direction, the file of its weights, and the smallest picture it can score."""
+
+    label: str
+    higher_is_better: bool
+    weights: str
+    smallest: tuple[int, int]
+
+
+KNOWN = {
+    # Two blocks of 96x96 at least, or there is no covariance.
+    "niqe": _Known("NIQE", False, "niqe_modelparameters.mat", (96, 192)),
+    "metaiqa": _Known("MetaIQA", True, "Metaiqa_livec.pth", (1, 1)),
+}
+
+
+class NoReference:
+    """NIQE (lower is better) or MetaIQA (in [0, 1], higher is better) of a picture alone, by pyiqa.
+
+    They judge how natural a picture looks, not whether it is true to the scene, and are of whole pictures: no mask.
+    pyiqa's licence is non-commercial. Its weights must lie where it keeps them; nothing is downloaded here.
+
+    Args:
+        name: "niqe" or "metaiqa" (pyiqa 0.1.16 or newer).
+        device: where it runs.
+
+    Raises:
+        InputError: pyiqa, the metric or its weights are missing.
+    """
+
+    unit = ""
+    takes_mask = False
+
+    def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
+        self.known = KNOWN[name]
+        self.name, self.label, self.higher_is_better = name, self.known.label, self.known.higher_is_better
+        self.metric = _create(name, self.known, torch.device(device))
+
+    @torch.inference_mode()
+    def __call__(self, image: Tensor, target: Tensor | None = None, mask: Tensor | None = None) -> float:
+        """See `Metric`; the target is ignored. NIQE needs at least 96x192 pixels, either way round."""
+        if mask is not None:
+            raise ValueError(f"{self.label} is of whole pictures and takes no mask")
+        image = checked_image(image)
+        if tuple(sorted(image.shape[1:])) < self.known.smallest:
+            raise ValueError(f"{self.label} needs {self.known.smallest} pixels, got {list(image.shape[1:])}")
+        score = float(self.metric(image.float()[None]))
+        if not math.isfinite(score):
+            raise ValueError(f"{self.label} is not defined for this picture (flat almost everywhere)")
+        return score
+
+
+def _create(name: str, known: _Known, device: torch.device) -> Any:
+    """The metric as pyiqa builds it."""
+    if importlib.util.find_spec("pyiqa") is None:
+        raise InputError(f"{known.label} needs pyiqa, which is not installed: pip install 'pyiqa>=0.1.16'")
+    fetch = f"fetch it once: python -c \"import pyiqa; pyiqa.create_metric('{name}')\""
+    file = Path(torch.hub.get_dir()) / "pyiqa" / known.weights
+    if not file.is_file():
+        raise InputError(f"{known.label} needs {file}, which is not there; {fetch}")
+    try:
+        import pyiqa  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise InputError(f"pyiqa is installed but cannot be imported ({error}): pip install --upgrade pyiqa") from error
+    if name not in pyiqa.list_models():
+        raise InputError(f"{known.label} is not among this pyiqa's metrics: pip install 'pyiqa>=0.1.16'")
+    return pyiqa.create_metric(name, device=device)
