@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,7 +10,9 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.conditioning.canvas import Canvas
 from cus.conditioning.conditioning import Conditioning, blank_conditioning
+from cus.conditioning.cpu.targets import warp_targets_cpu
 from cus.conditioning.occlusion import DEPTH_TOLERANCE, dilated_depths
+from cus.conditioning.options import WIDE_SPACING, Merge, WarpOptions, check_scales
 from cus.conditioning.references import Reference, references_of
 from cus.conditioning.warp import project_depths, splat, surface_means, winners
 from cus.errors import InputError
@@ -18,10 +20,7 @@ from cus.errors import InputError
 if TYPE_CHECKING:
     from cus.estimators import SceneEstimate
 
-Merge = Literal["nearest", "depth"]
-LARGEST_SCALE = 64
-# Points closer together than this, in target pixels, are averaged; about one a pixel is best left as it is.
-WIDE_SPACING = 0.75
+Backend = Literal["auto", "cpu", "torch"]
 
 
 def hierarchical_warp(
@@ -31,6 +30,7 @@ def hierarchical_warp(
     scales: Sequence[int] | None = None,
     *,
     merge: Merge = "nearest",
+    backend: Backend = "auto",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Conditioning:
     """Warp the scene's reference views into target cameras (Algorithm 1).
@@ -49,32 +49,36 @@ def hierarchical_warp(
             for each reference and target until the spacing of the projected points is covered.
         merge: where references disagree, "nearest" keeps the one whose camera centre is nearest to the target's (the
             paper), "depth" the one whose surface is nearest to the target.
+        backend: "cpu" for float32 on the CPU, in Numba kernels, a thread a target (the first call on a machine compiles
+            them, some seconds); "torch" anywhere, the oracle of the tests. "auto" takes the first that fits.
         on_progress: called with (targets done, T).
 
     Returns:
         Conditioning of the target cameras' size, on the scene's device.
 
     Raises:
-        InputError: no point of the scene lands in any target.
-        ValueError: scales that are not ascending positive whole numbers, no target, or an unknown merge.
+        InputError: no point of the scene lands in any target, or backend="cpu" where it cannot run.
+        ValueError: scales that are not ascending positive whole numbers, no target, or an unknown merge or backend.
     """
     if len(target_cameras) < 1:
         raise ValueError("expected at least one target camera")
-    if merge not in ("nearest", "depth"):
-        raise ValueError(f"merge must be 'nearest' or 'depth', got {merge!r}")
+    for name, value, known in (("merge", merge, get_args(Merge)), ("backend", backend, get_args(Backend))):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     if scales is not None:
         scales = check_scales(scales)
+    warp_targets = warp_targets_cpu if _resolved(backend, scene) == "cpu" else _warp_targets
     targets = target_cameras.to(scene.images.device)
     references = references_of(scene)
     tolerance = DEPTH_TOLERANCE * scene.scale if suppress_background and bool(scene.reliable.any()) else math.inf
-    distances = torch.cdist(targets.centers, scene.cameras.centers)
+    orders = torch.cdist(targets.centers, scene.cameras.centers).argsort(dim=1, stable=True).tolist()
     conditioning = blank_conditioning(targets)
-    for index in range(len(targets)):
-        order = torch.argsort(distances[index], stable=True).tolist()
-        canvas = _warp_target([references[view] for view in order], targets[index], scales, tolerance, merge)
-        canvas.copy_to(conditioning, index)
+
+    def report(done: int) -> None:
         if on_progress is not None:
-            on_progress(index + 1, len(targets))
+            on_progress(done, len(targets))
+
+    warp_targets(references, targets, orders, WarpOptions(scales, tolerance, merge), conditioning, report)
     if not bool(conditioning.masks.any()):
         raise InputError(
             f"the target sees nothing of the scene: no point of the {len(references)} reference views lands in any of "
@@ -83,42 +87,47 @@ def hierarchical_warp(
     return conditioning
 
 
-def check_scales(scales: Sequence[int]) -> tuple[int, ...]:
-    """The scales as a tuple. Raises ValueError unless they are ascending positive whole numbers."""
-    checked = tuple(int(scale) for scale in scales)
-    if not checked or checked[0] < 1 or list(checked) != sorted(set(checked)) or checked != tuple(scales):
-        raise ValueError(f"scales must be ascending positive whole numbers such as (1, 4), got {tuple(scales)}")
-    return checked
+def _resolved(backend: Backend, scene: "SceneEstimate") -> Backend:
+    """The backend that "auto" stands for."""
+    tensors = (scene.images, scene.depths)
+    unfit = [t for t in tensors if t.device.type != "cpu" or t.dtype != torch.float32]
+    if backend == "cpu" and unfit:
+        kind = f"{unfit[0].dtype} on {unfit[0].device}".removeprefix("torch.")
+        raise InputError(f"backend 'cpu' needs a float32 scene on the CPU, got {kind}; use backend='torch' there")
+    if backend == "auto":
+        return "torch" if unfit else "cpu"
+    return backend
 
 
-def scales_for_spacing(spacing: float) -> tuple[int, ...]:
-    """1, 2, 4, ... up to the first scale whose cells are no smaller than the spacing of the points, in pixels.
+def _warp_targets(
+    references: Sequence[Reference],
+    targets: Cameras,
+    orders: Sequence[Sequence[int]],
+    options: WarpOptions,
+    conditioning: Conditioning,
+    on_target: Callable[[int], None],
+) -> None:
+    """`warp_targets_cpu` in tensor operations, on any device."""
+    for index, order in enumerate(orders):
+        _warp_target([references[view] for view in order], targets[index], options).copy_to(conditioning, index)
+        on_target(index + 1)
 
-    A hundredth smaller is no matter: by rounding alone the spacing of a view warped onto itself is a little above 1.
-    """
-    scales = [1]
-    while scales[-1] < min(0.99 * spacing, LARGEST_SCALE):
-        scales.append(scales[-1] * 2)
-    return tuple(scales)
 
-
-def _warp_target(
-    references: Sequence[Reference], target: Cameras, scales: tuple[int, ...] | None, tolerance: float, merge: Merge
-) -> Canvas:
+def _warp_target(references: Sequence[Reference], target: Cameras, options: WarpOptions) -> Canvas:
     """One target, from references that are ordered by the distance of their cameras from it."""
     projections = [project_depths(reference.depths, reference.camera, target) for reference in references]
     buffers = [splat(p, reference.reliable) for p, reference in zip(projections, references, strict=True)]
     limits = None
-    if math.isfinite(tolerance):
-        limits = _dilated(buffers, references, target) + tolerance
+    if math.isfinite(options.tolerance):
+        limits = _dilated(buffers, references, target) + options.tolerance
     merged = Canvas.blank(target.width, target.height, references[0].depths.device)
     for reference, projection, keys in zip(references, projections, buffers, strict=True):
         # The nearest reference goes first and the next ones only fill; by depth each needs a picture of its own.
-        canvas = merged if merge == "nearest" else Canvas.blank(target.width, target.height, keys.device)
+        canvas = merged if options.merge == "nearest" else Canvas.blank(target.width, target.height, keys.device)
         if canvas.complete:
             break
         spacing = reference.projected_spacing(projection)
-        levels = scales or scales_for_spacing(spacing.largest)
+        levels = options.levels(spacing.largest)
         for chosen, z_buffer, nearest in ((reference.reliable, keys, limits), (reference.unreliable, None, None)):
             if canvas.complete:
                 break
@@ -126,7 +135,7 @@ def _warp_target(
             wide = spacing.typical < WIDE_SPACING
             means = surface_means(reference.colors, projection, chosen, z_buffer) if wide else None
             canvas.paint(reference.colors, projection, z_buffer, levels, nearest, means)
-        if merge == "depth":
+        if options.merge == "depth":
             merged = _nearer(merged, canvas)
     return merged
 

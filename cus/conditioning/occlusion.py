@@ -49,7 +49,7 @@ def sample_spacing(depths: Tensor) -> Tensor:
         [H, W] float32; 0 where a sample has no company within `LARGEST_SPACING` (an outlier: it hides nothing) and
         where there is none.
     """
-    margin = LARGEST_SPACING
+    margin, depths = LARGEST_SPACING, depths.contiguous()
     samples = F.pad(depths, (margin, margin, margin, margin))
     stride = samples.shape[1]
     samples = samples.flatten()

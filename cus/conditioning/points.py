@@ -7,7 +7,7 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.conditioning.canvas import Canvas
 from cus.conditioning.conditioning import Conditioning, blank_conditioning
-from cus.conditioning.hierarchical import LARGEST_SCALE, check_scales
+from cus.conditioning.options import LARGEST_SCALE, check_scales
 from cus.conditioning.warp import EMPTY, coarsen, project_points, splat
 from cus.errors import InputError
 

@@ -70,7 +70,7 @@ class Reference:
         distance = torch.cat(distances)
         if distance.numel() == 0:
             return Spacing(1.0, 1.0)
-        ranks = (max(1, round(q * distance.numel())) for q in (0.5, COVERED_QUANTILE))
+        ranks = ranks_of_spacing(distance.numel())
         typical, largest = (float(distance.kthvalue(rank).values) for rank in ranks)
         return Spacing(typical, largest)
 
@@ -79,7 +79,7 @@ class Reference:
 
         A source pixel spans z / focal of a surface that faces it, which the target sees under focal' / z' pixels.
         """
-        magnification = _focal(target) / _focal(self.camera) * self.depths.flatten()[points]
+        magnification = focal(target) / focal(self.camera) * self.depths.flatten()[points]
         return self.spacing[points] * magnification / torch.where(depths > 0, depths, 1.0)
 
 
@@ -101,6 +101,11 @@ def references_of(scene: "SceneEstimate") -> list[Reference]:
     ]
 
 
-def _focal(camera: Cameras) -> float:
+def ranks_of_spacing(count: int) -> tuple[int, int]:
+    """Which of `count` distances in ascending order, from 1, are the typical and the largest of a `Spacing`."""
+    return max(1, round(0.5 * count)), max(1, round(COVERED_QUANTILE * count))
+
+
+def focal(camera: Cameras) -> float:
     """Geometric mean of the focal lengths in pixels."""
     return float(torch.linalg.det(camera.Ks[0, :2, :2]).abs().sqrt())

@@ -19,7 +19,7 @@ from cus.conditioning.reliability import EDGE_THRESHOLD
 # Above the key of every depth, and a float64 holds it exactly, which padding needs.
 EMPTY = 0x7FFFFFFF << 32
 # A point exactly between two pixels must not be given to either by rounding noise (integer zooms put many there).
-_TIE = 1e-3
+TIE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def _projection(x: Tensor, y: Tensor, z: Tensor, known: Tensor | None, target: C
     z = torch.where(front, z, 0.0).flatten()
     safe = z.clamp(min=1e-12)
     x, y = x.flatten() / safe, y.flatten() / safe
-    visible = (x >= -_TIE) & (x < target.width - _TIE) & (y >= -_TIE) & (y < target.height - _TIE) & front.flatten()
+    visible = (x >= -TIE) & (x < target.width - TIE) & (y >= -TIE) & (y < target.height - TIE) & front.flatten()
     return Projection(x, y, z, target.width, target.height, visible)
 
 
@@ -63,15 +63,20 @@ def project_depths(depths: Tensor, source: Cameras, target: Cameras) -> Projecti
         raise ValueError(f"expected one source and one target camera, got {len(source)} and {len(target)}")
     if depths.shape != (source.height, source.width):
         raise ValueError(f"depths must be {(source.height, source.width)} like the source, got {tuple(depths.shape)}")
-    # Source pixel p at depth z lands at z * M @ p + v; composed in float64, so that equal cameras give the identity.
-    K_source, K_target = source.Ks[0].double(), target.Ks[0].double()
-    target_from_source = target.viewmats[0].double() @ torch.linalg.inv(source.viewmats[0].double())
-    M = (K_target @ target_from_source[:3, :3] @ torch.linalg.inv(K_source)).tolist()
-    v = (K_target @ target_from_source[:3, 3]).tolist()
+    M, v = pixel_map(source, target)
     u = torch.arange(source.width, dtype=torch.float32, device=depths.device) + 0.5
     w = torch.arange(source.height, dtype=torch.float32, device=depths.device)[:, None] + 0.5
     x, y, z = (depths * (m[0] * u + (m[1] * w + m[2])) + offset for m, offset in zip(M, v, strict=True))
     return _projection(x, y, z, depths > 0, target)
+
+
+def pixel_map(source: Cameras, target: Cameras) -> tuple[list[list[float]], list[float]]:
+    """M [3, 3] and v [3] of two cameras: the source pixel p at depth z lands at the homogeneous pixel z * M @ p + v."""
+    # Composed in float64, so that equal cameras give the identity.
+    K_source, K_target = source.Ks[0].double(), target.Ks[0].double()
+    target_from_source = target.viewmats[0].double() @ torch.linalg.inv(source.viewmats[0].double())
+    M = K_target @ target_from_source[:3, :3] @ torch.linalg.inv(K_source)
+    return M.tolist(), (K_target @ target_from_source[:3, 3]).tolist()
 
 
 def project_points(points: Tensor, target: Cameras) -> Projection:
@@ -127,8 +132,8 @@ def surface_means(colors: Tensor, projection: Projection, chosen: Tensor, keys: 
 
 def _pixels(projection: Projection, points: Tensor) -> Tensor:
     """Flat pixel index of visible points [M]."""
-    column = torch.floor(projection.x[points] + _TIE).long()
-    return torch.floor(projection.y[points] + _TIE).long() * projection.width + column
+    column = torch.floor(projection.x[points] + TIE).long()
+    return torch.floor(projection.y[points] + TIE).long() * projection.width + column
 
 
 def winners(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:

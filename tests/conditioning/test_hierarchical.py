@@ -3,7 +3,7 @@ import torch
 
 from cus.cameras import Cameras
 from cus.conditioning import Conditioning, divide_reliability, hierarchical_warp
-from cus.conditioning.hierarchical import scales_for_spacing
+from cus.conditioning.options import scales_for_spacing
 from cus.errors import InputError
 from cus.estimators import SceneEstimate
 from tests.conditioning import slow_warp

@@ -1,0 +1,183 @@
+"""Algorithm 1 on the CPU, a thread a target.
+
+Of a reference only what the step at hand needs is kept, so the memory does not grow with the number of references: the
+suppression of background takes them from the farthest to the nearest, which then lies ready to be painted first.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.conditioning.conditioning import Conditioning
+from cus.conditioning.cpu.canvas import Canvas, cells_of, enlarge, keep_nearer, put, surface_means
+from cus.conditioning.cpu.occlusion import Samples, dilate
+from cus.conditioning.cpu.warp import Points, coarsen, kth_smallest, project, projected_distances, splat
+from cus.conditioning.options import WIDE_SPACING, WarpOptions
+from cus.conditioning.references import Reference, Spacing, focal, ranks_of_spacing
+from cus.conditioning.warp import pixel_map
+from cus.kernels.threads import in_pieces
+
+
+def warp_targets_cpu(
+    references: Sequence[Reference],
+    targets: Cameras,
+    orders: Sequence[Sequence[int]],
+    options: WarpOptions,
+    conditioning: Conditioning,
+    on_target: Callable[[int], None],
+) -> None:
+    """Fill a blank conditioning [T, ...] with the references' warps into T targets.
+
+    Args:
+        references: V views, float32 on the CPU.
+        targets: T cameras.
+        orders: for each target all references, the first to count first.
+        options: resolutions, suppression, merging.
+        conditioning: all holes.
+        on_target: called in this thread with the number of targets done.
+    """
+    views = [_View(reference) for reference in references]
+    shape = (targets.height, targets.width)
+    spare = [_Scratch(len(views[0].reliable), shape) for _ in range(min(torch.get_num_threads(), len(targets)))]
+    arrays = (conditioning.images.numpy(), conditioning.masks.numpy(), conditioning.depths.numpy())
+
+    def work(first: int, last: int) -> None:
+        scratch = spare.pop()
+        for index in range(first, last):
+            canvas = Canvas(*(array[index] for array in arrays))
+            _Target(targets[index], canvas, options, scratch).warp([views[view] for view in orders[index]])
+        spare.append(scratch)
+
+    # As many targets at a time as there are threads, so that progress is reported from the caller's own.
+    for first in range(0, len(targets), len(spare)):
+        many = min(len(spare), len(targets) - first)
+        in_pieces(lambda a, b, first=first: work(first + a, first + b), many)
+        for done in range(first, first + many):
+            on_target(done + 1)
+
+
+class _View:
+    """A reference as arrays."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.camera = reference.camera
+        self.colors = _array(reference.colors)
+        self.depths = _array(reference.depths)
+        self.reliable, self.unreliable = _array(reference.reliable), _array(reference.unreliable)
+        self.samples = Samples(_array(reference.hides), _array(reference.spacing), self.depths.ravel())
+
+
+class _Scratch:
+    """Buffers of one thread, for references of N pixels and targets of a shape (height, width)."""
+
+    def __init__(self, count: int, shape: tuple[int, int]) -> None:
+        self.count, self.shape = count, shape
+        self.points = Points(*(np.empty(count, dtype=kind) for kind in (np.float32, np.float32, np.float32, np.int32)))
+        self.keys = np.empty(shape, dtype=np.int64)
+        self.limits = np.empty(shape, dtype=np.float32)
+        self.no_limits = np.full(shape, np.inf, dtype=np.float32)
+        self.distances = np.empty(count, dtype=np.float32)
+
+    @cached_property
+    def means(self) -> np.ndarray:
+        """[H * W, 3]."""
+        return np.empty((self.shape[0] * self.shape[1], 3), dtype=np.float32)
+
+    @cached_property
+    def other(self) -> Canvas:
+        """A second canvas, all holes."""
+        picture = np.zeros((3, *self.shape), dtype=np.float32)
+        return Canvas(picture, np.zeros(self.shape, dtype=np.bool_), np.zeros(self.shape, dtype=np.float32))
+
+
+class _Target:
+    """One target camera's turn on a thread."""
+
+    def __init__(self, camera: Cameras, canvas: Canvas, options: WarpOptions, scratch: _Scratch) -> None:
+        self.camera, self.canvas, self.options, self.scratch = camera, canvas, options, scratch
+        self.projected: _View | None = None  # whose points are in the scratch
+        self.splatted: np.ndarray | None = None  # which of them are in its z-buffer
+
+    def warp(self, views: Sequence[_View]) -> None:
+        """Paint the views, the first over the next."""
+        limits = self.scratch.no_limits
+        if math.isfinite(self.options.tolerance):
+            limits = self._limits(views)
+        holes = self.canvas.mask.size
+        for view in views:
+            if self.options.merge == "depth":  # each view needs a picture of its own
+                self._paint_view(self.scratch.other, view, limits, self.canvas.mask.size)
+                keep_nearer(self.canvas, self.scratch.other)
+            elif holes:
+                holes = self._paint_view(self.canvas, view, limits, holes)
+
+    def _limits(self, views: Sequence[_View]) -> np.ndarray:
+        """D_dilate + tau_D of Eq. 5, [H, W]."""
+        limits = self.scratch.limits
+        limits[:] = np.inf
+        for view in reversed(views):
+            magnification = np.float32(focal(self.camera) / focal(view.camera))
+            dilate(self._z_buffer(view, view.reliable), self.scratch.points, view.samples, magnification, limits)
+        limits += np.float32(self.options.tolerance)
+        return limits
+
+    def _paint_view(self, canvas: Canvas, view: _View, limits: np.ndarray, holes: int) -> int:
+        """Fill holes with the reliable points of a view, then with the others; returns how many holes are left."""
+        spacing = self._spacing(view)
+        for chosen, nearest in ((view.reliable, limits), (view.unreliable, self.scratch.no_limits)):
+            if holes:
+                holes = self._paint(canvas, view, chosen, spacing, nearest, holes)
+        return holes
+
+    def _paint(
+        self, canvas: Canvas, view: _View, chosen: np.ndarray, spacing: Spacing, limits: np.ndarray, holes: int
+    ) -> int:
+        """Fill holes with the chosen points of a view at each of the scales; returns how many holes are left."""
+        points, keys = self.scratch.points, self._z_buffer(view, chosen)
+        levels = {1: keys}
+        for scale in self.options.levels(spacing.largest):
+            if scale > 1:
+                base = max(known for known in levels if scale % known == 0)
+                levels[scale] = coarsen(levels[base], scale // base)
+                holes -= enlarge(canvas, cells_of(levels[scale], points, view.colors), scale, limits)
+            elif spacing.typical < WIDE_SPACING:
+                surface_means(keys, points, chosen, view.colors, self.scratch.means)
+                holes -= put(canvas, keys, points, self.scratch.means, False, limits)
+            else:
+                holes -= put(canvas, keys, points, view.colors, True, limits)
+            if not holes:
+                break
+        return holes
+
+    def _spacing(self, view: _View) -> Spacing:
+        """Of the reliable points of a view, as `Reference.projected_spacing` measures it."""
+        self._project(view)
+        columns, buffer = view.depths.shape[1], self.scratch.distances
+        distances = buffer[: projected_distances(self.scratch.points, view.reliable, columns, buffer)]
+        if not len(distances):
+            return Spacing(1.0, 1.0)
+        typical, largest = (float(kth_smallest(distances, rank)) for rank in ranks_of_spacing(len(distances)))
+        return Spacing(typical, largest)
+
+    def _z_buffer(self, view: _View, chosen: np.ndarray) -> np.ndarray:
+        """[H, W] keys of the chosen points of a view; its points are then in the scratch."""
+        self._project(view)
+        if self.splatted is not chosen:
+            splat(self.scratch.points, chosen, self.scratch.keys.ravel())
+            self.splatted = chosen
+        return self.scratch.keys
+
+    def _project(self, view: _View) -> None:
+        if self.projected is not view:
+            M, v = (np.array(values, dtype=np.float32) for values in pixel_map(view.camera, self.camera))
+            project(view.depths, M, v, self.camera.width, self.camera.height, self.scratch.points)
+            self.projected = view
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
