@@ -18,6 +18,12 @@ def opengl_c2w_from_opencv_c2w(c2w: Tensor) -> Tensor:
     return _flip_y_and_z(c2w)
 
 
+def opencv_c2w_from_llff_c2w(c2w: Tensor) -> Tensor:
+    """[..., 4, 4] camera-to-world: LLFF's poses_bounds.npy (down, right, back) -> OpenCV (right, down, forward)."""
+    down, right, back, center = c2w.unbind(dim=-1)
+    return torch.stack([right, down, -back, center], dim=-1)
+
+
 # How the real spherical harmonics of degree 0 to 3 change when y and z are reversed: each is odd or even in y z.
 _SH_SIGNS_Y_Z = (1, -1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1)
 
