@@ -10,8 +10,9 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.conditioning.canvas import Canvas
 from cus.conditioning.conditioning import Conditioning, blank_conditioning
+from cus.conditioning.cpu.occlusion import sample_spacing_cpu
 from cus.conditioning.cpu.targets import warp_targets_cpu
-from cus.conditioning.occlusion import DEPTH_TOLERANCE, dilated_depths
+from cus.conditioning.occlusion import DEPTH_TOLERANCE, dilated_depths, sample_spacing
 from cus.conditioning.options import WIDE_SPACING, Merge, WarpOptions, check_scales
 from cus.conditioning.references import Reference, references_of
 from cus.conditioning.warp import project_depths, splat, surface_means, winners
@@ -67,9 +68,9 @@ def hierarchical_warp(
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     if scales is not None:
         scales = check_scales(scales)
-    warp_targets = warp_targets_cpu if _resolved(backend, scene) == "cpu" else _warp_targets
+    compiled = _resolved(backend, scene) == "cpu"
     targets = target_cameras.to(scene.images.device)
-    references = references_of(scene)
+    references = references_of(scene, sample_spacing_cpu if compiled else sample_spacing)
     tolerance = DEPTH_TOLERANCE * scene.scale if suppress_background and bool(scene.reliable.any()) else math.inf
     orders = torch.cdist(targets.centers, scene.cameras.centers).argsort(dim=1, stable=True).tolist()
     conditioning = blank_conditioning(targets)
@@ -78,6 +79,7 @@ def hierarchical_warp(
         if on_progress is not None:
             on_progress(done, len(targets))
 
+    warp_targets = warp_targets_cpu if compiled else _warp_targets
     warp_targets(references, targets, orders, WarpOptions(scales, tolerance, merge), conditioning, report)
     if not bool(conditioning.masks.any()):
         raise InputError(

@@ -1,5 +1,6 @@
 """A reference view made ready for warping into many targets."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -83,8 +84,8 @@ class Reference:
         return self.spacing[points] * magnification / torch.where(depths > 0, depths, 1.0)
 
 
-def references_of(scene: "SceneEstimate") -> list[Reference]:
-    """All views of a scene."""
+def references_of(scene: "SceneEstimate", spacing_of: Callable[[Tensor], Tensor] = sample_spacing) -> list[Reference]:
+    """All views of a scene; `spacing_of` is a form of `sample_spacing`."""
     reliable, unreliable = divide_reliability(scene)
     hides = reliable & confident(scene.depths, scene.confidences)
     return [
@@ -94,7 +95,7 @@ def references_of(scene: "SceneEstimate") -> list[Reference]:
             reliable[view].flatten(),
             unreliable[view].flatten(),
             hides[view].flatten(),
-            sample_spacing(scene.depths[view]).flatten(),
+            spacing_of(scene.depths[view]).flatten(),
             scene.cameras[view],
         )
         for view in range(len(scene.images))

@@ -9,7 +9,9 @@ from hypothesis.extra.numpy import arrays
 
 from cus.cameras import Cameras
 from cus.conditioning import Conditioning, hierarchical_warp
+from cus.conditioning.cpu.occlusion import sample_spacing_cpu
 from cus.conditioning.cpu.warp import coarsen, kth_smallest
+from cus.conditioning.occlusion import sample_spacing
 from cus.conditioning.warp import EMPTY
 from cus.conditioning.warp import coarsen as coarsen_torch
 from cus.errors import InputError
@@ -110,6 +112,14 @@ def test_a_scene_that_the_kernels_cannot_take_is_refused_with_a_remedy():
         hierarchical_warp(double, TARGETS["beside"], backend="cpu")
     with pytest.raises(ValueError, match="backend must be one of auto, cpu, torch, got 'cuda'"):
         hierarchical_warp(scene, TARGETS["beside"], backend="cuda")  # pyright: ignore
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.5, 0.1, 0.02, 0.0])
+def test_the_spacing_of_samples_agrees(kept: float):
+    generator = torch.Generator().manual_seed(5)
+    depths = 4 + torch.randint(0, 2, (37, 41), generator=generator).float() + torch.rand((37, 41), generator=generator)
+    depths[torch.rand(depths.shape, generator=generator) >= kept] = 0
+    assert torch.equal(sample_spacing_cpu(depths), sample_spacing(depths))
 
 
 @given(arrays(np.float32, st.integers(1, 60), elements=st.floats(0, 3e4, width=32)), st.data())

@@ -1,14 +1,18 @@
-"""Dilation of sparse foreground on the CPU (Eq. 5); semantics are those of `cus.conditioning.occlusion`."""
+"""Sparse foreground and its dilation on the CPU (Eq. 5); semantics are those of `cus.conditioning.occlusion`."""
 
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
 
 from cus.conditioning.cpu.warp import EMPTY, winner
-from cus.conditioning.occlusion import DENSE_SPACING, LARGEST_RADIUS
+from cus.conditioning.occlusion import DENSE_SPACING, LARGEST_RADIUS, LARGEST_SPACING
+from cus.conditioning.reliability import EDGE_THRESHOLD
+from cus.kernels.threads import in_pieces
 
-_DENSE, _TWO = np.float32(DENSE_SPACING), np.float32(2)
+_DENSE, _EDGE, _TWO, _ZERO = np.float32(DENSE_SPACING), np.float32(EDGE_THRESHOLD), np.float32(2), np.float32(0)
 
 
 class Samples(NamedTuple):
@@ -23,6 +27,44 @@ class Samples(NamedTuple):
     hides: np.ndarray
     spacing: np.ndarray
     depths: np.ndarray
+
+
+def sample_spacing_cpu(depths: Tensor) -> Tensor:
+    """`cus.conditioning.occlusion.sample_spacing` in a kernel: [H, W] -> [H, W]."""
+    spacing = torch.zeros(depths.shape)
+    samples, into = depths.detach().contiguous().numpy(), spacing.numpy()
+    in_pieces(lambda first, last: _sample_spacing(samples, into, first, last), len(samples))
+    return spacing
+
+
+@njit(cache=True, nogil=True)
+def _sample_spacing(depths, spacing, first, last):  # pragma: no cover - compiled
+    """Of the rows first to last."""
+    for row in range(first, last):
+        for column in range(depths.shape[1]):
+            if not depths[row, column] > _ZERO:
+                continue
+            company = 0
+            for distance in range(1, LARGEST_SPACING + 1):
+                company += _company(depths, row, column, distance)
+                if company >= 2:
+                    spacing[row, column] = distance
+                    break
+
+
+@njit(cache=True, nogil=True)
+def _company(depths, row, column, distance):  # pragma: no cover - compiled
+    """Samples of a pixel's surface on the square ring around it whose half side is `distance`."""
+    height, width = depths.shape
+    own = depths[row, column]
+    company = 0
+    for i in range(max(row - distance, 0), min(row + distance + 1, height)):
+        step = 1 if abs(i - row) == distance else 2 * distance
+        for j in range(column - distance, column + distance + 1, step):
+            if 0 <= j < width:
+                other = depths[i, j]
+                company += other > _ZERO and abs(other - own) <= _EDGE * min(other, own)
+    return company
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
