@@ -1,0 +1,165 @@
+"""The files that an evaluation leaves: results.json, results.md, results.tex, per_image.csv and page.html."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cus.evaluation.latex import latex
+from cus.evaluation.markdown import markdown, method_text
+from cus.evaluation.page import page_html
+from cus.evaluation.records import Record, json_number, latest_records, record_json
+from cus.evaluation.statistics import COVERAGE, Estimate
+from cus.evaluation.tables import Cell, Group, MetricLike, Summary, TableOptions, group_label, summarise
+from cus.inference.machine import versions
+
+FORMAT = 1
+
+
+def estimate_json(estimate: Estimate | None) -> dict[str, Any] | None:
+    """An estimate as strict JSON holds it."""
+    if estimate is None:
+        return None
+    interval = None if estimate.interval is None else [json_number(bound) for bound in estimate.interval]
+    return {
+        "mean": json_number(estimate.mean),
+        "interval": interval,
+        "cases": estimate.cases,
+        "scenes": estimate.scenes,
+    }
+
+
+def _cell_json(cell: Cell) -> dict[str, Any]:
+    parts = {name: estimate_json(getattr(cell, name)) for name in ("estimate", "difference", "own")}
+    return parts | {"rank": cell.rank}
+
+
+def _group_json(group: Group, summary: Summary) -> dict[str, Any]:
+    return {
+        "values": dict(zip(summary.options.axes, group.values, strict=True)),
+        "label": group_label(group, summary.options.axes),
+        "planned": group.planned,
+        "compared": group.compared,
+        "counts": {
+            row: asdict(count) | {"missing": count.missing, "seconds": json_number(count.seconds), "text": f"{count}"}
+            for row, count in group.counts.items()
+        },
+        "cells": {row: {m: _cell_json(cell) for m, cell in cells.items()} for row, cells in group.cells.items()},
+    }
+
+
+def summary_json(summary: Summary) -> dict[str, Any]:
+    """All tables as strict JSON holds them: non-finite numbers are the words "NaN", "Infinity", "-Infinity"."""
+    options = summary.options
+    return {
+        "metrics": [asdict(metric) | {"decimals": metric.decimals} for metric in summary.metrics],
+        "rows": [{"name": name, "label": label} for name, label in summary.rows.items()],
+        "axes": list(options.axes),
+        "baseline": options.baseline,
+        "unranked": list(options.unranked),
+        "bootstrap": {"draws": options.draws, "seed": options.seed, "coverage": COVERAGE},
+        "method": method_text(summary),
+        "notes": summary.notes,
+        "scenes": summary.scenes,
+        "tables": [
+            {"region": s.region, "scene": s.scene, "groups": [_group_json(group, summary) for group in s.groups]}
+            for s in summary.sections
+        ],
+        "failures": [
+            {"scene": r.scene, "case": r.case, "row": r.row, "group": r.group, "error": r.error}
+            for r in summary.failures
+        ],
+    }
+
+
+def per_image_csv(records: Iterable[Record], summary: Summary) -> str:
+    """A line a record and region; a record without scores has one line, with its reason."""
+    latest = [record for record in latest_records(records) if record.row in summary.rows]
+    keys = list(dict.fromkeys(key for record in latest for key in record.group))
+    metrics = [metric.name for metric in summary.metrics]
+    text = io.StringIO()
+    # Group keys and metrics may be named alike, or like a column of ours.
+    groups = [f"group.{key}" for key in keys]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["scene", "case", *groups, "row", "label", "region", *metrics, "seconds", "picture", "error"])
+    for record in latest:
+        place = [record.scene, record.case, *(record.group.get(key, "") for key in keys), record.row, record.row_label]
+        for region, scores in record.scores.items() if record.error is None else [("", {})]:
+            values = [repr(scores[name]) if name in scores else "" for name in metrics]
+            writer.writerow([*place, region, *values, repr(record.seconds), record.picture or "", record.error or ""])
+    return text.getvalue()
+
+
+def _written(path: Path, text: str) -> Path:
+    """Write beside the target, then put it in its place, so that a reader never sees half a file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def write_results(
+    folder: Path | str,
+    records: Sequence[Record],
+    metrics: Sequence[MetricLike],
+    rows: Iterable[str],
+    settings: Mapping[str, Any],
+    *,
+    axes: Sequence[str] = (),
+    baseline: str | None = None,
+    unranked: Sequence[str] = (),
+) -> list[Path]:
+    """Write all tables and the page of what there is so far; files of an earlier call are replaced one by one, whole.
+
+    Args:
+        folder: the output folder, which pictures of records are relative to; made where it is not there.
+        records: of a case and row that are there twice, the last counts.
+        metrics: columns, in order.
+        rows: names of the rows, in order.
+        settings: what the run was asked for; "title" and "seed" (of the bootstrap), where given, are used here.
+        axes: keys of `Record.group` whose values make the column groups, outermost first, such as protocol and level;
+            "scene" is one, too.
+        baseline: name of the row that differences are to.
+        unranked: rows that best and second-best are chosen without.
+
+    Returns:
+        the files: results.json, results.md, results.tex, per_image.csv, page.html.
+
+    Raises:
+        InputError: an axis that the records do not have, a baseline or unranked row that is no row.
+    """
+    seed = settings.get("seed")
+    options = TableOptions(tuple(axes), baseline, tuple(unranked), seed=seed if isinstance(seed, int) else 0)
+    summary = summarise(records, metrics, rows, options)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    title = str(settings.get("title") or "Close-up benchmark")
+    tables = summary_json(summary)
+    context = {"title": title, "settings": {k: _plain(v) for k, v in settings.items()}, "versions": versions()}
+    everything = {"format": FORMAT} | context | tables | {"records": [record_json(r) for r in latest_records(records)]}
+    contents: dict[str, Callable[[], str]] = {
+        "results.json": lambda: json.dumps(everything, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "results.md": lambda: markdown(summary, title),
+        "results.tex": lambda: latex(summary),
+        "per_image.csv": lambda: per_image_csv(records, summary),
+        "page.html": lambda: page_html(folder, records, tables, context),
+    }
+    return [_written(folder / name, content()) for name, content in contents.items()]
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON holds it; what is no number, text, list or mapping becomes its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return json_number(value)
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
