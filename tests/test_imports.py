@@ -21,7 +21,7 @@ ALLOWED = {
     "errors": set(),
 }
 EVERYWHERE = {"errors", "kernels"}
-ONE_FILE = ("gsplat", "open_clip", "vggt", "dust3r", "pytorch3d", "viser", "wandb")
+ONE_FILE = ("gsplat", "open_clip", "vggt", "dust3r", "pytorch3d", "pyiqa", "torchmetrics", "viser", "wandb")
 
 
 def imported_names(tree: ast.AST) -> set[str]:

@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from cus.evaluation.metrics.inputs import checked
+from cus.evaluation.metrics.inputs import checked, checked_image
 from cus.evaluation.metrics.psnr import psnr
 
 BLUR_GRID = (0.0, *(0.25 * 2 ** (k / 2) for k in range(13)))  # 0, then 0.25 to 16 pixels in steps of sqrt(2)
@@ -39,7 +39,8 @@ def best_blur(image: Tensor, target: Tensor, mask: Tensor | None = None) -> tupl
     Raises:
         ValueError: see `checked`.
     """
-    image = checked(image, target, mask)[0].to(image)
+    checked(image, target, mask)
+    image = checked_image(image).to(image)
 
     def loss(sigma: float) -> float:
         return -psnr(gaussian_blur(image, sigma), target, mask)

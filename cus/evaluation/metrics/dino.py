@@ -1,15 +1,17 @@
 """DINO similarity: how alike two pictures are to a self-supervised vision transformer."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Dinov2Config, Dinov2Model
 
 from cus.errors import InputError
 from cus.evaluation.metrics.inputs import checked
+
+if TYPE_CHECKING:
+    from transformers import Dinov2Model
 
 DINO = "facebook/dinov2-base"
 _SHORT_SIDE = 224
@@ -32,7 +34,7 @@ class DinoSimilarity:
     higher_is_better = True
     takes_mask = False
 
-    def __init__(self, model: Dinov2Model) -> None:
+    def __init__(self, model: "Dinov2Model") -> None:
         self.model = model.eval()
 
     @classmethod
@@ -46,7 +48,10 @@ class DinoSimilarity:
         Raises:
             InputError: there is no complete DINOv2 model there.
         """
-        remedy = f"download it once (hf download {DINO}) or name a folder with a DINOv2 model"
+        from safetensors import SafetensorError
+        from transformers import Dinov2Config, Dinov2Model  # here, because it takes seconds
+
+        remedy = f"download one once (hf download {DINO}) or name a folder with one"
         try:
             settings = Dinov2Config.get_config_dict(source, local_files_only=True)[0]
             if settings.get("model_type") != "dinov2":
@@ -54,9 +59,9 @@ class DinoSimilarity:
                     f"{source} holds a model of type {settings.get('model_type')!r}, not 'dinov2': {remedy}"
                 )
             loaded: Any = Dinov2Model.from_pretrained(source, local_files_only=True, output_loading_info=True)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise InputError(
-                f"DINO needs {source}, which is neither a folder nor in the local cache: {remedy}"
+                f"DINO needs {source}, but no folder or local cache holds it complete and readable: {remedy}"
             ) from error
         model, found = loaded
         if found["missing_keys"] or found["mismatched_keys"]:
@@ -70,7 +75,8 @@ class DinoSimilarity:
             raise ValueError("DINO similarity is of whole pictures and takes no mask")
         image, target, _ = checked(image, target, None)
         tokens = self.model(pixel_values=self._prepared(torch.stack([image, target]))).last_hidden_state[:, 0]
-        return float(F.cosine_similarity(tokens[0].double(), tokens[1].double(), dim=0))
+        similarity = float(F.cosine_similarity(tokens[0].double(), tokens[1].double(), dim=0))
+        return max(-1.0, min(1.0, similarity))
 
     def _prepared(self, pictures: Tensor) -> Tensor:
         """[2, 3, H, W] in [0, 1] -> resized and normalised, on the model's device."""

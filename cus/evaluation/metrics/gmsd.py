@@ -29,7 +29,7 @@ def gmsd(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
         image: [3, H, W] in [0, 1].
         target: Of the same shape.
         mask: [H, W] bool. The deviation is over its pixels: at half size, each weighs by the share of its 2x2 pixels
-            that the mask holds. Gradients at the mask's edge reach 3 pixels beyond it.
+            that the mask holds. Beyond it the target stands in for the image.
 
     Raises:
         ValueError: see `checked`.

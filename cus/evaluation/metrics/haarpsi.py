@@ -36,7 +36,7 @@ def haarpsi(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
         image: [3, H, W] in [0, 1], at least 16x16.
         target: Of the same shape.
         mask: [H, W] bool. The weighted sums run over its pixels: at half size, each weighs by the share of its 2x2
-            pixels that the mask holds. Wavelets at the mask's edge reach up to 8 pixels beyond it.
+            pixels that the mask holds. Beyond it the target stands in for the image.
 
     Raises:
         ValueError: see `checked`.

@@ -21,7 +21,7 @@ def halved(image: Tensor) -> Tensor:
 
 
 def halved_mask(mask: Tensor | None, like: Tensor) -> Tensor:
-    """Share of every 2x2 block that counts, in [0, 1]: [h, w] for a halved picture `like` [..., h, w]; 1 without a mask."""
+    """Share of every 2x2 block that counts, [h, w] for a halved picture `like` [..., h, w]; ones without a mask."""
     if mask is None:
         return torch.ones(like.shape[-2:], dtype=like.dtype)
     padding = [0, mask.shape[-1] % 2, 0, mask.shape[-2] % 2]

@@ -30,6 +30,9 @@ def checked(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Image, target [3, H, W] (float64) and mask [H, W] (bool) on the CPU; the mask is None where everything counts.
 
+    Outside the mask the returned image is the target: windows that look over the mask's edge see no error there, so
+    nothing beyond the mask can change a score.
+
     Args:
         image: [3, H, W] in [0, 1].
         target: Of the same shape.
@@ -51,7 +54,8 @@ def checked(
         raise ValueError(f"mask is {mask.dtype} {list(mask.shape)}; expected torch.bool {list(image.shape[1:])}")
     if not mask.any():
         raise ValueError("the mask has no True pixel: there is nothing to score")
-    return image, target, None if mask.all() else mask.cpu()
+    mask = mask.cpu()
+    return torch.where(mask, image, target), target, None if mask.all() else mask
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> float:

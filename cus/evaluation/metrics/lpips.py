@@ -21,7 +21,8 @@ class Lpips:
     """Distance of deep features, weighted by people's judgements; 0 for equal pictures, lower is better.
 
     The backbone's ImageNet weights must lie where torchvision keeps them; nothing is downloaded here. With a mask, the
-    map of distances at the pictures' own size (features enlarged bilinearly) is averaged over the mask.
+    map of distances at the pictures' own size (features enlarged bilinearly) is averaged over the mask, and
+    beyond it the target stands in for the image.
 
     Args:
         backbone: "alex", the authors' choice for evaluation; "vgg", which many papers report; or "squeeze".

@@ -29,12 +29,12 @@ def ssim(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
 
     Border rule: pictures are mirrored and every pixel counts, as in torchmetrics. scikit-image
     (`gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1`) leaves out the outer 5 pixels: its
-    number is this one with a mask that leaves them out.
+    number is the mean of `ssim_map` without them.
 
     Args:
         image: [3, H, W] in [0, 1], at least 6x6.
         target: Of the same shape.
-        mask: [H, W] bool. The map is averaged over its pixels; windows at its edge reach 5 pixels beyond it.
+        mask: [H, W] bool. The map is averaged over its pixels; beyond it the target stands in for the image.
 
     Raises:
         ValueError: see `checked`.
