@@ -64,7 +64,7 @@ def _add_fit(group: "argparse._ArgumentGroup") -> None:
         "--refine-cameras",
         action="store_true",
         default=None,
-        help="move the cameras a little, the first photograph's excepted",
+        help="move the cameras a little, the first photograph's excepted; they are kept in refined_cameras.json",
     )
     group.add_argument(
         "--antialiased",

@@ -97,7 +97,7 @@ def fit(
     on_progress: OnProgress,
     checkpoint: Path | None = None,
 ) -> State:
-    """The Gaussian scene (Eqs. 8 to 10) and its renders along the path.
+    """The Gaussian scene (Eqs. 8 to 10), its renders along the path, and the cameras of frames and photographs if moved.
 
     With a checkpoint, a fit that was cut off goes on from it; the caller removes the file.
     """
@@ -109,4 +109,7 @@ def fit(
     found = fit_views(views, cloud, config, options.seed, record)
     T = len(made.frames)
     renders = render(found.gaussians, found.cameras[:T], antialiased=config.antialiased)
-    return State(state_of(found.gaussians).tensors | {"renders": renders}, (f"Gaussian scene: {found.status}",))
+    tensors = state_of(found.gaussians).tensors | {"renders": renders}
+    if config.refine_cameras:
+        tensors["refined_viewmats"] = found.cameras.viewmats
+    return State(tensors, (f"Gaussian scene: {found.status}",))

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from cus.errors import InputError
 
+# Cameras that a fit has moved.
+REFINED = "refined_cameras.json"
 MADE_BY_A_RUN = (
     "frames",
     "conditioning",
@@ -28,6 +30,7 @@ MADE_BY_A_RUN = (
     "transforms.json",
     "points.ply",
     "splat.ply",
+    REFINED,
     "report.html",
     "run.json",
     "fit.json",

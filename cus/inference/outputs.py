@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cus.cameras import Cameras, save_transforms
 from cus.cameras.transforms_json import DISTORTION, frame_entry
-from cus.inference.folder import RunFolder
+from cus.inference.folder import REFINED, RunFolder
 from cus.inference.results import STAGES, Results
 from cus.inference.settings import InferSettings
 from cus.report.html import ReportData, write_report_html
@@ -121,6 +121,15 @@ def write_splat(folder: RunFolder, settings: InferSettings, results: Results) ->
     assert gaussians is not None and renders is not None
     folder.write("splat.ply", lambda part: save_ply(part, gaussians, antialiased=results.antialiased))
     folder.write("splat.mp4", lambda part: write_video(part, to_bytes(renders), settings.fps))
+    if results.refined is not None:
+        photos = [os.path.relpath(photo.path.resolve(), settings.out.resolve()) for photo in results.inputs.photos]
+        write_refined(folder, results.refined, photos)
+
+
+def write_refined(folder: RunFolder, cameras: Cameras, photos: list[str]) -> None:
+    """`refined_cameras.json`: where a fit that moves cameras has moved them, frames first, then the photographs."""
+    frames = [f"frames/{index:04d}.png" for index in range(len(cameras) - len(photos))]
+    folder.write(REFINED, lambda part: save_transforms(part, cameras, [*frames, *photos]))
 
 
 def _views(cameras: Cameras, names: list[str], sizes: list[tuple[int, int]]) -> Views:

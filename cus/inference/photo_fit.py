@@ -1,5 +1,6 @@
 """A Gaussian scene of posed photographs alone, without generated frames, scored at photographs that it never saw."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from cus.inference import machine
 from cus.inference.fitting import FitOptions
 from cus.inference.folder import RunFolder
 from cus.inference.labels import STAGES
-from cus.inference.outputs import save_png, to_bytes, view_names
+from cus.inference.outputs import save_png, to_bytes, view_names, write_refined
 from cus.inference.progress import OnProgress, Progress
 from cus.inference.settings import fingerprint
 from cus.splats import FitConfig, FitRecord, FitResult, Views, fit_views, render, save_ply, ssim
@@ -159,6 +160,9 @@ def fit_photos(
     summary = _summary(scene, config, options, found, cloud, scores, seconds)
     folder.write("splat.ply", lambda part: save_ply(part, found.gaussians, antialiased=config.antialiased))
     _write_renders(folder, [names[i] for i in held_out], renders[len(train) :], images[held_out])
+    if config.refine_cameras:
+        paths = [os.path.relpath(scene.posed.paths[i].resolve(), folder.path.resolve()) for i in train]
+        write_refined(folder, found.cameras, paths)
     folder.write_json("fit.json", summary)
     checkpoint.unlink(missing_ok=True)
     return summary

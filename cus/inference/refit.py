@@ -16,7 +16,7 @@ from cus.conditioning import Conditioning
 from cus.errors import InputError
 from cus.inference import machine, outputs
 from cus.inference.fitting import FitOptions, fit
-from cus.inference.folder import RunFolder, State, remove
+from cus.inference.folder import REFINED, RunFolder, State, remove
 from cus.inference.labels import STAGES
 from cus.inference.progress import OnProgress
 from cus.inference.results import Results
@@ -134,7 +134,10 @@ def refit(
     started = time.perf_counter()
     state = fit(results.generated(), results.cloud, options, on_progress, checkpoint)
     tensors = dict(state.tensors)
-    results.renders, results.gaussians = tensors.pop("renders"), Gaussians(**tensors)
+    renders, moved = tensors.pop("renders"), tensors.pop("refined_viewmats", None)
+    results.renders, results.gaussians = renders, Gaussians(**tensors)
+    if moved is not None:
+        results.refined = replace(results.generated().with_references()[2], viewmats=moved)
     results.antialiased = config.antialiased
     results.seconds["splat"] = time.perf_counter() - started
     # Earlier words on a scene that is no more.
@@ -179,6 +182,11 @@ def _replace_all(
         part.write_json("run.json", summary)
         for name in _MADE:
             os.replace(part.path / name, folder.path / name)
+        # Last, so that a folder never speaks of cameras that its scene was not fitted with.
+        if results.refined is not None:
+            os.replace(part.path / REFINED, folder.path / REFINED)
+        else:
+            remove(folder.path / REFINED)
     finally:
         remove(part.path)
 
@@ -193,7 +201,7 @@ def _target(run: RecordedRun, out: Path | None, *, resume: bool, overwrite: bool
         raise InputError(f"{out} lies inside the run {run.path}; name a folder beside it with --out")
     folder = RunFolder(out)
     folder.prepare(resume=resume, overwrite=overwrite)
-    left_out = shutil.ignore_patterns("splat.*", "report.html", "run.json", "*.checkpoint", ".part-*")
+    left_out = shutil.ignore_patterns("splat.*", REFINED, "report.html", "run.json", "*.checkpoint", ".part-*")
     try:
         shutil.copytree(run.path, out, ignore=left_out, dirs_exist_ok=True)
         _repoint_photos(run.path, folder)

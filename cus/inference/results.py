@@ -16,7 +16,10 @@ __all__ = ["STAGES", "Results"]
 
 @dataclass
 class Results:
-    """What a run has made so far; None where it has not come to it. `antialiased` says how the scene was fitted."""
+    """What a run has made so far; None where it has not come to it. `antialiased` says how the scene was fitted.
+
+    `refined` are the cameras of frames and photographs, at the frames' size, where the fit has moved them.
+    """
 
     inputs: Inputs
     batch: Batch
@@ -29,6 +32,7 @@ class Results:
     gaussians: Gaussians | None = None
     renders: Tensor | None = None
     antialiased: bool = True
+    refined: Cameras | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from cus.cameras import Cameras, save_transforms
+from cus.cameras import Cameras, load_transforms, save_transforms
 from cus.cameras.colmap import save_colmap
 from cus.cli.fit import main
 from cus.cli.infer import main as infer
@@ -142,6 +142,20 @@ def test_posed_photographs_are_fitted_and_scored_where_they_were_held_out(wall, 
     assert len(load_ply(out / "splat.ply")) == made["gaussians"]
     assert Image.open(out / "renders" / "0002.png").size == (192, 64)
     assert not list(out.rglob("*.checkpoint"))
+
+
+def test_refined_cameras_are_kept_and_go_with_the_scene_they_belong_to(copy, wall, tmp_path):
+    assert main([str(copy), "--iterations", "3", "--refine-cameras"]) == 0
+    moved, run = load_transforms(copy / "refined_cameras.json"), load_transforms(copy / "transforms.json")
+    photos = load_transforms(copy / "transforms.json", "photos")
+    assert moved.paths == (*run.paths, *photos.paths)
+    given = torch.cat([run.viewmats, photos.viewmats])
+    assert 0 < (moved.viewmats - given).abs().max() < 0.1
+    assert main([str(copy), "--iterations", "3"]) == 0
+    assert not (copy / "refined_cameras.json").exists()
+    assert main([str(wall), "--iterations", "3", "--refine-cameras", "--out", str(tmp_path / "photos")]) == 0
+    kept = load_transforms(tmp_path / "photos" / "refined_cameras.json").paths
+    assert [path.resolve() for path in kept] == [path.resolve() for path in load_transforms(wall).paths]
 
 
 def test_a_colmap_model_is_fitted_like_transforms(tmp_path):
