@@ -148,7 +148,7 @@ def latex(summary: Summary) -> str:
     To be read with `\input`; needs the package booktabs alone.
     """
     lines = ["% Needs \\usepackage{booktabs}."]
-    lines += ["% " + text for text in [*method_text(summary), *summary.notes]]
+    lines += ["% " + text for text in [summary.failure_note, *summary.notes, *method_text(summary)] if text]
     lines.append("")
     count = len(summary.failures)
     failed = f" {counted(count, 'record')} failed; see the table of failures." if count else ""

@@ -155,7 +155,7 @@ def markdown(summary: Summary, title: str = "Results") -> str:
     """The whole page: per region the means over scenes, then each scene; failures; how the numbers were made."""
     lines = [f"# {_escaped(title)}", ""]
     if summary.failures:
-        lines += [f"**{counted(len(summary.failures), 'record')} failed**: see [Failures](#failures).", ""]
+        lines += [f"**{summary.failure_note}** See [Failures](#failures).", ""]
     lines += [line for note in summary.notes for line in (f"- {_escaped(note)}", "")]
     region = None
     for section in summary.sections:

@@ -41,7 +41,10 @@ def _cases(folder: Path, records: Iterable[Record], rows: Sequence[str]) -> list
         truth = truth_path(members)
         candidates = [truth, *(record.picture for record in members if record.picture is not None)]
         size = next((found for path in candidates if (found := picture_size(folder, path))), (3, 2))
-        shown = {record.row: {k: record_json(record)[k] for k in ("scores", "picture", "error")} for record in members}
+        shown = {
+            entry["row"]: {name: entry[name] for name in ("scores", "picture", "error")}
+            for entry in map(record_json, members)
+        }
         entries.append(
             {"scene": scene, "case": case, "group": dict(group), "truth": truth, "size": size, "rows": shown}
         )

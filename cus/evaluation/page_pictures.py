@@ -9,7 +9,7 @@ from urllib.parse import quote
 import cv2
 
 # Of encoded copies, before base64 adds a third: a page that browsers open within a second or two.
-EMBED_BUDGET = 24_000_000
+EMBED_BUDGET = 32_000_000
 JPEG_QUALITY = 92
 # A photograph's PNG takes at least this many times its JPEG; files beyond that are not tried.
 PNG_OVER_JPEG = 10

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ def record_json(record: Record) -> dict[str, Any]:
         region: {name: json_number(float(value)) for name, value in values.items()}
         for region, values in record.scores.items()
     }
-    return asdict(record) | {"scores": scores, "seconds": json_number(float(record.seconds))}
+    entry = {field.name: getattr(record, field.name) for field in fields(Record)}
+    return entry | {"scores": scores, "seconds": json_number(float(record.seconds))}
 
 
 def append_record(path: Path | str, record: Record) -> None:

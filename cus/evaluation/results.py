@@ -64,6 +64,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "bootstrap": {"draws": options.draws, "seed": options.seed, "coverage": COVERAGE},
         "method": method_text(summary),
         "notes": summary.notes,
+        "failure_note": summary.failure_note,
         "scenes": summary.scenes,
         "tables": [
             {"region": s.region, "scene": s.scene, "groups": [_group_json(group, summary) for group in s.groups]}
@@ -145,13 +146,26 @@ def write_results(
     context = {"title": title, "settings": {k: _plain(v) for k, v in settings.items()}, "versions": versions()}
     everything = {"format": FORMAT} | context | tables | {"records": [record_json(r) for r in latest_records(records)]}
     contents: dict[str, Callable[[], str]] = {
-        "results.json": lambda: json.dumps(everything, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "results.json": lambda: _json_lines(everything),
         "results.md": lambda: markdown(summary, title),
         "results.tex": lambda: latex(summary),
         "per_image.csv": lambda: per_image_csv(records, summary),
         "page.html": lambda: page_html(folder, records, tables, context),
     }
     return [_written(folder / name, content()) for name, content in contents.items()]
+
+
+def _json_lines(entries: Mapping[str, Any]) -> str:
+    """A JSON object with a line for each of its values, and for each item of a list: quick to write, fit to compare."""
+
+    def line(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+    texts = [
+        f"{line(name)}: " + ("[\n" + ",\n".join(map(line, value)) + "\n]" if isinstance(value, list) else line(value))
+        for name, value in entries.items()
+    ]
+    return "{\n" + ",\n".join(texts) + "\n}\n"
 
 
 def _plain(value: Any) -> Any:

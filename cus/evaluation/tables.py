@@ -173,6 +173,7 @@ class Summary:
         sections: by region the mean over scenes, then each scene.
         failures: records without scores.
         notes: what a reader of the tables must know.
+        count: of the records that the tables are made of.
     """
 
     metrics: list[MetricColumn]
@@ -182,6 +183,17 @@ class Summary:
     sections: list[Section]
     failures: list[Record]
     notes: list[str] = field(default_factory=list)
+    count: int = 0
+
+    @property
+    def failure_note(self) -> str:
+        """How many records failed and what that means for the means; empty where none did."""
+        if not self.failures:
+            return ""
+        return (
+            f"{len(self.failures)} of {self.count} records failed. A case that a row failed at is left out for all "
+            "rows that it is compared with."
+        )
 
 
 def natural_key(text: str) -> tuple[tuple[int, float, str], ...]:
@@ -248,7 +260,8 @@ def summarise(
     columns = [MetricColumn(m.name, m.label, m.unit, m.higher_is_better) for m in metrics]
     labels = {record.row: record.row_label for record in kept}
     scenes = sorted({record.scene for record in kept}, key=natural_key)
-    summary = Summary(columns, {row: labels.get(row, row) for row in names}, options, scenes, [], [])
+    labelled = {row: labels.get(row, row) for row in names}
+    summary = Summary(columns, labelled, options, scenes, [], [], count=len(kept))
     found = {region for record in kept for region in record.scores} or {"frame"}
     regions = [region for region in REGION_LABELS if region in found] + sorted(found - set(REGION_LABELS))
     for region in regions:
@@ -366,11 +379,6 @@ def _notes(summary: Summary, others: Collection[Record], kept: Collection[Record
     for scene, name in sorted(absent_scenes):
         where = f"{scene} ({name})" if name else scene
         notes.append(f"{where} has no case that all compared rows have a score of, so no part in means over scenes.")
-    if summary.failures:
-        notes.append(
-            f"{len(summary.failures)} of {len(kept)} records failed; a case that a row failed at is left out for all "
-            "rows it is compared with, and the failures are listed with their reasons."
-        )
     return notes
 
 
