@@ -58,11 +58,15 @@ class NoReference:
         if mask is not None:
             raise ValueError(f"{self.label} is of whole pictures and takes no mask")
         image = checked_image(image)
-        if tuple(sorted(image.shape[1:])) < self.known.smallest:
-            raise ValueError(f"{self.label} needs {self.known.smallest} pixels, got {list(image.shape[1:])}")
-        score = float(self.metric(image.float()[None]))
+        sides, smallest = sorted(image.shape[1:]), self.known.smallest
+        if sides[0] < smallest[0] or sides[1] < smallest[1]:
+            raise ValueError(f"{self.label} needs {smallest[0]}x{smallest[1]} pixels, got {sides[0]}x{sides[1]}")
+        try:
+            score = float(self.metric(image.float()[None]))
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+            score = math.nan
         if not math.isfinite(score):
-            raise ValueError(f"{self.label} is not defined for this picture (flat almost everywhere)")
+            raise ValueError(f"{self.label} is not defined for a picture without texture, such as this one")
         return score
 
 

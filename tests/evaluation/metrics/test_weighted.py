@@ -3,7 +3,9 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.io
 import torch
 import torchvision
 from torch import Tensor
@@ -167,6 +169,29 @@ def test_no_reference_metrics_say_what_is_missing(name: str, no_weights: Path) -
     installed = importlib.util.find_spec("pyiqa") is not None
     assert ("create_metric" if installed else "pip install 'pyiqa") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_niqe_is_that_of_pyiqa_and_refuses_what_it_cannot_score(no_weights: Path) -> None:
+    pyiqa = pytest.importorskip("pyiqa")
+    file = no_weights / "hub" / "pyiqa" / "niqe_modelparameters.mat"
+    file.parent.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    factor = generator.normal(size=(36, 36))
+    mean = generator.normal(size=(1, 36))
+    scipy.io.savemat(file, {"mu_prisparam": mean, "cov_prisparam": factor @ factor.T})
+    metric = NoReference("niqe")
+    picture = photograph("a.jpg", 200, 300)
+    theirs = pyiqa.create_metric("niqe", pretrained_model_path=str(file))
+    assert metric(picture, picture) == pytest.approx(float(theirs(picture[None])))
+    assert metric.higher_is_better is not theirs.lower_better
+    assert metric(photograph("a.jpg", 96, 192)) > 0
+    for height, width in ((95, 400), (100, 150)):
+        with pytest.raises(ValueError, match="needs 96x192"):
+            metric(photograph("a.jpg", height, width))
+    with pytest.raises(ValueError, match="without texture"):
+        metric(torch.full((3, 200, 300), 0.5))
+    with pytest.raises(ValueError, match="no mask"):
+        metric(picture, picture, torch.ones(200, 300, dtype=torch.bool))
 
 
 def test_all_metrics_are_made_or_excused(no_weights: Path, dinov2: Path) -> None:
