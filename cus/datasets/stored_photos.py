@@ -58,25 +58,24 @@ def _existing(paths: Sequence[Path]) -> tuple[Path, ...]:
     if not missing:
         return tuple(paths)
     for scale in SCALES:
-        found = [_at_scale(path, scale) for path in paths]
-        if all(path is not None for path in found):
-            return tuple(path for path in found if path is not None)
+        moved = [_at_scale(path, scale) for path in paths]
+        if all(found for _, found in moved):
+            return tuple(path for path, _ in moved)
+        lost = [path for path, found in moved if not found]
+        missing = lost if len(lost) < len(missing) else missing
     raise InputError(
-        f"{len(missing)} of {len(paths)} photographs that have cameras are missing, the first is {missing[0]}; looked "
-        f"in {', '.join(SCALES)} as well. Copy the photographs there, or take their entries out of the cameras"
+        f"{len(missing)} of {len(paths)} photographs that have cameras are missing, the first is {missing[0]} (of the "
+        f"folders {', '.join(SCALES)} the fullest); copy the photographs there, or remove their cameras"
     )
 
 
-def _at_scale(path: Path, scale: str) -> Path | None:
-    """The file of the same name in the folder `scale` in place of `images`, with any extension; None without one."""
+def _at_scale(path: Path, scale: str) -> tuple[Path, bool]:
+    """The file of the same name in the folder `scale` in place of `images`, with any extension; whether it exists."""
     parts = list(path.parts)
     places = [i for i, part in enumerate(parts[:-1]) if part in SCALES]
     if not places:
-        return None
+        return path, path.is_file()
     parts[places[-1]] = scale
     moved = Path(*parts)
-    if moved.is_file():
-        return moved
-    return next(
-        (p for s in SUFFIXES for p in (moved.with_suffix(s), moved.with_suffix(s.upper())) if p.is_file()), None
-    )
+    candidates = [moved, *(moved.with_suffix(s) for suffix in SUFFIXES for s in (suffix, suffix.upper()))]
+    return next(((candidate, True) for candidate in candidates if candidate.is_file()), (moved, False))

@@ -218,8 +218,8 @@ def _photos(posed: PosedPhotos, names: Sequence[str]) -> tuple[SplitPhoto, ...]:
 
 
 def _relative(path: Path, folder: Path | str) -> str:
-    path, root = path.resolve(), Path(folder).resolve()
-    return path.relative_to(root).as_posix() if path != root else "."
+    # Not resolved: a link in the data folder stays a link.
+    return path.relative_to(folder).as_posix()
 
 
 def _parsed(content: Mapping[str, Any], path: Path) -> Split:
@@ -257,7 +257,8 @@ def _parsed(content: Mapping[str, Any], path: Path) -> Split:
 def _case(entry: Mapping[str, Any], photographs: set[str], where: str) -> Case:
     references = tuple(entry["references"])
     u, v = (float(value) for value in entry["center"])
-    case = Case(**{**entry, "references": references, "center": (u, v), "zoom": float(entry["zoom"])})
+    values: dict[str, Any] = {**entry, "references": references, "center": (u, v), "zoom": float(entry["zoom"])}
+    case = Case(**values)
     unknown = {*references, case.target} - photographs
     if unknown:
         raise InputError(f"{where}: it names {', '.join(sorted(unknown))}, which the scene does not list")
@@ -274,7 +275,8 @@ def _rules(entries: Mapping[str, Any], where: str) -> Rules:
     unknown = [name for name in entries if name not in known]
     if unknown:
         raise InputError(f"{where}: there is no rule {', '.join(unknown)}; there are {', '.join(known)}")
-    return Rules(**{name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()})
+    values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in entries.items()}
+    return Rules(**values)
 
 
 def _three(values: Sequence[float]) -> tuple[float, float, float]:

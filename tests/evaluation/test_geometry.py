@@ -1,0 +1,63 @@
+"""Rough geometry against a rendered scene's exact depth."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from cus.cameras import Cameras, load_transforms, save_transforms
+from cus.datasets.procedural import random_scene, render, sample_reference_cameras
+from cus.errors import InputError
+from cus.evaluation.geometry import rough_geometry, triangulate
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    """(posed photographs, exact depths [3, H, W]) of a procedural scene."""
+    folder = tmp_path_factory.mktemp("scene")
+    scene = random_scene(3)
+    cameras = sample_reference_cameras(scene, 3, 320, 208, views=3)
+    images, depths = render(scene, cameras)
+    names = []
+    for index, image in enumerate(images):
+        names.append(f"{index}.png")
+        Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()).save(folder / names[-1])
+    save_transforms(folder / "transforms.json", cameras, names)
+    return load_transforms(folder), depths
+
+
+def test_grid_depths_are_those_of_the_scene(rendered):
+    posed, depths = rendered
+    geometry = rough_geometry(posed)
+    assert geometry.known.all()
+    exact = torch.nn.functional.interpolate(depths[:, None], geometry.depths.shape[1:], mode="area")[:, 0]
+    ratios = geometry.depths / exact
+    assert 0.95 < float(ratios[exact > 0].median()) < 1.05
+
+
+def test_a_photograph_sees_its_own_points(rendered):
+    posed, _ = rendered
+    geometry = rough_geometry(posed.select([0, 1]))
+    for view in range(2):
+        assert geometry.sees(view, geometry.points(view)).all()
+        assert geometry.sees(view, geometry.points(view, (0.25, 0.25, 0.5, 0.5))).all()
+
+
+def test_matched_rays_meet_at_the_point_and_wrong_matches_are_dropped(rendered):
+    posed, _ = rendered
+    cameras = [Cameras(posed.viewmats[i : i + 1], posed.Ks[i : i + 1], *posed.sizes[i]) for i in (0, 1)]
+    depth = torch.full((1, cameras[0].height, cameras[0].width), 3.0)
+    points = cameras[0].backproject(depth)[0, 40:170:30, 40:280:40].reshape(-1, 3)
+    pixels = [camera.project(points)[0][0] for camera in cameras]
+    torch.testing.assert_close(triangulate(*cameras, *pixels).float(), points, atol=1e-2, rtol=1e-3)
+    wrong = pixels[1] + torch.tensor([0.0, 40.0])
+    assert len(triangulate(*cameras, pixels[0], wrong)) < 0.2 * len(points)
+
+
+def test_cameras_of_other_photographs_are_refused(rendered):
+    posed, _ = rendered
+    viewmats = posed.viewmats.clone()
+    viewmats[:, :3, 3] = torch.tensor([[0.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
+    with pytest.raises(InputError, match="are the cameras those of these photographs"):
+        rough_geometry(replace(posed, viewmats=viewmats))
