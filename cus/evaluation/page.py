@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from cus.evaluation.page_pictures import page_pictures, picture_size
+from cus.evaluation.page_pictures import EMBED_BUDGET, page_pictures, picture_size
 from cus.evaluation.records import Record, latest_records, record_json
 from cus.evaluation.tables import REGION_LABELS, VALUE_LABELS, natural_key
 
@@ -68,7 +68,13 @@ def _text(name: str) -> str:
     return (files("cus.evaluation") / name).read_text(encoding="utf-8")
 
 
-def page_html(folder: Path, records: Sequence[Record], tables: dict[str, Any], context: dict[str, Any]) -> str:
+def page_html(
+    folder: Path,
+    records: Sequence[Record],
+    tables: dict[str, Any],
+    context: dict[str, Any],
+    budget: int = EMBED_BUDGET,
+) -> str:
     """The page as text; it needs no network, and no file but the pictures where they are too many to embed.
 
     Args:
@@ -76,10 +82,11 @@ def page_html(folder: Path, records: Sequence[Record], tables: dict[str, Any], c
         records: as given to the tables.
         tables: `cus.evaluation.results.summary_json` of the records.
         context: title, settings, versions.
+        budget: largest sum of pictures inside the page, bytes; beyond it the page links to them.
     """
     cases = _cases(folder, records, [row["name"] for row in tables["rows"]])
     wanted = [path for case in cases for path in (case["truth"], *(row["picture"] for row in case["rows"].values()))]
-    pictures = page_pictures(folder, [path for path in wanted if path is not None])
+    pictures = page_pictures(folder, [path for path in wanted if path is not None], budget)
     stops = _heat_stops()
     loader = jinja2.PackageLoader("cus.evaluation", ".")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=loader)

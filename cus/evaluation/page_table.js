@@ -18,8 +18,9 @@ function toggleSorting(key, metric) {
 const shownPart = cell => get("numbers").value === "differences" ? cell.difference : cell.estimate;
 
 function sortedRows(table) {
-  if (sorting.key === null) return tables.rows;
-  const [group, metric] = sorting.key.split(":").map(Number);
+  const [group, metric] = (sorting.key ?? "").split(":").map(Number);
+  // A scene may have fewer groups than the table that was sorted.
+  if (sorting.key === null || group >= table.groups.length) return tables.rows;
   const value = row => number(shownPart(table.groups[group].cells[row.name][tables.metrics[metric].name])?.mean);
   const sign = sorting.descending ? -1 : 1;
   return [...tables.rows].sort((a, b) => {

@@ -1,7 +1,6 @@
 """The page of an evaluation as a browser shows it."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from cus.evaluation.page_pictures import page_pictures, picture_size
+from cus.evaluation.page import page_html
+from cus.evaluation.page_pictures import EMBED_BUDGET, page_pictures, picture_size
 from cus.evaluation.records import Record
-from cus.evaluation.results import write_results
+from cus.evaluation.results import summary_json, write_results
+from cus.evaluation.tables import summarise
 from tests.evaluation.made_records import METRICS, PSNR, Made, made_records, save
 from tests.report.browser import Browser, find_chromium
 
@@ -36,26 +37,18 @@ def page(tmp_path_factory) -> Path:
     return folder / "page.html"
 
 
-def gray_page(folder: Path, levels: dict[str, int], many: bool = False) -> Path:
-    """One case whose pictures are flat grays; "target" is the truth. `many` adds noise files until pages link them."""
+def gray_page(folder: Path, levels: dict[str, int], budget: int = EMBED_BUDGET) -> Path:
+    """One case whose pictures are flat grays; "target" is the truth."""
+    place = "pictures/a b%/c#1"
     for name, level in levels.items():
-        save(folder / f"pictures/a b%/c#1/{name}.png", np.full((60, 90, 3), level, np.uint8))
+        save(folder / f"{place}/{name}.png", np.full((60, 90, 3), level, np.uint8))
     rows = [name for name in levels if name != "target"]
-    records = [
-        Record("a b%", "c#1", row, row, {}, {"frame": {"psnr": 20.0}}, f"pictures/a b%/c#1/{row}.png", 1.0)
-        for row in rows
-    ]
-    write_results(folder, records, [PSNR], rows, {})
-    if many:
-        page = folder / "page.html"
-        links = json.dumps(page_pictures(folder, sorted(p.as_posix() for p in relative(folder)), 0).addresses)
-        text = page.read_text()
-        page.write_text(re.sub(r'(id="pictures">).*?(</script>)', lambda m: m[1] + links + m[2], text))
+    scores = {"frame": {"psnr": 20.0}}
+    records = [Record("a b%", "c#1", row, row, {}, scores, f"{place}/{row}.png", 1.0) for row in rows]
+    tables = summary_json(summarise(records, [PSNR], rows))
+    context = {"title": "Grays", "settings": {}, "versions": {}}
+    (folder / "page.html").write_text(page_html(folder, records, tables, context, budget))
     return folder / "page.html"
-
-
-def relative(folder: Path) -> list[Path]:
-    return [path.relative_to(folder) for path in folder.rglob("*.png")]
 
 
 def opened(browser: Browser, page: Path, **window: int | float | bool) -> None:
@@ -161,7 +154,7 @@ def test_filters_leave_the_cases_and_rows_that_are_chosen(browser, page):
 @needs_browser
 @pytest.mark.parametrize("linked", [False, True])
 def test_the_divider_parts_the_two_pictures_and_the_error_map_shows_their_difference(browser, tmp_path, linked):
-    opened(browser, gray_page(tmp_path, {"target": 200, "near": 190, "far": 168}, linked))
+    opened(browser, gray_page(tmp_path, {"target": 200, "near": 190, "far": 168}, 0 if linked else EMBED_BUDGET))
     assert browser.evaluate("document.images[0].src.startsWith('file:')") is linked
     browser.evaluate("document.querySelector('[data-row=far] button').click()")
     browser.wait("get('compare').open")
