@@ -11,7 +11,7 @@ import cv2
 # Of encoded copies, before base64 adds a third: a page that browsers open within a second or two.
 EMBED_BUDGET = 32_000_000
 JPEG_QUALITY = 92
-# A photograph's PNG takes at least this many times its JPEG; files beyond that are not tried.
+# A PNG takes at most about this many times its JPEG (photographs 5 times): where files are larger yet, none is tried.
 PNG_OVER_JPEG = 10
 FLAGS = [
     cv2.IMWRITE_JPEG_QUALITY,
