@@ -27,6 +27,8 @@ class Alignment:
         rotation_errors: [V] degrees between the given and the aligned orientation of each camera.
         position_errors: [V] distances between the given and the aligned centres, in units of the baseline: the largest
             distance between two given centres.
+        focal_errors: [V] how much longer the estimated focal lengths are than the given ones, as fractions of these
+            (geometric means of x and y, in units of the picture's width); a similarity cannot mend them.
     """
 
     scale: float
@@ -34,6 +36,7 @@ class Alignment:
     translation: Tensor
     rotation_errors: Tensor
     position_errors: Tensor
+    focal_errors: Tensor
 
     def cameras(self, estimated: Cameras) -> Cameras:
         """Cameras of the estimated world, in the given one."""
@@ -60,7 +63,7 @@ def align_cameras(estimated: Cameras, given: Cameras) -> Alignment:
     Three or more centres that are not on a line fix it in the least squares sense (Umeyama 1991). Two, or centres on a
     line, leave the turn about the line open: then the rotation is the mean of what each camera's own orientation says
     (the nearest rotation to their sum), and scale and translation are the least squares ones for it. Intrinsics play
-    no part.
+    no part in it.
 
     Args:
         estimated: V cameras in their own world and unit.
@@ -94,13 +97,20 @@ def align_cameras(estimated: Cameras, given: Cameras) -> Alignment:
     translation = target_mean - scale * rotation @ source_mean
     baseline = float(torch.cdist(target, target).max())
     position_errors = (scale * a @ rotation.T - b).norm(dim=1) / baseline
-    return Alignment(scale, rotation, translation, _degrees(rotation.T @ own_turns), position_errors)
+    focal_errors = _relative_focals(estimated) / _relative_focals(given) - 1
+    return Alignment(scale, rotation, translation, _degrees(rotation.T @ own_turns), position_errors, focal_errors)
 
 
 def _centers(cameras: Cameras) -> Tensor:
     """[V, 3] float64 on the CPU."""
     viewmats = cameras.viewmats.double().cpu()
     return -(viewmats[:, :3, :3].mT @ viewmats[:, :3, 3:])[..., 0]
+
+
+def _relative_focals(cameras: Cameras) -> Tensor:
+    """[V] float64 focal lengths over the picture's width."""
+    Ks = cameras.Ks.double().cpu()
+    return (Ks[:, 0, 0] * Ks[:, 1, 1]).sqrt() / cameras.width
 
 
 def _spread(offsets: Tensor) -> float:

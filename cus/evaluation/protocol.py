@@ -7,6 +7,7 @@ Spacing is the angle between the references as the scene sees them, which is fre
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -183,7 +184,8 @@ def choose_cases(
             f"the other's picture from {rules.easy[0]:g} to {rules.hard[1]:g} degrees"
         )
     triples = legal_triples(table, pairs, rules, protocol)
-    cases = [case for triple in triples for case in _cases_of(triple, names, geometry, rules, protocol)]
+    titles = short_names(names)
+    cases = [case for triple in triples for case in _cases_of(triple, names, titles, geometry, rules, protocol)]
     if not cases:
         raise InputError(
             f"{_place(posed)}: {len(pairs)} pairs of references, but no third photograph stands between them and shows "
@@ -289,12 +291,11 @@ def window_of(center: tuple[float, float], zoom: float) -> tuple[float, float, f
 
 
 def _cases_of(
-    triple: Triple, names: list[str], geometry: RoughGeometry, rules: Rules, protocol: Protocol
+    triple: Triple, names: list[str], titles: list[str], geometry: RoughGeometry, rules: Rules, protocol: Protocol
 ) -> list[Case]:
     """The crops of a triple that both references see enough of."""
     references, target = (names[triple.a], names[triple.b]), names[triple.target]
-    a, b, held_out = (_short(name) for name in (*references, target))
-    title = f"{a}+{b}-{held_out}"
+    title = f"{titles[triple.a]}+{titles[triple.b]}-{titles[triple.target]}"
     if protocol == "regular" or triple.motion == "dolly":
         title += "-dolly" if triple.motion == "dolly" else ""
         return [Case(title, references, target, protocol, triple.level, 1.0, (0.5, 0.5), triple.motion)]
@@ -311,10 +312,13 @@ def _cases_of(
     return cases
 
 
-def _short(name: str) -> str:
-    """A photograph's name without its extension, fit for a file name."""
-    path = Path(name)
-    return path.with_suffix("").as_posix().replace("/", "_")
+def short_names(names: Sequence[str]) -> list[str]:
+    """Photographs' names without extensions, fit for file names; with them, or numbers, where those are not unique."""
+    flat = [name.replace("/", "_").replace("\\", "_") for name in names]
+    for candidates in ([Path(name).stem for name in flat], flat):
+        if len(set(candidates)) == len(names):
+            return candidates
+    return [f"{index:04d}" for index in range(len(names))]
 
 
 def _place(posed: PosedPhotos) -> str:

@@ -3,9 +3,9 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cus.cameras import PosedPhotos
@@ -85,6 +85,8 @@ def build_split(
     size: int,
     rules: Rules | None = None,
     only: Sequence[str] | None = None,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Split, dict[str, str]]:
     """Choose the cases of every scene in a folder.
 
@@ -94,6 +96,7 @@ def build_split(
         size: longest side of the model's frames, in pixels.
         rules: the numbers; by default `Rules()`.
         only: names of the scenes to take; None: all.
+        on_progress: called with (scenes done, scenes in all).
 
     Returns:
         (the split, name -> reason of the scenes without cases). A split without any scene is possible.
@@ -110,7 +113,7 @@ def build_split(
             raise InputError(f"{data_folder} has no scene {', '.join(unknown)}; it has {', '.join(known[:SHOWN])}")
         sources = [source for source in sources if source.name in only]
     scenes, failures = {}, {}
-    for source in sources:
+    for done, source in enumerate(sources, start=1):
         try:
             posed = open_source(source)
             cases = tuple(choose_cases(posed, rules, protocol))
@@ -119,6 +122,8 @@ def build_split(
             )
         except InputError as error:
             failures[source.name] = str(error)
+        if on_progress is not None:
+            on_progress(done, len(sources))
     return Split(protocol, size, rules, scenes), failures
 
 
@@ -232,10 +237,12 @@ def _parsed(content: Mapping[str, Any], path: Path) -> Split:
                 f"{path}: expected a protocol of {', '.join(PROTOCOLS)} and a size, got {protocol}, {size}"
             )
         where = f"{path}, rules"
-        rules = _rules(content["rules"], where)
+        rules = parse_rules(content["rules"], where)
         scenes = {}
         for name, scene in content["scenes"].items():
             where = f"{path}, scene {name}"
+            _check_inside(name, where)
+            _check_inside(scene["source"], where)
             if scene["kind"] not in KINDS:
                 raise InputError(f"{where}: expected a kind of {', '.join(KINDS)}, got {scene['kind']}")
             photos = tuple(
@@ -259,6 +266,8 @@ def _case(entry: Mapping[str, Any], photographs: set[str], where: str) -> Case:
     u, v = (float(value) for value in entry["center"])
     values: dict[str, Any] = {**entry, "references": references, "center": (u, v), "zoom": float(entry["zoom"])}
     case = Case(**values)
+    if not case.name or case.name in (".", "..") or any(mark in case.name for mark in "/\\\0"):
+        raise InputError(f"{where}: a case's name names a folder; {case.name!r} cannot")
     unknown = {*references, case.target} - photographs
     if unknown:
         raise InputError(f"{where}: it names {', '.join(sorted(unknown))}, which the scene does not list")
@@ -270,13 +279,21 @@ def _case(entry: Mapping[str, Any], photographs: set[str], where: str) -> Case:
     return case
 
 
-def _rules(entries: Mapping[str, Any], where: str) -> Rules:
+def parse_rules(entries: Mapping[str, Any], where: str) -> Rules:
+    """Rules from plain values (lists for tuples), defaults for the rest. Raises InputError for names that are none."""
     known = [field.name for field in fields(Rules)]
     unknown = [name for name in entries if name not in known]
     if unknown:
         raise InputError(f"{where}: there is no rule {', '.join(unknown)}; there are {', '.join(known)}")
     values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in entries.items()}
     return Rules(**values)
+
+
+def _check_inside(path: str, where: str) -> None:
+    """Refuse a path that leaves the folder it is relative to: split files come from other people."""
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
+        raise InputError(f"{where}: {path!r} leads out of the data folder; paths in a split are relative to it")
 
 
 def _three(values: Sequence[float]) -> tuple[float, float, float]:

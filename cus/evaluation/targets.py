@@ -55,12 +55,16 @@ def _crop_of(posed: PosedPhotos, case: Case, longest_side: int) -> _Crop:
             f"{case.target} has {full_width}x{full_height} pixels, its x{case.zoom:g} crop {width}x{height}: too few "
             f"to score (at least {SMALLEST_TARGET} a side); use the photographs at their full resolution"
         )
-    # By the whole photograph's shape, so that targets have the size of references loaded at `longest_side`.
-    scale = longest_side / max(full_width, full_height)
-    out_width, out_height = max(1, round(full_width * scale)), max(1, round(full_height * scale))
+    out_width, out_height = frame_size(full_width, full_height, longest_side)
     if out_width > width or out_height > height:
         out_width, out_height = width, height
     return _Crop(x, y, width, height, out_width, out_height)
+
+
+def frame_size(width: int, height: int, longest_side: int) -> tuple[int, int]:
+    """Width and height of a photograph shrunk to `longest_side`: that of references and of targets alike."""
+    scale = longest_side / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def target_size(posed: PosedPhotos, case: Case, longest_side: int) -> tuple[int, int]:

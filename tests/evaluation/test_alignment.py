@@ -97,6 +97,15 @@ def test_a_scene_is_moved_with_its_depths():
     torch.testing.assert_close(aligned.depths, 4 * depths, rtol=1e-4, atol=0)
 
 
+def test_a_wrong_focal_length_is_told_and_moves_nothing():
+    given = random_cameras(3)
+    errors = align_cameras(given.zoomed(1.05), given)
+    assert errors.focal_errors.tolist() == pytest.approx([0.05] * 3, abs=1e-6)
+    assert errors.position_errors.max() < 1e-5 and errors.scale == pytest.approx(1)
+    # The same lens on smaller pictures is no error.
+    assert align_cameras(given.resized(16, 12), given.resized(32, 24)).focal_errors.abs().max() < 1e-6
+
+
 def test_what_cannot_be_aligned_is_refused():
     given = random_cameras(3)
     with pytest.raises(ValueError, match="as many"):

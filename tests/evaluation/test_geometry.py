@@ -1,5 +1,6 @@
 """Rough geometry against a rendered scene's exact depth."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from cus.cameras import Cameras, load_transforms, save_transforms
 from cus.datasets.procedural import random_scene, render, sample_reference_cameras
 from cus.errors import InputError
 from cus.evaluation.geometry import rough_geometry, triangulate
+from cus.evaluation.protocol import Rules, choose_cases
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +48,24 @@ def test_a_photograph_sees_its_own_points(rendered):
 
 def test_matched_rays_meet_at_the_point_and_wrong_matches_are_dropped(rendered):
     posed, _ = rendered
-    cameras = [Cameras(posed.viewmats[i : i + 1], posed.Ks[i : i + 1], *posed.sizes[i]) for i in (0, 1)]
-    depth = torch.full((1, cameras[0].height, cameras[0].width), 3.0)
-    points = cameras[0].backproject(depth)[0, 40:170:30, 40:280:40].reshape(-1, 3)
-    pixels = [camera.project(points)[0][0] for camera in cameras]
-    torch.testing.assert_close(triangulate(*cameras, *pixels).float(), points, atol=1e-2, rtol=1e-3)
-    wrong = pixels[1] + torch.tensor([0.0, 40.0])
-    assert len(triangulate(*cameras, pixels[0], wrong)) < 0.2 * len(points)
+    a, b = (Cameras(posed.viewmats[i : i + 1], posed.Ks[i : i + 1], *posed.sizes[i]) for i in (0, 1))
+    depth = torch.full((1, a.height, a.width), 3.0)
+    points = a.backproject(depth)[0, 40:170:30, 40:280:40].reshape(-1, 3)
+    pixels_a, pixels_b = a.project(points)[0][0], b.project(points)[0][0]
+    torch.testing.assert_close(triangulate(a, b, pixels_a, pixels_b).float(), points, atol=1e-2, rtol=1e-3)
+    assert len(triangulate(a, b, pixels_a, pixels_b + torch.tensor([0.0, 40.0]))) < 0.2 * len(points)
+
+
+def test_long_scenes_are_thinned_to_the_photographs_asked_for(rendered, tmp_path):
+    """Of five photographs, two of them doubled, three take part: the first, the middle and the last."""
+    posed, _ = rendered
+    longer = posed.select([0, 0, 1, 1, 2])
+    copies = tuple(tmp_path / f"{index}.png" for index in range(5))
+    for copy, path in zip(copies, longer.paths, strict=True):
+        shutil.copy(path, copy)
+    rules = Rules(easy=(0.5, 28.0), pair_overlap=0.3, overlap=0.3, aside=5.0, between=(-2.0, 3.0), photographs=3)
+    cases = choose_cases(replace(longer, paths=copies), rules, "regular")
+    assert {name for case in cases for name in (*case.references, case.target)} == {"0.png", "2.png", "4.png"}
 
 
 def test_cameras_of_other_photographs_are_refused(rendered):

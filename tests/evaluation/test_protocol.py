@@ -10,7 +10,17 @@ import torch
 from cus.cameras import load_transforms
 from cus.errors import InputError
 from cus.evaluation.geometry import angles_at, rough_geometry
-from cus.evaluation.protocol import CENTERS, Protocol, Rules, choose_cases, index_of, photo_names, thinned, window_of
+from cus.evaluation.protocol import (
+    CENTERS,
+    Protocol,
+    Rules,
+    choose_cases,
+    index_of,
+    photo_names,
+    short_names,
+    thinned,
+    window_of,
+)
 from tests.evaluation.rooms import on_an_arc, posed_photos, standing_at, wall_geometry
 
 ARC = [0.0, 11.0, 22.0, 33.0, 44.0]
@@ -121,7 +131,7 @@ def test_what_gives_no_cases_says_why():
     with pytest.raises(InputError, match="no two photographs make a pair"):
         choose_cases(posed_photos(apart), Rules(), "closeup", wall_geometry(apart))
     with pytest.raises(InputError, match="no protocol 'macro'"):
-        arc_cases(protocol="macro")
+        arc_cases(protocol="macro")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="crop centres are"):
         Rules(centers=("middle",))
     with pytest.raises(InputError, match="at least 1"):
@@ -149,6 +159,12 @@ def test_photographs_of_one_name_are_told_apart_by_their_folders():
         index_of(posed, "1.jpg")
     with pytest.raises(InputError, match="2 times"):
         photo_names(replace(posed, paths=(Path("a/1.jpg"), Path("a/1.jpg"), Path("a/2.jpg"))))
+
+
+def test_case_names_stay_unique_where_names_differ_by_their_ending_alone():
+    assert short_names(["a.jpg", "b.jpg"]) == ["a", "b"] and short_names(["x/1.jpg", "y/1.jpg"]) == ["x_1", "y_1"]
+    assert short_names(["a.jpg", "a.png"]) == ["a.jpg", "a.png"]
+    assert short_names(["a/b.jpg", "a_b.jpg"]) == ["0000", "0001"]
 
 
 def test_angles_are_exact_for_small_ones_too():
