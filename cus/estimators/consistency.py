@@ -85,20 +85,6 @@ def confidence(errors: Tensor, agree: Tensor, margin: Tensor, cost: Tensor) -> T
     return torch.where(agree, supported, filled)
 
 
-def rival_margin(costs: Tensor, spacing: float, near: float = 2.0) -> Tensor:
-    """[H, W] cost of the best rival minus the winner's, of costs [H, W, D] on planes `spacing` pixels apart.
-
-    Rivals are the hypotheses more than `near` pixels from the winner. 0 where there are none.
-    """
-    best, index = costs.min(dim=-1)
-    reach = max(round(near / spacing), 1)
-    rivals = costs.clone()
-    for step in range(-reach, reach + 1):
-        rivals.scatter_(-1, (index + step).clamp(0, costs.shape[-1] - 1)[..., None], torch.inf)
-    margin = rivals.amin(dim=-1) - best
-    return torch.where(margin.isfinite(), margin, torch.zeros_like(margin))
-
-
 def _sample_without_mixing(values: Tensor, grid: Tensor) -> Tensor:
     """Bilinear samples [H, W] of a map; nearest where its neighbourhood varies by more than 5 %.
 

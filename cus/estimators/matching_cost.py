@@ -1,9 +1,11 @@
-"""How badly the reference and its sources match on a plane: a soft census, fused with the warp.
+"""How badly the reference and its sources match on a set of planes: a soft census, fused with the warp.
 
 Neighbour differences are compared after a clamp (a census of more than one bit): blind to an offset in brightness,
-robust to outliers, and smooth enough for subpixel depth. `plane_cost` is the compiled form for the CPU;
-`plane_cost_torch` says the same in tensor operations, for other devices and as its reference.
+robust to outliers, and smooth enough for subpixel depth. `cost_volume` is the compiled form for the CPU;
+`cost_volume_torch` says the same in tensor operations, for other devices and as its reference.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,37 +13,86 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
+from cus.kernels.threads import in_pieces
+
 CONTRAST = 0.06  # difference between neighbours, in [0, 1] grey, at which the cost saturates
+UNKNOWN_COST = 0.5  # of two random patches
+# Rows of the picture and planes that are compared together: their costs fit a core's cache, and sixteen costs of a
+# pixel fill the line of memory that they are written to.
+_ROWS, _PLANES = 16, 16
+_HALF, _ZERO, _ONE, _TINY = np.float32(0.5), np.float32(0), np.float32(1), np.float32(1e-6)
+_UNKNOWN, _UNSEEN = np.float32(UNKNOWN_COST), np.float32(np.inf)
 
 
-def plane_cost(
-    gray: Tensor, source: Tensor, source_valid: Tensor, rays: Tensor, shift: Tensor, plane: float, window: int
+class Views(NamedTuple):
+    """A reference and its sources as arrays; see `cus.estimators.plane_sweep.Sweep`.
+
+    Attributes:
+        reference: [H + 2 reach, W + 2 reach] grey of the reference, its border repeated outwards.
+        sources: [S, H, W] grey.
+        valid: [S, H, W] bool.
+        rays: [S, 3, H, W].
+        shifts: [S, 3].
+    """
+
+    reference: np.ndarray
+    sources: np.ndarray
+    valid: np.ndarray
+    rays: np.ndarray
+    shifts: np.ndarray
+
+
+def cost_volume(
+    gray: Tensor, sources: Tensor, sources_valid: Tensor, rays: Tensor, shifts: Tensor, planes: Tensor, window: int
 ) -> Tensor:
-    """Dissimilarity in [0, 1] of each pixel and what the source shows of it on one plane; inf where it shows nothing.
+    """Dissimilarity in [0, 1] of each pixel and what its sources show of it on each plane.
+
+    Of several sources the better half counts: a source that does not see the point says nothing about it.
 
     Args:
         gray: [H, W] reference.
-        source: [H, W] picture of the source.
-        source_valid: [H, W] bool, False on padding.
-        rays: [3, H, W] homogeneous source pixels of the reference's pixels at infinity.
-        shift: [3] homogeneous displacement per unit of inverse depth.
-        plane: inverse depth.
+        sources: [S, H, W] pictures of the sources.
+        sources_valid: [S, H, W] bool, False on padding.
+        rays: [S, 3, H, W] homogeneous source pixels of the reference's pixels at infinity.
+        shifts: [S, 3] homogeneous displacement per unit of inverse depth.
+        planes: [D] inverse depths.
         window: side of the compared window in pixels, odd.
+
+    Returns:
+        [H, W, D] float32; `UNKNOWN_COST` where no source sees the hypothesis.
     """
     if gray.device.type != "cpu":
-        return plane_cost_torch(gray, source, source_valid, rays, shift, plane, window)
-    warped, seen = _warp(source.numpy(), source_valid.numpy(), rays.numpy(), shift.numpy(), np.float32(plane))
+        return cost_volume_torch(gray, sources, sources_valid, rays, shifts, planes, window)
     reach = window // 2
-    reference = F.pad(gray[None, None], (reach,) * 4, mode="replicate")[0, 0].numpy()
-    warped = F.pad(torch.from_numpy(warped)[None, None], (reach,) * 4, mode="replicate")[0, 0].numpy()
-    cost = _soft_census(reference, warped, reach, np.float32(1.0 / CONTRAST))
-    return torch.from_numpy(cost).masked_fill_(torch.from_numpy(~seen), torch.inf)
+    padded = F.pad(gray[None, None], (reach,) * 4, mode="replicate")[0, 0]
+    views = Views(*(tensor.contiguous().numpy() for tensor in (padded, sources, sources_valid, rays, shifts)))
+    costs = torch.empty((*gray.shape, len(planes)))
+    height, volume, hypotheses = len(gray), costs.numpy(), planes.numpy()
+
+    def compare(first: int, last: int) -> None:
+        for tile in range(first, last):
+            _compare(views, hypotheses, reach, volume, tile * _ROWS, min(tile * _ROWS + _ROWS, height))
+
+    in_pieces(compare, -(-height // _ROWS))
+    return costs
 
 
-def plane_cost_torch(
+def cost_volume_torch(
+    gray: Tensor, sources: Tensor, sources_valid: Tensor, rays: Tensor, shifts: Tensor, planes: Tensor, window: int
+) -> Tensor:
+    """`cost_volume` in tensor operations, on any device."""
+    views = list(zip(sources, sources_valid, rays, shifts, strict=True))
+    volume = [
+        _best_half(torch.stack([_plane_cost(gray, *view, plane, window) for view in views]))
+        for plane in planes.tolist()
+    ]
+    return torch.stack(volume, dim=-1)
+
+
+def _plane_cost(
     gray: Tensor, source: Tensor, source_valid: Tensor, rays: Tensor, shift: Tensor, plane: float, window: int
 ) -> Tensor:
-    """`plane_cost` in tensor operations, on any device."""
+    """[H, W] cost of one source on one plane; inf where it shows nothing."""
     height, width = gray.shape
     x, y, z = rays + shift[:, None, None] * plane
     safe = z.clamp(min=1e-6)
@@ -66,52 +117,106 @@ def plane_cost_torch(
     return (cost / (2 * (window * window - 1))).masked_fill_(~seen, torch.inf)
 
 
+def _best_half(costs: Tensor) -> Tensor:
+    """[S, H, W] with inf where unseen -> [H, W] mean of the better half of the sources that see the pixel."""
+    ordered = costs.sort(dim=0).values
+    seen = ordered.isfinite()
+    keep = (seen.sum(dim=0) + 1) // 2
+    chosen = seen & (torch.arange(len(costs), device=costs.device)[:, None, None] < keep)
+    mean = torch.where(chosen, ordered, torch.zeros_like(ordered)).sum(dim=0) / keep.clamp(min=1)
+    return torch.where(keep > 0, mean, torch.full_like(mean, UNKNOWN_COST))
+
+
+@njit(cache=True, nogil=True)
+def _compare(views, planes, reach, volume, first, last):  # pragma: no cover - compiled
+    """Fill the rows first to last of a cost volume [H, W, D]."""
+    count, width = len(views.sources), volume.shape[1]
+    warped = np.empty((last - first + 2 * reach, width + 2 * reach), dtype=np.float32)
+    seen = np.empty((last - first + 2 * reach, width), dtype=np.bool_)
+    costs = np.empty((count, _PLANES, last - first, width), dtype=np.float32)
+    for start in range(0, len(planes), _PLANES):
+        end = min(start + _PLANES, len(planes))
+        for source in range(count):
+            for plane in range(start, end):
+                _warp(views, source, planes[plane], reach, first, warped, seen)
+                into = costs[source, plane - start]
+                _soft_census(views.reference, warped, reach, first, into)
+                for row in range(last - first):
+                    for column in range(width):
+                        if not seen[row + reach, column]:
+                            into[row, column] = _UNSEEN
+        for row in range(first, last):
+            for column in range(width):
+                _write_best_half(costs[:, :, row - first, column], volume[row, column, start:end])
+
+
+@njit(cache=True, nogil=True)
+def _write_best_half(costs, into):  # pragma: no cover - compiled
+    """Mean over the better half of the sources that see a pixel, for each plane, of costs [S, planes]."""
+    count = len(costs)
+    if count == 1:
+        for plane in range(len(into)):
+            cost = costs[0, plane]
+            into[plane] = cost if cost < _UNSEEN else _UNKNOWN
+        return
+    for plane in range(len(into)):
+        ordered = np.sort(costs[:, plane])
+        seen = np.sum(ordered < _UNSEEN)
+        keep = (seen + 1) // 2
+        total = _ZERO
+        for place in range(keep):
+            total += ordered[place]
+        into[plane] = total / np.float32(keep) if keep > 0 else _UNKNOWN
+
+
 @njit(cache=True, fastmath=True, nogil=True)
-def _warp(source, source_valid, rays, shift, plane):  # pragma: no cover - compiled
+def _warp(views, index, plane, reach, first, warped, seen):  # pragma: no cover - compiled
+    """What a source shows of the rows first - reach and on, with `reach` repeated columns at each side; and whether."""
+    source, valid, rays, shift = views.sources[index], views.valid[index], views.rays[index], views.shifts[index]
     height, width = source.shape
-    warped = np.empty((height, width), dtype=np.float32)
-    seen = np.empty((height, width), dtype=np.bool_)
-    half, one, tiny = np.float32(0.5), np.float32(1.0), np.float32(1e-6)
-    for row in range(height):
+    sx, sy, sz = shift[0] * plane, shift[1] * plane, shift[2] * plane
+    for line in range(len(warped)):
+        row = min(max(first - reach + line, 0), height - 1)
+        rx, ry, rz = rays[0, row], rays[1, row], rays[2, row]
+        into = warped[line, reach : reach + width]
         for column in range(width):
-            z = rays[2, row, column] + shift[2] * plane
-            scale = one / max(z, tiny)
-            x = (rays[0, row, column] + shift[0] * plane) * scale
-            y = (rays[1, row, column] + shift[1] * plane) * scale
-            inside = z > tiny and x > 0 and y > 0 and x < width and y < height
-            x = min(max(x - half, np.float32(0.0)), np.float32(width - 1))
-            y = min(max(y - half, np.float32(0.0)), np.float32(height - 1))
-            left, top = int(x), int(y)
+            z = rz[column] + sz
+            scale = _ONE / max(z, _TINY)
+            x, y = (rx[column] + sx) * scale, (ry[column] + sy) * scale
+            inside = z > _TINY and x > 0 and y > 0 and x < width and y < height
+            x = min(max(x - _HALF, _ZERO), np.float32(width - 1))
+            y = min(max(y - _HALF, _ZERO), np.float32(height - 1))
+            left, top = np.uint32(x), np.uint32(y)
             right, bottom = min(left + 1, width - 1), min(top + 1, height - 1)
             fx, fy = x - np.float32(left), y - np.float32(top)
-            above = source[top, left] * (one - fx) + source[top, right] * fx
-            below = source[bottom, left] * (one - fx) + source[bottom, right] * fx
-            warped[row, column] = above * (one - fy) + below * fy
-            seen[row, column] = inside and source_valid[int(y + half), int(x + half)]
-    return warped, seen
+            above = source[top, left] * (_ONE - fx) + source[top, right] * fx
+            below = source[bottom, left] * (_ONE - fx) + source[bottom, right] * fx
+            into[column] = above * (_ONE - fy) + below * fy
+            seen[line, column] = inside and valid[np.uint32(y + _HALF), np.uint32(x + _HALF)]
+        for column in range(reach):
+            warped[line, column], warped[line, reach + width + column] = into[0], into[width - 1]
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _soft_census(reference, warped, reach, sharpness):  # pragma: no cover - compiled
-    height, width = reference.shape[0] - 2 * reach, reference.shape[1] - 2 * reach
-    cost = np.zeros((height, width), dtype=np.float32)
-    one = np.float32(1.0)
+def _soft_census(reference, warped, reach, first, costs):  # pragma: no cover - compiled
+    """Compare windows of the reference's rows from `first` on with those of the warped source: [rows, W] costs."""
+    rows, width = costs.shape
     window = 2 * reach + 1
-    norm = np.float32(1.0 / (2 * (window * window - 1)))
-    for row in range(height):
-        line = cost[row]
-        center_r = reference[row + reach, reach : reach + width]
+    sharpness, norm = np.float32(1 / CONTRAST), np.float32(1.0 / (2 * (window * window - 1)))
+    for row in range(rows):
+        line = costs[row]
+        line[:] = _ZERO
+        center_r = reference[first + row + reach, reach : reach + width]
         center_w = warped[row + reach, reach : reach + width]
         for dy in range(window):
             for dx in range(window):
                 if dy == reach and dx == reach:
                     continue
-                side_r = reference[row + dy, dx : dx + width]
+                side_r = reference[first + row + dy, dx : dx + width]
                 side_w = warped[row + dy, dx : dx + width]
                 for column in range(width):
-                    a = min(max((side_r[column] - center_r[column]) * sharpness, -one), one)
-                    b = min(max((side_w[column] - center_w[column]) * sharpness, -one), one)
+                    a = min(max((side_r[column] - center_r[column]) * sharpness, -_ONE), _ONE)
+                    b = min(max((side_w[column] - center_w[column]) * sharpness, -_ONE), _ONE)
                     line[column] += abs(a - b)
         for column in range(width):
             line[column] *= norm
-    return cost

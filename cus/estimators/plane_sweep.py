@@ -5,7 +5,6 @@ dehomogenised u(p) + rho * b, where u = K_s R K_r^-1 p and b = K_s t. Everything
 infinity.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.estimators.matching_cost import CONTRAST, plane_cost
+from cus.estimators.matching_cost import CONTRAST, cost_volume
 from cus.estimators.semi_global import aggregate
 
 LUMA = (0.299, 0.587, 0.114)
-UNKNOWN_COST = 0.5  # of two random patches
 
 
 @dataclass(frozen=True)
@@ -122,20 +120,7 @@ def matching_costs(sweep: Sweep, planes: Tensor, window: int = 5) -> Tensor:
     Returns:
         [H, W, D] float32; `UNKNOWN_COST` where no source sees the hypothesis.
     """
-
-    def on_plane(plane: float) -> Tensor:
-        costs = [
-            plane_cost(sweep.gray, source, source_valid, rays, shift, plane, window)
-            for source, source_valid, rays, shift in zip(
-                sweep.sources, sweep.sources_valid, sweep.rays, sweep.shifts, strict=True
-            )
-        ]
-        return _best_half(torch.stack(costs))
-
-    # The compiled cost releases the interpreter lock; a pool of threads waits without spinning where cores are shared.
-    with ThreadPoolExecutor(max(torch.get_num_threads(), 1)) as pool:
-        volume = torch.stack(list(pool.map(on_plane, planes.tolist())))
-    return volume.permute(1, 2, 0).contiguous()
+    return cost_volume(sweep.gray, sweep.sources, sweep.sources_valid, sweep.rays, sweep.shifts, planes, window)
 
 
 def aggregate_costs(costs: Tensor, sweep: Sweep, planes: Tensor, settings: SweepSettings) -> Tensor:
@@ -144,27 +129,6 @@ def aggregate_costs(costs: Tensor, sweep: Sweep, planes: Tensor, settings: Sweep
     small = settings.small_jump * min(plane_spacing(sweep, planes), 1.0)
     large = (settings.large_jump / (1.0 + edges / (CONTRAST / 2))).clamp(min=1.5 * settings.small_jump)
     return aggregate(costs, small, large)
-
-
-def subpixel_argmin(costs: Tensor) -> Tensor:
-    """[H, W] fractional index of the minimum along the last axis of [H, W, D], by a parabola through three values."""
-    best = costs.argmin(dim=-1)
-    middle = best.clamp(1, costs.shape[-1] - 2)
-    left, centre, right = (costs.gather(-1, (middle + o)[..., None])[..., 0] for o in (-1, 0, 1))
-    offset = (left - right) / (2 * (left - 2 * centre + right)).clamp(min=1e-6)
-    return best + torch.where(best == middle, offset.clamp(-0.5, 0.5), torch.zeros_like(offset))
-
-
-def _best_half(costs: Tensor) -> Tensor:
-    """[S, H, W] with inf where unseen -> [H, W] mean of the better half of the sources that see the pixel."""
-    if len(costs) == 1:
-        return torch.where(costs[0].isinf(), torch.full_like(costs[0], UNKNOWN_COST), costs[0])
-    ordered = costs.sort(dim=0).values
-    seen = ordered.isfinite()
-    keep = (seen.sum(dim=0) + 1) // 2
-    chosen = seen & (torch.arange(len(costs), device=costs.device)[:, None, None] < keep)
-    mean = torch.where(chosen, ordered, torch.zeros_like(ordered)).sum(dim=0) / keep.clamp(min=1)
-    return torch.where(keep > 0, mean, torch.full_like(mean, UNKNOWN_COST))
 
 
 def _match_contrast(source: Tensor, reference: Tensor) -> Tensor:

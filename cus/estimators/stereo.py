@@ -11,7 +11,7 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators import poses
-from cus.estimators.consistency import agreeing, confidence, rival_margin, round_trip_errors
+from cus.estimators.consistency import agreeing, confidence, round_trip_errors
 from cus.estimators.filling import fill_unconfirmed, smooth_surfaces
 from cus.estimators.plane_sweep import (
     Sweep,
@@ -21,11 +21,11 @@ from cus.estimators.plane_sweep import (
     matching_costs,
     place_planes,
     plane_spacing,
-    subpixel_argmin,
 )
 from cus.estimators.scene import SceneEstimate, check_arguments
 from cus.estimators.structure import Structure
 from cus.estimators.upsampling import enlarge
+from cus.estimators.volumes import in_bytes, rival_margin, subpixel_argmin
 
 Progress = Callable[[int, int], None]
 POSE_STEPS = 4  # what finding the cameras takes, in units of one sweep
@@ -128,7 +128,7 @@ def sweep_views(
         positions = fill_unconfirmed(
             state.sweep,
             state.planes,
-            state.costs.float().div_(255),
+            state.costs / 255,
             agree[view],
             first[state.sources],
             agree[state.sources],
@@ -160,9 +160,8 @@ def _sweep_view(sweep: Sweep, sources: list[int], bounds: tuple[float, float], s
     planes = place_planes(sweep, *bounds, settings)
     costs = matching_costs(sweep, planes, settings.window)
     total = aggregate_costs(costs, sweep, planes, settings)
-    stored = (costs * 255).round_().to(torch.uint8)
     spacing = plane_spacing(sweep, planes)
-    return _View(sources, sweep, planes, spacing, stored, subpixel_argmin(total), rival_margin(total, spacing))
+    return _View(sources, sweep, planes, spacing, in_bytes(costs), subpixel_argmin(total), rival_margin(total, spacing))
 
 
 def _cross_check(swept: list[_View], cameras: Cameras, valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -178,6 +178,17 @@ def select(typing: Any, mask: types.Type, a: types.Type, b: types.Type):
 
 
 @_instruction
+def smaller(typing: Any, a: types.Type, b: types.Type):
+    """The smaller of each two lanes (either may be a float32)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        x, y = (_as_lanes(context, builder, v, k) for v, k in zip(arguments, signature.args, strict=True))
+        return builder.select(builder.fcmp_ordered("<", x, y), x, y)
+
+    return LANES_TYPE(a, b), generate
+
+
+@_instruction
 def multiply_add(typing: Any, a: types.Type, b: types.Type, c: types.Type):
     """Compute a * b + c, fused where the hardware fuses."""
 
@@ -255,20 +266,38 @@ def store(typing: Any, array: types.Type, index: types.Type, value: types.Type):
     return types.void(array, index, value), generate
 
 
+def _folded(builder: Any, vector: Any, fold: Callable[[Any, Any], Any]) -> Any:
+    """The lanes of a vector, folded pairwise into one."""
+    count = LANES
+    while count > 1:
+        count //= 2
+        undefined = ir.Constant(vector.type, ir.Undefined)
+        kind = ir.VectorType(ir.IntType(32), count)
+        low = builder.shuffle_vector(vector, undefined, ir.Constant(kind, list(range(count))))
+        high = builder.shuffle_vector(vector, undefined, ir.Constant(kind, list(range(count, 2 * count))))
+        vector = fold(low, high)
+    return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+
 @_instruction
 def total(typing: Any, value: types.Type):
     """Sum of the lanes, pairwise."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vector, count = arguments[0], LANES
-        while count > 1:
-            count //= 2
-            undefined = ir.Constant(vector.type, ir.Undefined)
-            kind = ir.VectorType(ir.IntType(32), count)
-            low = builder.shuffle_vector(vector, undefined, ir.Constant(kind, list(range(count))))
-            high = builder.shuffle_vector(vector, undefined, ir.Constant(kind, list(range(count, 2 * count))))
-            vector = builder.fadd(low, high)
-        return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+        return _folded(builder, arguments[0], builder.fadd)
+
+    return types.float32(value), generate
+
+
+@_instruction
+def smallest(typing: Any, value: types.Type):
+    """The smallest of the lanes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def fold(low: Any, high: Any) -> Any:
+            return builder.select(builder.fcmp_ordered("<", low, high), low, high)
+
+        return _folded(builder, arguments[0], fold)
 
     return types.float32(value), generate
 

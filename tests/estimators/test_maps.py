@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cus.estimators.consistency import FILLED_CONFIDENCE, agreeing, confidence, rival_margin, round_trip_errors
+from cus.estimators.consistency import FILLED_CONFIDENCE, agreeing, confidence, round_trip_errors
 from cus.estimators.filling import FREE_SPACE_PENALTY, continue_smoothly, free_space_costs, smooth_surfaces
 from cus.estimators.plane_sweep import Sweep
 from cus.estimators.upsampling import enlarge
@@ -53,14 +53,6 @@ def test_confidence_orders_good_doubtful_and_filled_pixels():
     assert result[0] > max(result[1], result[2]) > FILLED_CONFIDENCE
     assert result[3] <= FILLED_CONFIDENCE
     assert result.min() >= 0 and result.max() <= 1
-
-
-def test_rival_margin_skips_the_neighbours_of_the_winner():
-    costs = torch.ones(1, 1, 20)
-    costs[0, 0, 8:13] = torch.tensor([0.3, 0.2, 0.1, 0.2, 0.3])
-    costs[0, 0, 17] = 0.4
-    assert float(rival_margin(costs, spacing=1.0)) == pytest.approx(0.3)
-    assert float(rival_margin(costs, spacing=2.0)) == pytest.approx(0.2)
 
 
 def test_free_space_forbids_what_would_hide_a_confirmed_surface():
