@@ -2,7 +2,8 @@
 
 A file is one sequence. Its first line is the video's address; every other line is a frame of 19 numbers: timestamp in
 microseconds, fx fy cx cy as fractions of the frame's width and height, two zeros, and the 3x4 world-to-camera matrix
-row by row, in OpenCV's axes (Zhou et al. 2018; Liu et al. 2021 use the same). Frames are not part of the data sets:
+row by row, in OpenCV's axes (Zhou et al. 2018; Liu et al. 2021 use the same). What stands in place of the zeros is not
+read: other programs put a size there. Frames are not part of the data sets:
 they are taken from the videos and stored as `<timestamp>.png` or `.jpg`.
 """
 

@@ -52,6 +52,17 @@ def test_a_scene_of_a_split_opens_and_its_cases_have_targets(data, split):
     assert picture.shape == (3, camera.height, camera.width) == (3, 64, 96)
 
 
+def test_a_single_scene_is_a_data_folder_too(data, split, tmp_path, monkeypatch):
+    monkeypatch.chdir(data)
+    alone, failures = build_split("wall", "closeup", 96, RULES)
+    assert not failures and alone.scenes["wall"].source == "."
+    assert alone.scenes["wall"].cases == split.scenes["wall"].cases
+    save_split(tmp_path / "alone.json", alone)
+    assert load_split(tmp_path / "alone.json", data / "wall") == alone
+    with pytest.raises(InputError, match="wall: "):
+        load_split(tmp_path / "alone.json", data)
+
+
 def test_scenes_without_cases_are_listed_with_their_reason(data, tmp_path):
     shutil.copytree(data / "wall", tmp_path / "wall")
     shutil.copytree(data / "wall", tmp_path / "broken")
