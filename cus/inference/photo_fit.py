@@ -145,12 +145,12 @@ def fit_photos(
     with _stage(progress, "scene", seconds) as on_depth:
         estimate = estimate_scene(images[train], cameras[train], valid=valid[train], on_progress=on_depth)
     with _stage(progress, "cloud", seconds) as on_cloud:
-        cloud = _fused(estimate, on_cloud)
+        cloud = fused_photos(estimate, on_cloud)
     made_from = [[str(scene.posed.paths[i]) for i in train], repr(config), options.seed, scene.size]
     checkpoint = folder.checkpoint("photos", fingerprint(made_from), keep=resume)
     with _stage(progress, "splat", seconds) as on_fit:
         record = FitRecord(on_status=lambda now: on_fit(now.iteration, now.iterations, str(now)), checkpoint=checkpoint)
-        found = fit_views(_supervision(estimate, valid[train]), cloud, config, options.seed, record)
+        found = fit_views(photo_views(estimate, valid[train]), cloud, config, options.seed, record)
     everything = Cameras.cat([found.cameras, cameras[held_out]]) if held_out else found.cameras
     renders = render(found.gaussians, everything, antialiased=config.antialiased)
     names = view_names(scene.posed.paths)
@@ -199,14 +199,15 @@ def _prepared(
     return config, (photos.images.to(device), photos.valid.to(device), cameras.to(device))
 
 
-def _fused(estimate: SceneEstimate, on_progress: OnProgress) -> FusedCloud:
+def fused_photos(estimate: SceneEstimate, on_progress: OnProgress | None = None) -> FusedCloud:
+    """The point cloud of photographs alone."""
     needed = min(_AGREEING, len(estimate) - 2)
     return fuse_views(
         estimate.images, estimate.depths, estimate.cameras, scale=estimate.scale, needed=needed, on_progress=on_progress
     )
 
 
-def _supervision(estimate: SceneEstimate, valid: Tensor) -> Views:
+def photo_views(estimate: SceneEstimate, valid: Tensor) -> Views:
     """Photographs are evidence wherever they have a pixel; the first one's exposure and camera are the gauge."""
     weights = valid.to(estimate.images)
     references = torch.arange(len(estimate), device=weights.device) == 0

@@ -1,0 +1,172 @@
+"""`cus-eval`: the close-up benchmark on posed photographs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cus
+from cus.cli.console import ConsoleProgress, describe_duration, run_cli
+
+if TYPE_CHECKING:
+    from cus.evaluation.runner import Outcome
+    from cus.evaluation.settings import EvalSettings
+
+DESCRIPTION = """\
+Score models and classical methods on posed photographs: from two of them, make (a close-up of) a third that is held
+out, and compare with its crop at full resolution. References are shrunk to the model's size; cameras are exact.
+"""
+EPILOG = """\
+what is written to --out:
+  page.html       pictures side by side with the truth, a slider, error maps, sortable tables
+  results.md      the table, with bootstrap intervals and every failure; also results.tex, results.json, per_image.csv
+  split.json      the cases, to be run again anywhere with --split
+  records.jsonl   one line a picture, written as it happens: --resume goes on from it
+  pictures/       every picture and the truth
+
+any setting of a config file may be given as key=value, e.g. rules.triples=4 rules.zooms=[4] splat_iterations=300
+
+examples:
+  cus-eval --data photos/fountain --out eval/fountain
+  cus-eval --data DL3DV-Benchmark --model org/name --config configs/eval/table1.yaml --out eval/table1
+  cus-eval --data photos/fountain --split eval/fountain/split.json --rows hierarchical frames --out eval/again
+  cus-eval --data photos/fountain --out eval/fountain --resume
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options, with units and defaults."""
+    parser = argparse.ArgumentParser(
+        "cus-eval", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"closeupshot {cus.__version__}")
+    _add_what(parser.add_argument_group("what"))
+    _add_how(parser.add_argument_group("how"))
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, default=Path("eval"), metavar="DIR", help="folder (default: %(default)s)")
+    again = output.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with an evaluation that was cut off")
+    again.add_argument("--overwrite", action="store_true", help="replace an earlier evaluation in --out")
+    output.add_argument("--retry", action="store_true", help="with --resume: also try again what failed")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="any other setting, see below")
+    return parser
+
+
+def _add_what(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a scene or a folder of scenes: transforms.json, COLMAP, LLFF, DL3DV, RealEstate10K or ACID layout",
+    )
+    group.add_argument("--split", type=Path, metavar="FILE", help="cases of an earlier run (default: chosen by rules)")
+    group.add_argument(
+        "--protocol",
+        choices=("closeup", "regular"),
+        help="closeup: crops x4 and x5 and photographs from nearer by; regular: whole photographs (default: closeup)",
+    )
+    group.add_argument("--scenes", nargs="+", metavar="NAME", help="only these (default: all)")
+
+
+def _add_how(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML, see configs/eval/")
+    group.add_argument("--model", metavar="MODEL", help="mini, a folder, or a Hub id (default: mini)")
+    group.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows of the config (default: all)")
+    group.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help="psnr ssim lpips lpips_vgg gmsd haarpsi dino niqe metaiqa (default: those that can be had here)",
+    )
+    group.add_argument("--size", type=int, metavar="PIXELS", help="longest side of all pictures (default: the model's)")
+    group.add_argument(
+        "--poses",
+        choices=("given", "estimated"),
+        help="estimated: by the estimator, then aligned; the error stands in the table (default: given)",
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="of every random draw (default: 0)")
+    group.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+
+
+def settings_of(arguments: argparse.Namespace) -> "EvalSettings":
+    """The config file, then `key=value`, then the options. Raises InputError for what cannot be."""
+    from cus.errors import InputError
+    from cus.evaluation.settings import EvalSettings
+    from cus.training.config import resolve
+
+    settings = resolve(EvalSettings, arguments.config, arguments.settings)
+    for name in ("protocol", "model", "metrics", "size", "poses", "seed", "device", "scenes"):
+        value = getattr(arguments, name)
+        if value is not None:
+            setattr(settings, name, value)
+    settings.check()
+    if arguments.rows is not None:
+        known = [row.name for row in settings.rows]
+        unknown = [name for name in arguments.rows if name not in known]
+        if unknown:
+            raise InputError(f"there is no row {unknown[0]!r}; there are {', '.join(known)}")
+        settings.rows = [row for row in settings.rows if row.name in arguments.rows]
+        if settings.baseline not in settings.row_names:
+            settings.baseline = ""
+    return settings
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    import time
+
+    from cus.errors import InputError
+    from cus.evaluation.runner import MADE, evaluate
+    from cus.inference.folder import remove
+
+    settings = settings_of(arguments)
+    if arguments.retry and not arguments.resume:
+        raise InputError("--retry goes with --resume")
+    if arguments.overwrite:
+        for name in MADE:
+            remove(arguments.out / name)
+    started = time.perf_counter()
+    with ConsoleProgress() as progress:
+        try:
+            outcome = evaluate(
+                arguments.data,
+                arguments.out,
+                settings,
+                arguments.split,
+                resume=arguments.resume,
+                retry=arguments.retry,
+                on_progress=progress.start("Evaluation", False),
+            )
+        except KeyboardInterrupt:
+            progress.say("[yellow]Interrupted.[/] What is scored is kept; the same command with --resume goes on.")
+            raise
+        seconds = time.perf_counter() - started
+        progress.finish("Evaluation", seconds)
+        _tell(outcome, progress)
+        progress.say(f"[green]Done[/] in {describe_duration(seconds)}: {arguments.out / 'page.html'}")
+
+
+def _tell(outcome: "Outcome", progress: ConsoleProgress) -> None:
+    from rich.markup import escape
+
+    for metric, reason in outcome.unavailable.items():
+        progress.say(f"without {metric}: {escape(reason)}")
+    for scene, reason in outcome.without_cases.items():
+        progress.say(f"[yellow]no case[/] in {escape(scene)}: {escape(reason)}")
+    for record in outcome.failures:
+        where = f"{record.scene} {record.case}, {record.row_label}"
+        progress.say(f"[red]failed[/] {escape(where)}: {escape(str(record.error))}")
+    markdown = next((file for file in outcome.files if file.name == "results.md"), None)
+    if markdown is not None:
+        progress.say(escape(markdown.read_text()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0 done, 2 bad input, 130 interrupted."""
+    parsed = build_parser().parse_args(arguments)
+    return run_cli(lambda: _run(parsed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

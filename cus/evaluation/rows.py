@@ -1,0 +1,234 @@
+"""How each row of a table makes its picture of a case; what rows share is made once."""
+
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cus.cameras import Cameras, trajectories
+from cus.conditioning import Conditioning, FusedCloud, fuse_views, hierarchical_warp, render_points
+from cus.diffusion import CloseUpShotPipeline
+from cus.errors import InputError
+from cus.estimators import SceneEstimate
+from cus.estimators.filling import continue_smoothly
+from cus.evaluation.settings import EvalSettings, RowSettings
+from cus.inference.fitting import FitOptions, supervision
+from cus.inference.photo_fit import fused_photos, photo_views
+from cus.inference.settings import DTYPES, torch_device
+from cus.inference.stages import Generated
+from cus.splats import FitResult, fit_views, render
+
+T = TypeVar("T")
+
+
+class Models:
+    """Checkpoints, loaded when first asked for, and how they are run."""
+
+    def __init__(self, settings: EvalSettings) -> None:
+        self.settings, self.device = settings, torch_device(settings.device)
+        self._loaded: dict[str, CloseUpShotPipeline] = {}
+
+    def __getitem__(self, name: str) -> CloseUpShotPipeline:
+        if name not in self._loaded:
+            # One at a time: two full-size models are more than a card holds.
+            self._loaded.clear()
+            self._loaded[name] = CloseUpShotPipeline.from_pretrained(name).to(self.device)
+        return self._loaded[name]
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Precision of the network; None is the weights' own."""
+        return torch.bfloat16 if self.settings.dtype == "auto" else DTYPES[self.settings.dtype]
+
+
+class _Shared:
+    """Values by key, each made once."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, object] = {}
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]  # type: ignore[return-value]
+
+
+class References(_Shared):
+    """What the rows know of a pair of references, for all cases that use it.
+
+    Args:
+        scene: the references at the model's size, in the data set's world.
+        valid: [V, H, W] bool, where they have pixels.
+    """
+
+    def __init__(self, scene: SceneEstimate, valid: Tensor, models: Models) -> None:
+        super().__init__()
+        self.scene, self.valid, self.models = scene, valid, models
+        self.settings = models.settings
+
+    def splat(self, row: RowSettings) -> FitResult:
+        """3DGS of the photographs alone."""
+
+        def make() -> FitResult:
+            # As `cus-fit` does it for photographs.
+            options = self.options(row, row.strategy or "mcmc")
+            cameras = self.scene.cameras
+            config = options.config(self.scene.images.device, cameras.width, cameras.height)
+            return fit_views(photo_views(self.scene, self.valid), fused_photos(self.scene), config, options.seed)
+
+        return self.once(("splat", row.iterations, row.strategy), make)
+
+    def options(self, row: RowSettings, strategy: str | None) -> FitOptions:
+        """Of a row's fit."""
+        return FitOptions(
+            iterations=row.iterations or self.settings.splat_iterations,
+            strategy=strategy,
+            image_confidence=row.image_confidence,
+            pixel_confidence=row.pixel_confidence,
+            size=max(self.scene.cameras.width, self.scene.cameras.height),
+            seed=self.settings.seed,
+        )
+
+
+class CaseWork(_Shared):
+    """One case: references, and the camera whose picture is asked for.
+
+    Args:
+        camera: one camera of the size that is scored.
+    """
+
+    def __init__(self, references: References, camera: Cameras) -> None:
+        super().__init__()
+        self.references, self.camera = references, camera.to(references.scene.images.device)
+        self.scene, self.models, self.settings = references.scene, references.models, references.settings
+
+    def picture(self, row: RowSettings) -> Tensor:
+        """[3, h, w] in [0, 1]. Raises InputError where the row has no answer."""
+        if row.kind == "nearest":
+            return nearest_reference(self.scene, self.camera)
+        if row.kind == "warp":
+            warped = self.warped(row)
+            image, mask = warped.images[0], warped.masks[0]
+            return push_pull(image, mask) if row.inpaint else image
+        if row.kind == "references_splat":
+            return self._rendered(self.references.splat(row), row)
+        if row.kind == "frames":
+            return self.generated(row).frames[-1]
+        return self._rendered(self.splat(row), row)
+
+    def warped(self, row: RowSettings) -> Conditioning:
+        """The forward warp into the target."""
+        key = ("warp", tuple(row.scales or ()), row.suppress_background)
+        return self.once(
+            key, lambda: hierarchical_warp(self.scene, self.camera, row.suppress_background, scales=row.scales)
+        )
+
+    def path(self, frames: int) -> Cameras:
+        """From the nearest reference to the target, which is last: the model is asked for a clip, not for a picture."""
+        start = nearest_index(self.scene.cameras, self.camera)
+        reference = self.scene.cameras[start].resized(self.camera.width, self.camera.height)
+        return trajectories.interpolate(Cameras.cat([reference.to("cpu"), self.camera.to("cpu")]), frames=frames)
+
+    def generated(self, row: RowSettings) -> Generated:
+        """The model's frames along the path, the second pass's where there is one."""
+        name = row.model or self.settings.model
+        sampling = (name, tuple(row.scales or ()), row.suppress_background, row.steps, row.guidance)
+
+        def make() -> Generated:
+            pipeline = self.models[name]
+            path = self.path(self.settings.frames or pipeline.sampling.frames).to(self.scene.images.device)
+            warped = hierarchical_warp(self.scene, path, row.suppress_background, scales=row.scales)
+            return Generated(self.scene, path, warped, self._frames(row, name, warped, None))
+
+        first = self.once(("frames", *sampling), make)
+        second = self.models[name].sampling.second_pass if row.structure is None else row.structure
+        if not second:
+            return first
+
+        def again() -> Generated:
+            cloud = self._cloud(("cloud", *sampling), first)
+            structure = render_points(cloud.points, cloud.colors, first.cameras)
+            return replace(first, frames=self._frames(row, name, first.warped, structure.images))
+
+        return self.once(("frames", "second", *sampling), again)
+
+    def splat(self, row: RowSettings) -> FitResult:
+        """3DGS of frames and references (Eqs. 8 to 10)."""
+        made = self.generated(row)
+        confidences = row.image_confidence, row.pixel_confidence
+        key = ("splat", id(made), confidences, row.strategy, row.iterations)
+
+        def make() -> FitResult:
+            options = self.references.options(row, row.strategy)
+            config = options.config(self.scene.images.device, made.cameras.width, made.cameras.height)
+            cloud = self._cloud(("cloud", id(made)), made)
+            return fit_views(supervision(made, cloud, options), cloud, config, options.seed)
+
+        return self.once(key, make)
+
+    def _cloud(self, key: Hashable, made: Generated) -> FusedCloud:
+        return self.once(key, lambda: fuse_views(*made.with_references(), scale=made.scene.scale))
+
+    def _frames(self, row: RowSettings, name: str, warped: Conditioning, structure: Tensor | None) -> Tensor:
+        """[T, 3, h, w]: one pass of the model; both passes draw the same noise."""
+        # The first photograph gives the image context: the nearest one, as the path starts there.
+        start = nearest_index(self.scene.cameras, self.camera)
+        order = [start, *(i for i in range(len(self.scene)) if i != start)]
+        frames = self.models[name](
+            self.scene.images[order],
+            warped.images,
+            structure,
+            steps=row.steps,
+            guidance=row.guidance,
+            generator=torch.Generator().manual_seed(self.settings.seed),
+            dtype=self.models.dtype,
+        )
+        if not bool(torch.isfinite(frames).all()):
+            raise InputError(f"the model gave values that are not numbers in {self.models.dtype}; try dtype=float32")
+        return frames
+
+    def _rendered(self, found: FitResult, row: RowSettings) -> Tensor:
+        config = self.references.options(row, row.strategy).config(
+            self.scene.images.device, self.camera.width, self.camera.height
+        )
+        return render(found.gaussians, self.camera, antialiased=config.antialiased)[0]
+
+
+def nearest_index(cameras: Cameras, camera: Cameras) -> int:
+    """Which of the cameras stands nearest to the one."""
+    return int(torch.cdist(camera.centers.to(cameras.centers), cameras.centers)[0].argmin())
+
+
+def nearest_reference(scene: SceneEstimate, camera: Cameras) -> Tensor:
+    """The reference nearest to a camera, sampled bicubically through its own depths; black where it says nothing.
+
+    The depth that the camera sees is the hierarchical warp's of that reference alone, so that only the sampling of
+    colours differs from it.
+
+    Args:
+        scene: references.
+        camera: one.
+
+    Returns:
+        [3, h, w] in [0, 1].
+    """
+    i = nearest_index(scene.cameras, camera)
+    part = slice(i, i + 1)
+    alone = SceneEstimate(scene.images[part], scene.cameras[part], scene.depths[part], scene.confidences[part])
+    warped = hierarchical_warp(alone, camera)
+    pixels, depths = alone.cameras.project(camera.backproject(warped.depths)[0].flatten(0, 1))
+    size = pixels.new_tensor([alone.cameras.width, alone.cameras.height])
+    grid = (2 * pixels[0] / size - 1).view(1, camera.height, camera.width, 2)
+    seen = warped.masks[0] & (depths[0].view(camera.height, camera.width) > 0)
+    image = F.grid_sample(alone.images, grid, mode="bicubic", padding_mode="border", align_corners=False)[0]
+    return torch.where(seen, image.clamp(0, 1), 0.0)
+
+
+def push_pull(image: Tensor, mask: Tensor) -> Tensor:
+    """[3, h, w] with the pixels outside the mask [h, w] filled from a pyramid of means of those inside."""
+    if not bool(mask.any()):
+        return image
+    return torch.stack([continue_smoothly(channel, mask) for channel in image]).clamp(0, 1)
