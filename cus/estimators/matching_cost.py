@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
+from cus.kernels.simd import LANES, lanes, larger, load, negative_magnitude, smaller, store
 from cus.kernels.threads import in_pieces
 
 CONTRAST = 0.06  # difference between neighbours, in [0, 1] grey, at which the cost saturates
@@ -21,7 +22,7 @@ UNKNOWN_COST = 0.5  # of two random patches
 # pixel fill the line of memory that they are written to.
 _ROWS, _PLANES = 16, 16
 _HALF, _ZERO, _ONE, _TINY = np.float32(0.5), np.float32(0), np.float32(1), np.float32(1e-6)
-_UNKNOWN, _UNSEEN = np.float32(UNKNOWN_COST), np.float32(np.inf)
+_UNKNOWN, _UNSEEN = np.float32(UNKNOWN_COST), np.float32(2)
 
 
 class Views(NamedTuple):
@@ -40,6 +41,7 @@ class Views(NamedTuple):
     valid: np.ndarray
     rays: np.ndarray
     shifts: np.ndarray
+    complete: np.ndarray
 
 
 def cost_volume(
@@ -64,8 +66,11 @@ def cost_volume(
     if gray.device.type != "cpu":
         return cost_volume_torch(gray, sources, sources_valid, rays, shifts, planes, window)
     reach = window // 2
-    padded = F.pad(gray[None, None], (reach,) * 4, mode="replicate")[0, 0]
-    views = Views(*(tensor.contiguous().numpy() for tensor in (padded, sources, sources_valid, rays, shifts)))
+    padded = F.pad(gray[None, None] / CONTRAST, (reach,) * 4, mode="replicate")[0, 0]
+    padded = F.pad(padded, (0, -gray.shape[1] % LANES))
+    further = F.pad(sources[None] / CONTRAST, (0, 1, 0, 1), mode="replicate")[0]
+    complete = sources_valid.flatten(1).all(dim=1)
+    views = Views(*(tensor.contiguous().numpy() for tensor in (padded, further, sources_valid, rays, shifts, complete)))
     costs = torch.empty((*gray.shape, len(planes)))
     height, volume, hypotheses = len(gray), costs.numpy(), planes.numpy()
 
@@ -130,93 +135,121 @@ def _best_half(costs: Tensor) -> Tensor:
 @njit(cache=True, nogil=True)
 def _compare(views, planes, reach, volume, first, last):  # pragma: no cover - compiled
     """Fill the rows first to last of a cost volume [H, W, D]."""
-    count, width = len(views.sources), volume.shape[1]
-    warped = np.empty((last - first + 2 * reach, width + 2 * reach), dtype=np.float32)
-    seen = np.empty((last - first + 2 * reach, width), dtype=np.bool_)
-    costs = np.empty((count, _PLANES, last - first, width), dtype=np.float32)
+    count, width, rows = len(views.sources), volume.shape[1], last - first
+    whole = -(-width // LANES) * LANES
+    warped = np.zeros((rows + 2 * reach, whole + 2 * reach), dtype=np.float32)
+    seen = np.zeros((rows + 2 * reach, whole), dtype=np.bool_)
+    costs = np.empty((count, _PLANES, rows, whole), dtype=np.float32)
     for start in range(0, len(planes), _PLANES):
         end = min(start + _PLANES, len(planes))
         for source in range(count):
             for plane in range(start, end):
                 _warp(views, source, planes[plane], reach, first, warped, seen)
-                into = costs[source, plane - start]
-                _soft_census(views.reference, warped, reach, first, into)
-                for row in range(last - first):
-                    for column in range(width):
-                        if not seen[row + reach, column]:
-                            into[row, column] = _UNSEEN
-        for row in range(first, last):
-            for column in range(width):
-                _write_best_half(costs[:, :, row - first, column], volume[row, column, start:end])
+                _soft_census(views.reference, warped, seen, reach, first, costs[source, plane - start])
+        for row in range(rows):
+            if count == 1:
+                _write_only(costs[0, :, row], volume[first + row, :, start:end])
+            else:
+                _write_best_half(costs[:, :, row], volume[first + row, :, start:end])
+
+
+@njit(cache=True, nogil=True)
+def _write_only(costs, into):  # pragma: no cover - compiled
+    """Costs [planes, W] of the only source into a row of the volume [W, planes]."""
+    for column in range(len(into)):
+        for plane in range(into.shape[1]):
+            cost = costs[plane, column]
+            into[column, plane] = cost if cost < _UNSEEN else _UNKNOWN
 
 
 @njit(cache=True, nogil=True)
 def _write_best_half(costs, into):  # pragma: no cover - compiled
-    """Mean over the better half of the sources that see a pixel, for each plane, of costs [S, planes]."""
-    count = len(costs)
-    if count == 1:
-        for plane in range(len(into)):
-            cost = costs[0, plane]
-            into[plane] = cost if cost < _UNSEEN else _UNKNOWN
-        return
-    for plane in range(len(into)):
-        ordered = np.sort(costs[:, plane])
-        seen = np.sum(ordered < _UNSEEN)
-        keep = (seen + 1) // 2
-        total = _ZERO
-        for place in range(keep):
-            total += ordered[place]
-        into[plane] = total / np.float32(keep) if keep > 0 else _UNKNOWN
+    """Mean over the better half of the sources that see a pixel, of costs [S, planes, W], into a row [W, planes]."""
+    ordered = np.empty(len(costs), dtype=np.float32)
+    for column in range(len(into)):
+        for plane in range(into.shape[1]):
+            seen = 0
+            for source in range(len(costs)):
+                cost = costs[source, plane, column]
+                if cost < _UNSEEN:
+                    place = seen
+                    while place > 0 and ordered[place - 1] > cost:
+                        ordered[place] = ordered[place - 1]
+                        place -= 1
+                    ordered[place] = cost
+                    seen += 1
+            keep, total = (seen + 1) // 2, _ZERO
+            for place in range(keep):
+                total += ordered[place]
+            into[column, plane] = total / np.float32(keep) if keep > 0 else _UNKNOWN
 
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _warp(views, index, plane, reach, first, warped, seen):  # pragma: no cover - compiled
     """What a source shows of the rows first - reach and on, with `reach` repeated columns at each side; and whether."""
-    source, valid, rays, shift = views.sources[index], views.valid[index], views.rays[index], views.shifts[index]
-    height, width = source.shape
+    valid, rays, shift = views.valid[index], views.rays[index], views.shifts[index]
+    height, width = valid.shape
+    source, stride = views.sources[index].ravel(), width + 1
     sx, sy, sz = shift[0] * plane, shift[1] * plane, shift[2] * plane
+    places, across, down = np.empty(width, np.uint32), np.empty(width, np.float32), np.empty(width, np.float32)
     for line in range(len(warped)):
         row = min(max(first - reach + line, 0), height - 1)
         rx, ry, rz = rays[0, row], rays[1, row], rays[2, row]
-        into = warped[line, reach : reach + width]
+        into, visible = warped[line, reach : reach + width], seen[line]
         for column in range(width):
             z = rz[column] + sz
             scale = _ONE / max(z, _TINY)
             x, y = (rx[column] + sx) * scale, (ry[column] + sy) * scale
-            inside = z > _TINY and x > 0 and y > 0 and x < width and y < height
+            visible[column] = (
+                (z > _TINY) & (x > _ZERO) & (y > _ZERO) & (x < np.float32(width)) & (y < np.float32(height))
+            )
             x = min(max(x - _HALF, _ZERO), np.float32(width - 1))
             y = min(max(y - _HALF, _ZERO), np.float32(height - 1))
-            left, top = np.uint32(x), np.uint32(y)
-            right, bottom = min(left + 1, width - 1), min(top + 1, height - 1)
-            fx, fy = x - np.float32(left), y - np.float32(top)
-            above = source[top, left] * (_ONE - fx) + source[top, right] * fx
-            below = source[bottom, left] * (_ONE - fx) + source[bottom, right] * fx
-            into[column] = above * (_ONE - fy) + below * fy
-            seen[line, column] = inside and valid[np.uint32(y + _HALF), np.uint32(x + _HALF)]
+            left, top = np.int32(x), np.int32(y)
+            across[column], down[column] = x - np.float32(left), y - np.float32(top)
+            places[column] = top * np.int32(stride) + left
+        for column in range(width):
+            place, fx = places[column], across[column]
+            above = source[place] + (source[place + np.uint32(1)] - source[place]) * fx
+            place += np.uint32(stride)
+            below = source[place] + (source[place + np.uint32(1)] - source[place]) * fx
+            into[column] = above + (below - above) * down[column]
+        if not views.complete[index]:
+            for column in range(width):
+                # The nearest pixel: one further where the fraction is a half or more.
+                place = places[column]
+                top, left = place // np.uint32(stride), place % np.uint32(stride)
+                visible[column] &= valid[
+                    np.int32(np.float32(top) + down[column] + _HALF),
+                    np.int32(np.float32(left) + across[column] + _HALF),
+                ]
         for column in range(reach):
             warped[line, column], warped[line, reach + width + column] = into[0], into[width - 1]
 
 
-@njit(cache=True, fastmath=True, nogil=True)
-def _soft_census(reference, warped, reach, first, costs):  # pragma: no cover - compiled
+@njit(cache=True, nogil=True)
+def _soft_census(reference, warped, seen, reach, first, costs):  # pragma: no cover - compiled
     """Compare windows of the reference's rows from `first` on with those of the warped source: [rows, W] costs."""
     rows, width = costs.shape
-    window = 2 * reach + 1
-    sharpness, norm = np.float32(1 / CONTRAST), np.float32(1.0 / (2 * (window * window - 1)))
+    stride, window = warped.shape[1], 2 * reach + 1
+    norm = np.float32(1.0 / (2 * (window * window - 1)))
+    ours, theirs, into = reference.ravel(), warped.ravel(), costs.ravel()
     for row in range(rows):
-        line = costs[row]
-        line[:] = _ZERO
-        center_r = reference[first + row + reach, reach : reach + width]
-        center_w = warped[row + reach, reach : reach + width]
-        for dy in range(window):
-            for dx in range(window):
-                if dy == reach and dx == reach:
-                    continue
-                side_r = reference[first + row + dy, dx : dx + width]
-                side_w = warped[row + dy, dx : dx + width]
-                for column in range(width):
-                    a = min(max((side_r[column] - center_r[column]) * sharpness, -_ONE), _ONE)
-                    b = min(max((side_w[column] - center_w[column]) * sharpness, -_ONE), _ONE)
-                    line[column] += abs(a - b)
+        for column in range(0, width, LANES):
+            here = (row + reach) * stride + column + reach
+            our_center, their_center, cost = load(ours, first * stride + here), load(theirs, here), lanes(_ZERO)
+            for corner in range(row * stride + column, (row + window) * stride + column, stride):
+                for place in range(corner, corner + window):
+                    a = _clamped(load(ours, first * stride + place) - our_center)
+                    b = _clamped(load(theirs, place) - their_center)
+                    cost = cost - negative_magnitude(a - b)
+            store(into, row * width + column, cost * norm)
         for column in range(width):
-            line[column] *= norm
+            if not seen[row + reach, column]:
+                costs[row, column] = _UNSEEN
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _clamped(difference):  # pragma: no cover - compiled
+    """To [-1, 1]."""
+    return larger(smaller(difference, _ONE), -_ONE)

@@ -177,15 +177,21 @@ def select(typing: Any, mask: types.Type, a: types.Type, b: types.Type):
     return LANES_TYPE(mask, a, b), generate
 
 
-@_instruction
-def smaller(typing: Any, a: types.Type, b: types.Type):
-    """The smaller of each two lanes (either may be a float32)."""
+def _chosen_by(symbol: str) -> Callable[..., Any]:
+    """Of each two lanes the one that compares so with the other; either operand may be a float32."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        x, y = (_as_lanes(context, builder, v, k) for v, k in zip(arguments, signature.args, strict=True))
-        return builder.select(builder.fcmp_ordered("<", x, y), x, y)
+    @_instruction
+    def function(typing: Any, a: types.Type, b: types.Type):
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            x, y = (_as_lanes(context, builder, v, k) for v, k in zip(arguments, signature.args, strict=True))
+            return builder.select(builder.fcmp_ordered(symbol, x, y), x, y)
 
-    return LANES_TYPE(a, b), generate
+        return LANES_TYPE(a, b), generate
+
+    return function
+
+
+smaller, larger = _chosen_by("<"), _chosen_by(">")
 
 
 @_instruction

@@ -138,7 +138,8 @@ def _same_surface(cells, row, column, near):  # pragma: no cover - compiled
         for j in range(column, column + 3):
             z = cells[i, j, _DEPTH]
             if z > _ZERO and abs(z - own) <= _EDGE * min(z, own):
-                near[count] = cells[i, j]
+                for field in range(_FIELDS):
+                    near[count, field] = cells[i, j, field]
                 count += 1
     return count
 

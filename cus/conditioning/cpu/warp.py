@@ -132,4 +132,6 @@ def kth_smallest(values, rank):  # pragma: no cover - compiled
     while rank > counts[lower]:
         rank -= counts[lower]
         lower += 1
-    return np.array([(upper << _DIGIT_BITS) | lower], dtype=np.int32).view(np.float32)[0]
+    found = np.empty(1, dtype=np.int32)
+    found[0] = (upper << _DIGIT_BITS) | lower
+    return found.view(np.float32)[0]
