@@ -97,7 +97,7 @@ def fit(
     on_progress: OnProgress,
     checkpoint: Path | None = None,
 ) -> State:
-    """The Gaussian scene (Eqs. 8 to 10), its renders along the path, and the cameras of frames and photographs if moved.
+    """The Gaussian scene (Eqs. 8 to 10), its renders along the path, and all cameras where they were moved.
 
     With a checkpoint, a fit that was cut off goes on from it; the caller removes the file.
     """
