@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+from cus.cameras import Cameras
+from cus.estimators import SceneEstimate
+
 
 def crowd(count: int, width: int, height: int, seed: int = 7) -> dict[str, Tensor]:
     """One view of many small Gaussians, discs and needles that hide each other, some half outside: like a fitted scene.
@@ -38,3 +41,35 @@ def crowd(count: int, width: int, height: int, seed: int = 7) -> dict[str, Tenso
         "Ks": Ks,
     }
     return {name: value.float().double() for name, value in scene.items()}
+
+
+def boards_before_a_wall(views: int, width: int, height: int, seed: int = 3) -> SceneEstimate:
+    """A textured wall with boards at several depths before it, seen by cameras side by side: exact depths.
+
+    Args:
+        views: V.
+        width: Of the pictures, pixels.
+        height: Likewise.
+        seed: Of the texture and of the confidences, which are random.
+
+    Returns:
+        V views over 0.3 units; the wall is 8 away, the boards 3 to 6.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    focal = 0.9 * width
+    K = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
+    viewmats = torch.eye(4).repeat(views, 1, 1)
+    viewmats[:, 0, 3] = -0.3 * torch.arange(views) / max(views - 1, 1)
+    cameras = Cameras(viewmats, K.repeat(views, 1, 1), width, height)
+    rays = torch.nn.functional.pad((cameras.pixel_centers() - K[:2, 2]) / focal, (0, 1), value=1.0)
+    depths = torch.full((views, height, width), 8.0)
+    for place, z in enumerate((6.0, 5.0, 4.0, 3.0)):
+        points = cameras.centers[:, None, None] + z * rays
+        board = (points[..., 0] - 0.6 * (place - 1.5)).abs().maximum((points[..., 1] - 0.2).abs()) < 0.35
+        depths[board] = z
+    points = cameras.centers[:, None, None] + depths[..., None] * rays
+    frequencies = 40 * torch.rand((24, 2), generator=generator)
+    phases, tints = 6.3 * torch.rand(24, generator=generator), torch.rand((24, 3), generator=generator) - 0.5
+    waves = torch.sin(points[..., :2] @ frequencies.T + phases)
+    images = (0.5 + 0.25 * waves @ tints).clamp(0, 1).permute(0, 3, 1, 2).contiguous()
+    return SceneEstimate(images, cameras, depths, torch.rand(depths.shape, generator=generator))

@@ -64,7 +64,7 @@ def _add_what(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--split", type=Path, metavar="FILE", help="cases of an earlier run (default: chosen by rules)")
     group.add_argument(
         "--protocol",
-        choices=("closeup", "regular"),
+        choices=("closeup", "regular", "both"),
         help="closeup: crops x4 and x5 and photographs from nearer by; regular: whole photographs (default: closeup)",
     )
     group.add_argument("--scenes", nargs="+", metavar="NAME", help="only these (default: all)")
@@ -117,15 +117,13 @@ def _run(arguments: argparse.Namespace) -> None:
     import time
 
     from cus.errors import InputError
-    from cus.evaluation.runner import MADE, evaluate
-    from cus.inference.folder import remove
+    from cus.evaluation.folder import Mode
+    from cus.evaluation.runner import evaluate
 
     settings = settings_of(arguments)
-    if arguments.retry and not arguments.resume:
-        raise InputError("--retry goes with --resume")
-    if arguments.overwrite:
-        for name in MADE:
-            remove(arguments.out / name)
+    if arguments.split is not None and arguments.protocol is not None:
+        raise InputError("the split file says which cases there are; leave --protocol out")
+    mode = Mode(arguments.resume, arguments.retry, arguments.overwrite)
     started = time.perf_counter()
     with ConsoleProgress() as progress:
         try:
@@ -134,8 +132,7 @@ def _run(arguments: argparse.Namespace) -> None:
                 arguments.out,
                 settings,
                 arguments.split,
-                resume=arguments.resume,
-                retry=arguments.retry,
+                mode=mode,
                 on_progress=progress.start("Evaluation", False),
             )
         except KeyboardInterrupt:

@@ -23,6 +23,9 @@ Protocol = Literal["closeup", "regular"]
 Level = Literal["easy", "hard"]
 Motion = Literal["zoom", "dolly"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+# What an evaluation may ask for: one protocol, or both in one table.
+Protocols = Literal["closeup", "regular", "both"]
+PROTOCOL_CHOICES: tuple[Protocols, ...] = get_args(Protocols)
 LEVELS: tuple[Level, ...] = get_args(Level)
 CENTERS = {
     "centre": (0.5, 0.5),
@@ -144,7 +147,7 @@ def index_of(posed: PosedPhotos, name: str) -> int:
 
 
 def choose_cases(
-    posed: PosedPhotos, rules: Rules, protocol: Protocol = "closeup", geometry: RoughGeometry | None = None
+    posed: PosedPhotos, rules: Rules, protocol: Protocols = "closeup", geometry: RoughGeometry | None = None
 ) -> list[Case]:
     """The cases of a scene, always the same for the same photographs and rules, in the order of the scene's file.
 
@@ -156,15 +159,14 @@ def choose_cases(
     Args:
         posed: the scene's photographs, at least three.
         rules: the numbers.
-        protocol: "closeup" or "regular".
+        protocol: "closeup", "regular", or "both": the cases of the one, then of the other.
         geometry: of exactly these photographs, if known; by default `rough_geometry` measures it.
 
     Raises:
         InputError: fewer than three photographs, no overlap at all, or no legal triple; the message says which rule
             left none.
     """
-    if protocol not in PROTOCOLS:
-        raise InputError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+    protocols = protocols_of(protocol)
     if len(posed) < 3:
         raise InputError(
             f"{_place(posed)} has {len(posed)} photograph(s) with cameras; two references and a target make three"
@@ -183,15 +185,26 @@ def choose_cases(
             f"{_place(posed)}: no two photographs make a pair of references: each must see {rules.pair_overlap:.0%} of "
             f"the other's picture from {rules.easy[0]:g} to {rules.hard[1]:g} degrees"
         )
-    triples = legal_triples(table, pairs, rules, protocol)
     titles = short_names(names)
-    cases = [case for triple in triples for case in _cases_of(triple, names, titles, geometry, rules, protocol)]
+    cases = [
+        case
+        for one in protocols
+        for triple in legal_triples(table, pairs, rules, one)
+        for case in _cases_of(triple, names, titles, geometry, rules, one)
+    ]
     if not cases:
         raise InputError(
             f"{_place(posed)}: {len(pairs)} pairs of references, but no third photograph stands between them and shows "
             f"what each sees {rules.overlap:.0%} of; lower the rules 'overlap' or 'between' for this scene"
         )
     return cases
+
+
+def protocols_of(protocol: str) -> tuple[Protocol, ...]:
+    """The protocols that a choice stands for. Raises InputError for one that there is not."""
+    if protocol not in PROTOCOL_CHOICES:
+        raise InputError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOL_CHOICES)}")
+    return PROTOCOLS if protocol == "both" else tuple(one for one in PROTOCOLS if one == protocol)
 
 
 def thinned(items: list[T], most: int | None) -> list[T]:

@@ -124,7 +124,8 @@ def write_results(
         records: of a case and row that are there twice, the last counts.
         metrics: columns, in order.
         rows: names of the rows, in order.
-        settings: what the run was asked for; "title" and "seed" (of the bootstrap), where given, are used here.
+        settings: what the run was asked for; "title", "seed" (of the bootstrap) and "scenes_without_cases" (name ->
+            reason, for the notes), where given, are used here.
         axes: keys of `Record.group` whose values make the column groups, outermost first, such as protocol and level;
             "scene" is one, too.
         baseline: name of the row that differences are to.
@@ -139,6 +140,8 @@ def write_results(
     seed = settings.get("seed")
     options = TableOptions(tuple(axes), baseline, tuple(unranked), seed=seed if isinstance(seed, int) else 0)
     summary = summarise(records, metrics, rows, options)
+    without = settings.get("scenes_without_cases") or {}
+    summary.notes.extend(f"No case in {scene}: {reason}" for scene, reason in without.items())
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     title = str(settings.get("title") or "Close-up benchmark")

@@ -18,7 +18,7 @@ from cus.evaluation.settings import EvalSettings, RowSettings
 from cus.inference.fitting import FitOptions, supervision
 from cus.inference.photo_fit import fused_photos, photo_views
 from cus.inference.settings import DTYPES, torch_device
-from cus.inference.stages import Generated
+from cus.inference.stages import Generated, load_model
 from cus.splats import FitResult, fit_views, render
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class Models:
         if name not in self._loaded:
             # One at a time: two full-size models are more than a card holds.
             self._loaded.clear()
-            self._loaded[name] = CloseUpShotPipeline.from_pretrained(name).to(self.device)
+            self._loaded[name] = load_model(name, self.device)
         return self._loaded[name]
 
     @property

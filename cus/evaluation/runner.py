@@ -1,11 +1,10 @@
 """`cus-eval`: every row of every case of a split, scored, recorded as it happens, and resumed where it was cut off."""
 
-import json
 import math
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -14,27 +13,24 @@ import torch
 from torch import Tensor
 
 from cus.cameras import PosedPhotos
-from cus.cameras.transforms_json import read_json
 from cus.datasets.scenes import open_source
 from cus.errors import InputError
 from cus.estimators import estimate_scene
 from cus.evaluation.alignment import Alignment, align_cameras
 from cus.evaluation.covisibility import covisible
+from cus.evaluation.folder import PICTURES, RECORDS, Begun, Mode, begin, check_free, held_size
 from cus.evaluation.metrics import Metric, best_blur, make_metrics
 from cus.evaluation.protocol import Case, index_of
-from cus.evaluation.records import Record, append_record, latest_records, read_records
+from cus.evaluation.records import Record, append_record, latest_records
 from cus.evaluation.results import write_results
 from cus.evaluation.rows import CaseWork, Models, References
 from cus.evaluation.settings import EvalSettings, RowSettings, blurred_name
-from cus.evaluation.splits import Split, build_split, load_split, save_split
 from cus.evaluation.tables import MetricColumn, MetricLike
 from cus.evaluation.targets import Target, frame_size, read_target
 from cus.inference.progress import OnProgress
-from cus.inference.settings import fingerprint
+from cus.inference.settings import InferSettings, torch_device
+from cus.inference.stages import model_defaults
 
-SPLIT, RECORDS, SETTINGS, PICTURES = "split.json", "records.jsonl", "settings.json", "pictures"
-# Everything that an evaluation leaves in its folder.
-MADE = (SPLIT, RECORDS, SETTINGS, PICTURES, "results.json", "results.md", "results.tex", "per_image.csv", "page.html")
 # How far estimated cameras are from the given ones, where poses are estimated.
 ALIGNMENT = (
     MetricColumn("rotation_error", "Rotation error", "°", False),
@@ -70,8 +66,7 @@ def evaluate(
     settings: EvalSettings,
     split: Path | None = None,
     *,
-    resume: bool = False,
-    retry: bool = False,
+    mode: Mode | None = None,
     on_progress: OnProgress | None = None,
 ) -> Outcome:
     """Run the benchmark.
@@ -81,29 +76,38 @@ def evaluate(
         out: folder for `split.json`, `records.jsonl`, pictures, tables and page.
         settings: what to do.
         split: cases to take, from an earlier evaluation; None chooses them by `settings.rules`.
-        resume: go on with what `out` holds.
-        retry: with `resume`, also try again what failed.
+        mode: whether an evaluation that `out` holds is resumed or replaced; by default it is neither, but refused.
         on_progress: called with (rows done, rows in all, what is being done).
 
     Raises:
-        InputError: settings or data that cannot be, a folder that holds another evaluation; nothing is overwritten.
+        InputError: settings or data that cannot be, a folder that holds another evaluation; all before anything slow
+            starts and with nothing changed.
     """
+    mode = mode or Mode()
     settings.check()
+    check_free(out, mode)
+    torch_device(settings.device)
     metrics, unavailable = make_metrics(settings.metrics, torch.device("cpu"))
-    out.mkdir(parents=True, exist_ok=True)
-    if settings.size == 0:
-        settings.size = _model_size(settings)
-    chosen, without_cases = _cases(data, out, settings, split, resume)
-    records = _begin(out, settings, chosen, resume, retry)
-    run = _Run(data, out, settings, chosen, metrics, records, on_progress)
-    run.without_cases = without_cases
+    model_size = _model_size(settings)
+    settings = replace(settings, size=settings.size or held_size(out, split, mode) or model_size)
+    begun = begin(data, out, settings, split, [metric.name for metric in metrics], mode)
+    run = _Run(data, out, settings, begun, metrics, retry=mode.retry, on_progress=on_progress)
     try:
-        for name in chosen.scenes:
+        for name in begun.split.scenes:
             run.scene(name)
             run.write()
     finally:
         files = run.write()
-    return Outcome(files, run.records, without_cases, unavailable)
+    return Outcome(files, latest_records(run.records), begun.without_cases, unavailable)
+
+
+def _model_size(settings: EvalSettings) -> int:
+    """The models' own frame size, from their indices alone. Raises InputError for one that is not there."""
+    names = {row.model or settings.model for row in settings.rows if not row.classical}
+    if not names and settings.size == 0:
+        names = {settings.model}
+    sizes = [model_defaults(InferSettings(views=(), model=name)) for name in sorted(names)]
+    return max((max(sampling.width, sampling.height) for sampling in sizes), default=0)
 
 
 class _Run:
@@ -112,17 +116,21 @@ class _Run:
         data: Path,
         out: Path,
         settings: EvalSettings,
-        split: Split,
+        begun: Begun,
         metrics: list[Metric],
-        records: list[Record],
+        *,
+        retry: bool,
         on_progress: OnProgress | None,
     ) -> None:
-        self.data, self.out, self.settings, self.split = data, out, settings, split
-        self.metrics, self.records, self.on_progress = metrics, records, on_progress
+        self.data, self.out, self.settings, self.split = data, out, settings, begun.split
+        self.metrics, self.on_progress = metrics, on_progress
+        self.without_cases = begun.without_cases
         self.models = Models(settings)
-        self.without_cases: dict[str, str] = {}
-        self.total = len(split) * len(settings.row_names)
-        self.known = {(record.scene, record.case, record.row) for record in records}
+        self.total = len(self.split) * len(settings.row_names)
+        # What failed stays in the tables until it has been tried again.
+        self.records = list(begun.records)
+        settled = (record for record in self.records if record.error is None or not retry)
+        self.known = {(record.scene, record.case, record.row) for record in settled}
 
     def write(self) -> list[Path]:
         """The tables and the page of what there is."""
@@ -133,7 +141,7 @@ class _Run:
             columns += ALIGNMENT
         summary = self.settings.summary()
         if self.without_cases:
-            summary["scenes without cases"] = self.without_cases
+            summary["scenes_without_cases"] = self.without_cases
         return write_results(
             self.out,
             self.records,
@@ -169,6 +177,7 @@ class _Run:
         seconds = (time.perf_counter() - started) / len(cases)
         for case in cases:
             self._case(scene, posed, case, references, alignment, seconds)
+        self.write()
 
     def _references(self, posed: PosedPhotos, names: Iterable[str]) -> tuple[References, Alignment | None]:
         """The references at the model's size with depths, in the data set's world."""
@@ -212,8 +221,7 @@ class _Run:
             self._say(f"{scene} {case.name}: {row.label}")
             started = time.perf_counter()
             try:
-                picture = work.picture(row).float().cpu().clamp(0, 1)
-                error = None
+                picture, error = _finite(work.picture(row).float().cpu()).clamp(0, 1), None
             except Exception as reason:
                 picture, error = torch.empty(0), _reason(reason)
             seconds = time.perf_counter() - started + shared_seconds
@@ -287,6 +295,12 @@ class _Run:
             self.on_progress(len(self.known), self.total, words)
 
 
+def _finite(picture: Tensor) -> Tensor:
+    if not bool(torch.isfinite(picture).all()):
+        raise InputError("the picture has values that are not numbers")
+    return picture
+
+
 def _names(row: RowSettings) -> list[tuple[str, str]]:
     """Names and labels of the records that a row leaves."""
     names = [(row.name, row.label)]
@@ -307,59 +321,3 @@ def _group(case: Case) -> dict[str, str]:
 
 def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-
-
-def _model_size(settings: EvalSettings) -> int:
-    """The model's own frame size, from its index alone."""
-    from cus.inference.settings import InferSettings
-    from cus.inference.stages import model_defaults
-
-    names = {row.model or settings.model for row in settings.rows if not row.classical} or {settings.model}
-    sizes = [model_defaults(InferSettings(views=(), model=name)) for name in sorted(names)]
-    return max(max(sampling.width, sampling.height) for sampling in sizes)
-
-
-def _cases(
-    data: Path, out: Path, settings: EvalSettings, path: Path | None, resume: bool
-) -> tuple[Split, dict[str, str]]:
-    """The cases: of the folder that is resumed, of a split file, or chosen now and written down."""
-    kept = out / SPLIT
-    if resume and kept.is_file():
-        return load_split(kept, data), {}
-    if path is not None:
-        split = load_split(path, data)
-        if settings.scenes is not None:
-            unknown = [name for name in settings.scenes if name not in split.scenes]
-            if unknown:
-                raise InputError(f"{path} has no scene {unknown[0]}; it has {', '.join(split.scenes)}")
-            scenes = {name: split.scenes[name] for name in settings.scenes}
-            split = Split(split.protocol, split.size, split.rules, scenes)
-        return split, {}
-    split, failures = build_split(data, settings.made_protocol(), settings.size, settings.made_rules(), settings.scenes)
-    if len(split) == 0:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failures.items())[:4])
-        raise InputError(f"no scene in {data} gives a case: {reasons}")
-    return split, failures
-
-
-def _begin(out: Path, settings: EvalSettings, split: Split, resume: bool, retry: bool) -> list[Record]:
-    """Records to go on from. Raises InputError where the folder holds another evaluation."""
-    path, records = out / SETTINGS, out / RECORDS
-    # A table may be laid out anew; what its numbers depend on may not change.
-    layout = ("title", "axes", "baseline", "rows", "metrics", "scenes")
-    settled = {name: value for name, value in settings.summary().items() if name not in layout}
-    key = fingerprint([repr(settled), repr(settings.rows), repr(split)])
-    if records.exists() and not resume:
-        raise InputError(f"{out} already holds an evaluation: --resume goes on with it, --overwrite replaces it")
-    if resume and path.is_file() and read_json(path).get("fingerprint") != key:
-        raise InputError(
-            f"{out} was made with other settings or cases (see its {SETTINGS}); give the same ones, or another --out"
-        )
-    save_split(out / SPLIT, split)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({"fingerprint": key, "settings": settings.summary()}, indent=1))
-    os.replace(part, path)
-    if not records.exists():
-        return []
-    found = latest_records(read_records(records))
-    return [record for record in found if not (retry and record.error is not None)]

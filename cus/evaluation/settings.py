@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from cus.conditioning.options import check_scales
 from cus.errors import InputError
-from cus.evaluation.protocol import PROTOCOLS, Protocol, Rules
+from cus.evaluation.protocol import PROTOCOL_CHOICES, Protocols, Rules
 from cus.inference.fitting import FitOptions
 from cus.splats.fit_config import StrategyName
 
@@ -108,7 +108,7 @@ class EvalSettings:
 
     Attributes:
         title: of the tables.
-        protocol: "closeup" or "regular".
+        protocol: "closeup", "regular" or "both"; with both, `axes` should name protocol.
         model: "mini", a folder written by `save_pretrained`, or a Hub id.
         rows: methods, in the table's order.
         baseline: name of the row that differences are to; "" is none.
@@ -116,7 +116,7 @@ class EvalSettings:
         metrics: names; None takes every one that can be had here.
         rules: of the choice of cases where no split file is given, see `Rules`; what is not named is the default.
         scenes: names of the scenes to take; None takes all.
-        size: longest side of references, frames and truth in pixels; 0 takes the model's.
+        size: longest side of references, frames and truth in pixels; 0 takes the split file's, else the model's.
         poses: "given" (the data set's), or "estimated" (intrinsics given, poses estimated and aligned; the error of the
             alignment stands in the table).
         estimator: of depth, and of poses where they are not given.
@@ -148,7 +148,7 @@ class EvalSettings:
     def check(self) -> None:
         """Refuse what cannot be done, before anything slow starts. Raises InputError."""
         for name, value, known in (
-            ("protocol", self.protocol, PROTOCOLS),
+            ("protocol", self.protocol, PROTOCOL_CHOICES),
             ("poses", self.poses, ("given", "estimated")),
             ("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16")),
         ):
@@ -187,9 +187,12 @@ class EvalSettings:
         except (TypeError, ValueError) as error:
             raise InputError(f"the rules {values} cannot be: {error}") from error
 
-    def made_protocol(self) -> Protocol:
-        """The protocol, checked."""
-        return "regular" if self.protocol == "regular" else "closeup"
+    def made_protocol(self) -> Protocols:
+        """The protocol or both. Raises InputError for one that there is not."""
+        for choice in PROTOCOL_CHOICES:
+            if choice == self.protocol:
+                return choice
+        raise InputError(f"protocol must be one of {', '.join(PROTOCOL_CHOICES)}, got {self.protocol!r}")
 
     @property
     def row_names(self) -> list[str]:

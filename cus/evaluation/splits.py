@@ -12,7 +12,18 @@ from cus.cameras import PosedPhotos
 from cus.cameras.transforms_json import read_json
 from cus.datasets.scenes import KINDS, Kind, SceneSource, find_scenes, open_source
 from cus.errors import InputError
-from cus.evaluation.protocol import LEVELS, PROTOCOLS, Case, Protocol, Rules, choose_cases, index_of, photo_names
+from cus.evaluation.protocol import (
+    LEVELS,
+    PROTOCOL_CHOICES,
+    PROTOCOLS,
+    Case,
+    Protocols,
+    Rules,
+    choose_cases,
+    index_of,
+    photo_names,
+    protocols_of,
+)
 
 FORMAT = "cus-split-1"
 SHOWN = 8  # differences that a message lists
@@ -59,13 +70,13 @@ class Split:
     """An evaluation: scenes and their cases, and the rules that chose them.
 
     Attributes:
-        protocol: "closeup" or "regular".
+        protocol: "closeup", "regular" or "both".
         size: longest side of the model's frames, in pixels.
         rules: the numbers that chose the cases.
         scenes: name -> its cases.
     """
 
-    protocol: Protocol
+    protocol: Protocols
     size: int
     rules: Rules
     scenes: dict[str, SceneSplit]
@@ -81,7 +92,7 @@ class Split:
 
 def build_split(
     data_folder: Path | str,
-    protocol: Protocol,
+    protocol: Protocols,
     size: int,
     rules: Rules | None = None,
     only: Sequence[str] | None = None,
@@ -92,14 +103,15 @@ def build_split(
 
     Args:
         data_folder: a scene or a folder of scenes (`find_scenes`).
-        protocol: "closeup" or "regular".
+        protocol: "closeup", "regular" or "both".
         size: longest side of the model's frames, in pixels.
         rules: the numbers; by default `Rules()`.
         only: names of the scenes to take; None: all.
         on_progress: called with (scenes done, scenes in all).
 
     Returns:
-        (the split, name -> reason of the scenes without cases). A split without any scene is possible.
+        (the split, name -> reason of the scenes without cases; with both protocols also "name (protocol)" of those that
+        have cases of the other one only). A split without any scene is possible.
 
     Raises:
         InputError: no scene in the folder, or a name in `only` that it does not have.
@@ -120,6 +132,8 @@ def build_split(
             scenes[source.name] = SceneSplit(
                 _relative(source.path, data_folder), source.kind, _used(posed, cases), cases
             )
+            for missing in set(protocols_of(protocol)) - {case.protocol for case in cases}:
+                failures[f"{source.name} ({missing})"] = "no target that the rules of this protocol allow"
         except InputError as error:
             failures[source.name] = str(error)
         if on_progress is not None:
@@ -232,9 +246,9 @@ def _parsed(content: Mapping[str, Any], path: Path) -> Split:
     where = str(path)
     try:
         protocol, size = content["protocol"], content["size"]
-        if protocol not in PROTOCOLS or not isinstance(size, int) or size < 1:
+        if protocol not in PROTOCOL_CHOICES or not isinstance(size, int) or size < 1:
             raise InputError(
-                f"{path}: expected a protocol of {', '.join(PROTOCOLS)} and a size, got {protocol}, {size}"
+                f"{path}: expected a protocol of {', '.join(PROTOCOL_CHOICES)} and a size, got {protocol}, {size}"
             )
         where = f"{path}, rules"
         rules = parse_rules(content["rules"], where)

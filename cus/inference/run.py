@@ -41,7 +41,9 @@ class Run:
         self.progress = progress
         self.resume = resume
         inputs = stages.inspect(settings)
-        self.pipeline = None if settings.conditioning_only else stages.load_model(settings)
+        self.pipeline = (
+            None if settings.conditioning_only else stages.load_model(settings.model, settings.torch_device())
+        )
         self.defaults = stages.model_defaults(settings)
         self.frames = settings.frames or self.defaults.frames
         self.size = settings.size or max(self.defaults.width, self.defaults.height)

@@ -74,13 +74,13 @@ def model_defaults(settings: InferSettings) -> Sampling:
         return Sampling(**config["sampling"])
 
 
-def load_model(settings: InferSettings) -> CloseUpShotPipeline:
-    """The checkpoint on the run's device. Raises InputError where it cannot be loaded."""
+def load_model(name: str, device: torch.device) -> CloseUpShotPipeline:
+    """A checkpoint on a device, quietly. Raises InputError where it cannot be loaded."""
     # The library's own bar would break into the stages' bars.
     logging.disable_progress_bar()
     # Its warnings speak of configuration defaults; what is wrong with weights is refused by `from_pretrained`.
     logging.set_verbosity_error()
-    return CloseUpShotPipeline.from_pretrained(settings.model).to(settings.torch_device())
+    return CloseUpShotPipeline.from_pretrained(name).to(device)
 
 
 def read(inputs: Inputs, settings: InferSettings) -> Batch:

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cus.cameras import Cameras
+from benchmarks.scenes import boards_before_a_wall
+from cus.cameras import Cameras, trajectories
 from cus.conditioning import Conditioning, hierarchical_warp
 from cus.conditioning.cpu.occlusion import sample_spacing_cpu
 from cus.conditioning.cpu.warp import coarsen, kth_smallest
@@ -56,6 +57,16 @@ def test_they_do_so_for_any_target(seed: int, center: tuple, focal: float, yaw: 
     target = pinhole(center, focal=focal, width=size[0], height=size[1], yaw=yaw)
     seen = scene.cameras[0].resized(*size)  # seeing nothing at all is an error
     assert_same(*both_forms(scene, Cameras.cat([target, seen])))
+
+
+@pytest.mark.parametrize("suppress", [True, False])
+def test_they_do_so_on_a_path_through_several_views(suppress: bool):
+    scene = boards_before_a_wall(3, 160, 90)
+    path = trajectories.interpolate(scene.cameras, zoom=1.0, frames=6)
+    zoomed = Cameras(path.viewmats, trajectories.zoom(scene.cameras, zoom=5.0, frames=6).Ks, 160, 90)
+    kernels, plain = both_forms(scene, zoomed, suppress_background=suppress)
+    assert_same(kernels, plain)
+    assert (kernels.coverage > 0.9).all()
 
 
 def test_they_remove_the_same_leaks():
