@@ -1,0 +1,177 @@
+"""Speed and memory of the conditioning (hierarchical warp) and of the plane sweep on this machine's CPU.
+
+    python benchmarks/conditioning.py                          # writes benchmarks/conditioning.md
+    python benchmarks/conditioning.py --no-write --repeats 5 --threads 1
+    python benchmarks/conditioning.py --quick --no-write       # small sizes, to see that it runs
+
+The compiled kernels are compared with the tensor operations that say the same ("plain torch"), turn by turn in one
+process; times are the least of the repeats after one warm-up call. Other programs on the machine are part of what is
+measured, and plain torch suffers from them most.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.rasterizer import machine_lines
+from benchmarks.scenes import boards_before_a_wall
+from cus.cameras import trajectories
+from cus.conditioning import hierarchical_warp
+from cus.conditioning.hierarchical import Backend
+from cus.estimators import estimate_scene
+from cus.estimators.matching_cost import cost_volume, cost_volume_torch
+from cus.estimators.plane_sweep import Sweep
+
+GOAL = (1024, 576, 2, 25)  # width, height, views, targets: at most 2.5 s on two cores
+CASES = {
+    "size": [(256, 144, 2, 25), (512, 288, 2, 25), GOAL],
+    "targets": [(512, 288, 2, 5), (512, 288, 2, 25), (512, 288, 2, 50)],
+    "views": [(512, 288, 2, 10), (512, 288, 4, 10), (512, 288, 8, 10)],
+}
+QUICK_CASES = {"size": [(128, 72, 2, 3), (256, 144, 2, 3)], "targets": [(128, 72, 2, 6)], "views": [(128, 72, 4, 3)]}
+SWEEP_SIZES, QUICK_SWEEP_SIZES = [(256, 170), (384, 256), (512, 341), (640, 426)], [(160, 106)]
+SWEEP_PLANES = 128
+Case = tuple[int, int, int, int]
+
+
+def best_seconds(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """The least time of each, turn by turn, after a call each that warms up."""
+    best = [float("inf")] * len(works)
+    for turn in range(repeats + 1):
+        for index, work in enumerate(works):
+            started = time.perf_counter()
+            work()
+            if turn:
+                best[index] = min(best[index], time.perf_counter() - started)
+    return best
+
+
+def conditioning_work(case: Case, backend: Backend) -> Callable[[], object]:
+    """The conditioning of a zoom (x1 to x4) that goes through all views, in one form."""
+    width, height, views, frames = case
+    scene = boards_before_a_wall(views, width, height)
+    zoom = trajectories.zoom(scene.cameras, zoom=4.0, frames=frames)
+    path = trajectories.interpolate(scene.cameras, zoom=1.0, frames=frames)
+    targets = type(path)(path.viewmats, zoom.Ks, width, height)
+    return lambda: hierarchical_warp(scene, targets, backend=backend)
+
+
+def conditioning_tables(cases: dict[str, list[Case]], repeats: int) -> list[str]:
+    """A table for each thing that the cost grows with."""
+    lines = []
+    for name, rows in cases.items():
+        lines += [
+            f"### By {name}",
+            "",
+            "| size | views | targets | kernels | plain torch | x plain torch | ns a target and reference pixel |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        for case in rows:
+            width, height, views, targets = case
+            fast, plain = best_seconds([conditioning_work(case, "cpu"), conditioning_work(case, "torch")], repeats)
+            each = 1e9 * fast / (targets * views * width * height)
+            lines.append(
+                f"| {width}x{height} | {views} | {targets} | {fast:.2f} s | {plain:.2f} s | {plain / fast:.1f} "
+                f"| {each:.1f} |"
+            )
+        lines.append("")
+    return lines
+
+
+def peak_memory(case: Case, backend: str) -> float:
+    """MiB that the conditioning adds to a process at most, its result included; measured in a process of its own."""
+    command = [sys.executable, __file__, "--peak-memory", backend, *map(str, case)]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(run.stdout)
+
+
+def print_peak_memory(backend: str, case: Case) -> None:
+    """What `peak_memory` runs, on Linux."""
+    form: Backend = "cpu" if backend == "cpu" else "torch"
+    conditioning_work((64, 36, 2, 2), form)()  # small, so that compiled code and libraries are there already
+    work = conditioning_work(case, form)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of making the scene
+    before = _kibibytes("VmRSS")
+    work()
+    print((_kibibytes("VmHWM") - before) / 1024)
+
+
+def _kibibytes(field: str) -> int:
+    """Of this process, from the system."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
+
+
+def sweep_table(sizes: list[tuple[int, int]], repeats: int) -> list[str]:
+    """A row a size: all of the estimate of a pair with known cameras, and its matching costs in both forms."""
+    lines = [
+        "| size | depth of both | matching costs of one | in plain torch | x plain torch | ns a pixel and plane |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for width, height in sizes:
+        scene = boards_before_a_wall(2, width, height)
+        valid = torch.ones((2, height, width), dtype=torch.bool)
+        sweep = Sweep.between(scene.images, scene.cameras, 0, [1], valid)
+        planes = torch.linspace(0.1, 0.45, SWEEP_PLANES)
+        views = sweep.gray, sweep.sources, sweep.sources_valid, sweep.rays, sweep.shifts, planes, 5
+        works = [
+            lambda scene=scene: estimate_scene(scene.images, scene.cameras, "stereo"),
+            lambda views=views: cost_volume(*views),
+            lambda views=views: cost_volume_torch(*views),
+        ]
+        whole, fast, plain = best_seconds(works, repeats)
+        each = 1e9 * fast / (width * height * SWEEP_PLANES)
+        lines.append(
+            f"| {width}x{height} | {whole:.2f} s | {1e3 * fast:.0f} ms | {1e3 * plain:.0f} ms | {plain / fast:.1f} "
+            f"| {each:.1f} |"
+        )
+    return lines
+
+
+def main() -> None:
+    """Measure, print, and write the tables beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="calls a time (default: %(default)s)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: one a core)")
+    parser.add_argument("--quick", action="store_true", help="small sizes only")
+    parser.add_argument("--no-write", action="store_true", help="print only")
+    parser.add_argument("--peak-memory", nargs=5, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    if arguments.peak_memory:
+        backend, *case = arguments.peak_memory
+        width, height, views, targets = map(int, case)
+        return print_peak_memory(backend, (width, height, views, targets))
+
+    load, cases = os.getloadavg()[0], QUICK_CASES if arguments.quick else CASES
+    largest = cases["size"][-1]
+    command = " ".join(["python benchmarks/conditioning.py", *sys.argv[1:]])
+    lines = ["# Conditioning and plane sweep", "", f"`{command}`", "", *machine_lines(load), ""]
+    lines += ["## Hierarchical warp", "", *conditioning_tables(cases, arguments.repeats)]
+    kernels, plain = (peak_memory(largest, backend) for backend in ("cpu", "torch"))
+    result = largest[0] * largest[1] * largest[3] * (3 * 4 + 1 + 4) / 2**20
+    lines += [
+        f"Peak memory of {largest[3]} targets of {largest[0]}x{largest[1]}, above the scene's: {kernels:.0f} MiB with "
+        f"the kernels, {plain:.0f} MiB in plain torch; {result:.0f} MiB of it are the result.",
+        "",
+        f"## Plane sweep ({SWEEP_PLANES} planes for the matching costs)",
+        "",
+        *sweep_table(QUICK_SWEEP_SIZES if arguments.quick else SWEEP_SIZES, arguments.repeats),
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if not arguments.no_write:
+        (Path(__file__).parent / "conditioning.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
