@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from cus.conditioning.options import check_scales
 from cus.errors import InputError
+from cus.estimators.scene import ESTIMATORS
 from cus.evaluation.protocol import PROTOCOL_CHOICES, Protocols, Rules
 from cus.inference.fitting import FitOptions
 from cus.splats.fit_config import StrategyName
@@ -81,6 +82,10 @@ class RowSettings:
             known = ", ".join(get_args(StrategyName))
             raise InputError(f"row {self.name}: strategy must be one of {known}, got {self.strategy!r}")
         FitOptions(iterations=self.iterations).check()
+        if self.steps is not None and not 1 <= self.steps <= 1000:
+            raise InputError(f"row {self.name}: steps must be 1 to 1000, got {self.steps}")
+        if self.guidance is not None and not 0 <= self.guidance <= 100:
+            raise InputError(f"row {self.name}: guidance must be 0 to 100, got {self.guidance:g}")
 
     @property
     def classical(self) -> bool:
@@ -151,6 +156,7 @@ class EvalSettings:
             ("protocol", self.protocol, PROTOCOL_CHOICES),
             ("poses", self.poses, ("given", "estimated")),
             ("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16")),
+            ("estimator", self.estimator, ESTIMATORS),
         ):
             if value not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
@@ -182,6 +188,8 @@ class EvalSettings:
                 near = difflib.get_close_matches(str(name), known, n=1, cutoff=0)
                 raise InputError(f"there is no rule {name!r}; did you mean {near[0]!r}?")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.rules.items()}
+        for name, value in values.items():
+            _check_rule(name, value, getattr(Rules(), name))
         try:
             return Rules(**values)
         except (TypeError, ValueError) as error:
@@ -202,6 +210,21 @@ class EvalSettings:
     def summary(self) -> dict[str, Any]:
         """Plain values, to be recorded."""
         return asdict(self)
+
+
+def _check_rule(name: str, value: Any, default: Any) -> None:
+    """Refuse a value of another type than the rule has. Raises InputError."""
+    whole, many = name in ("triples", "photographs"), isinstance(default, tuple)
+    if whole and value is None:
+        return
+    types = str if name == "centers" else int if whole else (int, float)
+    parts = value if many else (value,)
+    fits = isinstance(parts, tuple) and all(isinstance(part, types) and not isinstance(part, bool) for part in parts)
+    if name in ("easy", "hard", "between", "dolly"):
+        fits = fits and len(parts) == 2
+    if not fits:
+        expected = "a whole number, or null for all" if whole else f"such as {list(default) if many else default}"
+        raise InputError(f"the rule {name!r} must be {expected}; got {value!r}")
 
 
 def blurred_name(name: str) -> str:

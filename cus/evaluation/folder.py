@@ -1,0 +1,196 @@
+"""The folder that an evaluation fills: begun, gone on with, or refused because it holds another one."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cus.cameras.transforms_json import read_json
+from cus.datasets.scenes import find_scenes
+from cus.errors import InputError
+from cus.evaluation.records import Record, latest_records, read_records
+from cus.evaluation.settings import EvalSettings
+from cus.evaluation.splits import Split, build_split, load_split, save_split
+from cus.inference.folder import remove
+
+SPLIT, RECORDS, SETTINGS, PICTURES = "split.json", "records.jsonl", "settings.json", "pictures"
+# Everything that an evaluation leaves in its folder.
+MADE = (SPLIT, RECORDS, SETTINGS, PICTURES, "results.json", "results.md", "results.tex", "per_image.csv", "page.html")
+# A table may be laid out anew; what its numbers depend on may not change.
+LAYOUT = ("title", "axes", "baseline", "metrics")
+# What a split file decides in their place.
+OF_SPLIT = ("protocol", "rules", "scenes")
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What to do with a folder that holds an evaluation already.
+
+    Attributes:
+        resume: go on with it.
+        retry: also try again what failed.
+        overwrite: replace it.
+    """
+
+    resume: bool = False
+    retry: bool = False
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Raises InputError for what contradicts itself."""
+        if self.resume and self.overwrite:
+            raise InputError("an evaluation is resumed or replaced, not both")
+        if self.retry and not self.resume:
+            raise InputError("--retry goes with --resume")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Where an evaluation stands when it starts.
+
+    Attributes:
+        split: all cases.
+        records: of what has been done, the last one of each.
+        without_cases: scene -> why it has no case.
+    """
+
+    split: Split
+    records: list[Record]
+    without_cases: dict[str, str]
+
+
+def check_free(out: Path, mode: Mode) -> None:
+    """Refuse a folder that holds an evaluation which is neither resumed nor replaced. Raises InputError."""
+    mode.check()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; --out names a folder")
+    if (out / RECORDS).exists() and not (mode.resume or mode.overwrite):
+        raise InputError(f"{out} already holds an evaluation: --resume goes on with it, --overwrite replaces it")
+
+
+def held_size(out: Path, path: Path | None, mode: Mode) -> int:
+    """Longest side of the pictures of the cases that are resumed or come from a split file; 0 where they are chosen."""
+    if mode.resume and (out / SPLIT).is_file():
+        return load_split(out / SPLIT).size
+    return load_split(path).size if path is not None else 0
+
+
+def begin(
+    data: Path, out: Path, settings: EvalSettings, path: Path | None, metrics: Sequence[str], mode: Mode
+) -> Begun:
+    """Choose the cases or take those that are there, and write down what is going to be done.
+
+    Args:
+        data: folder of the scenes.
+        out: the folder to fill.
+        settings: checked, with a size.
+        path: a split file, or None.
+        metrics: names of those that will be scored.
+        mode: what to do with an evaluation that is there.
+
+    Raises:
+        InputError: another evaluation in the folder, data that do not fit the split; nothing is changed then.
+    """
+    check_free(out, mode)
+    if mode.resume and ((out / RECORDS).exists() or (out / SPLIT).is_file()):
+        return _resumed(data, out, settings, path, metrics, mode)
+    if path is None:
+        split, without = build_split(
+            data, settings.made_protocol(), settings.size, settings.made_rules(), settings.scenes
+        )
+    else:
+        split, without = _from_file(path, data, settings), {}
+    if len(split) == 0:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(without.items())[:4])
+        raise InputError(f"no scene in {data} gives a case: {reasons}")
+    # Not before all is known to be sound: a mistyped path must not cost the earlier evaluation.
+    if mode.overwrite and any((out / name).is_file() for name in (RECORDS, SETTINGS)):
+        for name in MADE:
+            remove(out / name)
+    _write(out, settings, split, without, path is not None)
+    return Begun(split, [], without)
+
+
+def _from_file(path: Path, data: Path, settings: EvalSettings) -> Split:
+    split = replace(load_split(path, data), size=settings.size)
+    if settings.scenes is None:
+        return split
+    unknown = [name for name in settings.scenes if name not in split.scenes]
+    if unknown:
+        raise InputError(f"{path} has no scene {unknown[0]}; it has {', '.join(split.scenes)}")
+    return replace(split, scenes={name: split.scenes[name] for name in settings.scenes})
+
+
+def _resumed(
+    data: Path, out: Path, settings: EvalSettings, path: Path | None, metrics: Sequence[str], mode: Mode
+) -> Begun:
+    for name in (SPLIT, SETTINGS):
+        if not (out / name).is_file():
+            raise InputError(f"{out} cannot be resumed without its {name}; --overwrite starts anew")
+    written = read_json(out / SETTINGS)
+    from_file = bool(written.get("from_split_file", False))
+    _check_same(out, written.get("settings", {}), settings, OF_SPLIT if from_file else ())
+    split = load_split(out / SPLIT, data)
+    if path is not None and _from_file(path, data, settings) != split:
+        raise InputError(f"{out} was made with other cases than those of {path}; leave --split out, or --out another")
+    without = dict(written.get("without_cases", {}))
+    if mode.retry and without:
+        again = [source.name for source in find_scenes(data) if source.name in without]
+        found, failures = build_split(data, split.protocol, split.size, split.rules, again)
+        split = replace(split, scenes=split.scenes | found.scenes)
+        without = {name: reason for name, reason in without.items() if name not in again} | failures
+    records = latest_records(read_records(out / RECORDS)) if (out / RECORDS).exists() else []
+    for record in records:
+        missing = [name for name in metrics if record.error is None and name not in record.scores.get("frame", {})]
+        if missing:
+            known = " ".join(name for name in record.scores.get("frame", {}) if not name.endswith("_error"))
+            raise InputError(
+                f"{out} holds pictures that were not scored by {', '.join(missing)}; give --metrics {known}, or "
+                "another --out"
+            )
+    _write(out, settings, split, without, from_file)
+    return Begun(split, records, without)
+
+
+def _check_same(out: Path, then: dict[str, Any], settings: EvalSettings, free: Sequence[str]) -> None:
+    """Refuse settings that would mix two evaluations in one table. Raises InputError that names each."""
+    now = json.loads(json.dumps(settings.summary()))
+    changes = []
+    for name, value in now.items():
+        if name in (*LAYOUT, *free) or then.get(name) == value:
+            continue
+        if name == "rows":
+            changes += _row_changes(then.get(name) or [], value)
+        else:
+            changes.append(f"{name} was {then.get(name)!r}, is {value!r}")
+    if changes:
+        raise InputError(
+            f"{out} was made with other settings ({'; '.join(changes)}); give the same ones, or another --out"
+        )
+
+
+def _row_changes(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
+    before, after = ({row["name"]: row for row in rows} for rows in (then, now))
+    if list(before) != list(after):
+        return [f"rows were {' '.join(before) or 'none'}, are {' '.join(after)}"]
+    return [
+        f"{key} of row {name} was {before[name].get(key)!r}, is {value!r}"
+        for name, row in after.items()
+        for key, value in row.items()
+        if before[name].get(key) != value
+    ]
+
+
+def _write(out: Path, settings: EvalSettings, split: Split, without: dict[str, str], from_file: bool) -> None:
+    content = {"settings": settings.summary(), "from_split_file": from_file, "without_cases": without}
+    path = out / SETTINGS
+    part = path.with_suffix(".part")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    save_split(out / SPLIT, split)
