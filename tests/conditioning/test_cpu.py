@@ -1,17 +1,15 @@
 """The kernels of `cus.conditioning.cpu` against the tensor operations that say the same."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from benchmarks.scenes import boards_before_a_wall
 from cus.cameras import Cameras, trajectories
 from cus.conditioning import Conditioning, hierarchical_warp
 from cus.conditioning.cpu.occlusion import sample_spacing_cpu
-from cus.conditioning.cpu.warp import coarsen, kth_smallest
+from cus.conditioning.cpu.warp import coarsen
 from cus.conditioning.occlusion import sample_spacing
 from cus.conditioning.warp import EMPTY
 from cus.conditioning.warp import coarsen as coarsen_torch
@@ -131,12 +129,6 @@ def test_the_spacing_of_samples_agrees(kept: float):
     depths = 4 + torch.randint(0, 2, (37, 41), generator=generator).float() + torch.rand((37, 41), generator=generator)
     depths[torch.rand(depths.shape, generator=generator) >= kept] = 0
     assert torch.equal(sample_spacing_cpu(depths), sample_spacing(depths))
-
-
-@given(arrays(np.float32, st.integers(1, 60), elements=st.floats(0, 3e4, width=32)), st.data())
-def test_values_of_any_rank_are_found_as_by_sorting(values: np.ndarray, data: st.DataObject):
-    rank = data.draw(st.integers(1, len(values)))
-    assert kth_smallest(values, rank) == np.sort(values)[rank - 1]
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 5, 64])

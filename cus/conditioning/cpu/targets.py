@@ -16,7 +16,7 @@ from cus.cameras import Cameras
 from cus.conditioning.conditioning import Conditioning
 from cus.conditioning.cpu.canvas import Canvas, cells_of, enlarge, keep_nearer, put, surface_means
 from cus.conditioning.cpu.occlusion import Samples, dilate
-from cus.conditioning.cpu.warp import Points, coarsen, kth_smallest, project, projected_distances, splat
+from cus.conditioning.cpu.warp import Points, coarsen, project, projected_distances, splat
 from cus.conditioning.options import WIDE_SPACING, WarpOptions
 from cus.conditioning.references import Reference, Spacing, focal, ranks_of_spacing
 from cus.conditioning.warp import pixel_map
@@ -161,8 +161,8 @@ class _Target:
         distances = buffer[: projected_distances(self.scratch.points, view.reliable, columns, buffer)]
         if not len(distances):
             return Spacing(1.0, 1.0)
-        typical, largest = (float(kth_smallest(distances, rank)) for rank in ranks_of_spacing(len(distances)))
-        return Spacing(typical, largest)
+        places = [rank - 1 for rank in ranks_of_spacing(len(distances))]
+        return Spacing(*np.partition(distances, places)[places].tolist())
 
     def _z_buffer(self, view: _View, chosen: np.ndarray) -> np.ndarray:
         """[H, W] keys of the chosen points of a view; its points are then in the scratch."""

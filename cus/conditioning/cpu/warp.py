@@ -12,11 +12,9 @@ from cus.conditioning.warp import EMPTY as _EMPTY
 from cus.conditioning.warp import TIE
 
 EMPTY = np.int64(_EMPTY)
-_HALF, _ZERO, _ONE = np.float32(0.5), np.float32(0), np.float32(1)
+_HALF, _ZERO = np.float32(0.5), np.float32(0)
 _TIE, _TINY = np.float32(TIE), np.float32(1e-12)
 _INDEX = np.int64(0x7FFFFFFF)
-_DIGIT_BITS = 16
-_DIGITS = 1 << _DIGIT_BITS
 
 
 class Points(NamedTuple):
@@ -111,27 +109,3 @@ def projected_distances(points, chosen, columns, distances):  # pragma: no cover
                     distances[count] = max(abs(x[there] - x[here]), abs(y[there] - y[here]))
                     count += 1
     return count
-
-
-@njit(cache=True, nogil=True)
-def kth_smallest(values, rank):  # pragma: no cover - compiled
-    """The value of a rank, 1 for the smallest, among float32 values [n] >= 0: by their upper bits, then the lower."""
-    bits = values.view(np.int32)
-    counts = np.zeros(_DIGITS, dtype=np.int64)
-    for value in bits:
-        counts[value >> _DIGIT_BITS] += 1
-    upper = 0
-    while rank > counts[upper]:
-        rank -= counts[upper]
-        upper += 1
-    counts[:] = 0
-    for value in bits:
-        if value >> _DIGIT_BITS == upper:
-            counts[value & (_DIGITS - 1)] += 1
-    lower = 0
-    while rank > counts[lower]:
-        rank -= counts[lower]
-        lower += 1
-    found = np.empty(1, dtype=np.int32)
-    found[0] = (upper << _DIGIT_BITS) | lower
-    return found.view(np.float32)[0]
