@@ -86,18 +86,30 @@ def conditioning_tables(cases: dict[str, list[Case]], repeats: int) -> list[str]
     return lines
 
 
-def peak_memory(case: Case, backend: str) -> float:
-    """MiB that the conditioning adds to a process at most, its result included; measured in a process of its own."""
-    command = [sys.executable, __file__, "--peak-memory", backend, *map(str, case)]
+def estimate_work(case: Case) -> Callable[[], object]:
+    """Depth and confidence of all views, whose cameras are known."""
+    scene = boards_before_a_wall(case[2], case[0], case[1])
+    return lambda: estimate_scene(scene.images, scene.cameras, "stereo")
+
+
+WORKS: dict[str, Callable[[Case], Callable[[], object]]] = {
+    "kernels": lambda case: conditioning_work(case, "cpu"),
+    "plain torch": lambda case: conditioning_work(case, "torch"),
+    "estimate": estimate_work,
+}
+
+
+def peak_memory(what: str, case: Case) -> float:
+    """MiB that a work of `WORKS` adds to a process at most, its result included; measured in a process of its own."""
+    command = [sys.executable, __file__, "--peak-memory", what, *map(str, case)]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(run.stdout)
 
 
-def print_peak_memory(backend: str, case: Case) -> None:
+def print_peak_memory(what: str, case: Case) -> None:
     """What `peak_memory` runs, on Linux."""
-    form: Backend = "cpu" if backend == "cpu" else "torch"
-    conditioning_work((64, 36, 2, 2), form)()  # small, so that compiled code and libraries are there already
-    work = conditioning_work(case, form)
+    WORKS[what]((160, 106, 2, 2))()  # small, so that compiled code and libraries are there already
+    work = WORKS[what](case)
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of making the scene
     before = _kibibytes("VmRSS")
     work()
@@ -123,7 +135,7 @@ def sweep_table(sizes: list[tuple[int, int]], repeats: int) -> list[str]:
         planes = torch.linspace(0.1, 0.45, SWEEP_PLANES)
         views = sweep.gray, sweep.sources, sweep.sources_valid, sweep.rays, sweep.shifts, planes, 5
         works = [
-            lambda scene=scene: estimate_scene(scene.images, scene.cameras, "stereo"),
+            estimate_work((width, height, 2, 0)),
             lambda views=views: cost_volume(*views),
             lambda views=views: cost_volume_torch(*views),
         ]
@@ -148,16 +160,18 @@ def main() -> None:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     if arguments.peak_memory:
-        backend, *case = arguments.peak_memory
+        what, *case = arguments.peak_memory
         width, height, views, targets = map(int, case)
-        return print_peak_memory(backend, (width, height, views, targets))
+        return print_peak_memory(what, (width, height, views, targets))
 
     load, cases = os.getloadavg()[0], QUICK_CASES if arguments.quick else CASES
     largest = cases["size"][-1]
+    sizes = QUICK_SWEEP_SIZES if arguments.quick else SWEEP_SIZES
+    pair = max(size for size in sizes if size[0] <= 512)
     command = " ".join(["python benchmarks/conditioning.py", *sys.argv[1:]])
     lines = ["# Conditioning and plane sweep", "", f"`{command}`", "", *machine_lines(load), ""]
     lines += ["## Hierarchical warp", "", *conditioning_tables(cases, arguments.repeats)]
-    kernels, plain = (peak_memory(largest, backend) for backend in ("cpu", "torch"))
+    kernels, plain = (peak_memory(form, largest) for form in ("kernels", "plain torch"))
     result = largest[0] * largest[1] * largest[3] * (3 * 4 + 1 + 4) / 2**20
     lines += [
         f"Peak memory of {largest[3]} targets of {largest[0]}x{largest[1]}, above the scene's: {kernels:.0f} MiB with "
@@ -165,7 +179,10 @@ def main() -> None:
         "",
         f"## Plane sweep ({SWEEP_PLANES} planes for the matching costs)",
         "",
-        *sweep_table(QUICK_SWEEP_SIZES if arguments.quick else SWEEP_SIZES, arguments.repeats),
+        *sweep_table(sizes, arguments.repeats),
+        "",
+        f"Peak memory of the depth of two views of {pair[0]}x{pair[1]}, above their own: "
+        f"{peak_memory('estimate', (*pair, 2, 0)):.0f} MiB.",
     ]
     text = "\n".join(lines) + "\n"
     print(text)
