@@ -1,0 +1,76 @@
+"""Two rendered scenes of three photographs each, small enough that a whole evaluation takes seconds."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.datasets.procedural import random_scene, render, sample_reference_cameras
+from cus.evaluation.records import Record
+from cus.evaluation.settings import EvalSettings, RowSettings
+from tests.datasets.layouts import write_transforms
+
+SEEDS = {"one": 1, "two": 4}
+# A crop at x2 is as large as the frames.
+WIDTH, HEIGHT, SIZE = 192, 128, 96
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For pictures this small, threads wait for each other longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@lru_cache
+def rendered(name: str) -> tuple[Tensor, Cameras]:
+    """(images [3, 3, 128, 192], cameras) of photographs side by side, the middle one between the others."""
+    scene = random_scene(SEEDS[name])
+    cameras = sample_reference_cameras(scene, SEEDS[name], WIDTH, HEIGHT, views=3)
+    return render(scene, cameras)[0], cameras
+
+
+def write_scenes(folder: Path, *names: str) -> Path:
+    for name in names or SEEDS:
+        write_transforms(folder / name, *rendered(name))
+    return folder
+
+
+def small(*rows: RowSettings, **changes: object) -> EvalSettings:
+    """Settings of seconds: one close-up a scene."""
+    settings = EvalSettings(
+        rows=[*rows] or [RowSettings("warp", "hierarchical", "Hierarchical warp", blur=True), RowSettings("frames")],
+        rules={"zooms": [2], "centers": ["centre"]},
+        metrics=["psnr", "ssim"],
+        size=SIZE,
+        frames=3,
+        splat_iterations=4,
+    )
+    for name, value in changes.items():
+        assert hasattr(settings, name)
+        setattr(settings, name, value)
+    return settings
+
+
+def damage(photo: Path) -> Path:
+    """Spoil a photograph's pixels, not its header; returns a sound copy."""
+    sound = photo.with_suffix(".sound")
+    shutil.copy(photo, sound)
+    # A JPEG's pixels are not looked at before they are needed, whatever the file is called.
+    Image.open(sound).save(photo, format="jpeg")
+    content = photo.read_bytes()
+    photo.write_bytes(content[: len(content) // 2])
+    return sound
+
+
+def numbers(records: list[Record]) -> dict[tuple[str, str, str], object]:
+    """What must not differ between two evaluations: all but the time they took."""
+    return {(r.scene, r.case, r.row): (r.scores, r.error, r.group, r.picture) for r in records}
