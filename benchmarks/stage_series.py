@@ -95,7 +95,7 @@ def quick(stage: Stage) -> Stage:
 
     def small(size: Size) -> Size:
         target = None if size.target_width is None else size.target_width // 2
-        width = max(size.width // 2, min(size.width, stage.smallest))
+        width = size.width // 2 if size.width // 2 >= stage.smallest else size.width
         return replace(size, width=width, target_width=target, count=size.count // 10)
 
     return replace(stage, series=tuple(replace(one, sizes=tuple(map(small, one.sizes[:2]))) for one in stage.series))
