@@ -57,6 +57,8 @@ def test_imports_run_one_way():
         used = {name.split(".")[1] for name in names if name.startswith("cus.")}
         if "cli" in used and layer != "cli":
             wrong.append(f"{file} imports cli")
+        if "evaluation" in used and layer not in ("cli", "evaluation"):
+            wrong.append(f"{file} imports evaluation")
         if layer in ALLOWED:
             wrong += [f"{file} imports {other}" for other in used - ALLOWED[layer] - EVERYWHERE]
     assert not wrong

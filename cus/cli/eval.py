@@ -96,6 +96,7 @@ def settings_of(arguments: argparse.Namespace) -> "EvalSettings":
     from cus.evaluation.settings import EvalSettings
     from cus.training.config import resolve
 
+    _separate(arguments)
     settings = resolve(EvalSettings, arguments.config, arguments.settings)
     for name in ("protocol", "model", "metrics", "size", "poses", "seed", "device", "scenes"):
         value = getattr(arguments, name)
@@ -111,6 +112,15 @@ def settings_of(arguments: argparse.Namespace) -> "EvalSettings":
         if settings.baseline not in settings.row_names:
             settings.baseline = ""
     return settings
+
+
+def _separate(arguments: argparse.Namespace) -> None:
+    """Settings after an option that takes a list of names, as in `--rows frames seed=3`, are settings all the same."""
+    for option in ("scenes", "rows", "metrics"):
+        words = getattr(arguments, option)
+        if words is not None and any("=" in word for word in words):
+            setattr(arguments, option, [word for word in words if "=" not in word])
+            arguments.settings = [*arguments.settings, *(word for word in words if "=" in word)]
 
 
 def _run(arguments: argparse.Namespace) -> None:
