@@ -123,7 +123,10 @@ def _geometry(device: str) -> dict[str, Stage]:
     zooms = tuple(replace(targets, target_width=width) for width in (256, 512, 768, 1024))
     renders = ("torch", "pytorch3d") if _has_pytorch3d() else ("torch",)
     planes = "planes lie a pixel apart, so their number grows with the width until 192"
-    compared = "each view is compared with up to 4 others: quadratic up to 5 views, linear beyond"
+    compared = (
+        "each view is compared with up to 4 others: quadratic up to 5 views, linear beyond; where cameras are "
+        "estimated, features are matched between all pairs, and each view that is added has all refined anew"
+    )
     return {
         "estimator": Stage(
             "Estimator",
@@ -132,7 +135,7 @@ def _geometry(device: str) -> dict[str, Stage]:
             None,
             (
                 Series("pixels", _widths(Size(), 256, 384, 512, 640), 1.5, planes),
-                Series("views", _views(Size(width=192), 2, 4, 8), 2.0, compared),
+                Series("views", _views(Size(width=192), 2, 3, 5, 8), 2.0, compared),
             ),
             smallest=256,
         ),

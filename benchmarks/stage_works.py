@@ -98,7 +98,9 @@ class StageTask:
 def estimator(task: StageTask) -> Work:
     """Depth of V photographs, with their cameras ("given") or without ("estimated")."""
     scene = random_scene(PHOTOGRAPHED)
-    taken = sample_reference_cameras(scene, 0, task.size.width, task.size.height, task.size.views)
+    pair = sample_reference_cameras(scene, 0, task.size.width, task.size.height)
+    # More views stand between the two: farther apart they would ask for more planes as well.
+    taken = trajectories.interpolate(pair, frames=task.size.views)
     images, focals = photograph(scene, taken, supersample=1)[0].to(task.device), taken.Ks[:, 0, 0]
     cameras = taken if task.method == "given" else None
     return lambda: estimate_scene(images, cameras, "stereo", focals=focals)
