@@ -38,6 +38,19 @@ def rendered(name: str) -> tuple[Tensor, Cameras]:
     return render(scene, cameras)[0], cameras
 
 
+@lru_cache
+def approached() -> tuple[Tensor, Cameras]:
+    """The same for two photographs of "one" from outside and a third from half as far away."""
+    scene = random_scene(SEEDS["one"])
+    _, cameras = rendered("one")
+    viewmats = cameras.viewmats[[0, 2, 1]].clone()
+    # Where the middle camera looks, the scene is as far away as its focus.
+    distance = float((scene.focus - cameras.centers[1]).norm())
+    viewmats[2, 2, 3] -= 0.55 * distance
+    nearer = Cameras(viewmats, cameras.Ks, WIDTH, HEIGHT)
+    return render(scene, nearer)[0], nearer
+
+
 def write_scenes(folder: Path, *names: str) -> Path:
     for name in names or SEEDS:
         write_transforms(folder / name, *rendered(name))

@@ -15,7 +15,8 @@ from cus.evaluation.folder import MADE, RECORDS, Mode
 from cus.evaluation.runner import Outcome, evaluate
 from cus.evaluation.settings import EvalSettings, RowSettings, default_rows
 from cus.evaluation.splits import load_split
-from tests.evaluation.small_scenes import damage, numbers, one_thread, small, write_scenes
+from tests.datasets.layouts import write_transforms
+from tests.evaluation.small_scenes import approached, damage, numbers, one_thread, small, write_scenes
 
 RESUME, RETRY, OVERWRITE = Mode(resume=True), Mode(resume=True, retry=True), Mode(overwrite=True)
 WARP = RowSettings("warp", "hierarchical", "Hierarchical warp")
@@ -288,3 +289,12 @@ def test_estimated_poses_put_their_errors_into_the_table(data, tmp_path):
     assert record.error is None
     assert 0 <= record.scores["frame"]["rotation_error"] < 5 and record.scores["frame"]["position_error"] >= 0
     assert "Rotation error ↓" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_a_scene_with_cases_of_one_protocol_alone_says_so_in_a_table_of_both(tmp_path):
+    write_transforms(tmp_path / "data" / "near", *approached())
+    settings = small(WARP, protocol="both", axes=["protocol", "motion"], rules={"dolly": [0.3, 0.7], "overlap": 0.6})
+    outcome = evaluate(tmp_path / "data", tmp_path / "out", settings)
+    assert [(r.group["protocol"], r.group["motion"], r.error) for r in outcome.records] == [("closeup", "dolly", None)]
+    assert set(outcome.without_cases) == {"near (regular)"}
+    assert "No case in near (regular): no target" in (tmp_path / "out" / "results.md").read_text()
