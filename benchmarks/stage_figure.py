@@ -51,9 +51,13 @@ def figure(part: dict[str, Any]) -> bytes:
 
 def _dress(panels: Any, series: dict[str, Any], first: bool) -> None:
     """Axes of one column: the amounts that were measured, labelled; a legend that states the exponents."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     amounts = sorted({row["amount"] for row in series["rows"]})
     for panel, title in zip(panels, ("time (s)", "peak memory (MiB)"), strict=True):
         panel.set_xticks(amounts, [_short(amount) for amount in amounts])
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panel.minorticks_off()
         panel.grid(True, alpha=0.3)
         panel.margins(y=0.3)

@@ -23,16 +23,21 @@ def write_page(root: Path, results: dict[str, Any]) -> None:
     Raises:
         ValueError: the page lacks the two marks.
     """
-    page = root / PAGE
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{PAGE} must hold the lines {BEGIN!r} and {END!r}, between which results are written")
+    before, after = around_results(root)
     (root / FIGURES).mkdir(parents=True, exist_ok=True)
     for name, part in results["stages"].items():
         _replace(root / FIGURES / f"{name}.png", figure(part))
     _replace(root / RESULTS, (json.dumps(results, indent=1) + "\n").encode())
-    _replace(page, "\n".join([before + BEGIN, "", *page_lines(results), "", END + after]).encode())
+    _replace(root / PAGE, "\n".join([before + BEGIN, "", *page_lines(results), "", END + after]).encode())
+
+
+def around_results(root: Path) -> tuple[str, str]:
+    """What stands before and after the marks in the page. Raises ValueError where it lacks them."""
+    before, begin, rest = (root / PAGE).read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{PAGE} must hold the lines {BEGIN!r} and {END!r}, between which results are written")
+    return before, after
 
 
 def page_lines(results: dict[str, Any]) -> list[str]:

@@ -179,33 +179,33 @@ def _geometry(device: str) -> dict[str, Stage]:
 
 
 def _networks(precisions: tuple[str, ...]) -> dict[str, Stage]:
-    base = Size(width=384, frames=8)
+    base = Size(width=384, frames=4)
     attention = "attention over space compares all places of a frame: up to quadratic at its coarse level"
     over_time = "attention over time compares all frames at a place; linear as long as it is a small share"
     chunks = Series("frames", _frames(base, 4, 8, 16))
-    pixels = Series("pixels", _widths(replace(base, frames=4), 192, 384, 768))
+    pixels = Series("pixels", _widths(base, 192, 384, 768))
     compared = "float32" if len(precisions) > 1 else None
     return {
         "unet": Stage(
             "U-Net step",
-            "One call of the denoiser, without guidance: 8 frames of 384x216 but for what grows.",
+            "One call of the denoiser, without guidance: 4 frames; of 192x108 where frames are what grows.",
             precisions,
             compared,
             (
-                Series("frames", _frames(base, 4, 8, 16), 1.0, over_time),
+                Series("frames", _frames(replace(base, width=192), 4, 8, 16, 32), 1.0, over_time),
                 Series("pixels", _widths(base, 192, 288, 384, 576), 2.0, attention),
             ),
         ),
         "encode": Stage(
             "Autoencoder, encoding",
-            "Frames to latents, 4 at a time; 384x216 and 4 frames but for what grows.",
+            "Frames to latents, 4 at a time: 4 of 384x216 but for what grows.",
             precisions,
             compared,
             (chunks, pixels),
         ),
         "decode": Stage(
             "Autoencoder, decoding",
-            "Latents to frames, 4 at a time; 384x216 and 4 frames but for what grows.",
+            "Latents to frames, 4 at a time: 4 of 384x216 but for what grows.",
             precisions,
             compared,
             (chunks, pixels),

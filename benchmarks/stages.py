@@ -2,6 +2,7 @@
 
     python benchmarks/stages.py                                  # all; some minutes on two cores
     python benchmarks/stages.py --stages conditioning fusion     # replaces these stages' part of the page
+    python benchmarks/stages.py --redraw                         # the page again, from what was measured
     python benchmarks/stages.py --quick --no-write               # two small sizes each, to see that it runs
 
 Each size is measured in a process of its own: the median of a few calls, and the peak of memory above what the process
@@ -26,7 +27,7 @@ import torch  # noqa: E402
 from benchmarks.measure import measured, preload  # noqa: E402
 from benchmarks.rasterizer import machine_lines  # noqa: E402
 from benchmarks.stage_figure import check_figures  # noqa: E402
-from benchmarks.stage_page import growth_lines, stage_lines, write_page  # noqa: E402
+from benchmarks.stage_page import RESULTS, around_results, growth_lines, stage_lines, write_page  # noqa: E402
 from benchmarks.stage_series import AMOUNTS, Stage, absent, quick, stages  # noqa: E402
 from benchmarks.stage_works import WORKS, StageTask  # noqa: E402
 from cus.errors import InputError  # noqa: E402
@@ -65,6 +66,7 @@ def main() -> int:
     parser.add_argument("--stages", nargs="+", choices=WORKS, default=list(WORKS), help="default: all")
     parser.add_argument("--quick", action="store_true", help="two small sizes each; never written to the page")
     parser.add_argument("--no-write", action="store_true", help="print only")
+    parser.add_argument("--redraw", action="store_true", help="measure nothing: page and figures from stages.json")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="calls a median (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     parser.add_argument("--model", default="mini", help="whose networks are measured (default: %(default)s)")
@@ -76,10 +78,16 @@ def main() -> int:
     write = not (arguments.no_write or arguments.quick)
     if write:
         check_figures()
+        around_results(ROOT)
+    path = ROOT / RESULTS
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if arguments.redraw:
+        if not kept:
+            raise InputError(f"--redraw: there is no {RESULTS} yet; measure first")
+        write_page(ROOT, kept)
+        return 0
     known, failed = stages(arguments.device), 0
     preload(["benchmarks.stage_works"])
-    path = ROOT / "benchmarks" / "stages.json"
-    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     new: dict[str, Any] = {}
     for name in arguments.stages:
         stage = quick(known[name]) if arguments.quick else known[name]
