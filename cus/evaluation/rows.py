@@ -17,7 +17,7 @@ from cus.estimators.filling import continue_smoothly
 from cus.evaluation.settings import EvalSettings, RowSettings
 from cus.inference.fitting import FitOptions, supervision
 from cus.inference.photo_fit import fused_photos, photo_views
-from cus.inference.settings import DTYPES, torch_device
+from cus.inference.settings import torch_device, torch_dtype
 from cus.inference.stages import Generated, load_model
 from cus.splats import FitResult, fit_views, render
 
@@ -39,9 +39,9 @@ class Models:
         return self._loaded[name]
 
     @property
-    def dtype(self) -> torch.dtype | None:
-        """Precision of the network; None is the weights' own."""
-        return torch.bfloat16 if self.settings.dtype == "auto" else DTYPES[self.settings.dtype]
+    def dtype(self) -> torch.dtype:
+        """Precision of the network."""
+        return torch_dtype(self.settings.dtype, self.device)
 
 
 class _Shared:

@@ -112,12 +112,8 @@ class InferSettings:
         return torch_device(self.device)
 
     def torch_dtype(self) -> torch.dtype:
-        """The network's precision; "auto" is bfloat16 where the device computes in it natively, else float32."""
-        if self.dtype != "auto":
-            return DTYPES[self.dtype]
-        if self.torch_device().type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+        """The network's precision."""
+        return torch_dtype(self.dtype, self.torch_device())
 
     def end_zoom(self) -> float:
         """The magnification at the end of the path."""
@@ -135,6 +131,15 @@ def torch_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from error
     return device
+
+
+def torch_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The precision of a name; "auto" is bfloat16 where the device computes in it natively, else what it does well."""
+    if name != "auto":
+        return DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
 def in_range(option: str, value: float | None, low: float, high: float) -> None:
