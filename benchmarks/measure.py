@@ -72,6 +72,9 @@ def measured(task: Task, repeats: int, patience: float) -> Measured:
     except EOFError:
         process.join()
         return Measured(error=f"the process ended with {process.exitcode}, as one does that is out of memory")
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
     finally:
         process.join()
 

@@ -108,3 +108,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except InputError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; what was measured of whole stages is kept")
