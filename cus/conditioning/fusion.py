@@ -117,24 +117,24 @@ def fuse_views(
     clouds: list[Tensor] = []
     for done, view in enumerate(sorted(range(views), key=footprints.__getitem__)):
         known = (depths[view] > 0).flatten().nonzero().squeeze(1)
-        place = points[view].flatten(0, 1).T[:, known]
+        place = points[view].flatten(0, 1).index_select(0, known).T.contiguous()
         count = torch.zeros_like(known)
         difference = torch.zeros_like(torch.cat([place, place]))
         matches: list[tuple[int, _Match]] = []
         for other in range(views):
             if other == view:
                 continue
-            own = torch.cat([place, smooth.colors(view, other).flatten(1)[:, known]])
+            own = torch.cat([place, smooth.colors(view, other).flatten(1).index_select(1, known)])
             theirs = torch.cat([smooth.colors(other, view) * maps[other, 4], maps[other, 3:]])
             match, apart = _consistent(own, theirs, cameras[other], geometric_tolerance * scale, color_tolerance)
             count[match.points] += 1
-            difference[:, match.points] += apart
+            difference.index_add_(1, match.points, apart)
             matches.append((other, match))
         counts[view].view(-1)[known] = count
         fused = (count > needed) & ~used[view].flatten()[known]
         for other, match in matches:
             used[other].view(-1)[match.pixels[fused[match.points]]] = True
-        start = torch.cat([place, images[view].flatten(1)[:, known]])[:, fused]
+        start = torch.cat([place, images[view].flatten(1).index_select(1, known)])[:, fused]
         clouds.append(start + difference[:, fused] / (count[fused] + 1))
         if on_progress is not None:
             on_progress(done + 1, views)
@@ -204,10 +204,12 @@ def _consistent(
 ) -> tuple[_Match, Tensor]:
     """The points with colours [6, N] that agree with another view (M of Eq. 6), and how far it is from them [6, M]."""
     match = _match(own[:3], maps, camera)
-    apart = match.values - own[:, match.points]
+    apart = match.values - own.index_select(1, match.points)
     squares = apart.square()
-    good = (squares[:3].sum(dim=0) < distance**2) & (squares[3:].sum(dim=0) < color_distance**2)
-    return _Match(match.points[good], match.pixels[good], match.values[:, good]), apart[:, good]
+    near = (squares[:3].sum(dim=0) < distance**2) & (squares[3:].sum(dim=0) < color_distance**2)
+    good = near.nonzero().squeeze(1)
+    points, pixels = match.points[good], match.pixels[good]
+    return _Match(points, pixels, match.values.index_select(1, good)), apart.index_select(1, good)
 
 
 def _match(points: Tensor, maps: Tensor, camera: Cameras) -> _Match:
@@ -221,7 +223,8 @@ def _match(points: Tensor, maps: Tensor, camera: Cameras) -> _Match:
     sampled = F.grid_sample(maps[None], grid[None, None], mode="bilinear", align_corners=False)[0, :, 0]
     # A quarter is the share of the nearest pixel at worst: with less, that pixel has no depth.
     known = (sampled[4] > 0.249).nonzero().squeeze(1)
-    sampled, landing, x, y = sampled[:, known] / sampled[4, known], landing[known], x[known], y[known]
+    sampled, landing, x, y = sampled.index_select(1, known), landing[known], x[known], y[known]
+    sampled = sampled / sampled[4]
     rays = torch.linalg.inv(K) @ torch.stack([x, y, torch.ones_like(x)])
     c2w = camera.c2w[0]
     matched = c2w[:3, :3] @ (rays / sampled[3]) + c2w[:3, 3:]
