@@ -92,8 +92,9 @@ def speed_table(backends: list[str], repeats: int) -> list[str]:
     for size in SIZES:
         times = {row: measure(row, size, max(3, repeats // 3) if "torch" in row else repeats) for row in rows}
         for row, (forward, both) in times.items():
-            ratios = [f"{base / t:.1f}" for base, t in zip(times.get("torch", ()), (forward, both), strict=False)]
-            ratios = ratios or ["", ""]
+            ratios = ["", ""]
+            if "torch" in times:
+                ratios = [f"{base / t:.1f}" for base, t in zip(times["torch"], (forward, both), strict=True)]
             lines.append(
                 f"| {size[0]:,}, {size[1]}x{size[2]} | {row} | {1e3 * forward:.1f} ms | {1e3 * both:.1f} ms "
                 f"| {ratios[0]} | {ratios[1]} |"

@@ -79,7 +79,8 @@ def write_llff(folder: Path, images: Tensor, cameras: Cameras, scale: int = 1) -
 def camera_lines(cameras: Cameras) -> list[str]:
     """Lines of a RealEstate10K file without the first."""
     lines = []
-    for stamp, viewmat, K in zip(TIMESTAMPS, cameras.viewmats.double(), cameras.Ks.double(), strict=False):
+    stamps, viewmats, Ks = TIMESTAMPS[: len(cameras)], cameras.viewmats.double(), cameras.Ks.double()
+    for stamp, viewmat, K in zip(stamps, viewmats, Ks, strict=True):
         numbers = [K[0, 0] / cameras.width, K[1, 1] / cameras.height, K[0, 2] / cameras.width, K[1, 2] / cameras.height]
         values = [float(n) for n in numbers] + [0.0, 0.0] + viewmat[:3].flatten().tolist()
         lines.append(" ".join([stamp, *(f"{value:.9f}" for value in values)]))

@@ -127,7 +127,7 @@ def edited(split_file, change):
         (lambda c: c.update(scenes=[1]), "damaged"),
         (lambda c: c["scenes"]["wall"]["cases"][0].update(name="../../x"), "cannot"),
         (lambda c: c["scenes"]["wall"].update(source="../other"), "leads out"),
-        (lambda c: c["scenes"].update({"/tmp/x": c["scenes"]["wall"]}), "leads out"),
+        (lambda c: c["scenes"].update({"/elsewhere/x": c["scenes"]["wall"]}), "leads out"),
     ],
 )
 def test_a_damaged_split_file_says_where(split, tmp_path, change, message):
