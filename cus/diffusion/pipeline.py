@@ -38,6 +38,8 @@ class Sampling:
         fps: frame rate the network is told.
         residual_scale: see `cus.diffusion.objective.LatentTarget`.
         second_pass: whether structure guidance is worth a second pass with this checkpoint, as measured after training.
+        conditioning: the conditioning images it was trained on: "hierarchical" (Section III-B) or "points"
+            (ViewCrafter's own point renders).
     """
 
     steps: int = 50
@@ -50,6 +52,7 @@ class Sampling:
     fps: int = 10
     residual_scale: float = 0.0
     second_pass: bool = True
+    conditioning: Literal["hierarchical", "points"] = "hierarchical"
 
 
 @dataclass(frozen=True)
