@@ -11,6 +11,7 @@ from cus.errors import InputError
 
 if TYPE_CHECKING:
     from cus.cameras import Cameras
+    from cus.cameras.alignment import Alignment
 
 ESTIMATORS = ("auto", "stereo")
 RELIABLE_FRACTION = 0.9
@@ -77,6 +78,17 @@ class SceneEstimate:
             raise ValueError("the scene has no depth at all, so it has no scale")
         points = self.cameras.backproject(self.depths)[reliable]
         return float((points - self.cameras.centers[0]).norm(dim=-1).mean())
+
+    def moved(self, alignment: "Alignment") -> "SceneEstimate":
+        """The estimate in the world it was aligned to: cameras and depths; images and confidences stay."""
+        return replace(self, cameras=alignment.cameras(self.cameras), depths=self.depths * alignment.scale)
+
+    def in_own_unit(self) -> "SceneEstimate":
+        """The scene with its length unit chosen such that `scale` is 1."""
+        factor = 1.0 / self.scale
+        viewmats = self.cameras.viewmats.clone()
+        viewmats[:, :3, 3] *= factor
+        return replace(self, cameras=replace(self.cameras, viewmats=viewmats), depths=self.depths * factor)
 
     def to(self, device: torch.device | str) -> "SceneEstimate":
         """The same estimate on `device`."""

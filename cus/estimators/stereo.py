@@ -100,7 +100,7 @@ def estimate_stereo(
     )
     depths = torch.where(inverse > 0, 1.0 / inverse.clamp(min=1e-12), torch.zeros_like(inverse))
     scene = SceneEstimate(images, known, depths, confidences, structure.notes)
-    return scene if cameras is not None else _unit_scale(scene)
+    return scene if cameras is not None else scene.in_own_unit()
 
 
 def sweep_views(
@@ -239,12 +239,3 @@ def _refuse_blank(images: Tensor, valid: Tensor | None) -> None:
         content = gray if valid is None else gray[valid[view]]
         if content.numel() == 0 or float(content.max() - content.min()) < 0.02:
             raise InputError(f"view {view + 1} is blank (one flat colour); use another photograph")
-
-
-def _unit_scale(scene: SceneEstimate) -> SceneEstimate:
-    """The scene with its length unit chosen such that `scale` is 1."""
-    factor = 1.0 / scene.scale
-    viewmats = scene.cameras.viewmats.clone()
-    viewmats[:, :3, 3] *= factor
-    cameras = Cameras(viewmats, scene.cameras.Ks, scene.cameras.width, scene.cameras.height)
-    return SceneEstimate(scene.images, cameras, scene.depths * factor, scene.confidences, scene.notes)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from cus.cameras import PosedPhotos
+from cus.cameras.alignment import Alignment, align_cameras
 from cus.datasets.scenes import open_source
 from cus.errors import InputError
 from cus.estimators import estimate_scene
-from cus.evaluation.alignment import Alignment, align_cameras
 from cus.evaluation.covisibility import covisible
 from cus.evaluation.folder import PICTURES, RECORDS, Begun, Mode, begin, check_free, held_size
 from cus.evaluation.metrics import Metric, best_blur, make_metrics
@@ -192,7 +192,7 @@ class _Run:
         focals = cameras.Ks[:, 0, 0]
         scene = estimate_scene(images, None, self.settings.estimator, valid=valid, focals=focals)
         alignment = align_cameras(scene.cameras, cameras)
-        return References(alignment.scene(scene), valid, self.models), alignment
+        return References(scene.moved(alignment), valid, self.models), alignment
 
     def _case(
         self,

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from cus.cameras import PosedPhotos
+from cus.cameras.alignment import align_cameras
 from cus.cameras.colmap import load_colmap
 from cus.datasets.llff import load_llff
 from cus.datasets.realestate import load_realestate
 from cus.datasets.scenes import find_scenes, open_scene, open_scenes
 from cus.errors import InputError
-from cus.evaluation.alignment import align_cameras
 from tests.datasets.layouts import (
     procedural_views,
     write_colmap,

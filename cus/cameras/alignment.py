@@ -1,16 +1,12 @@
 """Estimated cameras laid over given ones: the similarity between the two worlds, and what it cannot explain."""
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cus.cameras import Cameras
+from cus.cameras.cameras import Cameras
 from cus.errors import InputError
-
-if TYPE_CHECKING:
-    from cus.estimators import SceneEstimate
 
 # Below this ratio of the second to the first extent, centres lie on a line and leave the turn about it open.
 LEAST_SPREAD = 0.05
@@ -51,10 +47,6 @@ class Alignment:
         """[..., 3] points of the estimated world, in the given one."""
         turned = points @ self.rotation.to(points).T
         return self.scale * turned + self.translation.to(points)
-
-    def scene(self, scene: "SceneEstimate") -> "SceneEstimate":
-        """An estimate moved into the given world: cameras and depths; images and confidences stay."""
-        return replace(scene, cameras=self.cameras(scene.cameras), depths=scene.depths * self.scale)
 
 
 def align_cameras(estimated: Cameras, given: Cameras) -> Alignment:

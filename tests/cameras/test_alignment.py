@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras
+from cus.cameras.alignment import align_cameras
 from cus.errors import InputError
 from cus.estimators import SceneEstimate
-from cus.evaluation.alignment import align_cameras
 from tests.cameras.test_cameras import random_cameras
 
 
@@ -91,7 +91,7 @@ def test_a_scene_is_moved_with_its_depths():
     depths = torch.full((2, 12, 16), 2.0)
     scene = SceneEstimate(torch.zeros(2, 3, 12, 16), cameras, depths, torch.ones(2, 12, 16))
     found = align_cameras(cameras, given)
-    aligned = found.scene(scene)
+    aligned = scene.moved(found)
     points = found.points(cameras.backproject(depths))
     torch.testing.assert_close(aligned.cameras.backproject(aligned.depths), points, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(aligned.depths, 4 * depths, rtol=1e-4, atol=0)
