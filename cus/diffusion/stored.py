@@ -1,8 +1,15 @@
-"""Finding a stored pipeline, and saying plainly what is wrong with one."""
+"""Finding a stored pipeline, and saying plainly what is wrong with one.
+
+A model is "mini" (ships with the package), a folder written by `save_pretrained`, or a Hub id, "org/name" or
+"org/name@revision". All three pass the same checks; of a Hub repository the files are fetched that its index names,
+JSON and safetensors, never pickles or code.
+"""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,39 +18,167 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from cus.diffusion.hub import INDEX, HubAccess, HubModel, first_line, open_hub, parse_id
 from cus.errors import InputError
 
 SHIPPED = ("mini",)
 REMEDY = 'use "mini", a folder written by save_pretrained, or a model id of the Hugging Face Hub'
+PIPELINE = "CloseUpShotPipeline"
+_WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>\w+))?(?P<shard>-\d{5}-of-\d{5})?\.safetensors")
 
 
-def checked_folder(source: str | Path, pipeline: str) -> str:
-    """What to load for `source`: a shipped name's folder, a checked folder, or the Hub id as it is.
+@dataclass(frozen=True)
+class StoredModel:
+    """A model whose index has been read and checked; its weights may not be here yet.
+
+    Attributes:
+        source: as the user wrote it.
+        folder: where its files are, or come to.
+        index: content of `model_index.json`.
+        hub: the commit it comes from; None for a folder.
+    """
+
+    source: str
+    folder: Path
+    index: dict[str, Any]
+    hub: HubModel | None
+
+    @property
+    def name(self) -> str:
+        """What it is called in records: a Hub model with its commit, a folder as it was written."""
+        return self.source if self.hub is None else f"{self.hub.id}@{self.hub.commit}"
+
+    def components(self) -> list[str]:
+        """Names of its parts."""
+        return [name for name, entry in self.index.items() if _is_component(name, entry)]
+
+    def config(self, component: str) -> dict[str, Any]:
+        """Configuration of a part. Raises InputError where there is none."""
+        if component not in self.components():
+            raise InputError(f"{self.source} has no {component}; it has {', '.join(self.components())}")
+        return self.read(_config_path(component))
+
+    def read(self, path: str) -> dict[str, Any]:
+        """A JSON file of it. Raises InputError where there is none that can be read."""
+        return _read_json(self.folder / path if self.hub is None else self.hub.file(path))
+
+    def complete(self, variant: str | None = None) -> Path:
+        """The folder, with everything in it that loading needs.
+
+        Raises:
+            InputError: parts or the variant are missing, or cannot be fetched.
+        """
+        if self.hub is None:
+            needed_files(self, _names_below(self.folder), variant)
+            return self.folder
+        listing = self.hub.listing()
+        if listing is None:
+            needed_files(self, self.hub.cached(), variant, "the Hub was not asked for what the cache lacks: connect")
+            return self.folder
+        self.hub.fetch(needed_files(self, set(listing), variant), listing)
+        return self.folder
+
+
+def open_model(source: str | Path, pipeline: str = PIPELINE, access: HubAccess | None = None) -> StoredModel:
+    """Find a model and read its index; of a Hub model nothing else is fetched.
+
+    Args:
+        source: a shipped name, a folder, or a Hub id.
+        pipeline: class name of the pipeline that it must be.
+        access: how the Hub is asked.
 
     Raises:
-        InputError: a folder that is missing, incomplete, or holds another kind of pipeline.
+        InputError: nothing there, or another kind of model.
     """
     name = str(source)
     folder = Path(str(files("cus") / "weights" / name)) if name in SHIPPED else Path(name)
+    hub = None
     if not folder.exists():
-        if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-            return name  # a Hub id
-        raise InputError(f"there is no model at {folder}; {REMEDY}")
-    index = _read_index(folder)
+        access = access or HubAccess()
+        found = None if isinstance(source, Path) else parse_id(name, access.revision)
+        if found is None:
+            raise InputError(f"there is no model at {folder}; {REMEDY}")
+        hub = open_hub(found[0], replace(access, revision=found[1]))
+        folder = hub.folder
+    if not (folder / INDEX).exists():
+        raise InputError(f"{folder} is no model: it has no {INDEX}; {REMEDY}")
+    index = _read_json(folder / INDEX)
+    where = name if hub else folder
     if index.get("_class_name") != pipeline:
         raise InputError(
-            f"{folder} holds a {index.get('_class_name', 'folder of another kind')}, not a {pipeline}; {REMEDY}"
+            f"{where} holds a {index.get('_class_name', 'folder of another kind')}, not a {pipeline}; {REMEDY}"
         )
-    for component, entry in index.items():
-        if component.startswith("_") or not isinstance(entry, list) or entry[0] is None:
-            continue
-        part = folder / component
-        wanted = "scheduler_config.json" if component == "scheduler" else "config.json"
-        if not (part / wanted).is_file() or (component != "scheduler" and not any(part.glob("*.safetensors"))):
-            raise InputError(
-                f"the model in {folder} is incomplete: {part} lacks {wanted} or *.safetensors; get it again"
-            )
-    return str(folder)
+    _check_components(index, where)
+    return StoredModel(name, folder, index, hub)
+
+
+def open_index(source: str | Path, access: HubAccess | None = None) -> dict[str, Any]:
+    """The index of a model: its parts' classes and its `sampling`. See `open_model` for arguments and errors."""
+    return open_model(source, access=access).index
+
+
+def component_config(source: str | Path, component: str, access: HubAccess | None = None) -> dict[str, Any]:
+    """The configuration of a part of a model, without its weights. See `open_model` for arguments and errors."""
+    return open_model(source, access=access).config(component)
+
+
+def checked_folder(
+    source: str | Path, pipeline: str = PIPELINE, variant: str | None = None, access: HubAccess | None = None
+) -> str:
+    """The folder to load for `source`, complete; a Hub model is fetched.
+
+    Raises:
+        InputError: a model that is missing, incomplete, of another kind, or that cannot be fetched.
+    """
+    return str(open_model(source, pipeline, access).complete(variant))
+
+
+def needed_files(
+    model: StoredModel, names: Collection[str], variant: str | None, remedy: str = "get it again"
+) -> list[str]:
+    """Paths of all files that loading reads.
+
+    A part without the variant is taken in the standard one, as diffusers does, where another part has the variant.
+
+    Args:
+        model: its index counts.
+        names: paths of the files that there are.
+        variant: such as "fp16"; None is the standard one.
+        remedy: what helps where a file is missing.
+
+    Raises:
+        InputError: files are missing, or no part has the variant.
+    """
+    found = [INDEX]
+    parts = {name: {n[len(name) + 1 :] for n in names if n.startswith(f"{name}/")} for name in model.components()}
+    weighty = {name: part for name, part in parts.items() if name != "scheduler"}
+    known = {variant for part in weighty.values() for variant in _variants(part)}
+    if weighty and variant not in known and (variant is not None or known):
+        there = ", ".join(sorted(name or "the standard one" for name in known))
+        asked = "weights in the standard variant" if variant is None else f"variant {variant!r}"
+        raise InputError(f"the model {model.source} has no {asked}; there is {there or 'none'}")
+    for name, part in parts.items():
+        config = _config_path(name)
+        weights = []
+        if name in weighty:
+            own = variant if variant in _variants(part) else None
+            weights = _weights(model, name, part, own)
+        if config not in names or (name in weighty and not weights):
+            lacks = config if config not in names else f"{name}/*.safetensors"
+            raise InputError(f"the model {model.source} is incomplete: {model.folder} lacks {lacks}; {remedy}")
+        if lost := [f"{name}/{file}" for file in weights if file not in part]:
+            raise InputError(f"the model {model.source} is incomplete: {model.folder} lacks {lost[0]}; {remedy}")
+        found += [config, *(f"{name}/{file}" for file in weights)]
+    return found
+
+
+def weight_files(folder: Path, component: str, variant: str | None = None) -> list[Path]:
+    """The safetensors files that loading a part of a checked folder reads; none where it has no weights."""
+    part = folder / component
+    names = _names_below(part)
+    own = variant if variant in _variants(names) else None
+    model = StoredModel(str(folder), folder, {}, None)
+    return [part / name for name in _weights(model, component, names, own) if name.endswith(".safetensors")]
 
 
 @contextmanager
@@ -52,12 +187,12 @@ def explained(source: Any) -> Iterator[None]:
     try:
         yield
     except (HfHubHTTPError, HFValidationError) as error:
-        raise InputError(f"cannot get the model {source} from the Hub: {_first_line(error)}; {REMEDY}") from error
-    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise InputError(f"cannot load the model {source}: {_first_line(error)}; if damaged, get it again") from error
+        raise InputError(f"cannot get the model {source} from the Hub: {first_line(error)}; {REMEDY}") from error
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, AttributeError, LookupError) as error:
+        raise InputError(f"cannot load the model {source}: {first_line(error)}; if damaged, get it again") from error
 
 
-def check_weights(folder: Path, pipeline: Any) -> None:
+def check_weights(folder: Path, pipeline: Any, variant: str | None = None) -> None:
     """Refuse a pipeline whose files lack tensors that its networks have, or hold others.
 
     diffusers only warns, and the network would run with random weights in the gaps.
@@ -66,34 +201,78 @@ def check_weights(folder: Path, pipeline: Any) -> None:
         InputError: with the first names that differ.
     """
     for component, module in pipeline.components.items():
-        files = sorted((folder / component).glob("*.safetensors"))
-        if not isinstance(module, nn.Module) or not files:
+        if isinstance(module, nn.Module):
+            check_tensors(folder, component, module, variant)
+
+
+def check_tensors(folder: Path, component: str, module: nn.Module, variant: str | None = None) -> None:
+    """Refuse a part whose files do not hold exactly its tensors, name by name and shape by shape.
+
+    Raises:
+        InputError: with the first that differ.
+    """
+    stored: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(folder, component, variant):
+        with safe_open(file, framework="pt") as opened:
+            stored.update({name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()})
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    where = f"the weights in {folder / component} are not those of its config.json"
+    if set(stored) != set(wanted):
+        missing, unknown = sorted(set(wanted) - set(stored))[:3], sorted(set(stored) - set(wanted))[:3]
+        raise InputError(f"{where}: missing {missing}, unknown {unknown}; get the model again")
+    for name, shape in wanted.items():
+        if stored[name] != shape:
+            raise InputError(f"{where}: {name} is {stored[name]}, must be {shape}; get the model again")
+
+
+def _is_component(name: str, entry: Any) -> bool:
+    return not name.startswith("_") and isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
+
+
+def _check_components(index: dict[str, Any], where: Any) -> None:
+    """Loading imports the modules that the index names: only this package's own are."""
+    for name, entry in index.items():
+        if not _is_component(name, entry):
             continue
-        stored: set[str] = set()
-        for file in files:
-            with safe_open(file, framework="pt") as opened:
-                stored.update(opened.keys())
-        wanted = set(module.state_dict())
-        if stored != wanted:
-            missing, unknown = sorted(wanted - stored)[:3], sorted(stored - wanted)[:3]
-            raise InputError(
-                f"the weights in {folder / component} are not those of its config.json: missing {missing}, "
-                f"unknown {unknown}; get the model again"
-            )
+        if not name.isidentifier() or not all(isinstance(part, str) for part in entry):
+            raise InputError(f"the index of {where} is damaged at {name!r}; {REMEDY}")
+        if not entry[0].startswith("cus."):
+            raise InputError(f"{where} asks for {entry[0]}.{entry[1]} as its {name}, which is not loaded; {REMEDY}")
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
-    path = folder / "model_index.json"
+def _config_path(component: str) -> str:
+    return f"{component}/{'scheduler_config' if component == 'scheduler' else 'config'}.json"
+
+
+def _names_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _variants(names: Collection[str]) -> set[str | None]:
+    """The variants that a part's files hold; None is the standard one."""
+    return {match["variant"] for name in names if (match := _WEIGHTS.fullmatch(name))}
+
+
+def _weights(model: StoredModel, component: str, names: Collection[str], variant: str | None) -> list[str]:
+    """Names of a part's weights in a variant. Where there is an index of shards, it and they are, as for diffusers."""
+    middle = "" if variant is None else f".{variant}"
+    index = f"diffusion_pytorch_model.safetensors.index{middle}.json"
+    single = f"diffusion_pytorch_model{middle}.safetensors"
+    if index not in names:
+        return [single] if single in names else []
+    shards = model.read(f"{component}/{index}").get("weight_map")
+    listed = sorted(set(shards.values())) if isinstance(shards, dict) else []
+    # They are read from beside the index; a path would lead elsewhere.
+    if not listed or not all(isinstance(shard, str) and _WEIGHTS.fullmatch(shard) for shard in listed):
+        raise InputError(f"{component}/{index} of the model {model.source} is damaged; get it again")
+    return [index, *listed]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        index = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{folder} is no model: it has no model_index.json; {REMEDY}") from None
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {_first_line(error)}; copy the model again") from error
-    if not isinstance(index, dict):
-        raise InputError(f"{path} is not a model index; copy the model again")
-    return index
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"cannot read {path}: {first_line(error)}; copy the model again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} does not hold a JSON object; copy the model again")
+    return content

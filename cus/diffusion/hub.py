@@ -1,0 +1,255 @@
+"""Models of the Hugging Face Hub: which of their files are fetched, and what is said where that cannot be.
+
+Everything goes through `huggingface_hub` and its cache. Its errors become one `InputError` that says what to do.
+"""
+
+import errno
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from cus.errors import InputError
+
+INDEX = "model_index.json"
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+# The library's HTTP client raises subclasses of what its own errors derive from, whichever client that is.
+TRANSPORT: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
+
+
+@dataclass(frozen=True)
+class HubAccess:
+    """How the Hub is asked. Nothing here matters for a folder.
+
+    Attributes:
+        revision: branch, tag or commit; None is the main branch.
+        cache_dir: where files are kept; None takes the library's (`HF_HOME`, `HF_HUB_CACHE`).
+        token: access token; None takes the one logged in with, False sends none.
+        local_files_only: ask nothing, take what the cache holds.
+        force_download: fetch again what the cache holds.
+    """
+
+    revision: str | None = None
+    cache_dir: str | Path | None = None
+    token: str | bool | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+
+    @property
+    def offline(self) -> bool:
+        """Whether the user wants no request to be made."""
+        return self.local_files_only or bool(constants.HF_HUB_OFFLINE)
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a repository.
+
+    Attributes:
+        size: bytes.
+        etag: what the cache calls its content.
+    """
+
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """One commit of a repository, and the folder of the cache that its files come to.
+
+    Attributes:
+        id: "org/name".
+        access: how it is asked for.
+        commit: hash.
+        folder: holds what has been fetched so far.
+    """
+
+    id: str
+    access: HubAccess
+    commit: str
+    folder: Path
+
+    def file(self, path: str) -> Path:
+        """One file, fetched unless it is there. Raises InputError where it cannot be."""
+        with hub_errors(self.id, self.access):
+            return Path(hf_hub_download(self.id, path, revision=self.commit, **_options(self.access)))
+
+    def listing(self) -> dict[str, HubFile] | None:
+        """Path -> file of everything in the repository; None where the Hub is not to be asked or cannot be."""
+        if self.access.offline:
+            return None
+        api = HfApi(token=self.access.token)
+        try:
+            entries = list(api.list_repo_tree(self.id, recursive=True, revision=self.commit))
+        except TRANSPORT as error:
+            logging.getLogger(__name__).warning(
+                f"the Hub cannot be asked ({first_line(error)}); using the cached copy of {self.id}, commit "
+                f"{self.commit[:7]}"
+            )
+            return None
+        # Folders have no size.
+        return {entry.path: _hub_file(entry) for entry in entries if hasattr(entry, "size")}
+
+    def cached(self) -> set[str]:
+        """Paths of what the cache holds of this commit."""
+        return {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
+
+    def fetch(self, paths: Sequence[str], listing: dict[str, HubFile]) -> None:
+        """Get these files. What is complete in the cache is not fetched again; a broken connection is taken up.
+
+        Raises:
+            InputError: too little disk space (before anything is fetched), or they cannot be got.
+        """
+        wanted = [path for path in paths if self.access.force_download or not (self.folder / path).is_file()]
+        if not wanted:
+            return
+        blobs = self.folder.parents[1] / "blobs"
+        missing = {listing[path].etag: listing[path].size for path in wanted if path in listing}
+        need = sum(size for etag, size in missing.items() if not (blobs / etag).exists())
+        free = shutil.disk_usage(self.folder).free
+        if need > free:
+            raise InputError(
+                f"{self.id} needs {need / 1e9:.2f} GB more in the cache {self.folder.parents[2]}, where "
+                f"{free / 1e9:.2f} GB are free; make room, or set HF_HOME to a larger disk"
+            )
+        with hub_errors(self.id, self.access):
+            # Every path in `wanted` is a plain name, so that as a pattern it matches itself alone.
+            snapshot_download(self.id, revision=self.commit, allow_patterns=list(wanted), **_options(self.access))
+
+
+def parse_id(name: str, revision: str | None = None) -> tuple[str, str | None] | None:
+    """("org/name", revision) of "org/name" or "org/name@revision"; None for what cannot be a Hub id.
+
+    Raises:
+        InputError: two revisions.
+    """
+    repository, at, spelled = name.partition("@")
+    if repository.count("/") != 1 or not all(repository.split("/")) or repository.startswith((".", "~")):
+        return None
+    if at and not spelled:
+        raise InputError(f"{name!r} names no revision after the @; write {repository}@main, or {repository}")
+    if spelled and revision not in (None, spelled):
+        raise InputError(f"{name} names the revision {spelled}, but {revision} is asked for as well; give one")
+    return repository, spelled or revision
+
+
+def open_hub(repository: str, access: HubAccess) -> HubModel:
+    """The commit that a model stands at, with its index fetched and nothing else.
+
+    Raises:
+        InputError: no such model, no access, no such revision, or nothing cached while the Hub cannot be reached.
+    """
+    with hub_errors(repository, access):
+        index = hf_hub_download(repository, INDEX, revision=access.revision, **_options(access))
+    folder = Path(index).parent
+    return HubModel(repository, access, folder.name, folder)
+
+
+@contextmanager
+def hub_errors(repository: str, access: HubAccess) -> Iterator[None]:
+    """Turn the library's errors into one InputError that says what to do."""
+    try:
+        yield
+    except HFValidationError as error:
+        raise InputError(f"{repository!r} cannot be the name of a model: {first_line(error)}") from error
+    except LocalEntryNotFoundError as error:
+        raise InputError(_unreachable(repository, access, error)) from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"{repository} has no revision {access.revision!r}{_revisions(repository, access)}") from error
+    except EntryNotFoundError as error:
+        raise InputError(
+            f"{repository} on the Hub is no model of this package: it has no {INDEX}; for a single file, download it "
+            "and name its folder"
+        ) from error
+    except HfHubHTTPError as error:
+        raise InputError(_refused(repository, error)) from error
+    except OfflineModeIsEnabled as error:
+        raise InputError(_unreachable(repository, access, error)) from error
+    except OSError as error:
+        where = access.cache_dir or constants.HF_HUB_CACHE
+        remedy = "make room" if error.errno == errno.ENOSPC else "see that it can be written to"
+        raise InputError(
+            f"cannot keep {repository} in the cache {where} ({error.strerror or first_line(error)}); {remedy}, or set "
+            "HF_HOME to another disk"
+        ) from error
+    except (*TRANSPORT, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"cannot get {repository} from the Hub: {first_line(error)}; the same command again goes on with the files "
+            "that are missing"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _options(access: HubAccess) -> dict[str, Any]:
+    return {
+        "cache_dir": access.cache_dir,
+        "token": access.token,
+        "local_files_only": access.local_files_only,
+        "force_download": access.force_download,
+    }
+
+
+def _hub_file(entry: Any) -> HubFile:
+    return HubFile(entry.size, entry.lfs.sha256 if entry.lfs is not None else entry.blob_id)
+
+
+def _unreachable(repository: str, access: HubAccess, error: Exception) -> str:
+    revision = "" if access.revision is None else f" at {access.revision!r}"
+    missing = f"{repository}{revision} is neither a folder here nor in the cache"
+    if constants.HF_HUB_OFFLINE:
+        return f"{missing}, and HF_HUB_OFFLINE forbids asking the Hub; unset it, or name a folder"
+    if access.local_files_only:
+        return f"{missing}, and local_files_only forbids asking the Hub; leave it out, or name a folder"
+    cause = error.__cause__ or error.__context__
+    reason = "" if cause is None else f" ({first_line(cause)})"
+    return f"{missing}, and the Hub at {constants.ENDPOINT} cannot be reached{reason}; connect, or name a folder"
+
+
+def _refused(repository: str, error: HfHubHTTPError) -> str:
+    page = f"{constants.ENDPOINT}/{repository}"
+    if isinstance(error, GatedRepoError):
+        return f"{repository} is gated: ask for access at {page}, and {LOG_IN}"
+    status = error.response.status_code
+    if status == 401 and not isinstance(error, RepositoryNotFoundError):
+        return f"the Hub does not accept the access token (for {repository}); {LOG_IN}"
+    if isinstance(error, RepositoryNotFoundError) or status == 404:
+        return (
+            f"{repository} is neither a folder here nor a model that you can see at {constants.ENDPOINT}; check the "
+            f"spelling, and if it is private, {LOG_IN}"
+        )
+    if status == 403:
+        return f"the access token may not do this with {repository}; use one with that right: {LOG_IN}"
+    if status == 429:
+        return f"the Hub has had too many requests ({first_line(error)}); wait, and run the command again"
+    return f"the Hub failed on {repository} ({first_line(error)}); try again later"
+
+
+def _revisions(repository: str, access: HubAccess) -> str:
+    """What there is instead, for a message."""
+    try:
+        refs = HfApi(token=access.token).list_repo_refs(repository)
+    except TRANSPORT:
+        return f"; see {constants.ENDPOINT}/{repository}"
+    names = [ref.name for ref in (*refs.branches, *refs.tags) if re.fullmatch(r"[\w./-]+", ref.name)]
+    return f"; there are {', '.join(names)}" if names else ""
