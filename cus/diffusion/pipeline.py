@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -12,11 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cus.diffusion.context import ContextEncoder, PromptEmbeddings
+from cus.diffusion.hub import HubAccess
 from cus.diffusion.latents import decode, encode
 from cus.diffusion.objective import LatentTarget
 from cus.diffusion.sampler import Denoiser, ddim, guided
 from cus.diffusion.schedule import NoiseSchedule
-from cus.diffusion.stored import check_weights, checked_folder, explained
+from cus.diffusion.stored import check_weights, explained, open_model
 from cus.models.autoencoder import Autoencoder
 from cus.models.clip import ImageEncoder
 from cus.models.projector import ImageProjector
@@ -107,17 +107,34 @@ class CloseUpShotPipeline(DiffusionPipeline):
         self.register_to_config(sampling=asdict(self.sampling))
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Any, **kwargs: Any) -> Self:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Any,
+        *,
+        revision: str | None = None,
+        variant: str | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """Load "mini" (ships with the package), a folder written by `save_pretrained`, or a Hub id; safetensors only.
 
+        Args:
+            pretrained_model_name_or_path: a name, a folder, "org/name", or "org/name@revision".
+            revision: branch, tag or commit of a Hub model; None is the main branch.
+            variant: such as "fp16", for `diffusion_pytorch_model.fp16.safetensors`; None is the standard weights.
+            **kwargs: the other fields of `cus.diffusion.hub.HubAccess`, and what diffusers' own method takes.
+
         Raises:
-            InputError: nothing there, another model, or a damaged or incomplete folder.
+            InputError: nothing there, another model, a damaged or incomplete folder, or a Hub that does not give it.
         """
-        source = checked_folder(pretrained_model_name_or_path, cls.__name__)
+        if kwargs.get("custom_pipeline") or kwargs.get("trust_remote_code"):
+            raise ValueError("this pipeline loads no code of others: leave out custom_pipeline and trust_remote_code")
+        asked = {field.name: kwargs.pop(field.name) for field in fields(HubAccess) if field.name in kwargs}
+        model = open_model(pretrained_model_name_or_path, cls.__name__, HubAccess(revision=revision, **asked))
+        folder = model.complete(variant)
         with explained(pretrained_model_name_or_path):
-            pipeline = super().from_pretrained(source, use_safetensors=True, **kwargs)
-        if Path(source).is_dir():
-            check_weights(Path(source), pipeline)
+            pipeline = super().from_pretrained(str(folder), use_safetensors=True, variant=variant, **kwargs)
+        check_weights(folder, pipeline, variant)
+        pipeline.register_to_config(_name_or_path=model.name)
         return pipeline
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
