@@ -118,7 +118,13 @@ def _add_model(group: "argparse._ArgumentGroup") -> None:
         "--model",
         default="mini",
         metavar="MODEL",
-        help="mini (ships with the package), a checkpoint folder, or a Hub id (default: %(default)s)",
+        help="mini (ships with the package), a checkpoint folder, or a Hub id: org/name, org/name@revision"
+        " (default: %(default)s)",
+    )
+    group.add_argument(
+        "--variant",
+        metavar="NAME",
+        help="weights of the checkpoint in another precision, such as fp16 (default: the standard ones)",
     )
     group.add_argument(
         "--size",

@@ -42,7 +42,9 @@ class Run:
         self.resume = resume
         inputs = stages.inspect(settings)
         self.pipeline = (
-            None if settings.conditioning_only else stages.load_model(settings.model, settings.torch_device())
+            None
+            if settings.conditioning_only
+            else stages.load_model(settings.model, settings.torch_device(), settings.variant)
         )
         self.defaults = stages.model_defaults(settings)
         self.frames = settings.frames or self.defaults.frames
@@ -126,7 +128,9 @@ class Run:
     def _pass(self, name: str, structure: Tensor | None, made_from: list[Any]) -> Tensor:
         settings, results = self.settings, self.results
         scene, warped, pipeline = known(results.scene), known(results.conditioning), known(self.pipeline)
-        sampling = [settings.model, settings.steps, settings.guidance, settings.seed, str(settings.torch_dtype())]
+        # A Hub model's name holds the commit: a branch may have moved on since.
+        model = [pipeline.name_or_path, settings.variant]
+        sampling = [*model, settings.steps, settings.guidance, settings.seed, str(settings.torch_dtype())]
 
         def make(on_progress: OnProgress) -> State:
             return State(

@@ -25,7 +25,8 @@ class InferSettings:
     Attributes:
         views: the photographs, two or more; the path starts at the first.
         out: the folder that the run fills.
-        model: "mini", a folder written by `save_pretrained`, or a Hub id.
+        model: "mini", a folder written by `save_pretrained`, or a Hub id, "org/name" or "org/name@revision".
+        variant: of its weights, such as "fp16"; None takes the standard ones.
         trajectory: zoom, dolly, interpolate, orbit, or the path of a file with cameras.
         zoom: magnification at the end of the path; None takes the trajectory's own default.
         target: (u, v), the point closed in on, in fractions of the first photograph; None is its middle.
@@ -52,6 +53,7 @@ class InferSettings:
     views: tuple[Path, ...]
     out: Path = Path("out")
     model: str = "mini"
+    variant: str | None = None
     trajectory: str = "zoom"
     zoom: float | None = None
     target: tuple[float, float] | None = None

@@ -1,7 +1,6 @@
 """The stages of a run, each a function from what is known to what it adds (docs: the way of the data)."""
 
 from dataclasses import dataclass, fields
-from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from cus.cameras.photos import Photo, inspect_photo
 from cus.cameras.transforms_json import PosedPhotos
 from cus.conditioning import Conditioning, FusedCloud, fuse_views, hierarchical_warp, render_points
 from cus.diffusion import CloseUpShotPipeline, Sampling
-from cus.diffusion.stored import checked_folder, explained
+from cus.diffusion.stored import explained, open_model
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.inference.folder import State
@@ -68,19 +67,21 @@ def inspect(settings: InferSettings) -> Inputs:
 
 def model_defaults(settings: InferSettings) -> Sampling:
     """How the checkpoint wants to be sampled, from its index alone. Raises InputError where there is none."""
-    source = checked_folder(settings.model, CloseUpShotPipeline.__name__)
+    model = open_model(settings.model)
+    if model.hub is None:
+        # A folder's gaps can be known now; a Hub model's weights are not fetched for this.
+        model.complete(settings.variant)
     with explained(settings.model):
-        config = cast(dict[str, Any], CloseUpShotPipeline.load_config(source))
-        return Sampling(**config["sampling"])
+        return Sampling(**model.index["sampling"])
 
 
-def load_model(name: str, device: torch.device) -> CloseUpShotPipeline:
+def load_model(name: str, device: torch.device, variant: str | None = None) -> CloseUpShotPipeline:
     """A checkpoint on a device, quietly. Raises InputError where it cannot be loaded."""
     # The library's own bar would break into the stages' bars.
     logging.disable_progress_bar()
     # Its warnings speak of configuration defaults; what is wrong with weights is refused by `from_pretrained`.
     logging.set_verbosity_error()
-    return CloseUpShotPipeline.from_pretrained(name).to(device)
+    return CloseUpShotPipeline.from_pretrained(name, variant=variant).to(device)
 
 
 def read(inputs: Inputs, settings: InferSettings) -> Batch:
