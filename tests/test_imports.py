@@ -14,7 +14,7 @@ ALLOWED = {
     "splats": {"cameras", "splats"},
     "datasets": {"cameras", "datasets", "conditioning", "estimators"},
     "diffusion": {"models", "diffusion"},
-    "checkpoints": {"models", "diffusion"},
+    "checkpoints": {"models", "diffusion", "checkpoints"},
     "report": {"report"},
     "viewer": {"cameras", "splats", "report", "viewer"},
     "kernels": {"kernels"},

@@ -1,4 +1,6 @@
-"""CLIP image tower: the reference image as tokens. The only file that imports open_clip."""
+"""CLIP towers: the reference image and the prompt as tokens. The only file that imports open_clip."""
+
+from collections.abc import Sequence
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -71,3 +73,70 @@ class ImageEncoder(ModelMixin, ConfigMixin):
         mean = squashed.new_tensor(CLIP_MEAN).view(3, 1, 1)
         std = squashed.new_tensor(CLIP_STD).view(3, 1, 1)
         return (squashed - mean) / std
+
+
+class TextEncoder(ModelMixin, ConfigMixin):
+    """open_clip's text transformer, read before its last block ("penultimate") and normed: a token a position.
+
+    Defaults are ViT-H-14, whose tensors the public checkpoints hold. Positions see only earlier ones (causal mask).
+    Those after the end of the text are padded with token 0 and not masked, as in the checkpoints' own training.
+
+    Args:
+        context_length: tokens of a text, start and end token included.
+        vocab_size: number of known tokens.
+        width: width of the tokens.
+        layers: transformer blocks, of which the last is not run; at least 2.
+        heads: attention heads of a block.
+        output_dim: width of the projection; unused here, but one of a checkpoint's tensors.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        context_length: int = 77,
+        vocab_size: int = 49408,
+        width: int = 1024,
+        layers: int = 24,
+        heads: int = 16,
+        output_dim: int = 1024,
+    ) -> None:
+        super().__init__()
+        if layers < 2:
+            raise ValueError(f"the penultimate of {layers} layers does not exist; at least 2 are needed")
+        from open_clip.transformer import TextTransformer
+
+        self.tower = TextTransformer(context_length, vocab_size, width, heads, layers, output_dim=output_dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token numbers [B, context_length] from `tokenize` -> [B, context_length, width]."""
+        found = self.tower.forward_intermediates(
+            tokens,
+            indices=[self.config["layers"] - 2],
+            stop_early=True,
+            normalize_intermediates=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+        )
+        return found["text_intermediates"][0]
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """CLIP's byte-pair tokens of B texts, int64 [B, context_length]; the vocabulary is open_clip's own file.
+
+        Raises:
+            ValueError: a text is longer than the tower reads, or the tower knows fewer tokens than the vocabulary has.
+        """
+        from open_clip.tokenizer import SimpleTokenizer
+
+        tokenizer, length = SimpleTokenizer(), self.config["context_length"]
+        if tokenizer.vocab_size > self.config["vocab_size"]:
+            known = self.config["vocab_size"]
+            raise ValueError(f"the tower knows {known} tokens; CLIP's vocabulary has {tokenizer.vocab_size}")
+        for text in texts:
+            # Start and end are tokens too.
+            if (needed := len(tokenizer.encode(text)) + 2) > length:
+                raise ValueError(f"the text has {needed} tokens, at most {length} are read: {text!r}")
+        return tokenizer(list(texts), context_length=length)
+
+    def reset_mask(self) -> None:
+        """Make the causal mask anew: it is no weight, and a tower built on the meta device has none."""
+        self.tower.register_buffer("attn_mask", self.tower.build_causal_mask(), persistent=False)

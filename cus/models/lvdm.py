@@ -3,14 +3,48 @@
 All of it is data that runs both ways: options theirs -> ours, and module paths ours -> theirs.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from cus.models.autoencoder import Autoencoder
+from cus.models.clip import ImageEncoder, TextEncoder
 from cus.models.projector import ImageProjector
 from cus.models.unet import Level, Stage, UNet
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+PROJECTOR_PREFIX = "image_proj_model."
+IMAGE_ENCODER_PREFIX = "embedder.model.visual."
+TEXT_ENCODER_PREFIX = "cond_stage_model.model."
+EMA_PREFIX = "model_ema."
+# What follows from the noise schedule, as buffers of their model; `scale_arr` is the dynamic rescale.
+SCHEDULE_BUFFERS = (
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+    "scale_arr",
+)
+# What a checkpoint may hold besides, and nothing reads: what remains of the text tower in the image embedder, parts of
+# CLIP's loss, constants.
+LEFTOVERS = re.compile(
+    r"embedder\.(mean|std)"
+    r"|embedder\.model\.(positional_embedding|text_projection|logit_scale|attn_mask)"
+    r"|embedder\.model\.(token_embedding\.weight|ln_final\.(weight|bias))"
+    r"|cond_stage_model\.model\.(logit_scale|attn_mask)"
+    r"|logvar|lvlb_weights|scale_factor"
+)
 
 # The `unet_config.params` of ViewCrafter's sparse-view model, and its projector's.
 VIEWCRAFTER_UNET: dict[str, Any] = {
@@ -219,6 +253,16 @@ def projector_names(projector: ImageProjector) -> dict[str, str]:
     for i in range(projector.config["depth"]):
         names.update(_nested(f"layers.{i}", f"layers.{i}", RESAMPLER_LAYER))
     return names
+
+
+def tower_names(encoder: ImageEncoder | TextEncoder) -> dict[str, str]:
+    """Module paths of a CLIP tower, ours -> theirs (without prefix); both are open_clip's own."""
+    return {name: name.removeprefix("tower.") for name in encoder.state_dict()}
+
+
+def leftover(name: str) -> bool:
+    """Whether a checkpoint may hold this tensor although nothing reads it."""
+    return LEFTOVERS.fullmatch(name) is not None
 
 
 def _nested(ours: str, theirs: str, names: Mapping[str, str]) -> dict[str, str]:

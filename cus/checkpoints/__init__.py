@@ -1,0 +1,35 @@
+"""Checkpoints of ViewCrafter and DynamiCrafter: their names and configs <-> ours, and strict loading.
+
+Their code base is called "lvdm"; the names and options themselves are tables in `cus.models.lvdm`. A checkpoint whose names or
+shapes differ from what its config asks for is refused with the first differences: weights that are close but wrong load
+without an error elsewhere and give black pictures.
+"""
+
+from cus.checkpoints.assembling import (
+    image_encoder_from_lvdm,
+    image_projector_from_lvdm,
+    lvdm_from_image_encoder,
+    lvdm_from_image_projector,
+    lvdm_from_text_encoder,
+    lvdm_from_unet,
+    lvdm_from_vae,
+    text_encoder_from_lvdm,
+    unet_from_lvdm,
+    vae_from_lvdm,
+)
+from cus.checkpoints.reading import load_lvdm_checkpoint, normalized_state_dict
+
+__all__ = [
+    "image_encoder_from_lvdm",
+    "image_projector_from_lvdm",
+    "load_lvdm_checkpoint",
+    "lvdm_from_image_encoder",
+    "lvdm_from_image_projector",
+    "lvdm_from_text_encoder",
+    "lvdm_from_unet",
+    "lvdm_from_vae",
+    "normalized_state_dict",
+    "text_encoder_from_lvdm",
+    "unet_from_lvdm",
+    "vae_from_lvdm",
+]
