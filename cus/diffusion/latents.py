@@ -18,14 +18,20 @@ def encode(vae: Autoencoder, images: Tensor, generator: torch.Generator | None =
 
     With a generator they are samples of the posterior, as the checkpoints were trained; without, its mean.
     """
+    noise = None
+    if generator is not None:
+        # All of it before anything else, so that it is the same for every `chunk`.
+        sides = (side // vae.downsample for side in images.shape[-2:])
+        shape = (len(images), vae.config.latent_channels, *sides)  # pyright: ignore[reportAttributeAccessIssue]
+        noise = torch.randn(shape, generator=generator, device=generator.device)
     latents = []
-    for part in images.split(chunk):
-        posterior = vae.encode(to_model_range(part).to(vae.dtype)).latent_dist  # pyright: ignore
-        latent = posterior.mean
-        if generator is not None:
-            noise = torch.randn(latent.shape, generator=generator, device=generator.device)
-            latent = latent + posterior.std * noise.to(latent)
-        latents.append(latent.float() * vae.config.scaling_factor)  # pyright: ignore[reportAttributeAccessIssue]
+    for start in range(0, len(images), chunk):
+        part = slice(start, start + chunk)
+        posterior = vae.encode(to_model_range(images[part]).to(vae.dtype)).latent_dist  # pyright: ignore
+        latent = posterior.mean.float()
+        if noise is not None:
+            latent = latent + posterior.std.float() * noise[part].to(latent)
+        latents.append(latent * vae.config.scaling_factor)  # pyright: ignore[reportAttributeAccessIssue]
     return torch.cat(latents)
 
 

@@ -14,50 +14,21 @@ from cus.diffusion.context import ContextEncoder, PromptEmbeddings
 from cus.diffusion.hub import HubAccess
 from cus.diffusion.latents import decode, encode
 from cus.diffusion.objective import LatentTarget
-from cus.diffusion.sampler import Denoiser, ddim, guided
+from cus.diffusion.sampler import Denoiser, ddim, guided, guided_at_once, keep_first_frame
+from cus.diffusion.sampling import PLANS, MemoryPlan, Sampling
 from cus.diffusion.schedule import NoiseSchedule
 from cus.diffusion.stored import check_weights, explained, open_model
+from cus.models.attention import SpaceTransformer, TimeTransformer
 from cus.models.autoencoder import Autoencoder
+from cus.models.blocks import ResBlock
 from cus.models.clip import ImageEncoder
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How a checkpoint wants to be sampled; stored in its `model_index.json`.
-
-    Attributes:
-        steps: denoising steps.
-        guidance: classifier-free guidance scale; 1 skips the unconditional branch.
-        guidance_rescale: see `cus.diffusion.sampler.guided`.
-        eta: 0 deterministic DDIM, 1 as much noise as DDPM.
-        frames: clip length the model was trained for; longer paths are made in chunks that share their end frames.
-        width: preferred width of the frames, in pixels.
-        height: likewise.
-        fps: frame rate the network is told.
-        residual_scale: see `cus.diffusion.objective.LatentTarget`.
-        second_pass: whether structure guidance is worth a second pass with this checkpoint, as measured after training.
-        conditioning: the conditioning images it was trained on: "hierarchical" (Section III-B) or "points"
-            (ViewCrafter's own point renders).
-    """
-
-    steps: int = 50
-    guidance: float = 7.5
-    guidance_rescale: float = 0.7
-    eta: float = 1.0
-    frames: int = 25
-    width: int = 1024
-    height: int = 576
-    fps: int = 10
-    residual_scale: float = 0.0
-    second_pass: bool = True
-    conditioning: Literal["hierarchical", "points"] = "hierarchical"
-
-
-@dataclass(frozen=True)
 class _Request:
-    """One call, after defaults: what `_denoise` needs besides latents."""
+    """One call, after defaults: what `_latents` needs besides images."""
 
     steps: int
     guidance: float
@@ -105,6 +76,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
             scheduler=scheduler,
         )
         self.register_to_config(sampling=asdict(self.sampling))
+        self.plan = PLANS["middle"]
 
     @classmethod
     def from_pretrained(
@@ -198,26 +170,48 @@ class CloseUpShotPipeline(DiffusionPipeline):
         device = self._execution_device
         progress = _Progress(on_progress, len(chunks) * request.steps + sum(len(chunk) for chunk in chunks))
         frames: list[Tensor] = []
+        end: _End | None = None
         with _autocast(device, dtype):
             first = images[:1].to(device=device, dtype=torch.float32)
             contexts = self._contexts(first, request.guidance != 1)
             for chunk in chunks:
                 warped = conditioning[chunk.start : chunk.stop].to(device=device, dtype=torch.float32)
-                if frames:
+                if end is not None:
                     # The frame that two chunks share is known by now: the later one continues from it.
-                    warped = torch.cat([frames[-1][-1:], warped[1:]])
+                    warped = torch.cat([end.frame, warped[1:]])
                 guide = None if structure is None else self._padded(structure[chunk.start : chunk.stop].to(warped))
                 padded = self._padded(warped)
-                latents, condition = self._latents(padded, guide, contexts, request, progress)
+                latents, condition = self._latents(padded, guide, contexts, request, end, progress)
                 if output_type == "latent":
-                    return latents
-                made = decode(self.vae, latents, padded, on_progress=progress.counter())
-                if own.residual_scale:
-                    # What the autoencoder loses of the condition it loses of the frames alike.
-                    made = padded + made - decode(self.vae, condition, padded)
-                made = made.clamp(0, 1)[..., : warped.shape[-2], : warped.shape[-1]]
-                frames.append(made[1:] if frames else made)
-        return torch.cat(frames).to(conditioning.device)
+                    break
+                made = self._decoded(latents, condition, padded, progress)[..., : warped.shape[-2], : warped.shape[-1]]
+                frames.append((made if end is None else made[1:]).to(conditioning.device))
+                end = _End(made[-1:], latents[-1:])
+        self.maybe_free_model_hooks()
+        return latents if output_type == "latent" else torch.cat(frames)
+
+    def use(self, plan: MemoryPlan, device: torch.device | str | None = None) -> Self:
+        """Trade memory for speed (see `MemoryPlan`), on a device; `cus.diffusion.memory.choose_plan` finds a plan.
+
+        Args:
+            plan: in force for all calls to come.
+            device: where to compute; None is where the networks are.
+        """
+        self.plan = plan
+        device = torch.device(device or self._execution_device)
+        if plan.offload and device.type != "cpu":
+            self.enable_model_cpu_offload(device=device)
+        else:
+            self.remove_all_hooks()
+            self.to(device)
+        return self
+
+    def compile(self) -> Self:
+        """Let `torch.compile` fuse the U-Net's blocks; the first step then takes minutes, the others less time."""
+        for module in self.unet.modules():
+            if isinstance(module, ResBlock | SpaceTransformer | TimeTransformer):
+                module.compile()
+        return self
 
     def _latents(
         self,
@@ -225,37 +219,67 @@ class CloseUpShotPipeline(DiffusionPipeline):
         guide: Tensor | None,
         contexts: tuple[Tensor, Tensor | None],
         request: _Request,
+        end: "_End | None",
         progress: "_Progress",
     ) -> tuple[Tensor, Tensor]:
         """Latents [T, C, h, w] of one chunk and of its condition: encode conditioning and structure images, denoise."""
-        condition = _as_clip(encode(self.vae, padded, request.generator))
-        structure = None if guide is None else _as_clip(encode(self.vae, guide, request.generator))
-        fps = torch.full((1,), self.sampling.fps, device=condition.device)
-
-        def denoiser(context: Tensor) -> Denoiser:
-            def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
-                sample = torch.cat([noisy, condition], dim=1)
-                return self.unet(sample, timesteps, context, fps, structure=structure).sample.float()
-
-            return predict
-
-        wanted, unwanted = contexts
-        predict = denoiser(wanted)
-        if unwanted is not None:
-            predict = guided(predict, denoiser(unwanted), request.guidance, request.guidance_rescale)
+        at_once = self.plan.frames_at_once
+        condition = _as_clip(encode(self.vae, padded, request.generator, at_once))
+        structure = None if guide is None else _as_clip(encode(self.vae, guide, request.generator, at_once))
         source = request.generator
         noise = torch.randn(condition.shape, generator=source, device=source.device).to(condition)
+        target = LatentTarget(self.sampling.residual_scale)
+        known = None
+        if end is not None:
+            first = target.encode(_as_clip(end.latent), condition[:, :, :1])[:, :, 0]
+            known = keep_first_frame(first, noise, self.scheduler)
         diffused = ddim(
-            predict,
+            self._denoiser(condition, structure, contexts, request),
             noise,
             self.scheduler,
             request.steps,
             eta=request.eta,
             step_noise=source,
+            constrain=known,
             on_progress=progress.counter(),
         )
-        latents = LatentTarget(self.sampling.residual_scale).decode(diffused, condition)
+        latents = target.decode(diffused, condition)
         return latents[0].transpose(0, 1), condition[0].transpose(0, 1)
+
+    def _denoiser(
+        self, condition: Tensor, structure: Tensor | None, contexts: tuple[Tensor, Tensor | None], request: _Request
+    ) -> Denoiser:
+        """The guided U-Net for one clip; the layers' keys and values of the contexts are computed here, once."""
+        frames = condition.shape[2]
+
+        def plain(context: Tensor) -> Denoiser:
+            prepared = self.unet.prepare_context(context, frames, self.sampling.frames)
+            clips = len(context)
+            fps = torch.full((clips,), self.sampling.fps, device=condition.device)
+            fixed = condition.expand(clips, -1, -1, -1, -1)
+            guide = None if structure is None else structure.expand(clips, -1, -1, -1, -1)
+
+            def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+                sample = torch.cat([noisy, fixed], dim=1)
+                return self.unet(sample, timesteps, prepared, fps, structure=guide).sample.float()
+
+            return predict
+
+        wanted, unwanted = contexts
+        if unwanted is None:
+            return plain(wanted)
+        if self.plan.guidance_at_once:
+            return guided_at_once(plain(torch.cat([wanted, unwanted])), request.guidance, request.guidance_rescale)
+        return guided(plain(wanted), plain(unwanted), request.guidance, request.guidance_rescale)
+
+    def _decoded(self, latents: Tensor, condition: Tensor, padded: Tensor, progress: "_Progress") -> Tensor:
+        """Frames [T, 3, H, W] in [0, 1] of latents, at the padded size."""
+        at_once = self.plan.frames_at_once
+        made = decode(self.vae, latents, padded, at_once, on_progress=progress.counter())
+        if self.sampling.residual_scale:
+            # What the autoencoder loses of the condition it loses of the frames alike.
+            made = padded + made - decode(self.vae, condition, padded, at_once)
+        return made.clamp(0, 1)
 
     def _contexts(self, reference: Tensor, both: bool) -> tuple[Tensor, Tensor | None]:
         """Context of the reference image [1, 3, H, W], and the unconditional one where it is needed."""
@@ -268,6 +292,14 @@ class CloseUpShotPipeline(DiffusionPipeline):
         height, width = images.shape[-2:]
         right, below = -width % self.size_multiple, -height % self.size_multiple
         return F.pad(images, (0, right, 0, below), mode="replicate") if right or below else images
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last frame of a chunk, which the next one begins with: its picture [1, 3, H, W] and latent [1, C, h, w]."""
+
+    frame: Tensor
+    latent: Tensor
 
 
 class _Progress:

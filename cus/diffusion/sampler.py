@@ -8,6 +8,8 @@ from cus.diffusion.schedule import NoiseSchedule
 
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Maps noisy latents [B, ...] and timesteps [B] to a prediction of v, shaped like the latents."""
+Constraint = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Maps noisy latents [B, ...] at timesteps [B] to such latents that agree with what is known."""
 
 
 def ddim(
@@ -18,6 +20,7 @@ def ddim(
     *,
     eta: float = 0.0,
     step_noise: torch.Generator | Sequence[torch.Tensor] | torch.Tensor | None = None,
+    constrain: Constraint | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
     """Walk from pure noise to clean latents.
@@ -29,6 +32,7 @@ def ddim(
         steps: number of calls of `denoiser`.
         eta: 0 is deterministic, 1 adds as much noise a step as DDPM.
         step_noise: where the added noise comes from if `eta > 0`: a generator, or one tensor like `noise` a step.
+        constrain: applied to the latents before each step.
         on_progress: called with (steps done, steps) after each.
 
     Returns:
@@ -49,6 +53,8 @@ def ddim(
     previous = torch.cat([timesteps[1:], timesteps.new_zeros(1)])
     for step, (now, then) in enumerate(zip(timesteps.tolist(), previous.tolist(), strict=True)):
         batch = torch.full((len(latents),), now, dtype=torch.long, device=latents.device)
+        if constrain is not None:
+            latents = constrain(latents, batch)
         v = denoiser(latents, batch)
         x0 = schedule.x0_from_v(v, latents, batch) * float(schedule.rescale[then] / schedule.rescale[now])
         direction = schedule.noise_from_v(v, latents, batch)
@@ -63,6 +69,25 @@ def ddim(
     return latents
 
 
+def keep_first_frame(known: torch.Tensor, noise: torch.Tensor, schedule: NoiseSchedule) -> Constraint:
+    """A constraint for `ddim` that makes a clip begin with a frame that is known already.
+
+    At each step the frame's latent is the known one with as much noise as the others have, so that the other frames
+    are denoised in the light of it (as in Lugmayr et al., "RePaint", 2022, with the first frame for the known region).
+
+    Args:
+        known: [B, C, h, w], the frame's clean latent.
+        noise: [B, C, T, h, w], the noise that the walk starts from.
+        schedule: of the walk.
+    """
+
+    def constrain(latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        first = schedule.add_noise(known.to(latents), noise[:, :, 0], timesteps)
+        return torch.cat([first[:, :, None], latents[:, :, 1:]], dim=2)
+
+    return constrain
+
+
 def guided(conditional: Denoiser, unconditional: Denoiser, guidance: float, rescale: float = 0.0) -> Denoiser:
     """Classifier-free guidance `u + guidance (c - u)` around two denoisers.
 
@@ -74,15 +99,28 @@ def guided(conditional: Denoiser, unconditional: Denoiser, guidance: float, resc
 
     def denoiser(latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         wanted = conditional(latents, timesteps)
-        unwanted = unconditional(latents, timesteps)
-        mixed = unwanted + guidance * (wanted - unwanted)
-        if rescale == 0:
-            return mixed
-        axes = tuple(range(1, mixed.ndim))
-        matched = mixed * (wanted.std(axes, keepdim=True) / mixed.std(axes, keepdim=True))
-        return rescale * matched + (1 - rescale) * mixed
+        return _mixed(wanted, unconditional(latents, timesteps), guidance, rescale)
 
     return denoiser
+
+
+def guided_at_once(both: Denoiser, guidance: float, rescale: float = 0.0) -> Denoiser:
+    """`guided` around one denoiser of twice the batch, whose first half is conditional and second unconditional."""
+
+    def denoiser(latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        wanted, unwanted = both(torch.cat([latents, latents]), torch.cat([timesteps, timesteps])).chunk(2)
+        return _mixed(wanted, unwanted, guidance, rescale)
+
+    return denoiser
+
+
+def _mixed(wanted: torch.Tensor, unwanted: torch.Tensor, guidance: float, rescale: float) -> torch.Tensor:
+    mixed = unwanted + guidance * (wanted - unwanted)
+    if rescale == 0:
+        return mixed
+    axes = tuple(range(1, mixed.ndim))
+    matched = mixed * (wanted.std(axes, keepdim=True) / mixed.std(axes, keepdim=True))
+    return rescale * matched + (1 - rescale) * mixed
 
 
 def _noise(source: torch.Generator | Sequence[torch.Tensor] | torch.Tensor | None, step: int, like: torch.Tensor):

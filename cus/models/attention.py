@@ -6,7 +6,7 @@ one over space with the two token axes read in the other order (see `TimeAttenti
 """
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +16,39 @@ from cus.models.norm import GroupNorm
 
 Module = TypeVar("Module", bound=nn.Module)
 
+AttentionBackend = Literal["sdpa", "xformers"]
+
 # CUDA's attention kernels launch at most 65535 blocks along the head axis.
 MAX_HEADS_PER_CALL = 65535
 # The CPU's fused kernel is built for long rows: forward and backward at 16 keys take it eight times as long as the two
 # plain products.
 FEW_KEYS = 32
+# Without gradients the wide layers run on so many tokens at a time: their hidden values, eight times as wide as the
+# tokens, would be the largest tensors of the whole network.
+TOKENS_AT_A_TIME = 1 << 15
+
+KeysValues = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Keys and values of the text, then of the image tokens."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the cross-attention reads, split once per forward pass.
+    """What the cross-attention reads, split once for all layers.
 
     Attributes:
         text: [B, L, C] text tokens, shared by every frame.
         image: [B, G, L, C] image tokens: G = 1 (every frame reads all of them) or G = T (each frame has its own).
+        projected: what each attention makes of them, where it has been made: it is the same at every denoising step.
     """
 
     text: Tensor
     image: Tensor
+    projected: dict["ContextAttention", KeysValues] | None = None
+
+    @property
+    def frames(self) -> int | None:
+        """The number of frames that it is for, or None where every frame reads the same."""
+        return None if self.image.shape[1] == 1 else self.image.shape[1]
 
 
 def split_context(context: Tensor, frames: int, text_tokens: int, frame_tokens: int) -> Context:
@@ -65,6 +80,7 @@ class SpaceAttention(nn.Module):
     def __init__(self, channels: int, heads: int, head_channels: int) -> None:
         super().__init__()
         inner = heads * head_channels
+        self.backend: AttentionBackend = "sdpa"
         self.head_channels = head_channels
         self.to_q = nn.Linear(channels, inner, bias=False)
         self.to_k = nn.Linear(channels, inner, bias=False)
@@ -74,7 +90,7 @@ class SpaceAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [B, T, S, C] -> tokens of the same shape."""
         q, k, v = (self._heads(project(x)) for project in (self.to_q, self.to_k, self.to_v))
-        return self.to_out(_attend(q, k, v).transpose(1, 2).reshape(*x.shape[:3], -1))
+        return self.to_out(_attend(q, k, v, self.backend).transpose(1, 2).reshape(*x.shape[:3], -1))
 
     def _heads(self, x: Tensor) -> Tensor:
         """[B, T, S, H*d] -> [B*T, H, S, d], a view."""
@@ -102,6 +118,7 @@ class ContextAttention(nn.Module):
     def __init__(self, channels: int, heads: int, head_channels: int, context_dim: int) -> None:
         super().__init__()
         inner = heads * head_channels
+        self.backend: AttentionBackend = "sdpa"
         self.head_channels = head_channels
         self.to_q = nn.Linear(channels, inner, bias=False)
         self.to_k = nn.Linear(context_dim, inner, bias=False)
@@ -113,10 +130,14 @@ class ContextAttention(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Tokens [B, T, S, C] -> tokens of the same shape."""
         q = self.to_q(x)
+        known = None if context.projected is None else context.projected.get(self)
+        k, v, k_image, v_image = self.project(context) if known is None else known
+        return self.to_out(self._read(q, k, v) + self._read(q, k_image, v_image))
+
+    def project(self, context: Context) -> KeysValues:
+        """Keys and values, [B, 1, L, H*d] of the text and [B, G, L, H*d] of the image tokens."""
         text = context.text[:, None]
-        out = self._read(q, self.to_k(text), self.to_v(text))
-        out = out + self._read(q, self.to_k_image(context.image), self.to_v_image(context.image))
-        return self.to_out(out)
+        return self.to_k(text), self.to_v(text), self.to_k_image(context.image), self.to_v_image(context.image)
 
     def _read(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Q [B, T, S, C], k and v [B, G, L, C] with G = 1 or T -> [B, T, S, C]."""
@@ -125,11 +146,15 @@ class ContextAttention(nn.Module):
             a.reshape(rows, -1, a.shape[-1] // self.head_channels, self.head_channels).transpose(1, 2)
             for a in (q, k, v)
         )
-        return _attend(q_heads, k, v).transpose(1, 2).reshape(q.shape)
+        return _attend(q_heads, k, v, self.backend).transpose(1, 2).reshape(q.shape)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, backend: AttentionBackend = "sdpa") -> Tensor:
     """Attention of q [N, H, L, d] to k and v [N, H, M, d], by whatever is fast for the shape and device."""
+    if backend == "xformers":
+        from cus.models.xformers_attention import attend
+
+        return attend(q, k, v)
     if q.device.type == "cpu" and k.shape[2] <= FEW_KEYS:
         return torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3)).softmax(-1) @ v
     if q.shape[1] <= MAX_HEADS_PER_CALL:
@@ -149,6 +174,18 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [..., C] -> tokens of the same shape."""
+        if torch.is_grad_enabled():
+            return self._feed(x)
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) <= TOKENS_AT_A_TIME:
+            return self._feed(x)
+        fed = torch.empty_like(rows)
+        for start in range(0, len(rows), TOKENS_AT_A_TIME):
+            part = slice(start, start + TOKENS_AT_A_TIME)
+            fed[part] = self._feed(rows[part])
+        return fed.view(x.shape)
+
+    def _feed(self, x: Tensor) -> Tensor:
         value, gate = self.widen(x).chunk(2, dim=-1)
         return self.narrow(self.dropout(value * F.gelu(gate)))
 
@@ -242,6 +279,24 @@ class TimeTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return maps + maps_from_tokens(self.proj_out(x), maps)
+
+
+def set_attention_backend(model: nn.Module, backend: AttentionBackend) -> None:
+    """Choose what computes every attention inside a model: "sdpa" (PyTorch's) or "xformers".
+
+    Raises:
+        InputError: xformers is not installed.
+        ValueError: an unknown backend.
+    """
+    if backend not in get_args(AttentionBackend):
+        raise ValueError(f"unknown attention backend {backend!r}; expected {', '.join(get_args(AttentionBackend))}")
+    if backend == "xformers":
+        from cus.models.xformers_attention import check_installed
+
+        check_installed()
+    for module in model.modules():
+        if isinstance(module, SpaceAttention | ContextAttention):
+            module.backend = backend
 
 
 def tokens_from_maps(maps: Tensor, frames: int) -> Tensor:

@@ -8,6 +8,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_blocks import DownEncoderBlock2D
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from cus.models.attention import zero_module
@@ -74,6 +75,7 @@ class Autoencoder(AutoencoderKL, ModelMixin):
         """Pixels of an image to one of its latent, along each axis."""
         return 2 ** (len(self.config["block_out_channels"]) - 1)
 
+    @apply_forward_hook
     def skip_features(self, images: Tensor) -> list[Tensor]:
         """The encoder's features of images [N, 3, H, W] in [-1, 1], finest level first: [N, C_i, H / 2^i, W / 2^i].
 
@@ -85,6 +87,7 @@ class Autoencoder(AutoencoderKL, ModelMixin):
         with torch.no_grad():
             return self._features(images)[0]
 
+    @apply_forward_hook
     def encode_with_features(self, images: Tensor) -> tuple[DiagonalGaussianDistribution, list[Tensor]]:
         """`encode(images).latent_dist` and `skip_features(images)` at the cost of one encoding; no gradient."""
         with torch.no_grad():
@@ -94,6 +97,7 @@ class Autoencoder(AutoencoderKL, ModelMixin):
             x = x if self.quant_conv is None else self.quant_conv(x)
             return DiagonalGaussianDistribution(x), features
 
+    @apply_forward_hook
     def decode(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         z: Tensor,

@@ -7,12 +7,14 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cus.models.attention import (
     Context,
+    ContextAttention,
     SpaceTransformer,
     TimeTransformer,
     TransformerShape,
@@ -160,7 +162,7 @@ class UNet(ModelMixin, ConfigMixin):
         self,
         sample: Tensor,
         timesteps: Tensor,
-        context: Tensor,
+        context: Tensor | Context,
         fps: Tensor | None = None,
         structure: Tensor | None = None,
     ) -> UNetOutput:
@@ -170,7 +172,8 @@ class UNet(ModelMixin, ConfigMixin):
             sample: [B, in_channels, T, h, w]: the noisy latent, then the condition latent; h and w are multiples of
                 `size_multiple`.
             timesteps: [B], diffusion steps.
-            context: [B, L, context_dim]: `text_tokens` text tokens, then image tokens (see `split_context`).
+            context: [B, L, context_dim]: `text_tokens` text tokens, then image tokens (see `split_context`); or what
+                `prepare_context` made of it, for many calls with one context.
             fps: [B], frames per second; `default_fps` without.
             structure: [B, in_channels - out_channels, T, h, w], the global condition latent z_g of Eq. 7.
 
@@ -179,8 +182,7 @@ class UNet(ModelMixin, ConfigMixin):
         """
         self._check(sample, timesteps, context, fps, structure)
         batch, _, frames, height, width = sample.shape
-        dtype = self.conv_in.weight.dtype
-        split = split_context(context.to(dtype), frames, self.config["text_tokens"], self.config["frame_tokens"])
+        split = context if isinstance(context, Context) else self._split(context, frames)
         embedding = self._embedding(timesteps, fps)
 
         x = self.first_features(sample, structure)
@@ -206,6 +208,22 @@ class UNet(ModelMixin, ConfigMixin):
         x = self.conv_out(F.silu(self.norm_out(x)))
         return UNetOutput(sample=x.reshape(batch, frames, -1, height, width).transpose(1, 2).contiguous())
 
+    @apply_forward_hook
+    def prepare_context(self, context: Tensor, frames: int, trained_frames: int | None = None) -> Context:
+        """Split a context and compute every layer's keys and values of it once, for all calls of `forward` to come.
+
+        Args:
+            context: [B, L, context_dim] as for `forward`.
+            frames: number of frames T of those calls.
+            trained_frames: clip length of the training, which decides whether frames have image tokens of their own;
+                a shorter clip then reads those of the first frames. None: `frames` decides, as in `forward`.
+        """
+        split = self._split(context, trained_frames or frames)
+        if split.frames is not None and frames < split.frames:
+            split = Context(split.text, split.image[:, :frames])
+        attentions = (module for module in self.modules() if isinstance(module, ContextAttention))
+        return Context(split.text, split.image, {attention: attention.project(split) for attention in attentions})
+
     def first_features(self, sample: Tensor, structure: Tensor | None = None) -> Tensor:
         """The first module F of Eq. 7 and the fusion after it: maps [B*T, model_channels, h, w], channels-last.
 
@@ -222,6 +240,10 @@ class UNet(ModelMixin, ConfigMixin):
     def size_multiple(self) -> int:
         """Height and width of a latent must be multiples of this."""
         return 2 ** (len(self.config["channel_mult"]) - 1)
+
+    def _split(self, context: Tensor, frames: int) -> Context:
+        tokens = self.config["text_tokens"], self.config["frame_tokens"]
+        return split_context(context.to(self.conv_in.weight.dtype), frames, *tokens)
 
     def _maps(self, clip: Tensor) -> Tensor:
         """[B, C, T, h, w] -> channels-last [B*T, C, h, w] in the weights' dtype."""
@@ -247,7 +269,7 @@ class UNet(ModelMixin, ConfigMixin):
         return module(*args)
 
     def _check(
-        self, sample: Tensor, timesteps: Tensor, context: Tensor, fps: Tensor | None, structure: Tensor | None
+        self, sample: Tensor, timesteps: Tensor, context: Tensor | Context, fps: Tensor | None, structure: Tensor | None
     ) -> None:
         channels, multiple = self.config["in_channels"], self.size_multiple
         if sample.ndim != 5 or sample.shape[1] != channels:
@@ -256,7 +278,11 @@ class UNet(ModelMixin, ConfigMixin):
         if height % multiple or width % multiple:
             raise ValueError(f"sample is {height}x{width}; height and width must be multiples of {multiple}")
         context_dim = self.config["context_dim"]
-        if context.ndim != 3 or context.shape[0] != batch or context.shape[2] != context_dim:
+        if isinstance(context, Context):
+            if context.frames not in (None, frames) or len(context.text) != batch:
+                made_for = f"{len(context.text)} clips of {context.frames or 'any number of'} frames"
+                raise ValueError(f"the context was prepared for {made_for}, sample has {batch} of {frames}")
+        elif context.ndim != 3 or context.shape[0] != batch or context.shape[2] != context_dim:
             raise ValueError(f"context is {tuple(context.shape)}; expected [{batch}, L, {context_dim}]")
         for name, values in (("timesteps", timesteps), ("fps", fps)):
             if values is not None and values.shape != (batch,):

@@ -1,0 +1,59 @@
+"""How a checkpoint is sampled, and how a run of it uses memory: settings, no computation."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a checkpoint wants to be sampled; stored in its `model_index.json`.
+
+    Attributes:
+        steps: denoising steps.
+        guidance: classifier-free guidance scale; 1 skips the unconditional branch.
+        guidance_rescale: see `cus.diffusion.sampler.guided`.
+        eta: 0 deterministic DDIM, 1 as much noise as DDPM.
+        frames: clip length the model was trained for; longer paths are made in chunks that share their end frames.
+        width: preferred width of the frames, in pixels.
+        height: likewise.
+        fps: frame rate the network is told.
+        residual_scale: see `cus.diffusion.objective.LatentTarget`.
+        second_pass: whether structure guidance is worth a second pass with this checkpoint, as measured after training.
+        conditioning: the conditioning images it was trained on: "hierarchical" (Section III-B) or "points"
+            (ViewCrafter's own point renders).
+    """
+
+    steps: int = 50
+    guidance: float = 7.5
+    guidance_rescale: float = 0.7
+    eta: float = 1.0
+    frames: int = 25
+    width: int = 1024
+    height: int = 576
+    fps: int = 10
+    residual_scale: float = 0.0
+    second_pass: bool = True
+    conditioning: Literal["hierarchical", "points"] = "hierarchical"
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a run trades memory for speed; every plan gives the same frames up to rounding.
+
+    Attributes:
+        guidance_at_once: both branches of the guidance in one batch; False runs one after the other.
+        frames_at_once: frames that the autoencoder encodes or decodes together.
+        offload: networks stay in the main memory and visit the device one at a time; without effect on a CPU.
+    """
+
+    guidance_at_once: bool = False
+    frames_at_once: int = 4
+    offload: bool = False
+
+
+PLANS = {
+    "high": MemoryPlan(guidance_at_once=True, frames_at_once=8),
+    "middle": MemoryPlan(),
+    "low": MemoryPlan(frames_at_once=1, offload=True),
+}
+"""From fast to frugal."""
