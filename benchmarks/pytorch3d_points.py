@@ -1,11 +1,16 @@
-"""PyTorch3D's point rasterizer, as a baseline for `render_points`; imported only where it is installed."""
+"""PyTorch3D's point rasterizer: a baseline for `render_points`, and what `render_discs` must equal.
+
+Imported only where it is installed.
+"""
 
 from collections.abc import Callable
 
 import torch
 from pytorch3d.renderer import (  # type: ignore[import-not-found]
+    AlphaCompositor,
     PointsRasterizationSettings,
     PointsRasterizer,
+    PointsRenderer,
 )
 from pytorch3d.structures import Pointclouds  # type: ignore[import-not-found]
 from pytorch3d.utils import cameras_from_opencv_projection  # type: ignore[import-not-found]
@@ -16,15 +21,8 @@ from cus.cameras import Cameras
 
 def nearest_points(points: Tensor, colors: Tensor, targets: Cameras) -> Callable[[], Tensor]:
     """What renders the nearest point of each pixel, one target after the other: images [T, H, W, 3], one scale only."""
-    size = (targets.height, targets.width)
     # The shorter side spans 2 units: discs with a pixel's diameter.
-    settings = PointsRasterizationSettings(image_size=size, radius=1 / min(size), points_per_pixel=1)
-    sizes = torch.tensor([size], device=points.device)
-    rasterizers = []
-    for index in range(len(targets)):
-        viewmat, K = targets.viewmats[index : index + 1], targets.Ks[index : index + 1]
-        cameras = cameras_from_opencv_projection(viewmat[:, :3, :3], viewmat[:, :3, 3], K, sizes)
-        rasterizers.append(PointsRasterizer(cameras=cameras, raster_settings=settings))
+    rasterizers = _rasterizers(targets, 1 / min(targets.width, targets.height), 1)
     cloud = Pointclouds([points], features=[colors])
 
     def work() -> Tensor:
@@ -32,3 +30,32 @@ def nearest_points(points: Tensor, colors: Tensor, targets: Cameras) -> Callable
         return torch.stack([torch.where(index[..., None] >= 0, colors[index], 0.0) for index in found])
 
     return work
+
+
+def composited_discs(
+    points: Tensor, colors: Tensor, targets: Cameras, radius: float, points_per_pixel: int
+) -> tuple[Tensor, Tensor]:
+    """Images [T, 3, H, W] and the depths of their nearest points [T, H, W], 0 where there is none."""
+    cloud = Pointclouds([points], features=[colors])
+    images, depths = [], []
+    for rasterizer in _rasterizers(targets, radius, points_per_pixel):
+        renderer = PointsRenderer(rasterizer=rasterizer, compositor=AlphaCompositor())
+        images.append(renderer(cloud)[0].permute(2, 0, 1))
+        depths.append(rasterizer(cloud).zbuf[0, ..., 0].clamp(min=0))
+    return torch.stack(images), torch.stack(depths)
+
+
+def _rasterizers(targets: Cameras, radius: float, points_per_pixel: int) -> list[PointsRasterizer]:
+    """One a target."""
+    size = (targets.height, targets.width)
+    # Without bins, which hold a limited number of points each.
+    settings = PointsRasterizationSettings(
+        image_size=size, radius=radius, points_per_pixel=points_per_pixel, bin_size=0
+    )
+    sizes = torch.tensor([size], device=targets.viewmats.device)
+    rasterizers = []
+    for index in range(len(targets)):
+        viewmat, K = targets.viewmats[index : index + 1], targets.Ks[index : index + 1]
+        cameras = cameras_from_opencv_projection(viewmat[:, :3, :3], viewmat[:, :3, 3], K, sizes)
+        rasterizers.append(PointsRasterizer(cameras=cameras, raster_settings=settings))
+    return rasterizers

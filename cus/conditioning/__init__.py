@@ -1,6 +1,7 @@
 """From a scene estimate to conditioning pictures: hierarchical warp, occlusion suppression, fusion, point renders."""
 
 from cus.conditioning.conditioning import Conditioning
+from cus.conditioning.discs import render_discs
 from cus.conditioning.fusion import FusedCloud, fuse_views
 from cus.conditioning.hierarchical import hierarchical_warp
 from cus.conditioning.points import render_points
@@ -13,5 +14,6 @@ __all__ = [
     "divide_reliability",
     "fuse_views",
     "hierarchical_warp",
+    "render_discs",
     "render_points",
 ]
