@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,49 +79,48 @@ class HubModel:
         access: how it is asked for.
         commit: hash.
         folder: holds what has been fetched so far.
+        files: everything in the repository by path; None where the Hub is not to be asked or cannot be.
+        unreachable: why it cannot be; empty otherwise.
     """
 
     id: str
     access: HubAccess
     commit: str
     folder: Path
+    files: dict[str, HubFile] | None
+    unreachable: str = ""
 
     def file(self, path: str) -> Path:
         """One file, fetched unless it is there. Raises InputError where it cannot be."""
+        if self.files is None or path not in self.files:
+            if not (self.folder / path).is_file():
+                raise InputError(f"the model {self.id} is incomplete: {self.folder} lacks {path}; connect to the Hub")
+            return self.folder / path
         with hub_errors(self.id, self.access):
             return Path(hf_hub_download(self.id, path, revision=self.commit, **_options(self.access)))
-
-    def listing(self) -> dict[str, HubFile] | None:
-        """Path -> file of everything in the repository; None where the Hub is not to be asked or cannot be."""
-        if self.access.offline:
-            return None
-        api = HfApi(token=self.access.token)
-        try:
-            entries = list(api.list_repo_tree(self.id, recursive=True, revision=self.commit))
-        except TRANSPORT as error:
-            logging.getLogger(__name__).warning(
-                f"the Hub cannot be asked ({first_line(error)}); using the cached copy of {self.id}, commit "
-                f"{self.commit[:7]}"
-            )
-            return None
-        # Folders have no size.
-        return {entry.path: _hub_file(entry) for entry in entries if hasattr(entry, "size")}
 
     def cached(self) -> set[str]:
         """Paths of what the cache holds of this commit."""
         return {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
 
-    def fetch(self, paths: Sequence[str], listing: dict[str, HubFile]) -> None:
-        """Get these files. What is complete in the cache is not fetched again; a broken connection is taken up.
+    def tell_unreachable(self) -> None:
+        """Note that the cache stands in for the Hub, where the user did not ask for that."""
+        if self.unreachable:
+            logging.getLogger(__name__).warning(
+                f"the Hub gives no answer for {self.id} ({self.unreachable}): using the cached commit {self.commit[:7]}"
+            )
+
+    def fetch(self, paths: Sequence[str]) -> None:
+        """Get these files. What is complete in the cache is not fetched again.
 
         Raises:
             InputError: too little disk space (before anything is fetched), or they cannot be got.
         """
         wanted = [path for path in paths if self.access.force_download or not (self.folder / path).is_file()]
-        if not wanted:
+        if not wanted or self.files is None:
             return
         blobs = self.folder.parents[1] / "blobs"
-        missing = {listing[path].etag: listing[path].size for path in wanted if path in listing}
+        missing = {self.files[path].etag: self.files[path].size for path in wanted}
         need = sum(size for etag, size in missing.items() if not (blobs / etag).exists())
         free = shutil.disk_usage(self.folder).free
         if need > free:
@@ -131,7 +130,7 @@ class HubModel:
             )
         with hub_errors(self.id, self.access):
             # Every path in `wanted` is a plain name, so that as a pattern it matches itself alone.
-            snapshot_download(self.id, revision=self.commit, allow_patterns=list(wanted), **_options(self.access))
+            snapshot_download(self.id, revision=self.commit, allow_patterns=wanted, **_options(self.access))
 
 
 def parse_id(name: str, revision: str | None = None) -> tuple[str, str | None] | None:
@@ -153,13 +152,41 @@ def parse_id(name: str, revision: str | None = None) -> tuple[str, str | None] |
 def open_hub(repository: str, access: HubAccess) -> HubModel:
     """The commit that a model stands at, with its index fetched and nothing else.
 
+    Where the Hub cannot be reached or refuses, what the cache holds stands in.
+
     Raises:
         InputError: no such model, no access, no such revision, or nothing cached while the Hub cannot be reached.
     """
-    with hub_errors(repository, access):
-        index = hf_hub_download(repository, INDEX, revision=access.revision, **_options(access))
-    folder = Path(index).parent
-    return HubModel(repository, access, folder.name, folder)
+    files, refusal = None, None
+    if not access.offline:
+        try:
+            with hub_errors(repository, access):
+                files = _files(repository, access.revision, access)
+        except InputError as error:
+            refusal = error
+    # Asked for a file, a Hub that cannot be reached would be tried for half a minute: the cache is asked alone then.
+    asked = access if files is not None else replace(access, local_files_only=True)
+    try:
+        with hub_errors(repository, asked):
+            index = Path(hf_hub_download(repository, INDEX, revision=access.revision, **_options(asked)))
+    except InputError as error:
+        raise refusal or error from error.__cause__
+    if refusal is not None and isinstance(refusal.__cause__, RevisionNotFoundError):
+        raise refusal
+    reason = "" if refusal is None else first_line(refusal.__cause__ or refusal)
+    return HubModel(repository, access, index.parent.name, index.parent, files, reason)
+
+
+def _files(repository: str, revision: str | None, access: HubAccess) -> dict[str, HubFile]:
+    """What a repository holds, in one request."""
+    api = HfApi(token=access.token)
+    info = api.model_info(
+        repository, revision=revision, files_metadata=True, timeout=float(constants.HF_HUB_ETAG_TIMEOUT)
+    )
+    return {
+        file.rfilename: HubFile(file.size or 0, (file.lfs.sha256 if file.lfs else file.blob_id) or "")
+        for file in info.siblings or []
+    }
 
 
 @contextmanager
@@ -169,31 +196,27 @@ def hub_errors(repository: str, access: HubAccess) -> Iterator[None]:
         yield
     except HFValidationError as error:
         raise InputError(f"{repository!r} cannot be the name of a model: {first_line(error)}") from error
-    except LocalEntryNotFoundError as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise InputError(_unreachable(repository, access, error)) from error
     except RevisionNotFoundError as error:
         raise InputError(f"{repository} has no revision {access.revision!r}{_revisions(repository, access)}") from error
     except EntryNotFoundError as error:
-        raise InputError(
-            f"{repository} on the Hub is no model of this package: it has no {INDEX}; for a single file, download it "
-            "and name its folder"
-        ) from error
+        raise InputError(f"{repository} on the Hub is no model of this package: it has no {INDEX}") from error
     except HfHubHTTPError as error:
         raise InputError(_refused(repository, error)) from error
-    except OfflineModeIsEnabled as error:
-        raise InputError(_unreachable(repository, access, error)) from error
     except OSError as error:
+        if error.errno is None:
+            raise InputError(_broken(repository, error)) from error
         where = access.cache_dir or constants.HF_HUB_CACHE
         remedy = "make room" if error.errno == errno.ENOSPC else "see that it can be written to"
         raise InputError(
-            f"cannot keep {repository} in the cache {where} ({error.strerror or first_line(error)}); {remedy}, or set "
+            f"cannot keep {repository} in the cache {where} ({error.strerror}); {remedy}, or set "
             "HF_HOME to another disk"
         ) from error
-    except (*TRANSPORT, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"cannot get {repository} from the Hub: {first_line(error)}; the same command again goes on with the files "
-            "that are missing"
-        ) from error
+    except TRANSPORT as error:
+        raise InputError(_unreachable(repository, access, error)) from error
+    except (RuntimeError, ValueError) as error:
+        raise InputError(_broken(repository, error)) from error
 
 
 def first_line(error: BaseException) -> str:
@@ -210,20 +233,19 @@ def _options(access: HubAccess) -> dict[str, Any]:
     }
 
 
-def _hub_file(entry: Any) -> HubFile:
-    return HubFile(entry.size, entry.lfs.sha256 if entry.lfs is not None else entry.blob_id)
+def _broken(repository: str, error: Exception) -> str:
+    return f"cannot get {repository} from the Hub: {first_line(error)}; the same command again fetches what is missing"
 
 
 def _unreachable(repository: str, access: HubAccess, error: Exception) -> str:
     revision = "" if access.revision is None else f" at {access.revision!r}"
-    missing = f"{repository}{revision} is neither a folder here nor in the cache"
+    missing = f"{repository}{revision} is neither a folder here nor complete in the cache"
     if constants.HF_HUB_OFFLINE:
         return f"{missing}, and HF_HUB_OFFLINE forbids asking the Hub; unset it, or name a folder"
     if access.local_files_only:
         return f"{missing}, and local_files_only forbids asking the Hub; leave it out, or name a folder"
-    cause = error.__cause__ or error.__context__
-    reason = "" if cause is None else f" ({first_line(cause)})"
-    return f"{missing}, and the Hub at {constants.ENDPOINT} cannot be reached{reason}; connect, or name a folder"
+    reason = first_line(error.__cause__ or error.__context__ or error)
+    return f"{missing}, and the Hub at {constants.ENDPOINT} cannot be reached ({reason}); connect, or name a folder"
 
 
 def _refused(repository: str, error: HfHubHTTPError) -> str:

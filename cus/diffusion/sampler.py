@@ -8,8 +8,8 @@ from cus.diffusion.schedule import NoiseSchedule
 
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Maps noisy latents [B, ...] and timesteps [B] to a prediction of v, shaped like the latents."""
-Constraint = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Maps noisy latents [B, ...] at timesteps [B] to such latents that agree with what is known."""
+Constraint = Callable[[torch.Tensor, int], torch.Tensor]
+"""Maps noisy latents [B, ...] at a timestep to such latents that agree with what is known."""
 
 
 def ddim(
@@ -54,11 +54,13 @@ def ddim(
     for step, (now, then) in enumerate(zip(timesteps.tolist(), previous.tolist(), strict=True)):
         batch = torch.full((len(latents),), now, dtype=torch.long, device=latents.device)
         if constrain is not None:
-            latents = constrain(latents, batch)
+            latents = constrain(latents, now)
         v = denoiser(latents, batch)
-        x0 = schedule.x0_from_v(v, latents, batch) * float(schedule.rescale[then] / schedule.rescale[now])
-        direction = schedule.noise_from_v(v, latents, batch)
         alpha, alpha_then = float(schedule.alpha_bar[now]), float(schedule.alpha_bar[then])
+        # The steps of `schedule.x0_from_v` and `noise_from_v` in plain numbers: nothing waits for the device.
+        signal, spread = alpha**0.5, (1 - alpha) ** 0.5
+        x0 = (signal * latents - spread * v) * float(schedule.rescale[then] / schedule.rescale[now])
+        direction = signal * v + spread * latents
         sigma = eta * ((1 - alpha_then) / (1 - alpha) * (1 - alpha / alpha_then)) ** 0.5
         # At the first step (alpha = 0) with eta = 1 rounding leaves about -6e-8 under this root.
         latents = alpha_then**0.5 * x0 + max(1 - alpha_then - sigma**2, 0.0) ** 0.5 * direction
@@ -81,8 +83,8 @@ def keep_first_frame(known: torch.Tensor, noise: torch.Tensor, schedule: NoiseSc
         schedule: of the walk.
     """
 
-    def constrain(latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        first = schedule.add_noise(known.to(latents), noise[:, :, 0], timesteps)
+    def constrain(latents: torch.Tensor, timestep: int) -> torch.Tensor:
+        first = schedule.add_noise(known.to(latents), noise[:, :, 0], torch.tensor([timestep]))
         return torch.cat([first[:, :, None], latents[:, :, 1:]], dim=2)
 
     return constrain

@@ -47,12 +47,12 @@ class MemoryPlan:
     """
 
     guidance_at_once: bool = False
-    frames_at_once: int = 4
+    frames_at_once: int = 2
     offload: bool = False
 
 
 PLANS = {
-    "high": MemoryPlan(guidance_at_once=True, frames_at_once=8),
+    "high": MemoryPlan(guidance_at_once=True, frames_at_once=4),
     "middle": MemoryPlan(),
     "low": MemoryPlan(frames_at_once=1, offload=True),
 }

@@ -70,12 +70,11 @@ class StoredModel:
         """
         if self.hub is None:
             needed_files(self, _names_below(self.folder), variant)
-            return self.folder
-        listing = self.hub.listing()
-        if listing is None:
+        elif self.hub.files is None:
             needed_files(self, self.hub.cached(), variant, "the Hub was not asked for what the cache lacks: connect")
-            return self.folder
-        self.hub.fetch(needed_files(self, set(listing), variant), listing)
+            self.hub.tell_unreachable()
+        else:
+            self.hub.fetch(needed_files(self, set(self.hub.files), variant))
         return self.folder
 
 

@@ -1,0 +1,272 @@
+"""How much memory a run needs, known before its weights are loaded, and which plan fits.
+
+The need is not a formula: the pipeline itself runs once on the meta device, where tensors have a shape and no values,
+while the bytes alive are counted. What it says therefore follows every change of the code.
+"""
+
+import inspect
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from cus.diffusion.context import PromptEmbeddings
+from cus.diffusion.pipeline import CloseUpShotPipeline
+from cus.diffusion.sampling import PLANS, MemoryPlan
+from cus.diffusion.schedule import NoiseSchedule
+from cus.diffusion.stored import StoredModel
+from cus.errors import InputError
+from cus.models.autoencoder import Autoencoder
+from cus.models.clip import ImageEncoder
+from cus.models.projector import ImageProjector
+from cus.models.unet import UNet
+
+Memory = Literal["auto", "low", "high"]
+
+NETWORKS: dict[str, type[Any]] = {
+    "unet": UNet,
+    "vae": Autoencoder,
+    "image_encoder": ImageEncoder,
+    "image_projector": ImageProjector,
+    "prompt": PromptEmbeddings,
+}
+# What allocators, kernels' workspaces and the driver take beside the tensors: a part of the tensors, and a fixed sum.
+OVERHEAD = 1.1
+FIXED_BYTES = {"cuda": 700 << 20, "cpu": 200 << 20}
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What is asked of a pipeline, as far as memory depends on it.
+
+    Attributes:
+        frames: T, over all chunks.
+        height: of the frames, in pixels.
+        width: likewise.
+        structure: whether structure guidance is given.
+        guidance: classifier-free guidance scale; None is the checkpoint's.
+    """
+
+    frames: int
+    height: int
+    width: int
+    structure: bool = False
+    guidance: float | None = None
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a run needs on the device, without the photographs and what else the process holds.
+
+    Attributes:
+        weights: of each network.
+        working: of all other tensors, at the peak.
+    """
+
+    weights: dict[str, int]
+    working: int
+
+    def total(self, offload: bool, device_type: str) -> int:
+        """The peak, overhead included; with `offload` one network at a time is on the device."""
+        weights = max(self.weights.values()) if offload and device_type != "cpu" else sum(self.weights.values())
+        return round(OVERHEAD * (weights + self.working)) + FIXED_BYTES.get(device_type, FIXED_BYTES["cuda"])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan that fits.
+
+    Attributes:
+        name: "high", "middle" or "low".
+        plan: what it stands for.
+        need: bytes on the device.
+        free: bytes that were free when it was chosen.
+    """
+
+    name: str
+    plan: MemoryPlan
+    need: int
+    free: int
+
+    def describe(self) -> str:
+        """One line for the user."""
+        return f"memory: {self.need / GIB:.1f} GiB of {self.free / GIB:.1f} GiB free, plan {self.name}"
+
+
+def skeleton(model: StoredModel, dtype: torch.dtype = torch.float32) -> CloseUpShotPipeline:
+    """The pipeline of a stored model with shapes and no values, on the meta device; reads its configurations only.
+
+    Raises:
+        InputError: a configuration is missing or is not one of these networks'.
+    """
+    networks: dict[str, nn.Module] = {}
+    for name, network in NETWORKS.items():
+        known = inspect.signature(network.__init__).parameters
+        config = {option: value for option, value in model.config(name).items() if option in known}
+        try:
+            with torch.device("meta"):
+                made = network(**config)
+        except (TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"the {name} of {model.source} has a configuration that makes no network ({reason}); get it again"
+            ) from error
+        # The library's own `to` warns of what does not concern these networks.
+        networks[name] = nn.Module.to(made.eval(), dtype=dtype)
+    return CloseUpShotPipeline(**networks, scheduler=NoiseSchedule(), sampling=model.index.get("sampling"))  # pyright: ignore
+
+
+def measure_need(pipeline: CloseUpShotPipeline, clip: Clip, plan: MemoryPlan) -> Need:
+    """What a call of the pipeline on a clip needs.
+
+    Args:
+        pipeline: on the meta device, from `skeleton`; its dtype is that of the weights.
+        clip: what is to be made.
+        plan: how.
+    """
+    weights = {
+        name: sum(tensor.nbytes for tensor in module.state_dict().values())
+        for name, module in pipeline.components.items()
+        if isinstance(module, nn.Module)
+    }
+    with torch.device("meta"):
+        images = torch.empty(1, 3, clip.height, clip.width)
+        conditioning = torch.empty(clip.frames, 3, clip.height, clip.width)
+        structure = torch.empty_like(conditioning) if clip.structure else None
+    kept, pipeline.plan = pipeline.plan, plan
+    try:
+        with _LiveBytes() as counted, _AttentionUnseen():
+            # One step is as large as any number of them.
+            pipeline(images, conditioning, structure, steps=1, guidance=clip.guidance)
+    finally:
+        pipeline.plan = kept
+    given = sum(tensor.nbytes for tensor in (images, conditioning, structure) if tensor is not None)
+    return Need(weights, counted.peak + given)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a run can still have on a device."""
+    if device.type == "cuda":
+        # What torch's allocator keeps for later is as good as free.
+        spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + spare
+    return psutil.virtual_memory().available
+
+
+def choose_plan(
+    pipeline: CloseUpShotPipeline,
+    clip: Clip,
+    device: torch.device,
+    memory: Memory = "auto",
+    *,
+    free: int | None = None,
+    shrink: Callable[[float], Clip] | None = None,
+) -> Choice:
+    """The plan for a clip: the fastest that fits ("auto"), or the one that is asked for.
+
+    Args:
+        pipeline: from `skeleton`, in the dtype of the weights to come.
+        clip: what is to be made.
+        device: where.
+        memory: "auto"; "low": as little as can be; "high": as fast as can be.
+        free: bytes free there; None asks the device.
+        shrink: the clip at a fraction of its size, for the remedy; None scales height and width.
+
+    Raises:
+        InputError: it does not fit, with what would.
+        ValueError: an unknown `memory`.
+    """
+    if memory not in ("auto", "low", "high"):
+        raise ValueError(f"memory must be auto, low or high, got {memory!r}")
+    free = free_memory(device) if free is None else free
+    names = list(PLANS) if memory == "auto" else [memory]
+    needs: dict[str, int] = {}
+    for name in names:
+        plan = PLANS[name]
+        needs[name] = measure_need(pipeline, clip, plan).total(plan.offload, device.type)
+        if needs[name] <= free:
+            return Choice(name, plan, needs[name], free)
+    raise InputError(_too_large(pipeline, clip, device, free, needs, shrink or _smaller(clip)))
+
+
+def _too_large(
+    pipeline: CloseUpShotPipeline,
+    clip: Clip,
+    device: torch.device,
+    free: int,
+    needs: dict[str, int],
+    shrink: Callable[[float], Clip],
+) -> str:
+    """The message: what is needed, what is free, and what would fit."""
+    name, need = min(needs.items(), key=lambda item: item[1])
+    said = (
+        f"{clip.frames} frames of {clip.width}x{clip.height} need {need / GIB:.1f} GiB on {device} with memory plan "
+        f"{name!r}, and {free / GIB:.1f} GiB are free"
+    )
+    frugal = PLANS["low"]
+
+    def fits(candidate: Clip) -> bool:
+        return measure_need(pipeline, candidate, frugal).total(frugal.offload, device.type) <= free
+
+    if "low" not in needs and fits(clip):
+        return f"{said}; --memory low fits"
+    for fraction in (0.75, 0.5, 0.375, 0.25):
+        smaller = shrink(fraction)
+        if fits(smaller):
+            return f"{said}; --size {max(smaller.width, smaller.height)} --memory low fits, or free some memory"
+    return f"{said}; not even frames a quarter as wide fit: free some memory, or take a smaller model"
+
+
+def _smaller(clip: Clip) -> Callable[[float], Clip]:
+    def shrink(fraction: float) -> Clip:
+        height, width = (max(2, 2 * round(fraction * side / 2)) for side in (clip.height, clip.width))
+        return Clip(clip.frames, height, width, clip.structure, clip.guidance)
+
+    return shrink
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors made inside the block that are alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._count(value.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+
+class _AttentionUnseen(TorchFunctionMode):
+    """Fused attention has no large tensors inside; the meta device would run it in parts that have."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return torch.empty_like(args[0])
+        return func(*args, **(kwargs or {}))
