@@ -253,9 +253,10 @@ def _refused(repository: str, error: HfHubHTTPError) -> str:
     if isinstance(error, GatedRepoError):
         return f"{repository} is gated: ask for access at {page}, and {LOG_IN}"
     status = error.response.status_code
-    if status == 401 and not isinstance(error, RepositoryNotFoundError):
+    sent = "authorization" in error.response.request.headers
+    if status == 401 and sent and not isinstance(error, RepositoryNotFoundError):
         return f"the Hub does not accept the access token (for {repository}); {LOG_IN}"
-    if isinstance(error, RepositoryNotFoundError) or status == 404:
+    if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
         return (
             f"{repository} is neither a folder here nor a model that you can see at {constants.ENDPOINT}; check the "
             f"spelling, and if it is private, {LOG_IN}"

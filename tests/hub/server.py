@@ -64,12 +64,10 @@ class Hub(ThreadingHTTPServer):
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def fetched(self) -> list[str]:
-        """Paths of the files whose content was asked for, in order; large ones by the name they were asked under."""
-        matches = (
-            re.fullmatch(r"/[^/]+/[^/]+/resolve/[^/]+/(.*)", path) for method, path in self.log if method == "GET"
-        )
-        return [match[1] for match in matches if match]
+    @property
+    def storage(self) -> str:
+        """Where large files lie: another host, as far as the client can see, to which it must not send its token."""
+        return f"http://localhost:{self.server_address[1]}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is not this server's affair."""
@@ -269,12 +267,14 @@ class Handler(BaseHTTPRequestHandler):
         headers |= {"ETag": f'"{blob.etag}"', "Accept-Ranges": "bytes"}
         if blob.lfs:
             self.server.large[blob.sha256] = blob.data
-            location = f"{self.server.endpoint}/content/{blob.sha256}"
+            location = f"{self.server.storage}/content/{blob.sha256}"
             linked = {"Location": location, "X-Linked-Size": str(len(blob.data)), "X-Linked-ETag": f'"{blob.etag}"'}
             return 302, b"", headers | linked
         return self.ranged(blob.data, headers)
 
     def on_content(self, oid: str) -> Reply:
+        if self.headers.get("Authorization"):
+            raise Refusal(400, message="a token was sent to the storage")
         return self.ranged(self.server.large[oid], {"ETag": f'"{oid}"'})
 
     def ranged(self, data: bytes, headers: dict[str, str]) -> Reply:
@@ -302,7 +302,7 @@ class Handler(BaseHTTPRequestHandler):
         for entry in json.loads(self.body)["objects"]:
             answer = {"oid": entry["oid"], "size": entry["size"]}
             if entry["oid"] not in self.server.large:
-                upload = {"href": f"{self.server.endpoint}/content/{entry['oid']}"}
+                upload = {"href": f"{self.server.storage}/content/{entry['oid']}"}
                 verify = {"href": f"{self.server.endpoint}/verify"}
                 answer["actions"] = {"upload": upload, "verify": verify}
             objects.append(answer)
