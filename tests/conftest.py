@@ -26,3 +26,23 @@ def photos() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no development photographs at {folder}; set CUS_PHOTOS")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_lvdm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A whole tiny checkpoint in ViewCrafter's layout, and its YAML config; do not change them."""
+    from tests.checkpoints.tiny_checkpoint import write_tiny_checkpoint
+
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("lvdm"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_lvdm: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That checkpoint as a model folder, for clips of 5 frames of 128x128; do not change it."""
+    from cus.checkpoints.config import LVDMConfig
+    from cus.checkpoints.conversion import ConversionOptions, convert_checkpoint
+
+    checkpoint, config = tiny_lvdm
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    convert_checkpoint(checkpoint, folder, LVDMConfig.read(config), ConversionOptions(frames=5))
+    return folder

@@ -1,6 +1,6 @@
 """Checkpoints of ViewCrafter and DynamiCrafter: their names and configs <-> ours, and strict loading.
 
-Their code base is called "lvdm"; the names and options themselves are tables in `cus.models.lvdm`. A checkpoint whose names or
+Their code base is called "lvdm"; its names and options are tables in `cus.models.lvdm`. A checkpoint whose names or
 shapes differ from what its config asks for is refused with the first differences: weights that are close but wrong load
 without an error elsewhere and give black pictures.
 """

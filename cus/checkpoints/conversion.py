@@ -1,0 +1,275 @@
+"""A whole checkpoint -> a folder that `CloseUpShotPipeline.from_pretrained` reads, and back."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from cus.checkpoints.assembling import Part, empty_image_projector, empty_unet, empty_vae, part_of, refuse
+from cus.checkpoints.config import LVDMConfig, image_encoder_sizes, text_encoder_sizes
+from cus.checkpoints.reading import load_lvdm_checkpoint
+from cus.checkpoints.recognition import recognised
+from cus.checkpoints.schedules import schedule_differences
+from cus.checkpoints.writing import check_finite, check_space, check_target, replacing, stored_bytes, write_network
+from cus.diffusion.context import PromptEmbeddings
+from cus.diffusion.pipeline import CloseUpShotPipeline, Sampling
+from cus.diffusion.schedule import NoiseSchedule
+from cus.errors import InputError
+from cus.models.autoencoder import Autoencoder
+from cus.models.clip import ImageEncoder, TextEncoder
+from cus.models.lvdm import EMA_PREFIX, SCHEDULE_BUFFERS, leftover
+from cus.models.projector import ImageProjector
+from cus.models.unet import UNet
+
+PROMPT, NEGATIVE_PROMPT = "Rotating view of a scene", ""
+TITLES = {
+    UNet: "U-Net",
+    Autoencoder: "Autoencoder",
+    ImageEncoder: "Image tower",
+    ImageProjector: "Image projector",
+    TextEncoder: "Text tower",
+    PromptEmbeddings: "Prompts",
+}
+# Called with the stage, and bytes done and in all.
+OnStage = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """How a checkpoint becomes a folder.
+
+    Attributes:
+        dtype: type of the stored weights; None keeps the checkpoint's.
+        shard_bytes: largest file of weights, if no tensor is larger.
+        frames: length of the clips that the model was trained with. No config says it: those of the public 25-frame
+            model say 16.
+        overwrite: replace a model that is there.
+    """
+
+    dtype: torch.dtype | None = torch.float16
+    shard_bytes: int = 2_000_000_000
+    frames: int = 25
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written.
+
+    Attributes:
+        path: where.
+        parameters: of the networks in it.
+        size: bytes of weights.
+        notes: what a person should know, a line each.
+    """
+
+    path: Path
+    parameters: int
+    size: int
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The networks of a checkpoint, holding its tensors, and what it was checked against."""
+
+    unet: UNet
+    vae: Autoencoder
+    image_encoder: ImageEncoder
+    image_projector: ImageProjector
+    text_encoder: TextEncoder
+    schedule: NoiseSchedule
+    notes: list[str]
+
+
+def convert_checkpoint(
+    source: str | Path,
+    folder: str | Path,
+    config: LVDMConfig | None = None,
+    options: ConversionOptions | None = None,
+    on_stage: OnStage | None = None,
+) -> Converted:
+    """Turn a checkpoint of ViewCrafter or DynamiCrafter into a model folder.
+
+    Names, shapes and noise schedule are all checked before anything is written, the values while they are. Tensors are
+    mapped from the file and written one at a time.
+
+    Args:
+        source: `.ckpt` or `.safetensors` with the whole model: U-Net, autoencoder, projector and both CLIP towers.
+        folder: what to write; it appears when it is complete.
+        config: its sizes; ViewCrafter's without.
+        options: types and sizes of the files.
+        on_stage: told how far it is.
+
+    Raises:
+        InputError: the file cannot be read, is another model, or has values that are not finite; the target exists, or
+            cannot be written. Nothing is left of the folder then.
+    """
+    source, folder = Path(source), Path(folder)
+    config, options, report = config or LVDMConfig(), options or ConversionOptions(), on_stage or silent
+    check_target(folder, options.overwrite, source, is_folder=True)
+    model = assembled(load_lvdm_checkpoint(source), config)
+    stored: dict[str, nn.Module] = {
+        "unet": model.unet,
+        "vae": model.vae,
+        "image_encoder": model.image_encoder,
+        "image_projector": model.image_projector,
+    }
+    size = sum(stored_bytes(network.state_dict().values(), options.dtype) for network in stored.values())
+    check_space(folder, size)
+    stored["prompt"] = prompt_embeddings(model.text_encoder, report)
+    pipeline = CloseUpShotPipeline(
+        **stored,  # pyright: ignore[reportArgumentType]
+        scheduler=model.schedule,
+        sampling=_sampling(config, options),
+    )
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        for name, network in stored.items():
+            _write_component(temporary / name, network, options, report)
+        model.schedule.save_config(temporary / "scheduler")
+        pipeline.save_config(temporary)
+    parameters = sum(p.numel() for network in stored.values() for p in network.parameters())
+    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    return Converted(folder, parameters, size, model.notes)
+
+
+def assembled(tensors: Mapping[str, Tensor], config: LVDMConfig) -> Assembled:
+    """Every network of a checkpoint, each name and shape checked, holding the checkpoint's own tensors.
+
+    Args:
+        tensors: from `load_lvdm_checkpoint`; on the meta device names and shapes are checked alike.
+        config: its sizes.
+
+    Raises:
+        InputError: with the first differences, and what the file looks like where that can be told.
+    """
+    unet, vae = empty_unet(config.unet), empty_vae(config.vae, scaling_factor=config.scaling_factor)
+    projector = empty_image_projector(config.projector)
+    with torch.device("meta"):
+        image_encoder = ImageEncoder(**image_encoder_sizes(tensors) if config.any_towers else {})
+        text_encoder = TextEncoder(**text_encoder_sizes(tensors) if config.any_towers else {})
+    schedule = NoiseSchedule(**config.schedule)
+    parts = [part_of(network) for network in (unet, vae, projector, image_encoder, text_encoder)]
+    _check(tensors, parts, schedule)
+    _check_widths(unet, vae, projector, image_encoder, text_encoder)
+    for part in parts:
+        part.fill(tensors)
+        part.network.eval()
+    text_encoder.reset_mask()
+    notes = []
+    if averaged := sum(name.startswith(EMA_PREFIX) for name in tensors):
+        notes.append(f"the file also holds a moving average of the U-Net ({averaged} tensors), which was not read")
+    if "alphas_cumprod" not in tensors:
+        notes.append("the file holds no noise schedule; that of its config was taken")
+    return Assembled(unet, vae, image_encoder, projector, text_encoder, schedule, notes)
+
+
+@torch.no_grad()
+def prompt_embeddings(encoder: TextEncoder, on_stage: OnStage | None = None) -> PromptEmbeddings:
+    """The two prompts of the model through its text tower, computed in float32.
+
+    Raises:
+        InputError: a value of the tower is not finite.
+    """
+    report, title = on_stage or silent, TITLES[TextEncoder]
+    tensors = encoder.state_dict()
+    total = stored_bytes(tensors.values(), None)
+    done = 0
+    for name, tensor in part_of(encoder).exported().items():
+        check_finite(name, tensor, tensor.dtype)
+        done += tensor.nbytes
+        report(title, done, 2 * total)
+    try:
+        tokens = encoder.tokenize([PROMPT, NEGATIVE_PROMPT])
+    except ValueError as error:
+        raise InputError(f"the text tower of the checkpoint cannot read the prompts: {error}") from error
+    made = functional_call(encoder, {name: tensor.float() for name, tensor in tensors.items()}, (tokens,))
+    prompt = PromptEmbeddings(tokens=made.shape[1], dim=made.shape[2])
+    prompt.positive.copy_(made[:1])
+    prompt.negative.copy_(made[1:])
+    report(title, 2 * total, 2 * total)
+    return prompt
+
+
+def _write_component(folder: Path, network: nn.Module, options: ConversionOptions, report: OnStage) -> None:
+    assert isinstance(network, ConfigMixin)
+    tensors, title = network.state_dict(), TITLES[type(network)]
+    total, done = stored_bytes(tensors.values(), options.dtype), 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        report(title, done, total)
+
+    network.save_config(folder)
+    write_network(folder, tensors, options.dtype, options.shard_bytes, count)
+
+
+def _check(tensors: Mapping[str, Tensor], parts: list[Part], schedule: NoiseSchedule) -> None:
+    """Refuse a checkpoint with a difference anywhere: all parts, the schedule, and what belongs to none."""
+    found: list[str] = []
+    for part in parts:
+        title = TITLES[type(part.network)]
+        if any(name.startswith(part.prefix) and not leftover(name) for name in tensors):
+            found += part.differences(tensors)
+        else:
+            found.append(f"no {title.lower() if title != 'U-Net' else title}: nothing is named {part.prefix}*")
+    prefixes = (*(part.prefix for part in parts), EMA_PREFIX)
+    found += [
+        f"unexpected {name} {list(tensor.shape)}"
+        for name, tensor in tensors.items()
+        if not name.startswith(prefixes) and name not in SCHEDULE_BUFFERS and not leftover(name)
+    ]
+    family = recognised(tensors)
+    if found and family:
+        hint = f"It looks like {family}."
+    else:
+        hint = "Check that it is ViewCrafter's, or give the YAML file that it came with by --config."
+    refuse(found, hint)
+    refuse(
+        schedule_differences(tensors, schedule),
+        "Names and shapes fit, but it was trained with another noise schedule, as DynamiCrafter's 512-pixel model was: "
+        "give the YAML file that it came with by --config.",
+    )
+
+
+def _check_widths(
+    unet: UNet, vae: Autoencoder, projector: ImageProjector, image_encoder: ImageEncoder, text_encoder: TextEncoder
+) -> None:
+    """Refuse parts that each are whole, but were not made for each other."""
+    pairs = (
+        ("image tower", image_encoder.config["width"], "image projector", projector.config["token_dim"]),
+        ("image projector", projector.config["context_dim"], "U-Net's context", unet.config["context_dim"]),
+        ("text tower", text_encoder.config["width"], "U-Net's context", unet.config["context_dim"]),
+        ("latent", vae.config["latent_channels"], "U-Net's output", unet.config["out_channels"]),
+    )
+    refuse([f"the {a} is {m} wide, the {b} {n}" for a, m, b, n in pairs if m != n])
+
+
+def _sampling(config: LVDMConfig, options: ConversionOptions) -> dict[str, Any]:
+    """How ViewCrafter samples; its weights know its own point renders and never saw structure guidance."""
+    return asdict(
+        Sampling(
+            steps=50,
+            guidance=7.5,
+            guidance_rescale=0.7,
+            eta=1.0,
+            frames=options.frames,
+            width=config.width,
+            height=config.height,
+            fps=config.unet["default_fs"],
+            residual_scale=0.0,
+            second_pass=False,
+            conditioning="points",
+        )
+    )
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""

@@ -1,0 +1,188 @@
+"""A model folder -> one file under the names that ViewCrafter's own loader looks for."""
+
+import json
+from collections.abc import Collection, Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cus.checkpoints.assembling import part_of, refuse
+from cus.checkpoints.conversion import Converted, OnStage, silent
+from cus.checkpoints.reading import load_lvdm_checkpoint
+from cus.checkpoints.schedules import schedule_buffers
+from cus.checkpoints.writing import (
+    OnBytes,
+    check_finite,
+    check_space,
+    check_target,
+    replacing,
+    stored_bytes,
+    write_safetensors,
+)
+from cus.diffusion.pipeline import CloseUpShotPipeline
+from cus.diffusion.schedule import NoiseSchedule
+from cus.errors import InputError
+from cus.models.autoencoder import Autoencoder
+from cus.models.clip import ImageEncoder
+from cus.models.lvdm import EMA_PREFIX, SCHEDULE_BUFFERS
+from cus.models.projector import ImageProjector
+from cus.models.unet import UNet
+
+COMPONENTS = {"unet": UNet, "vae": Autoencoder, "image_encoder": ImageEncoder, "image_projector": ImageProjector}
+STAGE = "Checkpoint"
+
+
+def export_checkpoint(
+    folder: str | Path,
+    target: str | Path,
+    dtype: torch.dtype | None = None,
+    complete_from: str | Path | None = None,
+    overwrite: bool = False,
+    on_stage: OnStage | None = None,
+) -> Converted:
+    """Write a model folder as a checkpoint in ViewCrafter's layout: `{"state_dict": ...}`, or safetensors.
+
+    The inverse of `convert_checkpoint`, bit by bit where `dtype` is None. The text tower is not in a folder: without
+    `complete_from` it is left out, and the noise schedule is written as the buffers that follow from it.
+
+    Args:
+        folder: what `convert_checkpoint` or `save_pretrained` wrote.
+        target: a `.ckpt` or `.safetensors` file; it appears when it is complete.
+        dtype: type of the weights; None keeps them as they are stored.
+        complete_from: a checkpoint whose tensors are taken where the folder has none; the others must be of the same
+            shapes.
+        overwrite: replace a file that is there.
+        on_stage: told how far it is.
+
+    Raises:
+        InputError: the folder is no complete model; the target exists, has another suffix, or cannot be written.
+    """
+    folder, target, report = Path(folder), Path(target), on_stage or silent
+    if target.suffix not in (".ckpt", ".safetensors"):
+        raise InputError(f"{target} must end in .ckpt or .safetensors")
+    check_target(target, overwrite, folder, is_folder=False)
+    networks = _networks(folder)
+    tensors = {name: tensor for network in networks for name, tensor in part_of(network).exported().items()}
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    tables = schedule_buffers(_schedule(folder))
+    tensors |= tables
+    notes = _notes(networks)
+    if complete_from is None:
+        notes.append("the text tower is left out; --complete-from takes it from the checkpoint the folder came from")
+    else:
+        tensors = _completed(tensors, Path(complete_from))
+    pickled = target.suffix == ".ckpt"
+    check_space(target, (1 + (pickled and dtype is not None)) * stored_bytes(tensors.values(), dtype))
+    with replacing(target) as temporary:
+        write = _write_pickled if pickled else write_safetensors
+        write(temporary, tensors, dtype, _counter(report, stored_bytes(tensors.values(), dtype)), tables)
+    return Converted(target, parameters, target.stat().st_size, notes)
+
+
+def _write_pickled(
+    path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, on_bytes: OnBytes, exact: Collection[str]
+) -> None:
+    """As `write_safetensors`, in PyTorch's format, whose writer wants every tensor as it is written.
+
+    Mapped from a file they need no memory, so where the type changes, there is such a file in between.
+    """
+    if dtype is None:
+        for name, tensor in tensors.items():
+            check_finite(name, tensor, tensor.dtype)
+        _save(path, tensors)
+        on_bytes(stored_bytes(tensors.values(), None))
+        return
+    between = path.with_name(f"{path.name}.tensors")
+    try:
+        write_safetensors(between, tensors, dtype, on_bytes, exact)
+        _save(path, load_file(between))
+    finally:
+        between.unlink(missing_ok=True)
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    try:
+        torch.save({"state_dict": dict(tensors)}, path)
+    except RuntimeError as error:  # what PyTorch's writer makes of a full disk
+        raise OSError(None, " ".join(str(error).split())[:200]) from error
+
+
+def _counter(report: OnStage, total: int) -> OnBytes:
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        report(STAGE, done, total)
+
+    return count
+
+
+def _networks(folder: Path) -> list[ModelMixin]:
+    """The networks of a folder that a checkpoint has too, holding tensors that are mapped from its files."""
+    index = _config(folder, "model_index.json")
+    if index.get("_class_name") != CloseUpShotPipeline.__name__:
+        raise InputError(
+            f"{folder} holds a {index.get('_class_name', 'folder of another kind')}, not a "
+            f"{CloseUpShotPipeline.__name__}; name a folder that cus-convert or save_pretrained wrote"
+        )
+    networks = []
+    for name, kind in COMPONENTS.items():
+        config = _config(folder / name, "config.json")
+        tensors: dict[str, Tensor] = {}
+        try:
+            with torch.device("meta"):
+                known = signature(kind).parameters
+                network = kind(**{option: value for option, value in config.items() if option in known})
+            for file in sorted((folder / name).glob("*.safetensors")):
+                tensors |= load_file(file)
+            network.load_state_dict(tensors, strict=True, assign=True)
+        except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"the weights in {folder / name} are not those of its config: {reason}") from error
+        networks.append(network)
+    return networks
+
+
+def _schedule(folder: Path) -> NoiseSchedule:
+    made: Any = NoiseSchedule.from_config(_config(folder / "scheduler", "scheduler_config.json"))
+    return made
+
+
+def _config(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / name).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} is no part of a model: cannot read its {name} ({error})") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{folder / name} is not a dict")
+    return config
+
+
+def _notes(networks: list[ModelMixin]) -> list[str]:
+    skips = any(isinstance(network, Autoencoder) and network.skip_convs is not None for network in networks)
+    return ["the decoder's skip convolutions are left out: ViewCrafter has none"] if skips else []
+
+
+def _completed(tensors: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
+    """With the tensors of `source` that are not in `tensors`; what both have must be of one shape."""
+    original = load_lvdm_checkpoint(source)
+    differences = [
+        f"{source} has no {name}" for name in tensors if name not in original and name not in SCHEDULE_BUFFERS
+    ]
+    differences += [
+        f"{name} is {list(original[name].shape)} in {source}, {list(tensor.shape)} in the folder"
+        for name, tensor in tensors.items()
+        if name in original and original[name].shape != tensor.shape
+    ]
+    refuse(differences, "Name the checkpoint that the folder came from.")
+    rest = {
+        name: tensor for name, tensor in original.items() if name not in tensors and not name.startswith(EMA_PREFIX)
+    }
+    return dict(tensors) | rest

@@ -1,0 +1,213 @@
+"""Writing weights a tensor at a time, and files and folders that appear whole or not at all."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cus.errors import InputError
+
+WEIGHTS = "diffusion_pytorch_model"
+DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+SPARE_BYTES = 2**24  # room for configs, headers and what the file system keeps for itself
+OnBytes = Callable[[int], None]
+
+
+def stored_dtype(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """The type that a tensor is written in: `dtype` for real numbers, its own for others or where `dtype` is None."""
+    return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+
+
+def stored_bytes(tensors: Iterable[Tensor], dtype: torch.dtype | None) -> int:
+    """Size of tensors once written, without headers."""
+    return sum(tensor.numel() * stored_dtype(tensor, dtype).itemsize for tensor in tensors)
+
+
+def write_safetensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype | None,
+    on_bytes: OnBytes,
+    exact: Collection[str] = (),
+) -> None:
+    """Write tensors in the safetensors format, one at a time: no two of them are in memory together.
+
+    The library's own writer wants all of a file's tensors in memory, in the type they are written in.
+
+    Args:
+        path: the file.
+        tensors: by name; those that are mapped from a file are read when it is their turn.
+        dtype: type of the real numbers, or None to keep each.
+        on_bytes: called with the number of bytes after each tensor.
+        exact: names of tensors that keep their type.
+
+    Raises:
+        InputError: a value is not finite, or not in `dtype`.
+    """
+    types = {name: stored_dtype(tensor, None if name in exact else dtype) for name, tensor in tensors.items()}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.numel() * types[name].itemsize
+        header[name] = {"dtype": DTYPE_NAMES[types[name]], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, tensor in tensors.items():
+            check_finite(name, tensor, types[name])
+            values = tensor.detach().to(types[name]).contiguous().reshape(-1)
+            file.write(values.view(torch.uint8).numpy().data)
+            on_bytes(values.nbytes)
+
+
+def check_finite(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Refuse a tensor with values that are not finite, or will not be in another type.
+
+    Raises:
+        InputError: with the tensor's name.
+    """
+    if not tensor.is_floating_point() or not tensor.numel():
+        return
+    low, high = (float(bound) for bound in tensor.detach().aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputError(
+            f"{name} has values that are not finite numbers: the file is damaged or its training diverged; get it again"
+        )
+    largest = max(-low, high)
+    if largest > torch.finfo(dtype).max:
+        raise InputError(
+            f"{name} reaches {largest:.3g}, more than {str(dtype).removeprefix('torch.')} can hold; "
+            "choose --dtype bfloat16 or float32"
+        )
+
+
+def write_network(
+    folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, shard_bytes: int, on_bytes: OnBytes
+) -> None:
+    """Write a network's tensors as diffusers does: one file, or shards of at most `shard_bytes` and their index.
+
+    A tensor larger than a shard has one of its own. Arguments and errors as in `write_safetensors`.
+    """
+    shards = shards_of(tensors, dtype, shard_bytes)
+    if len(shards) == 1:
+        write_safetensors(folder / f"{WEIGHTS}.safetensors", shards[0], dtype, on_bytes)
+        return
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"{WEIGHTS}-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_safetensors(folder / file, shard, dtype, on_bytes)
+        places |= dict.fromkeys(shard, file)
+    index = {"metadata": {"total_size": stored_bytes(tensors.values(), dtype)}, "weight_map": places}
+    (folder / f"{WEIGHTS}.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def shards_of(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, shard_bytes: int) -> list[dict[str, Tensor]]:
+    """Tensors in their order, cut where the next one would make a shard larger than `shard_bytes`."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        more = stored_bytes([tensor], dtype)
+        if shards[-1] and size + more > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += more
+    return shards
+
+
+def check_target(target: Path, overwrite: bool, source: Path, is_folder: bool) -> None:
+    """Refuse a target that exists, unless it may be replaced and is what it would be replaced by.
+
+    Raises:
+        InputError: with what to do instead.
+    """
+    if target.resolve() == source.resolve() or source.resolve().is_relative_to(target.resolve()):
+        raise InputError(f"the source {source} is {target} or lies in it; name another target")
+    if not target.exists() or (is_folder and target.is_dir() and not any(target.iterdir())):
+        return
+    if target.is_dir() != is_folder:
+        kind, expected = ("folder", "file") if target.is_dir() else ("file", "folder")
+        raise InputError(f"{target} is a {kind}; the result is a {expected}: name another")
+    if not overwrite:
+        raise InputError(f"{target} already exists: --overwrite replaces it, or name another")
+    if is_folder and not (target / "model_index.json").is_file():
+        raise InputError(f"{target} is no model, so --overwrite does not replace it; name another")
+
+
+def check_space(target: Path, size: int) -> None:
+    """Refuse to begin where the disk has no room for `size` bytes.
+
+    Raises:
+        InputError: with what is needed and what is free.
+    """
+    folder = target.resolve().parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < size + SPARE_BYTES:
+        raise InputError(
+            f"not enough room for {target}: {(size + SPARE_BYTES) / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are "
+            "free; make room or name a target on another disk"
+        )
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write a file or folder to; it takes the target's place once the block is through.
+
+    After an error or an interrupt nothing is left of it, nor of folders made for it, and the old target is as it was.
+
+    Raises:
+        InputError: writing failed, as on a full disk or without permission.
+    """
+    target = target.resolve()
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    made: list[Path] = []
+    try:
+        made = [folder for folder in target.parents if not folder.exists()]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if target.is_dir() and any(target.iterdir()):
+            # A folder cannot take the place of one that holds something.
+            os.replace(target, old)
+        try:
+            os.replace(temporary, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
+        made = []
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}; nothing of it was kept") from error
+    finally:
+        _remove(temporary)
+        _remove(old)
+        for folder in made:
+            if folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

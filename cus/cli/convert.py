@@ -1,0 +1,166 @@
+"""`cus-convert`: a checkpoint of ViewCrafter as a model folder, and a model folder as such a checkpoint."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cus
+from cus.cli.console import ConsoleProgress, describe_duration, run_cli
+from cus.errors import InputError
+
+if TYPE_CHECKING:
+    from cus.checkpoints.conversion import Converted
+    from cus.inference.progress import OnProgress
+
+DTYPES = ("float16", "bfloat16", "float32")
+EXAMPLES = """\
+checkpoint -> folder:
+  Takes a whole checkpoint of ViewCrafter or DynamiCrafter: U-Net, autoencoder, image projector and both CLIP towers.
+  Every name and shape, the noise schedule and all values are checked; a file that differs is refused with the first
+  differences, and nothing is left of the folder. No code in the file is run. The two prompts go through the text tower
+  once, so that the folder needs none. Sizes are those of ViewCrafter's sparse-view model; --config takes others from
+  the YAML file that came with a checkpoint.
+
+folder -> checkpoint:
+  Writes U-Net, autoencoder, image projector, image tower and noise schedule under ViewCrafter's names, bit by bit as
+  they are stored unless --dtype says otherwise. Left out are the text tower, of which a folder keeps only the prompts,
+  what else CLIP has that nothing reads, and the skip convolutions of a finetuned decoder, for which there are no names.
+  ViewCrafter's loader wants every tensor that its model has: --complete-from takes those left out from the checkpoint
+  that the folder came from.
+
+examples:
+  cus-convert model_sparse.ckpt models/viewcrafter
+  cus-infer --model models/viewcrafter --views a.jpg b.jpg
+  cus-convert model.ckpt models/other --config inference.yaml --frames 16
+  cus-convert models/finetuned model.ckpt --complete-from model_sparse.ckpt
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options, with units and defaults."""
+    parser = argparse.ArgumentParser(
+        "cus-convert",
+        description="Turn a checkpoint of ViewCrafter into a folder that cus-infer --model reads, or back.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"closeupshot {cus.__version__}")
+    parser.add_argument(
+        "source", type=Path, metavar="CHECKPOINT|FOLDER", help="a .ckpt or .safetensors file, or a model folder"
+    )
+    parser.add_argument(
+        "target",
+        type=Path,
+        metavar="FOLDER|CHECKPOINT",
+        help="what to write: a folder for a file, a .ckpt or .safetensors file for a folder",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="type of the stored weights. Default for a folder: float16, which halves a float32 file, is what a GPU "
+        "computes with, and rounds weights eight times finer than bfloat16; take float32 to train from, or to keep a "
+        "float32 file bit by bit. A value that float16 cannot hold is an error. Default for a checkpoint: as stored",
+    )
+    parser.add_argument(
+        "--shard-size", type=float, metavar="GB", help="largest file of weights in a folder, in 1e9 bytes (default: 2)"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="YAML", help="the checkpoint's YAML file, where its sizes are not ViewCrafter's"
+    )
+    parser.add_argument(
+        "--frames",
+        type=int,
+        metavar="N",
+        help="length of the clips that the checkpoint was trained with; its YAML file does not say it (default: 25)",
+    )
+    parser.add_argument(
+        "--complete-from",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="for a folder: take the tensors that it does not hold from this checkpoint",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a model or file that is there")
+    return parser
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    """Run with parsed options. Raises InputError."""
+    started = time.perf_counter()
+    if not arguments.source.exists():
+        raise InputError(f"no such file or folder: {arguments.source}")
+    work = _to_checkpoint if arguments.source.is_dir() else _to_folder
+    with ConsoleProgress() as progress:
+        made = work(arguments, _Stages(progress))
+    seconds = describe_duration(time.perf_counter() - started)
+    for note in made.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(
+        f"{made.parameters / 1e6:,.1f} M parameters, {made.size / 1e9:.2f} GB in {seconds}: {made.path}",
+        file=sys.stderr,
+    )
+
+
+def _to_folder(arguments: argparse.Namespace, stages: "_Stages") -> "Converted":
+    if arguments.complete_from is not None:
+        raise InputError("--complete-from is for writing a checkpoint from a folder")
+    if arguments.target.suffix in (".ckpt", ".safetensors"):
+        raise InputError(f"{arguments.source} is a file, so the target must be a folder, not {arguments.target}")
+    size = 2.0 if arguments.shard_size is None else arguments.shard_size
+    frames = 25 if arguments.frames is None else arguments.frames
+    if not 0 < size < float("inf"):
+        raise InputError(f"--shard-size must be more than 0, got {size}")
+    if frames < 1:
+        raise InputError(f"--frames must be 1 or more, got {frames}")
+    import torch
+
+    from cus.checkpoints.config import LVDMConfig
+    from cus.checkpoints.conversion import ConversionOptions, convert_checkpoint
+
+    config = None if arguments.config is None else LVDMConfig.read(arguments.config)
+    dtype = getattr(torch, arguments.dtype or "float16")
+    options = ConversionOptions(dtype, max(1, int(size * 1e9)), frames, arguments.overwrite)
+    return convert_checkpoint(arguments.source, arguments.target, config, options, stages)
+
+
+def _to_checkpoint(arguments: argparse.Namespace, stages: "_Stages") -> "Converted":
+    for option in ("shard_size", "config", "frames"):
+        if getattr(arguments, option) is not None:
+            raise InputError(f"--{option.replace('_', '-')} is for writing a folder from a checkpoint")
+    import torch
+
+    from cus.checkpoints.export import export_checkpoint
+
+    dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
+    return export_checkpoint(
+        arguments.source, arguments.target, dtype, arguments.complete_from, arguments.overwrite, stages
+    )
+
+
+class _Stages:
+    """Shows each stage that is named as a bar of its own."""
+
+    def __init__(self, progress: ConsoleProgress) -> None:
+        self.progress, self.stage, self.started = progress, "", 0.0
+        self.report: OnProgress | None = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage != self.stage:
+            self.stage, self.started = stage, time.perf_counter()
+            self.report = self.progress.start(stage, False)
+        if self.report is not None:
+            self.report(done, total, f"{done / 1e9:.2f} of {total / 1e9:.2f} GB")
+        if done >= total:
+            self.progress.finish(stage, time.perf_counter() - self.started)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0 done, 2 input that cannot be used, 130 interrupted."""
+    arguments = build_parser().parse_args(argv)
+    return run_cli(lambda: convert(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
