@@ -4,16 +4,22 @@ from cus.conditioning.conditioning import Conditioning
 from cus.conditioning.discs import render_discs
 from cus.conditioning.fusion import FusedCloud, fuse_views
 from cus.conditioning.hierarchical import hierarchical_warp
+from cus.conditioning.kinds import CONDITIONING_KINDS, ConditioningKind, conditioning_of
 from cus.conditioning.points import render_points
 from cus.conditioning.reliability import depth_edges, divide_reliability
+from cus.conditioning.scene_points import render_scene_points
 
 __all__ = [
+    "CONDITIONING_KINDS",
     "Conditioning",
+    "ConditioningKind",
     "FusedCloud",
+    "conditioning_of",
     "depth_edges",
     "divide_reliability",
     "fuse_views",
     "hierarchical_warp",
     "render_discs",
     "render_points",
+    "render_scene_points",
 ]

@@ -1,0 +1,45 @@
+"""The conditioning images that a checkpoint may know, by name."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, get_args
+
+from cus.cameras import Cameras
+from cus.conditioning.conditioning import Conditioning
+from cus.conditioning.hierarchical import hierarchical_warp
+from cus.conditioning.scene_points import render_scene_points
+
+if TYPE_CHECKING:
+    from cus.estimators import SceneEstimate
+
+ConditioningKind = Literal["hierarchical", "points"]
+CONDITIONING_KINDS: tuple[ConditioningKind, ...] = get_args(ConditioningKind)
+
+
+def conditioning_of(
+    kind: ConditioningKind,
+    scene: "SceneEstimate",
+    target_cameras: Cameras,
+    *,
+    suppress_background: bool = True,
+    scales: Sequence[int] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Conditioning:
+    """What the references show to the target cameras, as the network of a checkpoint wants to see it.
+
+    Args:
+        kind: "hierarchical" (`hierarchical_warp`) or "points" (`render_scene_points`, ViewCrafter's own).
+        scene: reference images with cameras, depths (0 = none) and confidences.
+        target_cameras: T cameras.
+        suppress_background: see `hierarchical_warp`; point renders have none of it.
+        scales: likewise.
+        on_progress: called with (targets done, T).
+
+    Raises:
+        InputError: the targets see nothing of the scene.
+        ValueError: an unknown kind, or what the function of the kind refuses.
+    """
+    if kind == "hierarchical":
+        return hierarchical_warp(scene, target_cameras, suppress_background, scales, on_progress=on_progress)
+    if kind == "points":
+        return render_scene_points(scene, target_cameras, on_progress=on_progress)
+    raise ValueError(f"kind must be one of {', '.join(CONDITIONING_KINDS)}, got {kind!r}")

@@ -1,0 +1,184 @@
+"""The reference views as ViewCrafter shows them to its network: discs at half resolution, enlarged twofold.
+
+The facts, from its published pipeline: a cloud of one point a pixel of DUSt3R's 512x288 maps, rendered at 512x288
+with discs of radius 0.01 (1.44 pixels) and ten points a pixel over black, enlarged bilinearly to 1024x576. From two
+views all points are taken; from more, those that are confident or far, where far is a depth above a fifth of the sum
+of the view's least and largest depths (away from its upper and lower border). A frame that stands where a photograph
+was taken is that photograph.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.conditioning.conditioning import Conditioning, blank_conditioning
+from cus.conditioning.discs import POINTS_PER_PIXEL, RADIUS, Backend, check_discs, render_discs
+from cus.errors import InputError
+
+if TYPE_CHECKING:
+    from cus.estimators import SceneEstimate
+
+# ViewCrafter's radius is stated for this many pixels of the shorter side.
+_STATED_SIDE = 288
+_FAR = 0.2
+# ViewCrafter leaves 40 of 288 rows out at either end, where depths err most.
+_BORDER = 40 / 288
+# How nearly a target must be the camera of a photograph: in radians and in scene scales; in pixels.
+_SAME_POSE, _SAME_PIXELS = 1e-3, 1.0
+
+
+def render_scene_points(
+    scene: "SceneEstimate",
+    target_cameras: Cameras,
+    *,
+    radius: float | None = None,
+    points_per_pixel: int = POINTS_PER_PIXEL,
+    shrink_references: bool = False,
+    photographs: bool = True,
+    backend: Backend = "auto",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Conditioning:
+    """ViewCrafter's point render of the reference views in target cameras.
+
+    Discs are rendered at half the targets' size, odd sizes rounded up, and enlarged bilinearly. At 1024x576 all values
+    are ViewCrafter's; at other sizes a disc keeps its radius of 1.44 pixels, so that it spans gaps as it does there.
+
+    Args:
+        scene: reference images with cameras, depths (0 = none) and confidences.
+        target_cameras: T cameras of any size, on any device.
+        radius: of the discs, see `render_discs`; None is 0.01 at 1024x576.
+        points_per_pixel: how many of the nearest discs a pixel blends, 1 to 150.
+        shrink_references: take points from references shrunk to the size at which the discs are rendered, as dense as
+            ViewCrafter's own; of a close-up at x4 that leaves dots on black. False takes one for each of their pixels.
+        photographs: whether a target that stands where a reference was taken, and shows all of it, shows the
+            photograph itself.
+        backend: see `render_discs`.
+        on_progress: called with (targets done, T).
+
+    Returns:
+        Conditioning of the target cameras' size, on the scene's device. Masks are True wherever the picture is lit at
+        all, which reaches a pixel or two around the discs; depths are those of the nearest points and 0 outside them.
+
+    Raises:
+        InputError: no depth in any view, no point of the scene in any target, or backend="cpu" where it cannot run.
+        ValueError: no target, or a radius or number out of range.
+    """
+    if len(target_cameras) < 1:
+        raise ValueError("expected at least one target camera")
+    targets = target_cameras.to(scene.images.device)
+    width, height = -(-targets.width // 2), -(-targets.height // 2)
+    halved = targets.cropped(0, 0, 2 * width, 2 * height).resized(width, height)
+    if radius is None:
+        radius = min(RADIUS * _STATED_SIDE / min(width, height), 1.0)
+    check_discs(radius, points_per_pixel, backend)
+    kept = kept_points(scene)
+    if not bool(kept.any()):
+        raise InputError("the scene has no depth at all; take photographs with more overlap and parallax")
+    points, colors = _cloud(scene, kept, max(width, height) if shrink_references else None)
+    discs = render_discs(
+        points,
+        colors,
+        halved,
+        radius=radius,
+        points_per_pixel=points_per_pixel,
+        backend=backend,
+        on_progress=on_progress,
+    )
+    conditioning = _enlarged(discs, targets)
+    if photographs:
+        tolerance = _SAME_POSE * scene.scale
+        for index in range(len(targets)):
+            found = same_view(scene, targets[index], tolerance)
+            if found is not None:
+                _show_photograph(scene, *found, conditioning, index)
+    return conditioning
+
+
+def kept_points(scene: "SceneEstimate") -> Tensor:
+    """[V, H, W] bool: the pixels whose points are rendered.
+
+    All that have a depth where there are one or two views; of more views those that are reliable (the top 90 % by
+    confidence of each view) or far.
+    """
+    known = scene.depths > 0
+    if len(scene) <= 2:
+        return known
+    border = round(_BORDER * scene.depths.shape[1])
+    inner = scene.depths[:, border : scene.depths.shape[1] - border]
+    far = torch.zeros_like(known)
+    for view, depths in enumerate(inner):
+        depths = depths[depths > 0]
+        if len(depths):
+            far[view] = scene.depths[view] > _FAR * (depths.min() + depths.max())
+    return known & (scene.reliable | far)
+
+
+def _cloud(scene: "SceneEstimate", kept: Tensor, longest_side: int | None) -> tuple[Tensor, Tensor]:
+    """Points and colours [N, 3] of the kept pixels, of references that are shrunk to a longest side first."""
+    images, depths, cameras = scene.images, scene.depths * kept, scene.cameras
+    longest = max(cameras.width, cameras.height)
+    if longest_side is not None and longest_side < longest:
+        width, height = (max(1, round(side * longest_side / longest)) for side in (cameras.width, cameras.height))
+        images = F.interpolate(images, (height, width), mode="area")
+        depths = F.interpolate(depths[:, None], (height, width), mode="nearest-exact")[:, 0]
+        cameras = cameras.resized(width, height)
+    chosen = depths > 0
+    return cameras.backproject(depths)[chosen], images.permute(0, 2, 3, 1)[chosen]
+
+
+def _enlarged(discs: Conditioning, targets: Cameras) -> Conditioning:
+    """Twice the size, cropped to the targets': pictures bilinearly, depths by repetition."""
+    conditioning = blank_conditioning(targets)
+    for index in range(len(targets)):
+        lit = discs.masks[index : index + 1].to(discs.images)
+        planes = torch.cat([discs.images[index], lit])[None]
+        # Bilinear in both tensors' sense: pixel centres keep their places, the border repeats.
+        planes = F.interpolate(planes, scale_factor=2, mode="bilinear", align_corners=False)[0]
+        planes = planes[:, : targets.height, : targets.width]
+        conditioning.images[index], conditioning.masks[index] = planes[:3], planes[3] > 0
+        depths = discs.depths[index].repeat_interleave(2, 0).repeat_interleave(2, 1)
+        conditioning.depths[index] = depths[: targets.height, : targets.width]
+    return conditioning
+
+
+def same_view(scene: "SceneEstimate", target: Cameras, tolerance: float) -> tuple[int, int, int] | None:
+    """The reference that a target camera repeats, if any: view, and width and height in pixels of the part it shows.
+
+    The pose is the same, the intrinsics are those of the photograph resampled, and the target reaches to its last
+    column or row, if not to both: photographs of other sizes than the scene's are padded on the right and below.
+    Centres may be as far apart as `tolerance`, in scene units.
+    """
+    for view in range(len(scene)):
+        camera = scene.cameras[view]
+        turn = target.viewmats[0, :3, :3] @ camera.viewmats[0, :3, :3].T - torch.eye(3, device=target.viewmats.device)
+        away = (target.centers[0] - camera.centers[0]).norm()
+        if float(turn.norm()) > _SAME_POSE or float(away) > tolerance:
+            continue
+        scale = target.Ks[0].diagonal()[:2] / camera.Ks[0].diagonal()[:2]
+        resampled = camera.Ks[0, :2] * scale[:, None]
+        if float((target.Ks[0, :2] - resampled).abs().max()) > _SAME_PIXELS:
+            continue
+        shown = (target.width / float(scale[0]), target.height / float(scale[1]))
+        whole = (camera.width, camera.height)
+        rest = [side - part for side, part in zip(whole, shown, strict=True)]
+        if min(rest) >= -_SAME_PIXELS and min(rest) <= _SAME_PIXELS:
+            width, height = (min(side, max(1, round(part))) for side, part in zip(whole, shown, strict=True))
+            return view, width, height
+    return None
+
+
+def _show_photograph(
+    scene: "SceneEstimate", view: int, width: int, height: int, conditioning: Conditioning, index: int
+) -> None:
+    """Replace one target by the upper left part of a reference."""
+    size = conditioning.depths.shape[1:]
+    part = scene.images[view : view + 1, :, :height, :width]
+    image = F.interpolate(part, size, mode="bilinear", align_corners=False, antialias=True)
+    depths = F.interpolate(scene.depths[view : view + 1, None, :height, :width], size, mode="nearest-exact")
+    conditioning.images[index] = image[0].clamp(0, 1)
+    conditioning.depths[index] = depths[0, 0]
+    conditioning.masks[index] = True
