@@ -11,6 +11,7 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators import sfm
+from cus.estimators.framing import content_box
 from cus.estimators.matches import MIN_MATCHES, Pair, build_tracks, detect, match_all, thinned
 from cus.estimators.sfm import Intrinsics, Observations
 from cus.estimators.structure import Structure, error_threshold, triangulate, truncated_cost
@@ -103,7 +104,7 @@ def initial_intrinsics(images: Tensor, focals: Tensor | None, valid: Tensor | No
     groups: dict[tuple[float, ...], int] = {}
     cameras = []
     for view in range(views):
-        x0, y0, x1, y1 = (0, 0, width, height) if valid is None else _bounding_box(valid[view], view)
+        x0, y0, x1, y1 = (0, 0, width, height) if valid is None else content_box(valid[view], view)
         focal = float("nan") if focals is None else float(focals[view])
         known = not np.isnan(focal)
         if known and not focal > 0:
@@ -307,10 +308,3 @@ def _scaled(camera: Intrinsics, scale: float) -> Intrinsics:
         width=round(camera.width * scale),
         height=round(camera.height * scale),
     )
-
-
-def _bounding_box(valid: Tensor, view: int) -> tuple[int, int, int, int]:
-    rows, columns = valid.any(dim=1).nonzero()[:, 0], valid.any(dim=0).nonzero()[:, 0]
-    if len(rows) == 0:
-        raise InputError(f"view {view + 1} has no valid pixel at all; use another photograph")
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -13,12 +13,8 @@ if TYPE_CHECKING:
     from cus.cameras import Cameras
     from cus.cameras.alignment import Alignment
 
-ESTIMATORS = ("auto", "stereo")
+ESTIMATORS = ("auto", "stereo", "vggt", "dust3r")
 RELIABLE_FRACTION = 0.9
-_LATER = {
-    "vggt": "install it with: pip install git+https://github.com/facebookresearch/vggt",
-    "dust3r": "install it with: pip install git+https://github.com/naver/dust3r",
-}
 
 
 @dataclass(frozen=True)
@@ -90,6 +86,10 @@ class SceneEstimate:
         viewmats[:, :3, 3] *= factor
         return replace(self, cameras=replace(self.cameras, viewmats=viewmats), depths=self.depths * factor)
 
+    def with_notes(self, *notes: str) -> "SceneEstimate":
+        """The same estimate with more to say of how it came about."""
+        return replace(self, notes=(*self.notes, *notes))
+
     def to(self, device: torch.device | str) -> "SceneEstimate":
         """The same estimate on `device`."""
         return replace(
@@ -116,23 +116,36 @@ def estimate_scene(
         images: [V, 3, H, W] float32 RGB in [0, 1], V >= 2, without lens distortion.
         cameras: known cameras of these images: their poses and their scale are kept. None: both are estimated, the
             first camera becomes the identity and the unit of length is the scene scale (`SceneEstimate.scale` == 1).
-        estimator: "stereo" (embedded, needs no weights) or "auto" (the best one that is installed).
+        estimator: "stereo" (embedded, needs no weights), "vggt", "dust3r", or "auto": VGGT where it is installed and
+            its weights are on this machine, else stereo. "vggt" and "dust3r" download their weights where they are
+            missing; other weights may follow after a colon, as a Hub id, a folder or a file:
+            "vggt:facebook/VGGT-1B-Commercial". The notes of the estimate name what was taken.
         valid: [V, H, W] bool, False where a smaller photo was padded: no depth and no confidence there.
         focals: [V] focal lengths in pixels of `images`, NaN where unknown; ignored when `cameras` are given.
         on_progress: called with (steps done, steps in all).
 
     Raises:
-        InputError: one view, no features, no overlap, no parallax, or an estimator that is not installed.
+        InputError: one view, no features, no overlap, no parallax, given cameras that do not fit, or an estimator whose
+            package or weights cannot be had.
         ValueError: arguments whose shapes do not belong together.
     """
     check_arguments(images, cameras, valid, focals)
-    if estimator not in ESTIMATORS:
-        if estimator in _LATER:
-            raise InputError(f"the estimator {estimator!r} is not available here; {_LATER[estimator]}, or use 'stereo'")
-        raise InputError(f"there is no estimator {estimator!r}; choose one of {', '.join(ESTIMATORS)}")
-    from cus.estimators.stereo import estimate_stereo
+    from cus.estimators.choice import prepare
 
-    return estimate_stereo(images, cameras, valid=valid, focals=focals, on_progress=on_progress)
+    choice = prepare(estimator)
+    if choice.weights is None:
+        from cus.estimators.stereo import estimate_stereo
+
+        scene = estimate_stereo(images, cameras, valid=valid, focals=focals, on_progress=on_progress)
+    elif choice.name == "vggt":
+        from cus.estimators.vggt import estimate_vggt
+
+        scene = estimate_vggt(images, cameras, valid=valid, weights=choice.weights, on_progress=on_progress)
+    else:
+        from cus.estimators.dust3r import estimate_dust3r
+
+        scene = estimate_dust3r(images, cameras, valid=valid, weights=choice.weights, on_progress=on_progress)
+    return scene.with_notes(choice.note)
 
 
 def check_arguments(

@@ -106,7 +106,9 @@ def truncated_cost(
     tracks: Observations,
     threshold: float,
 ) -> float:
-    """Mean squared reprojection error of all observations, each at most 1, in units of `threshold` pixels."""
+    """Mean squared reprojection error of all observations, each at most 1 (so without any), in units of `threshold`."""
+    if len(tracks) == 0:
+        return 1.0
     errors, depths = reprojection(viewmats, cameras, points, tracks)
     return float(np.where(depths > 0, np.minimum(errors / threshold, 1.0) ** 2, 1.0).mean())
 

@@ -1,0 +1,81 @@
+"""Which estimator to take, and whether its package and weights are there."""
+
+from dataclasses import dataclass
+
+from cus.errors import InputError
+from cus.estimators import dust3r, vggt
+from cus.estimators.scene import ESTIMATORS
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An estimator with its weights.
+
+    Attributes:
+        name: stereo, vggt or dust3r.
+        weights: a Hub id, a folder or a file; None where none are needed.
+        reason: why "auto" took it, or nothing.
+    """
+
+    name: str
+    weights: str | None = None
+    reason: str = ""
+
+    @property
+    def note(self) -> str:
+        """One line for the report."""
+        told = f"estimator: {self.name}" + (f" with {self.weights}" if self.weights else "")
+        return told + (f" (auto: {self.reason})" if self.reason else "")
+
+
+def choose(estimator: str) -> Choice:
+    """The estimator that a name means; quick, nothing is loaded but, for "auto", a package that is installed.
+
+    "auto" takes VGGT where its package works and one of its checkpoints is in the Hub's cache: it downloads nothing.
+
+    Args:
+        estimator: one of `ESTIMATORS`; weights may follow "vggt" and "dust3r" after a colon, as a Hub id, a folder or
+            a file: "vggt:facebook/VGGT-1B-Commercial".
+
+    Raises:
+        InputError: no such estimator, or weights for one that takes none.
+    """
+    name, colon, weights = estimator.partition(":")
+    if name not in ESTIMATORS:
+        raise InputError(
+            f"there is no estimator {estimator!r}; estimator must be one of {', '.join(ESTIMATORS)}; weights may "
+            "follow as in vggt:facebook/VGGT-1B-Commercial"
+        )
+    if colon and (name in ("auto", "stereo") or not weights):
+        raise InputError(
+            f"estimator {estimator!r}: " + (f"{name} takes no weights" if weights else f"no weights after {name}:")
+        )
+    if name == "vggt":
+        return Choice(name, weights or vggt.REPOSITORIES[0])
+    if name == "dust3r":
+        return Choice(name, weights or dust3r.REPOSITORY)
+    if name == "stereo":
+        return Choice(name)
+    trouble = vggt.missing_package()
+    if trouble:
+        return Choice("stereo", reason=trouble)
+    for repository in vggt.REPOSITORIES:
+        if vggt.find_checkpoint(repository) is not None:
+            return Choice("vggt", repository, "its weights are on this machine")
+    return Choice("stereo", reason="VGGT is installed, but its weights are not on this machine; vggt downloads them")
+
+
+def prepare(estimator: str) -> Choice:
+    """`choose`, and the package and the weights of an estimator that was named are there afterwards.
+
+    Weights that are missing are downloaded, unless the estimator is "auto".
+
+    Raises:
+        InputError: as `choose`; a package that is missing; weights that are missing and cannot be downloaded.
+    """
+    choice = choose(estimator)
+    if choice.weights is not None:
+        module = vggt if choice.name == "vggt" else dust3r
+        module.require_package()
+        module.fetch_checkpoint(choice.weights)
+    return choice

@@ -1,0 +1,116 @@
+"""From what a network predicts in its frames to a scene estimate: checks, world, unit, and known cameras."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.errors import InputError
+from cus.estimators.framing import FramedViews
+from cus.estimators.known_cameras import with_known_cameras
+from cus.estimators.scene import SceneEstimate
+from cus.estimators.trust import LEAST_TRUST, trust
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of V framed views.
+
+    Attributes:
+        source: the network's name, for notes and errors.
+        viewmats: [V, 4, 4] world-to-camera, rigid, in any world and unit.
+        Ks: [V, 3, 3] in pixels of the frames, the centre of the top-left pixel at (0.5, 0.5).
+        depths: V of [h, w] z-depths in that unit; not positive means none.
+        confidences: V of [h, w], 1 to infinity.
+    """
+
+    source: str
+    viewmats: Tensor
+    Ks: Tensor
+    depths: Sequence[Tensor]
+    confidences: Sequence[Tensor]
+
+    def check(self, framed: FramedViews) -> None:
+        """Refuse values that are not numbers, and views of which nothing is believed. Raises InputError."""
+        for values in ([self.viewmats, self.Ks], self.depths, self.confidences):
+            if not all(bool(torch.isfinite(value).all()) for value in values):
+                raise InputError(
+                    f"{self.source} gave values that are not numbers for these photographs; use the estimator "
+                    "'stereo', and get the weights again if it happens with other photographs, too"
+                )
+        for view, confidence in enumerate(framed.inside(self.confidences)):
+            if float(trust(confidence).flatten().quantile(0.9)) < LEAST_TRUST:
+                raise InputError(
+                    f"{self.source} finds nothing in view {view + 1} that it is sure of: does it overlap with the "
+                    "others, and show surfaces that do not move? Leave it out or use another photograph"
+                )
+
+
+def scene_from(
+    prediction: Prediction,
+    framed: FramedViews,
+    images: Tensor,
+    valid: Tensor | None,
+    given: Cameras | None,
+) -> SceneEstimate:
+    """The estimate in the photographs' own pixels.
+
+    Without given cameras the first camera becomes the identity, and the unit is the scene scale. With them, they are
+    kept as they are, and the depths are brought into their world (`with_known_cameras`).
+
+    Args:
+        prediction: of the framed views.
+        framed: the views that the network saw.
+        images: [V, 3, H, W], the batch they are from.
+        valid: [V, H, W] bool or None: False where no depth is wanted.
+        given: known cameras of the images, or None.
+
+    Raises:
+        InputError: values that are not numbers, a view of which nothing is believed, no depth at all, or given cameras
+            that do not fit.
+    """
+    prediction.check(framed)
+    height, width = images.shape[-2:]
+    on_device = [value.to(images) for value in (prediction.viewmats, framed.Ks_of_images(prediction.Ks))]
+    cameras = Cameras(in_first_camera(on_device[0]), on_device[1], width, height)
+    depths, confidences = framed.maps_of_images(
+        [depth.to(images) for depth in prediction.depths],
+        [trust(confidence).to(images) for confidence in prediction.confidences],
+        images,
+    )
+    if valid is not None:
+        depths, confidences = depths * valid, confidences * valid
+    scene = SceneEstimate(images, cameras, depths, confidences)
+    if not bool(scene.reliable.any(dim=(1, 2)).all()):
+        raise InputError(f"{prediction.source} finds no depth in one of the photographs; use the estimator 'stereo'")
+    if given is not None:
+        return with_known_cameras(scene, given, valid, prediction.source)
+    note = (
+        f"the unit of length is the mean distance of the reliable points from the first camera: {scene.scale:.4g} of "
+        f"{prediction.source}'s own"
+    )
+    return scene.in_own_unit().with_notes(note)
+
+
+def in_first_camera(viewmats: Tensor) -> Tensor:
+    """[V, 4, 4] rigid world-to-camera matrices in the world of the first camera, whose own is exactly the identity."""
+    first = torch.linalg.inv(viewmats[0].double())
+    moved = (viewmats.double() @ first).to(viewmats.dtype)
+    moved[0] = torch.eye(4, dtype=viewmats.dtype, device=viewmats.device)
+    moved[:, 3] = moved[0, 3]
+    return moved
+
+
+@contextmanager
+def explained_memory(source: str, views: int) -> Iterator[None]:
+    """Say what to do where the GPU's memory is too small. Raises InputError."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise InputError(
+            f"the GPU's memory is too small for {source} with {views} photographs; use fewer photographs, close other "
+            "programs on the GPU, or use the estimator 'stereo' (or the device 'cpu', which is slow)"
+        ) from error

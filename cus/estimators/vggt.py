@@ -1,0 +1,197 @@
+"""VGGT (Wang et al. 2025): cameras and depths of all views in one pass of a network.
+
+What is assumed of the package, https://github.com/facebookresearch/vggt, all of it used in this file alone:
+
+- `vggt.models.vggt.VGGT(img_size, patch_size, embed_dim, enable_camera, enable_point, enable_depth, enable_track)` is
+  a torch module; with `enable_point` and `enable_track` off it has no tensors named `point_head.*` and
+  `track_head.*`, and all others are those of the published checkpoints.
+- `model(images)` takes [B, S, 3, H, W] in [0, 1], H and W multiples of 14, longest side 518 as in training, pictures of
+  other shapes padded with white in the middle of a common frame. It runs its heads in float32 by itself, also under
+  autocast.
+- It returns a dict with `pose_enc` [B, S, 9], `depth` [B, S, H, W, 1] and `depth_conf` [B, S, H, W], >= 1.
+- The nine numbers are the translation and the quaternion (x, y, z, w) of the world-to-camera transform, OpenCV axes,
+  and the vertical and the horizontal field of view of the frame in radians, its principal point in the middle.
+- The first view is the world frame (nearly: it is predicted, too), and the mean distance of the points from it is
+  about 1.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cus.cameras import Cameras
+from cus.errors import InputError
+from cus.estimators.framing import FrameRule, frame_views
+from cus.estimators.predictions import Prediction, explained_memory, scene_from
+from cus.estimators.scene import SceneEstimate, check_arguments
+from cus.estimators.weights import fetch_weights, find_weights
+
+REPOSITORIES = ("facebook/VGGT-1B", "facebook/VGGT-1B-Commercial")
+LICENCE = "facebook/VGGT-1B: for research only; facebook/VGGT-1B-Commercial: commercial use, under its own terms"
+INSTALL = (
+    "pip install --no-deps git+https://github.com/facebookresearch/vggt && pip install einops huggingface_hub "
+    "safetensors (--no-deps, because the package asks for numpy<2 and works without)"
+)
+FILES = ("model.safetensors", "model.pt", "vggt_1B_commercial.pt")
+UNUSED = ("point_head.", "track_head.")
+RULE = FrameRule(longest_side=518, patch=14, step=14, fill=1.0, one_size=True)
+STEPS = 3
+
+
+def missing_package() -> str:
+    """Why the package cannot be used; nothing where it can."""
+    if find_spec("vggt") is None:
+        return "VGGT is not installed"
+    try:
+        _network_class()
+    except ImportError as error:
+        return f"VGGT cannot be imported: {error}"
+    return ""
+
+
+def require_package() -> None:
+    """Raises InputError, with how to install it and its licence, where the package cannot be used."""
+    trouble = missing_package()
+    if trouble:
+        raise InputError(f"{trouble}; install it with: {INSTALL}. Weights: {LICENCE}. Or use the estimator 'stereo'")
+
+
+def find_checkpoint(weights: str) -> Path | None:
+    """The checkpoint on this machine, or None; see `find_weights`."""
+    return find_weights(weights, FILES)
+
+
+def fetch_checkpoint(weights: str) -> Path:
+    """The checkpoint, downloaded if need be; see `fetch_weights`."""
+    return fetch_weights(weights, FILES, LICENCE)
+
+
+def estimate_vggt(
+    images: Tensor,
+    cameras: Cameras | None = None,
+    *,
+    valid: Tensor | None = None,
+    weights: str = REPOSITORIES[0],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> SceneEstimate:
+    """`estimate_scene` by VGGT on the device of the images; arguments, result and errors as there.
+
+    Args:
+        images: [V, 3, H, W].
+        cameras: known cameras, or None.
+        valid: [V, H, W] bool, or None.
+        weights: a Hub id, a folder or a file of a checkpoint.
+        on_progress: called with (steps done, steps in all).
+    """
+    check_arguments(images, cameras, valid)
+    report = on_progress or (lambda done, total: None)
+    require_package()
+    framed = frame_views(images, valid, RULE)
+    with explained_memory("VGGT", len(images)):
+        model = load_network(fetch_checkpoint(weights)).to(images.device)
+        report(1, STEPS)
+        output = run_network(model, torch.stack(framed.pictures))
+        del model
+    report(2, STEPS)
+    height, width = framed.pictures[0].shape[-2:]
+    viewmats, Ks = cameras_from_pose_encodings(output["pose_enc"][0].float(), width, height)
+    prediction = Prediction(
+        "VGGT",
+        viewmats,
+        Ks,
+        list(output["depth"][0, ..., 0].float()),
+        list(output["depth_conf"][0].float()),
+    )
+    scene = scene_from(prediction, framed, images, valid, None if cameras is None else cameras.to(images.device))
+    report(3, STEPS)
+    return scene
+
+
+def load_network(path: Path) -> nn.Module:
+    """VGGT with a checkpoint's weights, without the heads that are not needed, in evaluation mode on the CPU.
+
+    Raises:
+        InputError: a damaged file, a pickle of anything but tensors, or tensors that are not VGGT's.
+    """
+    options: dict[str, Any] = {}
+    if (path.parent / "config.json").is_file():
+        config = json.loads((path.parent / "config.json").read_text())
+        options = {name: config[name] for name in ("img_size", "patch_size", "embed_dim") if name in config}
+    model = _network_class()(**options, enable_point=False, enable_track=False)
+    state = {name: value for name, value in _read_state(path).items() if not name.startswith(UNUSED)}
+    wanted = model.state_dict()
+    missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    if missing or unknown:
+        raise InputError(
+            f"{path} does not hold the weights of VGGT: missing {missing[:3]}, unknown {unknown[:3]}; get it again"
+        )
+    other = [name for name, value in state.items() if value.shape != wanted[name].shape]
+    if other:
+        shapes = f"{tuple(state[other[0]].shape)}, expected {tuple(wanted[other[0]].shape)}"
+        raise InputError(f"{path} holds another size of VGGT: {other[0]} is {shapes}; get it again")
+    model.load_state_dict(state, strict=True)
+    return model.eval().requires_grad_(False)
+
+
+def run_network(model: nn.Module, pictures: Tensor) -> dict[str, Tensor]:
+    """The network's output for pictures [V, 3, H, W]; on CUDA the aggregator runs in half precision, the heads do not.
+
+    On a CPU everything is in float32.
+    """
+    precision = nullcontext()
+    if pictures.is_cuda:
+        ampere = torch.cuda.get_device_capability(pictures.device)[0] >= 8
+        precision = torch.autocast("cuda", dtype=torch.bfloat16 if ampere else torch.float16)
+    # Two contexts, not `with a and b`, which enters only the second.
+    with torch.no_grad(), precision:
+        return model(pictures[None])
+
+
+def cameras_from_pose_encodings(encodings: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
+    """(viewmats [V, 4, 4], Ks [V, 3, 3]) of pose encodings [V, 9] for frames of width x height pixels.
+
+    See the top of this file for the nine numbers. A quaternion of any length but zero stands for a rotation.
+    """
+    x, y, z, w = torch.nn.functional.normalize(encodings[:, 3:7], dim=-1).unbind(-1)
+    rows = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
+        (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
+        (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
+    )
+    viewmats = torch.eye(4).to(encodings).repeat(len(encodings), 1, 1)
+    viewmats[:, :3, :3] = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+    viewmats[:, :3, 3] = encodings[:, :3]
+    Ks = torch.zeros_like(viewmats[:, :3, :3])
+    Ks[:, 0, 0] = width / 2 / (encodings[:, 8] / 2).tan()
+    Ks[:, 1, 1] = height / 2 / (encodings[:, 7] / 2).tan()
+    Ks[:, 0, 2], Ks[:, 1, 2], Ks[:, 2, 2] = width / 2, height / 2, 1.0
+    return viewmats, Ks
+
+
+def _network_class() -> Any:
+    from vggt.models.vggt import VGGT  # pyright: ignore[reportMissingImports]
+
+    return VGGT
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # Only tensors are unpickled: a file that would run code is refused.
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} cannot be read as weights ({reason}); get it again") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} holds something else than a table of tensors; get it again")
+    return state

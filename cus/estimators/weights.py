@@ -1,0 +1,98 @@
+"""The weights of networks: a file, a folder, or a repository of the Hugging Face Hub."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from cus.errors import InputError
+
+
+def find_weights(weights: str, names: Sequence[str]) -> Path | None:
+    """A file of weights on this machine: the file itself, or the first of `names` in a folder or in the Hub's cache.
+
+    Args:
+        weights: path of a file or a folder, or a Hub id such as "org/name".
+        names: file names, the preferred first.
+
+    Returns:
+        The file; None for a Hub id that the cache does not hold.
+
+    Raises:
+        InputError: a folder without any such file, or neither a path nor a Hub id.
+    """
+    path = Path(weights)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        for name in names:
+            if (path / name).is_file():
+                return path / name
+        raise InputError(f"the folder {path} has no weights; expected one of {', '.join(names)} in it")
+    _check_id(weights)
+    for name in names:
+        cached = try_to_load_from_cache(weights, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    return None
+
+
+def fetch_weights(weights: str, names: Sequence[str], licence: str) -> Path:
+    """`find_weights`, and what is not on this machine is downloaded; the Hub's own bar shows the progress.
+
+    Args:
+        weights: as there.
+        names: as there.
+        licence: of the weights, for messages.
+
+    Raises:
+        InputError: as there, and a Hub that cannot be reached, an id that it does not know, or a licence that has to
+            be accepted first.
+    """
+    found = find_weights(weights, names)
+    if found is not None:
+        return found
+    for name in names:
+        try:
+            return Path(hf_hub_download(weights, name))
+        except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+            raise InputError(
+                f"the weights {weights} ({licence}) are not in the Hub's cache, and the Hub cannot be reached "
+                "(or HF_HUB_OFFLINE is set); download them once with a network, name a local file or folder after a "
+                "colon (vggt:FOLDER), or use the estimator 'stereo', which needs none"
+            ) from error
+        except GatedRepoError as error:
+            raise InputError(
+                f"the weights {weights} ({licence}) are given out after their licence is accepted: do so on "
+                f"https://huggingface.co/{weights}, then log in with: hf auth login"
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise InputError(f"the Hub knows no {weights} (or it is private: hf auth login)") from error
+        except EntryNotFoundError:
+            continue
+        except (HfHubHTTPError, OSError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"the weights {weights} cannot be downloaded: {reason}; try again") from error
+    raise InputError(f"the Hub's {weights} holds none of {', '.join(names)}; name a repository with such weights")
+
+
+def _check_id(weights: str) -> None:
+    reason = ""
+    if weights.count("/") != 1 or weights.startswith((".", "/", "~")):
+        reason = "expected a file, a folder, or a Hub id like facebook/VGGT-1B"
+    else:
+        try:
+            try_to_load_from_cache(weights, "config.json")
+        except HFValidationError as error:
+            reason = str(error).splitlines()[0]
+    if reason:
+        raise InputError(f"there are no weights at {weights!r}: {reason}")
