@@ -145,7 +145,16 @@ def _add_model(group: "argparse._ArgumentGroup") -> None:
         help="a second pass, guided by the global point cloud of the first (default: the model's, off for mini)",
     )
     group.add_argument(
-        "--no-suppression", action="store_true", help="keep background points that leak through sparse foregrounds"
+        "--conditioning",
+        default="auto",
+        metavar="KIND",
+        help="conditioning images: hierarchical, points (ViewCrafter's own renders), or auto: what the model was"
+        " trained on (default: %(default)s)",
+    )
+    group.add_argument(
+        "--no-suppression",
+        action="store_true",
+        help="keep background points that leak through sparse foregrounds of hierarchical conditioning",
     )
     group.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of every random draw (default: %(default)s)"
@@ -159,6 +168,22 @@ def _add_model(group: "argparse._ArgumentGroup") -> None:
         metavar="TYPE",
         help="precision of the network: auto, float32, bfloat16, float16 (default: %(default)s, bfloat16 where"
         " the device computes in it)",
+    )
+    group.add_argument(
+        "--memory",
+        default="auto",
+        metavar="PLAN",
+        help="how the network uses memory: auto (the fastest plan that fits), low (a step at a time, networks wait in"
+        " the main memory) or high (default: %(default)s); the need is checked before anything starts",
+    )
+    group.add_argument(
+        "--compile", action="store_true", help="compile the U-Net with torch.compile: pays off over many steps"
+    )
+    group.add_argument(
+        "--attention",
+        default="sdpa",
+        metavar="NAME",
+        help="sdpa (PyTorch's own) or xformers, where that is installed (default: %(default)s)",
     )
 
 

@@ -8,7 +8,7 @@ import inspect
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import torch
@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from cus.diffusion.context import PromptEmbeddings
 from cus.diffusion.pipeline import CloseUpShotPipeline
-from cus.diffusion.sampling import PLANS, MemoryPlan
+from cus.diffusion.sampling import PLANS, Memory, MemoryPlan
 from cus.diffusion.schedule import NoiseSchedule
 from cus.diffusion.stored import StoredModel
 from cus.errors import InputError
@@ -28,8 +28,6 @@ from cus.models.autoencoder import Autoencoder
 from cus.models.clip import ImageEncoder
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
-
-Memory = Literal["auto", "low", "high"]
 
 NETWORKS: dict[str, type[Any]] = {
     "unet": UNet,
@@ -219,7 +217,7 @@ def _too_large(
 
     if "low" not in needs and fits(clip):
         return f"{said}; --memory low fits"
-    for fraction in (0.75, 0.5, 0.375, 0.25):
+    for fraction in (0.875, 0.75, 0.625, 0.5, 0.375, 0.25):
         smaller = shrink(fraction)
         if fits(smaller):
             return f"{said}; --size {max(smaller.width, smaller.height)} --memory low fits, or free some memory"

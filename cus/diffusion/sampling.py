@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Memory = Literal["auto", "low", "high"]
+"""What a user may ask for: the fastest plan that fits, or one."""
+
 
 @dataclass(frozen=True)
 class Sampling:

@@ -35,13 +35,8 @@ class Models:
         if name not in self._loaded:
             # One at a time: two full-size models are more than a card holds.
             self._loaded.clear()
-            self._loaded[name] = load_model(name, self.device)
+            self._loaded[name] = load_model(name, self.device, dtype=torch_dtype(self.settings.dtype, self.device))
         return self._loaded[name]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the network."""
-        return torch_dtype(self.settings.dtype, self.device)
 
 
 class _Shared:
@@ -177,17 +172,17 @@ class CaseWork(_Shared):
         # The first photograph gives the image context: the nearest one, as the path starts there.
         start = nearest_index(self.scene.cameras, self.camera)
         order = [start, *(i for i in range(len(self.scene)) if i != start)]
-        frames = self.models[name](
+        pipeline = self.models[name]
+        frames = pipeline(
             self.scene.images[order],
             warped.images,
             structure,
             steps=row.steps,
             guidance=row.guidance,
             generator=torch.Generator().manual_seed(self.settings.seed),
-            dtype=self.models.dtype,
         )
         if not bool(torch.isfinite(frames).all()):
-            raise InputError(f"the model gave values that are not numbers in {self.models.dtype}; try dtype=float32")
+            raise InputError(f"the model gave values that are not numbers in {pipeline.unet.dtype}; try dtype=float32")
         return frames
 
     def _rendered(self, found: FitResult, row: RowSettings) -> Tensor:

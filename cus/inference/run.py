@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 import cus
-from cus.conditioning import Conditioning
+from cus.conditioning import Conditioning, ConditioningKind
+from cus.diffusion import CloseUpShotPipeline
+from cus.diffusion.memory import Choice, Clip
 from cus.errors import InputError
 from cus.inference import machine, outputs, stages
 from cus.inference.fitting import FitOptions, fit
@@ -17,6 +19,7 @@ from cus.inference.folder import RunFolder, State
 from cus.inference.progress import OnProgress, Progress
 from cus.inference.results import STAGES, Results
 from cus.inference.settings import InferSettings, file_digest, fingerprint
+from cus.models.attention import set_attention_backend
 from cus.splats import Gaussians
 
 T = TypeVar("T")
@@ -41,19 +44,33 @@ class Run:
         self.progress = progress
         self.resume = resume
         inputs = stages.inspect(settings)
-        self.pipeline = (
-            None
-            if settings.conditioning_only
-            else stages.load_model(settings.model, settings.torch_device(), settings.variant)
-        )
         self.defaults = stages.model_defaults(settings)
         self.frames = settings.frames or self.defaults.frames
         self.size = settings.size or max(self.defaults.width, self.defaults.height)
         self.structure = self.defaults.second_pass if settings.structure is None else settings.structure
+        self.kind: ConditioningKind = stages.conditioning_kind(settings, self.defaults)
+        self.memory = None if settings.conditioning_only else self._plan_memory(inputs)
+        self.pipeline = self._load()
         self.folder = RunFolder(settings.out)
         self.folder.prepare(resume=resume, overwrite=overwrite)
         self.results = Results(inputs, stages.read(inputs, settings))
         self.keys: dict[str, str] = {}
+
+    def _plan_memory(self, inputs: stages.Inputs) -> Choice:
+        """How the network uses memory; refuses frames that it cannot hold."""
+        width, height = stages.frame_size(inputs.photos[0], self.size)
+        settings = self.settings
+        return stages.plan_memory(settings, Clip(self.frames, height, width, self.structure, settings.guidance))
+
+    def _load(self) -> CloseUpShotPipeline | None:
+        """The model, as the settings want it; None where it is not needed."""
+        settings = self.settings
+        if self.memory is None:
+            return None
+        dtype, device = settings.torch_dtype(), settings.torch_device()
+        pipeline = stages.load_model(settings.model, device, settings.variant, dtype, self.memory.plan)
+        set_attention_backend(pipeline.unet, settings.attention)
+        return pipeline.compile() if settings.compile else pipeline
 
     def planned(self) -> list[str]:
         """The stages of this run, in order, without the report that closes every run."""
@@ -120,22 +137,29 @@ class Run:
         photo = results.inputs.photos[0]
         cameras = stages.target_cameras(scene, results.batch, photo, settings, self.frames, self.size)
         path = [cameras.viewmats.tolist(), cameras.Ks.tolist(), cameras.width, cameras.height]
-        made_from = [self.keys["scene"], path, settings.suppress_background]
-        state = self._stage("conditioning", made_from, lambda report: stages.warp(scene, cameras, settings, report))
+        made_from = [self.keys["scene"], path, settings.suppress_background, self.kind]
+
+        def make(on_progress: OnProgress) -> State:
+            return stages.warp(scene, cameras, self.kind, settings, on_progress)
+
+        state = self._stage("conditioning", made_from, make)
+        if self.kind != self.defaults.conditioning:
+            trained = f"{settings.model} was trained on {self.defaults.conditioning}"
+            results.notes.append(f"the conditioning images are {self.kind}, as asked for; {trained}")
         results.cameras, results.conditioning = cameras, Conditioning(**state.tensors)
         outputs.write_conditioning(self.folder, settings, results)
 
     def _pass(self, name: str, structure: Tensor | None, made_from: list[Any]) -> Tensor:
         settings, results = self.settings, self.results
-        scene, warped, pipeline = known(results.scene), known(results.conditioning), known(self.pipeline)
+        warped, pipeline = known(results.conditioning), known(self.pipeline)
+        reference = stages.first_reference(known(results.scene), results.batch, results.inputs.photos[0])
         # A Hub model's name holds the commit: a branch may have moved on since.
         model = [pipeline.name_or_path, settings.variant]
         sampling = [*model, settings.steps, settings.guidance, settings.seed, str(settings.torch_dtype())]
 
         def make(on_progress: OnProgress) -> State:
-            return State(
-                {"frames": stages.generate(pipeline, scene.images, warped.images, structure, settings, on_progress)}
-            )
+            made = stages.generate(pipeline, reference, warped.images, structure, settings, on_progress)
+            return State({"frames": made})
 
         return self._stage(name, [*made_from, *sampling], make).tensors["frames"]
 
@@ -159,6 +183,10 @@ class Run:
             results.frames = self._pass("frames", known(results.structure).images, [self.keys["structure"]])
         else:
             results.frames = self._pass("frames", None, [self.keys["conditioning"]])
+        # The fit wants the memory, and no later stage the network.
+        self.pipeline = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         outputs.write_frames(self.folder, self.settings, results)
 
     def _cloud(self) -> None:
@@ -212,11 +240,13 @@ class Run:
             "frames": self.frames,
             "size": self.size,
             "zoom": settings.end_zoom(),
+            "conditioning": self.kind,
             "structure": self.structure,
             "steps": settings.steps or self.defaults.steps,
             "guidance": self.defaults.guidance if settings.guidance is None else settings.guidance,
             "device": str(settings.torch_device()),
             "dtype": str(settings.torch_dtype()).removeprefix("torch."),
+            "memory": settings.memory if self.memory is None else self.memory.name,
         }
         return {
             "status": status,
@@ -225,6 +255,7 @@ class Run:
             "seconds": {name: round(seconds, 2) for name, seconds in self.results.seconds.items()},
             "reused": self.results.reused,
             "missing": self.missing(),
+            "network_memory_bytes": {"estimated": self.memory.need, "free": self.memory.free} if self.memory else None,
             "peak_memory_bytes": machine.peak_memory(),
             "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
             "versions": machine.versions(),

@@ -11,7 +11,11 @@ from typing import Any, Literal, get_args
 import torch
 
 from cus.cameras import trajectories
+from cus.conditioning import CONDITIONING_KINDS, ConditioningKind
+from cus.diffusion.sampling import Memory
 from cus.errors import InputError
+from cus.models.attention import AttentionBackend
+from cus.models.xformers_attention import check_installed
 
 Trajectory = Literal["zoom", "dolly", "interpolate", "orbit"]
 DEFAULT_ZOOM = {"zoom": 4.0, "dolly": 2.2, "interpolate": 1.0, "orbit": 1.0}
@@ -37,13 +41,18 @@ class InferSettings:
         focal_35mm: focal length of the photographs as 35 mm equivalent in mm, over EXIF's; or None.
         fov: horizontal field of view of the photographs in degrees, over EXIF's; or None.
         estimator: "auto" or the name of an estimator.
-        suppress_background: whether leaked background points are removed (Section III-C).
+        conditioning: what conditioning images the network is shown, "hierarchical" (Section III-B) or "points"
+            (ViewCrafter's own point renders); "auto": those that the model was trained on.
+        suppress_background: whether leaked background is removed from hierarchical conditioning (Section III-C).
         structure: whether a second pass is guided by the global point cloud (Section III-D); None takes the model's.
         steps: sampling steps; None takes the model's.
         guidance: classifier-free guidance scale; None takes the model's.
         seed: of every random draw.
         device: a torch device, or "auto".
         dtype: "auto", "float32", "bfloat16" or "float16": the precision of the network.
+        memory: "auto" (the fastest that fits), "low" or "high": how the network trades memory for speed.
+        compile: whether `torch.compile` works on the U-Net first.
+        attention: "sdpa" (PyTorch's own) or "xformers".
         conditioning_only: stop after the conditioning images.
         splat: whether the Gaussian scene is fitted.
         splat_iterations: optimisation steps of the fit; None takes the backend's default.
@@ -64,6 +73,7 @@ class InferSettings:
     focal_35mm: float | None = None
     fov: float | None = None
     estimator: str = "auto"
+    conditioning: ConditioningKind | Literal["auto"] = "auto"
     suppress_background: bool = True
     structure: bool | None = None
     steps: int | None = None
@@ -71,6 +81,9 @@ class InferSettings:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
+    memory: Memory = "auto"
+    compile: bool = False
+    attention: AttentionBackend = "sdpa"
     conditioning_only: bool = False
     splat: bool = True
     splat_iterations: int | None = None
@@ -105,9 +118,20 @@ class InferSettings:
             raise InputError("give --focal-35mm or --fov, not both")
         if self.cameras is not None and not self.cameras.exists():
             raise InputError(f"no such cameras file: {self.cameras}")
+        if self.conditioning not in ("auto", *CONDITIONING_KINDS):
+            known = ", ".join(CONDITIONING_KINDS)
+            raise InputError(f"--conditioning must be one of auto, {known}, got {self.conditioning!r}")
         self.torch_device()
         if self.dtype not in ("auto", *DTYPES):
             raise InputError(f"unknown dtype {self.dtype!r}; expected auto, {', '.join(DTYPES)}")
+        for option, value, known in (
+            ("--memory", self.memory, get_args(Memory)),
+            ("--attention", self.attention, get_args(AttentionBackend)),
+        ):
+            if value not in known:
+                raise InputError(f"{option} must be one of {', '.join(known)}, got {value!r}")
+        if self.attention == "xformers":
+            check_installed()
 
     def torch_device(self) -> torch.device:
         """The device to run on. Raises InputError where it does not exist."""

@@ -12,8 +12,9 @@ from cus.cameras.colmap import load_colmap
 from cus.cameras.conversions import focal_from_35mm, focal_from_fov
 from cus.cameras.photos import Photo, inspect_photo
 from cus.cameras.transforms_json import PosedPhotos
-from cus.conditioning import Conditioning, FusedCloud, fuse_views, hierarchical_warp, render_points
-from cus.diffusion import CloseUpShotPipeline, Sampling
+from cus.conditioning import Conditioning, ConditioningKind, FusedCloud, conditioning_of, fuse_views, render_points
+from cus.diffusion import PLANS, CloseUpShotPipeline, MemoryPlan, Sampling
+from cus.diffusion.memory import Choice, Clip, choose_plan, skeleton
 from cus.diffusion.stored import explained, open_model
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
@@ -75,13 +76,30 @@ def model_defaults(settings: InferSettings) -> Sampling:
         return Sampling(**model.index["sampling"])
 
 
-def load_model(name: str, device: torch.device, variant: str | None = None) -> CloseUpShotPipeline:
-    """A checkpoint on a device, quietly. Raises InputError where it cannot be loaded."""
+def load_model(
+    name: str,
+    device: torch.device,
+    variant: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    plan: MemoryPlan | None = None,
+) -> CloseUpShotPipeline:
+    """A checkpoint on a device, quietly, its weights in `dtype`. Raises InputError where it cannot be loaded."""
     # The library's own bar would break into the stages' bars.
     logging.disable_progress_bar()
     # Its warnings speak of configuration defaults; what is wrong with weights is refused by `from_pretrained`.
     logging.set_verbosity_error()
-    return CloseUpShotPipeline.from_pretrained(name, variant=variant).to(device)
+    pipeline = CloseUpShotPipeline.from_pretrained(name, variant=variant, dtype=dtype)
+    return pipeline.use(plan or PLANS["middle"], device)
+
+
+def plan_memory(settings: InferSettings, clip: Clip) -> Choice:
+    """How the network is to use memory, from the checkpoint's configurations alone.
+
+    Raises:
+        InputError: the frames do not fit into the device's memory, with what would.
+    """
+    networks = skeleton(open_model(settings.model), settings.torch_dtype())
+    return choose_plan(networks, clip, settings.torch_device(), settings.memory)
 
 
 def read(inputs: Inputs, settings: InferSettings) -> Batch:
@@ -140,6 +158,18 @@ def frame_size(photo: Photo, longest_side: int) -> tuple[int, int]:
     return max(2, 2 * round(photo.width * scale / 2)), max(2, 2 * round(photo.height * scale / 2))
 
 
+def size_inside(batch: Batch, photo: Photo) -> tuple[int, int]:
+    """(width, height) that the first photograph fills of its image in the batch; the rest is padding."""
+    scale_x, scale_y = batch.set.scales[0].tolist()
+    return round(photo.width * scale_x), round(photo.height * scale_y)
+
+
+def first_reference(scene: SceneEstimate, batch: Batch, photo: Photo) -> Tensor:
+    """[1, 3, h, w] the first photograph without padding: the network's image context."""
+    width, height = size_inside(batch, photo)
+    return scene.images[:1, :, :height, :width]
+
+
 def target_cameras(
     scene: SceneEstimate, batch: Batch, photo: Photo, settings: InferSettings, frames: int, longest_side: int
 ) -> Cameras:
@@ -149,8 +179,7 @@ def target_cameras(
         InputError: a trajectory that cannot be, or a target at which the first view has no depth.
     """
     width, height = frame_size(photo, longest_side)
-    scale_x, scale_y = batch.set.scales[0].tolist()
-    inside = round(photo.width * scale_x), round(photo.height * scale_y)
+    inside = size_inside(batch, photo)
     cameras = scene.cameras.to("cpu").cropped(0, 0, *inside)
     zoom, target = settings.end_zoom(), settings.target
     if settings.trajectory == "zoom":
@@ -179,15 +208,22 @@ def depth_at(scene: SceneEstimate, inside: tuple[int, int], target: tuple[float,
     return depths.median().item()
 
 
-def warp(scene: SceneEstimate, cameras: Cameras, settings: InferSettings, on_progress: OnProgress) -> State:
-    """The conditioning images (Algorithm 1 and Eq. 5)."""
-    cameras = cameras.to(scene.images.device)
-    return state_of(hierarchical_warp(scene, cameras, settings.suppress_background, on_progress=on_progress))
+def conditioning_kind(settings: InferSettings, defaults: Sampling) -> ConditioningKind:
+    """The kind of conditioning images that is asked for; "auto" is what the checkpoint was trained on."""
+    return defaults.conditioning if settings.conditioning == "auto" else settings.conditioning
+
+
+def warp(
+    scene: SceneEstimate, cameras: Cameras, kind: ConditioningKind, settings: InferSettings, on_progress: OnProgress
+) -> State:
+    """The conditioning images (Algorithm 1 and Eq. 5, or ViewCrafter's point renders)."""
+    suppress = settings.suppress_background
+    return state_of(conditioning_of(kind, scene, cameras, suppress_background=suppress, on_progress=on_progress))
 
 
 def generate(
     pipeline: CloseUpShotPipeline,
-    references: Tensor,
+    reference: Tensor,
     conditioning: Tensor,
     structure: Tensor | None,
     settings: InferSettings,
@@ -195,13 +231,12 @@ def generate(
 ) -> Tensor:
     """One pass of the video diffusion model: frames [T, 3, H, W] in [0, 1]. Both passes draw the same noise."""
     frames = pipeline(
-        references,
+        reference,
         conditioning,
         structure,
         steps=settings.steps,
         guidance=settings.guidance,
         generator=torch.Generator().manual_seed(settings.seed),
-        dtype=settings.torch_dtype(),
         on_progress=on_progress,
     )
     if not bool(torch.isfinite(frames).all()):
