@@ -26,7 +26,7 @@ from cus.models.lvdm import VIEWCRAFTER_PROJECTOR, VIEWCRAFTER_UNET, VIEWCRAFTER
 from cus.models.unet import UNet
 from tests.golden.weights import state_dict
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden"
 TOLERANCE = 1e-5  # the bar is 1e-4
 
 
