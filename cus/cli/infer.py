@@ -85,7 +85,9 @@ def _add_inputs(group: "argparse._ArgumentGroup") -> None:
         "--estimator",
         default="auto",
         metavar="NAME",
-        help="what estimates cameras and depth: auto, stereo (default: %(default)s)",
+        help="what estimates cameras and depth: stereo, vggt, dust3r, or auto: vggt where it is installed and its"
+        " weights are on this machine, else stereo; vggt:WEIGHTS names other weights, a Hub id such as"
+        " facebook/VGGT-1B-Commercial, a folder or a file (default: %(default)s)",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from cus.conditioning.options import check_scales
 from cus.errors import InputError
-from cus.estimators.scene import ESTIMATORS
+from cus.estimators.choice import choose
 from cus.evaluation.protocol import PROTOCOL_CHOICES, Protocols, Rules
 from cus.inference.fitting import FitOptions
 from cus.splats.fit_config import StrategyName
@@ -124,7 +124,7 @@ class EvalSettings:
         size: longest side of references, frames and truth in pixels; 0 takes the split file's, else the model's.
         poses: "given" (the data set's), or "estimated" (intrinsics given, poses estimated and aligned; the error of the
             alignment stands in the table).
-        estimator: of depth, and of poses where they are not given.
+        estimator: of depth, and of poses where they are not given; see `estimate_scene`.
         splat_iterations: of every fit; None takes the backend's default.
         frames: frames of a path; None takes the model's.
         seed: of every random draw, the bootstrap's included.
@@ -156,10 +156,10 @@ class EvalSettings:
             ("protocol", self.protocol, PROTOCOL_CHOICES),
             ("poses", self.poses, ("given", "estimated")),
             ("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16")),
-            ("estimator", self.estimator, ESTIMATORS),
         ):
             if value not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        choose(self.estimator)
         if not self.rows:
             raise InputError("there is no row to evaluate; name some under rows")
         for row in self.rows:

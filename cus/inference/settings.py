@@ -40,7 +40,7 @@ class InferSettings:
         cameras: a transforms.json (or a COLMAP model) with known cameras of the views, or None to estimate them.
         focal_35mm: focal length of the photographs as 35 mm equivalent in mm, over EXIF's; or None.
         fov: horizontal field of view of the photographs in degrees, over EXIF's; or None.
-        estimator: "auto" or the name of an estimator.
+        estimator: "auto", or an estimator with or without its weights, see `estimate_scene`.
         conditioning: what conditioning images the network is shown, "hierarchical" (Section III-B) or "points"
             (ViewCrafter's own point renders); "auto": those that the model was trained on.
         suppress_background: whether leaked background is removed from hierarchical conditioning (Section III-C).

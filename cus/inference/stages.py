@@ -18,6 +18,7 @@ from cus.diffusion.memory import Choice, Clip, choose_plan, skeleton
 from cus.diffusion.stored import explained, open_model
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
+from cus.estimators.choice import prepare
 from cus.inference.folder import State
 from cus.inference.progress import OnProgress
 from cus.inference.settings import InferSettings
@@ -63,6 +64,7 @@ def inspect(settings: InferSettings) -> Inputs:
         else:
             listed = load_transforms(settings.cameras)
         posed = listed.match(settings.views)
+    prepare(settings.estimator)
     return Inputs(photos, posed)
 
 
