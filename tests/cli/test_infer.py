@@ -37,6 +37,7 @@ def test_help_gives_every_option_a_default_or_a_unit():
         (["--model", "nothing/here/at/all"], "nothing/here/at/all"),
         (["--device", "tpu"], "cannot be used"),
         (["--dtype", "int8"], "unknown dtype"),
+        (["--conditioning", "warp"], "--conditioning must be one of auto, hierarchical, points"),
         (["--fov", "60", "--focal-35mm", "30"], "not both"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import cus
 from cus.cameras import load_transforms
 from cus.cli.infer import main
 from cus.inference import InferSettings, Run
@@ -176,3 +178,27 @@ def test_portrait_and_landscape_together_work(tmp_path):
     assert main([*arguments, "--out", str(tmp_path / "out"), *SMALL, "--conditioning-only"]) == 0
     assert Image.open(tmp_path / "out" / "conditioning" / "0000.png").size == (96, 54)
     assert np.load(tmp_path / "out" / "depth" / "tall_depth.npy")[:, 200:].max() == 0, "padding has no depth"
+
+
+def test_point_renders_are_chosen_by_name_and_resuming_with_another_kind_makes_them_anew(tmp_path):
+    short = [*VIEWS, "--out", str(tmp_path / "out"), "--conditioning-only", *SMALL]
+    assert main(["--views", *short, "--conditioning", "points"]) == 0
+    first, run = read_video(tmp_path / "out" / "conditioning.mp4"), json.loads((tmp_path / "out/run.json").read_text())
+    assert run["settings"]["conditioning"] == "points"
+    assert any("mini was trained on hierarchical" in note for note in run["notes"])
+    assert main(["--views", *short, "--resume"]) == 0
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert run["settings"]["conditioning"] == "hierarchical" and not any("trained on" in note for note in run["notes"])
+    assert run["reused"] == ["scene"]
+    assert np.abs(first.astype(float) - read_video(tmp_path / "out" / "conditioning.mp4")).mean() > 1
+
+
+def test_a_model_that_was_trained_on_point_renders_is_shown_them(tmp_path):
+    model = shutil.copytree(Path(cus.__file__).parent / "weights" / "mini", tmp_path / "model")
+    index = json.loads((model / "model_index.json").read_text())
+    index["sampling"]["conditioning"] = "points"
+    (model / "model_index.json").write_text(json.dumps(index))
+    arguments = [*VIEWS, "--model", str(model), "--out", str(tmp_path / "out"), "--conditioning-only", *SMALL]
+    assert main(["--views", *arguments]) == 0
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert run["settings"]["conditioning"] == "points" and not any("trained on" in note for note in run["notes"])
