@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self
 
 import torch
@@ -14,6 +16,7 @@ from cus.diffusion.context import ContextEncoder, PromptEmbeddings
 from cus.diffusion.hub import HubAccess
 from cus.diffusion.latents import decode, encode
 from cus.diffusion.objective import LatentTarget
+from cus.diffusion.publish import Push, check_account, parse_target, prepare, upload
 from cus.diffusion.sampler import Denoiser, ddim, guided, guided_at_once, keep_first_frame
 from cus.diffusion.sampling import PLANS, MemoryPlan, Sampling
 from cus.diffusion.schedule import NoiseSchedule
@@ -112,6 +115,42 @@ class CloseUpShotPipeline(DiffusionPipeline):
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Write a folder that `from_pretrained` reads: safetensors and JSON."""
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
+
+    def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload CloseUpShotPipeline",
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        variant: str | None = None,
+        revision: str | None = None,
+        card: str | None = None,
+    ) -> str:
+        """Upload safetensors, JSON and a model card to the Hub as one commit; `cus-push` does it for a folder.
+
+        Args:
+            repo_id: "org/name"; made where it is not there.
+            commit_message: first line of the commit.
+            private: whether others may not see it; None leaves it as it is, public for a new one.
+            token: access token; None takes the one logged in with.
+            create_pr: propose the change instead of making it.
+            variant: name that the weights get, such as "fp16".
+            revision: branch, made where it is not there; None is the main one.
+            card: text of README.md; None writes one from the model alone where the repository has none.
+
+        Returns:
+            The page of the model, of its branch, or of the proposal.
+
+        Raises:
+            InputError: no access, weights that are not numbers, or a transfer that failed.
+        """
+        push = Push(*parse_target(repo_id, revision), private, commit_message, token, create_pr)
+        check_account(push)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, variant=variant)
+            return upload(prepare(Path(folder)), push, card)
 
     @property
     def size_multiple(self) -> int:

@@ -25,6 +25,7 @@ SHIPPED = ("mini",)
 REMEDY = 'use "mini", a folder written by save_pretrained, or a model id of the Hugging Face Hub'
 PIPELINE = "CloseUpShotPipeline"
 _WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>\w+))?(?P<shard>-\d{5}-of-\d{5})?\.safetensors")
+_SHARDS = re.compile(r"diffusion_pytorch_model\.safetensors\.index(?:\.(?P<variant>\w+))?\.json")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,22 @@ class StoredModel:
         """A JSON file of it. Raises InputError where there is none that can be read."""
         return _read_json(self.folder / path if self.hub is None else self.hub.file(path))
 
+    def variants(self, names: Collection[str]) -> tuple[str | None, ...]:
+        """The variants that the weights among these paths come in, the standard one, None, first."""
+        found = {v for name in self.components() for v in _variants(_names_in(name, names))}
+        return tuple(sorted(found, key=lambda variant: variant or ""))
+
+    def weight_names(self, names: Collection[str], variants: Collection[str | None]) -> set[str]:
+        """Those of the paths that are weights, or indices of their shards, in one of the variants."""
+        return {
+            f"{component}/{name}"
+            for component in self.components()
+            for name in _names_in(component, names)
+            if any(
+                (match := pattern.fullmatch(name)) and match["variant"] in variants for pattern in (_WEIGHTS, _SHARDS)
+            )
+        }
+
     def complete(self, variant: str | None = None) -> Path:
         """The folder, with everything in it that loading needs.
 
@@ -90,7 +107,7 @@ def open_model(source: str | Path, pipeline: str = PIPELINE, access: HubAccess |
         InputError: nothing there, or another kind of model.
     """
     name = str(source)
-    folder = Path(str(files("cus") / "weights" / name)) if name in SHIPPED else Path(name)
+    folder = local_folder(name)
     hub = None
     if not folder.exists():
         access = access or HubAccess()
@@ -109,6 +126,11 @@ def open_model(source: str | Path, pipeline: str = PIPELINE, access: HubAccess |
         )
     _check_components(index, where)
     return StoredModel(name, folder, index, hub)
+
+
+def local_folder(name: str) -> Path:
+    """Where a name lies on this machine if it is no Hub id: a shipped model's folder, or the path itself."""
+    return Path(str(files("cus") / "weights" / name)) if name in SHIPPED else Path(name)
 
 
 def open_index(source: str | Path, access: HubAccess | None = None) -> dict[str, Any]:
@@ -149,7 +171,7 @@ def needed_files(
         InputError: files are missing, or no part has the variant.
     """
     found = [INDEX]
-    parts = {name: {n[len(name) + 1 :] for n in names if n.startswith(f"{name}/")} for name in model.components()}
+    parts = {name: _names_in(name, names) for name in model.components()}
     weighty = {name: part for name, part in parts.items() if name != "scheduler"}
     known = {variant for part in weighty.values() for variant in _variants(part)}
     if weighty and variant not in known and (variant is not None or known):
@@ -245,6 +267,11 @@ def _config_path(component: str) -> str:
 
 def _names_below(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _names_in(component: str, names: Collection[str]) -> set[str]:
+    """What follows the component's folder in the paths below it."""
+    return {name[len(component) + 1 :] for name in names if name.startswith(f"{component}/")}
 
 
 def _variants(names: Collection[str]) -> set[str | None]:

@@ -1,0 +1,216 @@
+"""Putting a stored model on the Hub: strict checks first, then its safetensors, JSON and model card, nothing else."""
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from cus.diffusion.card import CardFacts, ModelFacts, card_text
+from cus.diffusion.hub import LOG_IN, HubAccess, hub_errors, parse_id
+from cus.diffusion.stored import StoredModel, check_tensors, first_line, needed_files, open_model, weight_files
+from cus.errors import InputError
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Push:
+    """Where a model goes.
+
+    Attributes:
+        repository: "org/name"; made where it is not there.
+        revision: branch, made where it is not there; None is the main one.
+        private: whether others may not see it; None leaves it as it is, public for a new one.
+        message: of the commit.
+        token: access token; None takes the one logged in with.
+        create_pr: propose the change instead of making it.
+    """
+
+    repository: str
+    revision: str | None = None
+    private: bool | None = None
+    message: str = "Upload CloseUpShotPipeline"
+    token: str | None = None
+    create_pr: bool = False
+
+    @property
+    def access(self) -> HubAccess:
+        """The same, for requests that only read."""
+        return HubAccess(self.revision, token=self.token)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A checked model, ready to be uploaded.
+
+    Attributes:
+        model: where it is stored.
+        variants: of its weights that are uploaded; None is the standard one.
+        files: path in the repository -> file.
+        left_out: paths in the folder that are not uploaded.
+        facts: for the card.
+    """
+
+    model: StoredModel
+    variants: tuple[str | None, ...]
+    files: Mapping[str, Path]
+    left_out: tuple[str, ...]
+    facts: ModelFacts
+
+
+def parse_target(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """Repository and revision of "org/name" or "org/name@branch". Raises InputError for what cannot be one."""
+    found = parse_id(name, revision)
+    if found is None or not re.fullmatch(r"[\w.-]+/[\w.-]+", found[0]):
+        raise InputError(f"{name!r} cannot be a repository; write org/name, such as my-name/my-model")
+    return found
+
+
+def prepare(folder: Path) -> Upload:
+    """Check a folder as strictly as loading does, in all its variants, and that every weight is a number.
+
+    Nothing is loaded but one tensor at a time.
+
+    Raises:
+        InputError: what loading would refuse, or weights that are not finite.
+    """
+    model = open_model(folder)
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    variants = model.variants(names)
+    files: list[str] = []
+    for variant in variants:
+        files += [name for name in needed_files(model, names, variant) if name not in files]
+    parameters = {}
+    precisions: set[str] = set()
+    for component in model.components():
+        module = _module(model, component)
+        if module is None:
+            continue
+        parameters[component] = sum(parameter.numel() for parameter in module.parameters())
+        for variant in variants:
+            check_tensors(folder, component, module, variant)
+            precisions |= _check_finite(weight_files(folder, component, variant))
+    sampling = model.index.get("sampling")
+    facts = ModelFacts(
+        parameters, sorted(precisions), sampling if isinstance(sampling, dict) else {}, [v for v in variants if v]
+    )
+    left_out = tuple(sorted(names - set(files) - {CARD}))
+    return Upload(model, variants, {name: folder / name for name in files}, left_out, facts)
+
+
+def check_account(push: Push) -> str:
+    """Who is logged in. Raises InputError where nobody is, or the repository is not theirs to write."""
+    if constants.HF_HUB_OFFLINE:
+        raise InputError("HF_HUB_OFFLINE forbids asking the Hub; unset it to upload")
+    api = HfApi(token=push.token)
+    try:
+        with hub_errors(push.repository, push.access):
+            account = api.whoami()
+    except InputError as error:
+        if isinstance(error.__cause__, LocalTokenNotFoundError):
+            raise InputError(f"nobody is logged in to the Hub: {LOG_IN} with a token that may write") from error
+        if isinstance(error.__cause__, HfHubHTTPError) and error.__cause__.response.status_code == 401:
+            raise InputError(
+                f"the Hub does not accept the access token; {LOG_IN} with a token that may write"
+            ) from error
+        raise
+    name, namespace = str(account["name"]), push.repository.partition("/")[0]
+    own = {name, *(str(entry["name"]) for entry in account.get("orgs", []))}
+    if namespace not in own and not push.create_pr:
+        raise InputError(
+            f"{name} cannot write to {push.repository}: {namespace} is none of {', '.join(sorted(own))}; name another "
+            "repository, or log in with another account"
+        )
+    return name
+
+
+def upload(prepared: Upload, push: Push, card: str | None = None) -> str:
+    """Put a checked model and its card into a repository, as one commit.
+
+    Weights of the same variants that are there already and not among the new files are removed in that commit: an
+    older index of shards would otherwise be taken before them.
+
+    Args:
+        prepared: see `prepare`.
+        push: where it goes.
+        card: text of README.md; None writes one, unless the repository has one already.
+
+    Returns:
+        The page of the model, of its branch, or of the proposal.
+
+    Raises:
+        InputError: no access, a repository that is public but must be private, or a transfer that failed.
+    """
+    check_account(push)
+    api = HfApi(token=push.token)
+    with hub_errors(push.repository, push.access):
+        # A proposal is made to a repository that exists.
+        if not push.create_pr:
+            api.create_repo(push.repository, private=push.private, exist_ok=True)
+        there = api.model_info(push.repository)
+        if push.private and not there.private:
+            raise InputError(
+                f"{push.repository} exists and is public; make it private in its settings, or leave --private out"
+            )
+        branch = push.revision not in (None, constants.DEFAULT_REVISION)
+        if branch and not push.create_pr:
+            api.create_branch(push.repository, branch=str(push.revision), exist_ok=True)
+        held = set(api.list_repo_files(push.repository, revision=push.revision))
+        if card is None and CARD not in held:
+            card = card_text(CardFacts(push.repository, prepared.facts))
+        operations: list[Any] = [CommitOperationAdd(name, str(file)) for name, file in prepared.files.items()]
+        operations += [CommitOperationAdd(CARD, card.encode())] if card is not None else []
+        stale = prepared.model.weight_names(held, prepared.variants) - set(prepared.files)
+        operations += [CommitOperationDelete(name) for name in sorted(stale)]
+        commit = api.create_commit(
+            push.repository,
+            operations,
+            commit_message=push.message,
+            revision=push.revision,
+            create_pr=push.create_pr,
+        )
+    if push.create_pr and commit.pr_url:
+        return commit.pr_url
+    page = f"{constants.ENDPOINT}/{push.repository}"
+    return f"{page}/tree/{push.revision}" if branch else page
+
+
+def _module(model: StoredModel, component: str) -> nn.Module | None:
+    """A part built from its configuration without memory for its weights; None for a part that has none."""
+    library, name = model.index[component]
+    try:
+        kind = getattr(importlib.import_module(library), name)
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            return None
+        with torch.device("meta"):
+            return kind.from_config(model.config(component))  # pyright: ignore[reportAttributeAccessIssue]
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"cannot build the {component} of {model.source} from its config.json: {first_line(error)}"
+        ) from error
+
+
+def _check_finite(files: list[Path]) -> set[str]:
+    """The number formats in safetensors files. Raises InputError for the first tensor with a NaN or infinity."""
+    precisions = set()
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():
+                    tensor = opened.get_tensor(name)
+                    precisions.add(str(tensor.dtype).removeprefix("torch."))
+                    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                        raise InputError(
+                            f"{name} in {file} holds values that are not numbers; train or export it again"
+                        )
+        except SafetensorError as error:
+            raise InputError(f"{file} is damaged: {first_line(error)}; copy the model again") from error
+    return precisions

@@ -1,0 +1,104 @@
+"""What the model card says of an evaluation: the tables of a folder of `cus-eval`, as plain data."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cus.cameras.transforms_json import read_json
+from cus.diffusion.card import Column, Row, Table
+from cus.errors import InputError
+
+OWN_KINDS = ("frames", "splat")
+
+
+def read_tables(folder: Path, is_model: Callable[[str], bool]) -> list[Table]:
+    """The tables over all scenes, whole frames, of an evaluation in which a model took part.
+
+    Args:
+        folder: the output folder of `cus-eval`.
+        is_model: whether a name given to `--model` is the model that the card is for.
+
+    Raises:
+        InputError: no evaluation, or none of this model.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise InputError(f"{folder} holds no evaluation: it has no results.json; name a folder that cus-eval filled")
+    results = read_json(path)
+    try:
+        return _tables(folder, results, is_model)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{path} is not what this version of cus-eval writes ({error!r}); evaluate again") from error
+
+
+def _tables(folder: Path, results: dict[str, Any], is_model: Callable[[str], bool]) -> list[Table]:
+    settings = results["settings"]
+    models = {row["name"]: row["model"] or settings["model"] for row in settings["rows"] if row["kind"] in OWN_KINDS}
+    own = {name for name, model in models.items() if is_model(str(model))}
+    if not own:
+        there = ", ".join(sorted({str(model) for model in models.values()})) or "no model"
+        raise InputError(f"{folder} measured {there}, not this model: nothing of it goes into the card")
+    columns = [Column(*(metric[key] for key in Column.__dataclass_fields__)) for metric in results["metrics"]]
+    labels = {row["name"]: row["label"] for row in results["rows"]}
+    tables = []
+    for group in _groups(results):
+        rows = [
+            Row(
+                label,
+                name in own,
+                {metric: _score(cell) for metric, cell in group["cells"][name].items() if _score(cell)},
+            )
+            for name, label in labels.items()
+            if name in group["cells"]
+        ]
+        if any(row.own and row.scores for row in rows):
+            notes = [*_notes(settings), *_gaps(group)]
+            source = f"`cus-eval` of closeupshot {results['versions']['closeupshot']}"
+            tables.append(
+                Table(
+                    str(results["title"]),
+                    list(results["scenes"]),
+                    group["label"] if group["values"] else "",
+                    group["compared"],
+                    columns,
+                    rows,
+                    notes,
+                    source,
+                )
+            )
+    if not tables:
+        raise InputError(f"{folder} holds no score of this model yet; let cus-eval finish (--resume)")
+    return tables
+
+
+def _groups(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Column groups of the table over all scenes and whole frames."""
+    for section in results["tables"]:
+        if section["region"] == "frame" and section["scene"] is None:
+            return section["groups"]
+    return []
+
+
+def _score(cell: dict[str, Any]) -> Any:
+    """(mean, interval) of a cell; None where there is no finite mean, which JSON holds as a word."""
+    estimate = cell["estimate"]
+    if estimate is None or isinstance(estimate["mean"], str):
+        return None
+    interval = estimate["interval"]
+    if interval is None or any(isinstance(bound, str) for bound in interval):
+        return estimate["mean"], None
+    return estimate["mean"], (interval[0], interval[1])
+
+
+def _notes(settings: dict[str, Any]) -> list[str]:
+    poses = "Poses are given" if settings["poses"] == "given" else "Poses are estimated"
+    return [
+        f"{poses}, pictures are {settings['size']} pixels on their longer side, the seed is {settings['seed']}.",
+        "Brackets are 95 % bootstrap intervals over the cases of these scenes.",
+    ]
+
+
+def _gaps(group: dict[str, Any]) -> list[str]:
+    if group["compared"] == group["planned"]:
+        return []
+    return [f"Of {group['planned']} cases, {group['compared']} have scores of every row; the means are over these."]

@@ -1,0 +1,121 @@
+"""What the model card says of the training: read from the configurations that the runs left beside their exports."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cus.diffusion.card import TrainingStage
+from cus.diffusion.hub import parse_id
+from cus.diffusion.stored import SHIPPED
+from cus.errors import InputError
+from cus.inference.settings import file_digest
+
+# What tells the stages' configurations apart, and what their clips are called in them.
+STAGES = {"latents": ("U-Net", "latents"), "generated": ("Decoder", "clips"), "kl_weight": ("Autoencoder", "clips")}
+# Of this machine, not of the model.
+LEFT_OUT = (
+    *("out", "latents", "clips", "generated", "held_out", "init", "model", "sampling", "workers", "save_every", "keep"),
+    *("log_every", "sample_every", "minutes", "wandb_project", "steps"),
+)
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """The training of an exported model.
+
+    Attributes:
+        stages: in the order of training.
+        base_model: Hub ids that it started from.
+    """
+
+    stages: tuple[TrainingStage, ...]
+    base_model: tuple[str, ...]
+
+
+def read_training(run: Path) -> TrainingFacts:
+    """The stages that led to a run's export, as far back as configurations lie beside the exports they started from.
+
+    Raises:
+        InputError: no configuration of `train/*.py` in the folder.
+    """
+    stages: list[TrainingStage] = []
+    bases: list[str] = []
+    pending, seen = [run], set()
+    while pending:
+        folder = pending.pop(0)
+        if folder.resolve() in seen:
+            continue
+        seen.add(folder.resolve())
+        config = _read_config(folder)
+        stages.insert(0, _stage(folder, config))
+        for start in (str(config.get("init") or ""), str((config.get("model") or {}).get("vae") or "")):
+            earlier = Path(start).parent
+            found = None if not start or start in SHIPPED or Path(start).exists() else parse_id(start)
+            if start and Path(start).is_dir() and (earlier / "config.yaml").is_file():
+                pending.append(earlier)
+            elif found is not None and found[0] not in bases:
+                bases.append(found[0])
+    return TrainingFacts(tuple(stages), tuple(bases))
+
+
+def check_export(run: Path, folder: Path) -> None:
+    """Refuse a folder that does not hold the weights that a run exported. Raises InputError."""
+    export = run / "export"
+    if not export.is_dir():
+        raise InputError(
+            f"{run} has exported nothing: it has no folder export; let the training finish or stop it once"
+        )
+    if export.resolve() == folder.resolve():
+        return
+    for file in sorted(export.rglob("*.safetensors")):
+        copy = folder / file.relative_to(export)
+        if not copy.is_file() or file_digest(copy) != file_digest(file):
+            raise InputError(f"{folder} does not hold what {run} exported: {file.relative_to(export)} differs")
+
+
+def _read_config(run: Path) -> dict[str, Any]:
+    path = run / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{run} is no training run: it has no config.yaml; name the folder that out= named") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    if not isinstance(config, dict) or not any(key in config for key in STAGES):
+        raise InputError(f"{path} is not the configuration of a stage of training (train/*.py)")
+    return config
+
+
+def _stage(run: Path, config: Mapping[str, Any]) -> TrainingStage:
+    name, data = next(words for key, words in STAGES.items() if key in config)
+    settings: dict[str, Any] = {}
+    loop = config.get("loop") or {}
+    for key, value in {**config, **loop}.items():
+        if key in LEFT_OUT or key == "loop" or value in (None, ""):
+            continue
+        if isinstance(value, Mapping):
+            settings |= {f"{key}.{inner}": item for inner, item in value.items()}
+        else:
+            settings[key] = value
+    return TrainingStage(name, _steps_done(run), settings, _data(str(config.get(data) or "")))
+
+
+def _steps_done(run: Path) -> int | None:
+    """The newest checkpoint's step, which is what was exported."""
+    steps = [re.fullmatch(r"step-(\d+)", path.name) for path in (run / "checkpoints").glob("step-*")]
+    return max((int(match[1]) for match in steps if match), default=None)
+
+
+def _data(folder: str) -> str:
+    """How many clips, and what of, where that is written beside them. Paths of this machine are not told."""
+    count = len(list(Path(folder).glob("*.safetensors"))) if folder else 0
+    if count == 0:
+        return ""
+    settings = Path(folder) / "settings.yaml"
+    made = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    scenes = made.get("scenes") if isinstance(made, dict) else None
+    return f"{count:,} clips" + (f" of procedural scenes ({scenes})" if scenes else "")
