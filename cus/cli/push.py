@@ -69,10 +69,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def push(arguments: argparse.Namespace) -> None:
     """Run with parsed options. Raises InputError."""
+    from diffusers.utils import logging
     from rich.markup import escape
 
     from cus.diffusion.publish import CARD, Push, check_account, parse_target, prepare, upload
 
+    # Its warnings speak of configuration defaults; what is wrong with a model is refused below.
+    logging.set_verbosity_error()
     if not arguments.folder.is_dir():
         raise InputError(f"no such folder: {arguments.folder}; name a folder with a model_index.json")
     repository, revision = parse_target(arguments.repository, arguments.revision)

@@ -143,7 +143,7 @@ def card_text(facts: CardFacts) -> str:
     ]
     content = f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
     # Reading it back is how the Hub will see it: a header that is no YAML fails here.
-    return str(ModelCard(content))
+    return str(ModelCard(content)).rstrip() + "\n"
 
 
 def _results(table: Table) -> list[EvalResult]:
@@ -156,11 +156,12 @@ def _results(table: Table) -> list[EvalResult]:
             task_name=f"Close-up novel view synthesis, {row.label.lower()}",
             dataset_type=slug,
             dataset_name=f"{table.title} on {scenes}" + (f", {table.group}" if table.group else ""),
+            # Numbers of several rows on the same cases stay apart by this.
+            dataset_config=row.label,
             dataset_split=table.group or None,
             metric_type=name,
             metric_name=labels[name].label + (f" ({labels[name].unit})" if labels[name].unit else ""),
             metric_value=round(mean, labels[name].decimals),
-            metric_config=row.label,
         )
         for row in table.rows
         if row.own
@@ -223,7 +224,12 @@ def _measured(tables: Sequence[Table]) -> str:
     for table in tables:
         scenes = ", ".join(table.scenes[:8]) + (f" and {len(table.scenes) - 8} more" if len(table.scenes) > 8 else "")
         group = f", {table.group}" if table.group else ""
-        parts += ["", f"### {table.title}{group}", "", f"{table.cases} cases in {len(table.scenes)} scenes: {scenes}."]
+        parts += [
+            "",
+            f"### {table.title}{group}",
+            "",
+            f"{_count(table.cases, 'case')} in {_count(len(table.scenes), 'scene')}: {scenes}.",
+        ]
         parts += ["", *_table(table)]
         parts += ["", " ".join(table.notes)] if table.notes else []
         parts += [f"Measured with {table.source}."] if table.source else []
@@ -266,6 +272,10 @@ def _limits(facts: CardFacts) -> str:
     if not facts.license:
         lines.append("- Its licence is not stated here: ask its authors before use.")
     return "\n".join(lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _word(value: Any) -> str:

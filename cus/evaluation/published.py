@@ -52,7 +52,7 @@ def _tables(folder: Path, results: dict[str, Any], is_model: Callable[[str], boo
             if name in group["cells"]
         ]
         if any(row.own and row.scores for row in rows):
-            notes = [*_notes(settings), *_gaps(group)]
+            notes = [*_notes(settings, own), *_gaps(group)]
             source = f"`cus-eval` of closeupshot {results['versions']['closeupshot']}"
             tables.append(
                 Table(
@@ -90,12 +90,19 @@ def _score(cell: dict[str, Any]) -> Any:
     return estimate["mean"], (interval[0], interval[1])
 
 
-def _notes(settings: dict[str, Any]) -> list[str]:
+def _notes(settings: dict[str, Any], own: set[str]) -> list[str]:
     poses = "Poses are given" if settings["poses"] == "given" else "Poses are estimated"
-    return [
+    notes = [
         f"{poses}, pictures are {settings['size']} pixels on their longer side, the seed is {settings['seed']}.",
         "Brackets are 95 % bootstrap intervals over the cases of these scenes.",
     ]
+    if any(row["blur"] for row in settings["rows"]):
+        notes.append("A best blur is chosen by the truth.")
+    for row in settings["rows"]:
+        asked = [f"{key} {row[key]}" for key in ("steps", "guidance", "structure") if row[key] is not None]
+        if row["name"] in own and asked:
+            notes.append(f"{row['label']}: {', '.join(asked)}.")
+    return notes
 
 
 def _gaps(group: dict[str, Any]) -> list[str]:

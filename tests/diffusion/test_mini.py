@@ -16,9 +16,9 @@ def mini() -> CloseUpShotPipeline:
     return CloseUpShotPipeline.from_pretrained("mini")
 
 
-def test_the_shipped_folder_is_small_and_holds_safetensors_and_json_only() -> None:
+def test_the_shipped_folder_is_small_and_holds_safetensors_json_and_its_card_only() -> None:
     paths = [path for path in Path(str(files("cus") / "weights" / "mini")).rglob("*") if path.is_file()]
-    assert {path.suffix for path in paths} == {".json", ".safetensors"}
+    assert {path.suffix for path in paths} == {".json", ".safetensors", ".md"}
     assert sum(path.stat().st_size for path in paths) < 25e6
 
 
