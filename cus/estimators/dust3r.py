@@ -92,7 +92,7 @@ def find_checkpoint(weights: str) -> Path | None:
 
 
 def fetch_checkpoint(weights: str) -> Path:
-    """The checkpoint, downloaded if need be, its configuration beside it; see `fetch_weights`.
+    """The checkpoint, downloaded if need be; see `fetch_weights`.
 
     Raises:
         InputError: as there, and a file without `config.json` beside it, such as the `.pth` files of the project's own
@@ -105,9 +105,7 @@ def fetch_checkpoint(weights: str) -> Path:
             "folder with its model.safetensors and config.json"
         )
     if not (path.parent / "config.json").is_file():
-        if Path(weights).exists():
-            raise InputError(f"{path.parent} lacks config.json; get the checkpoint again")
-        fetch_weights(weights, ("config.json",), LICENCE)
+        raise InputError(f"{path.parent} lacks config.json; get the checkpoint {weights} again")
     return path
 
 

@@ -1,6 +1,7 @@
 """The weights of networks: a file, a folder, or a repository of the Hugging Face Hub."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -15,6 +16,8 @@ from huggingface_hub.errors import (
 )
 
 from cus.errors import InputError
+
+CONFIG = "config.json"
 
 
 def find_weights(weights: str, names: Sequence[str]) -> Path | None:
@@ -49,6 +52,8 @@ def find_weights(weights: str, names: Sequence[str]) -> Path | None:
 def fetch_weights(weights: str, names: Sequence[str], licence: str) -> Path:
     """`find_weights`, and what is not on this machine is downloaded; the Hub's own bar shows the progress.
 
+    A repository's `config.json`, where there is one, is fetched along: it lies beside the file then.
+
     Args:
         weights: as there.
         names: as there.
@@ -59,8 +64,16 @@ def fetch_weights(weights: str, names: Sequence[str], licence: str) -> Path:
             be accepted first.
     """
     found = find_weights(weights, names)
-    if found is not None:
-        return found
+    if found is None:
+        found = _download(weights, names, licence)
+    if not Path(weights).exists() and try_to_load_from_cache(weights, CONFIG) is None:
+        # Not every repository has one, and what is in the cache serves without a network.
+        with suppress(EntryNotFoundError, HfHubHTTPError, OSError):
+            hf_hub_download(weights, CONFIG)
+    return found
+
+
+def _download(weights: str, names: Sequence[str], licence: str) -> Path:
     for name in names:
         try:
             return Path(hf_hub_download(weights, name))
@@ -91,7 +104,7 @@ def _check_id(weights: str) -> None:
         reason = "expected a file, a folder, or a Hub id like facebook/VGGT-1B"
     else:
         try:
-            try_to_load_from_cache(weights, "config.json")
+            try_to_load_from_cache(weights, CONFIG)
         except HFValidationError as error:
             reason = str(error).splitlines()[0]
     if reason:

@@ -1,14 +1,18 @@
 """VGGT and DUSt3R against the truth of an analytic scene, through stand-ins that have their interface."""
 
+import json
 import math
 import re
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from cus.cameras import Cameras
+from cus.cli.infer import main
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.estimators.vggt import cameras_from_pose_encodings
@@ -163,6 +167,33 @@ def test_progress_ends_where_it_said(stand_ins, tmp_path, network):
         photos.images, None, CHECKPOINTS[network](tmp_path, photos), on_progress=lambda *step: told.append(step)
     )
     assert told == [(step, len(told)) for step in range(1, len(told) + 1)]
+
+
+@BOTH
+def test_the_command_takes_it_and_the_report_names_it(stand_ins, tmp_path, network):
+    photos = photographs([(320, 240)] * 2, (0.1, 0.6))
+    files = []
+    for name, image in zip("ab", photos.images, strict=True):
+        files.append(str(tmp_path / f"{name}.png"))
+        Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(files[-1])
+    estimator, out = CHECKPOINTS[network](tmp_path / "weights", photos), tmp_path / "out"
+    options = ["--estimator", estimator, "--out", str(out), "--conditioning-only", "--frames", "2", "--size", "96"]
+    assert main(["--views", *files, *options]) == 0
+    notes = json.loads((out / "run.json").read_text())["notes"]
+    assert f"estimator: {network} with {tmp_path / 'weights'}" in notes
+    assert f"estimator: {network}" in (out / "report.html").read_text()
+    depth = np.load(out / "depth" / "b_depth.npy")
+    ratio = depth / photos.depths[1].numpy()
+    assert np.median(np.abs(ratio / np.median(ratio) - 1)) < 1e-3
+
+
+def test_the_command_refuses_an_estimator_that_is_not_there_before_it_does_anything(stand_ins, tmp_path, capsys):
+    Image.new("RGB", (320, 240)).save(tmp_path / "a.png")
+    Image.new("RGB", (320, 241)).save(tmp_path / "b.png")
+    views = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    missing = f"vggt:{tmp_path / 'nowhere'}"
+    assert main(["--views", *views, "--out", str(tmp_path / "out"), "--estimator", missing]) == 2
+    assert "no weights at" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_nine_numbers_are_a_transform_into_the_camera_and_two_fields_of_view():
