@@ -22,6 +22,7 @@ def conditioning_of(
     *,
     suppress_background: bool = True,
     scales: Sequence[int] | None = None,
+    shrink_references: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Conditioning:
     """What the references show to the target cameras, as the network of a checkpoint wants to see it.
@@ -32,6 +33,7 @@ def conditioning_of(
         target_cameras: T cameras.
         suppress_background: see `hierarchical_warp`; point renders have none of it.
         scales: likewise.
+        shrink_references: see `render_scene_points`; the hierarchical warp has none of it.
         on_progress: called with (targets done, T).
 
     Raises:
@@ -41,5 +43,5 @@ def conditioning_of(
     if kind == "hierarchical":
         return hierarchical_warp(scene, target_cameras, suppress_background, scales, on_progress=on_progress)
     if kind == "points":
-        return render_scene_points(scene, target_cameras, on_progress=on_progress)
+        return render_scene_points(scene, target_cameras, shrink_references=shrink_references, on_progress=on_progress)
     raise ValueError(f"kind must be one of {', '.join(CONDITIONING_KINDS)}, got {kind!r}")

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from cus.cameras.transforms_json import read_json
 from cus.datasets.scenes import find_scenes
 from cus.errors import InputError
 from cus.evaluation.records import Record, latest_records, read_records
-from cus.evaluation.settings import EvalSettings
+from cus.evaluation.settings import EvalSettings, RowSettings
 from cus.evaluation.splits import Split, build_split, load_split, save_split
 from cus.inference.folder import remove
 
@@ -172,7 +172,8 @@ def _check_same(out: Path, then: dict[str, Any], settings: EvalSettings, free: S
 
 
 def _row_changes(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
-    before, after = ({row["name"]: row for row in rows} for rows in (then, now))
+    # What an earlier version knew nothing of was as it is by default.
+    before, after = ({row["name"]: asdict(RowSettings()) | row for row in rows} for rows in (then, now))
     if list(before) != list(after):
         return [f"rows were {' '.join(before) or 'none'}, are {' '.join(after)}"]
     return [

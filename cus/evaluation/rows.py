@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cus.cameras import Cameras, trajectories
-from cus.conditioning import Conditioning, FusedCloud, fuse_views, hierarchical_warp, render_points
+from cus.conditioning import (
+    CONDITIONING_KINDS,
+    Conditioning,
+    ConditioningKind,
+    FusedCloud,
+    conditioning_of,
+    fuse_views,
+    hierarchical_warp,
+    render_points,
+)
 from cus.diffusion import CloseUpShotPipeline
 from cus.errors import InputError
 from cus.estimators import SceneEstimate
@@ -104,7 +113,7 @@ class CaseWork(_Shared):
         """[3, h, w] in [0, 1]. Raises InputError where the row has no answer."""
         if row.kind == "nearest":
             return nearest_reference(self.scene, self.camera)
-        if row.kind == "warp":
+        if row.kind in ("warp", "points"):
             warped = self.warped(row)
             image, mask = warped.images[0], warped.masks[0]
             return push_pull(image, mask) if row.inpaint else image
@@ -115,11 +124,26 @@ class CaseWork(_Shared):
         return self._rendered(self.splat(row), row)
 
     def warped(self, row: RowSettings) -> Conditioning:
-        """The forward warp into the target."""
-        key = ("warp", tuple(row.scales or ()), row.suppress_background)
-        return self.once(
-            key, lambda: hierarchical_warp(self.scene, self.camera, row.suppress_background, scales=row.scales)
+        """The forward warp into the target, or the point render of it."""
+        kind: ConditioningKind = "points" if row.kind == "points" else "hierarchical"
+        return self.once(("warp", *_shown(kind, row)), lambda: self._conditioning(kind, row, self.camera))
+
+    def _conditioning(self, kind: ConditioningKind, row: RowSettings, cameras: Cameras) -> Conditioning:
+        return conditioning_of(
+            kind,
+            self.scene,
+            cameras,
+            suppress_background=row.suppress_background,
+            scales=row.scales,
+            shrink_references=row.shrink_references,
         )
+
+    def kind(self, row: RowSettings) -> ConditioningKind:
+        """Of the conditioning images that a row's model is shown."""
+        for kind in CONDITIONING_KINDS:
+            if row.conditioning == kind:
+                return kind
+        return self.models[row.model or self.settings.model].sampling.conditioning
 
     def path(self, frames: int) -> Cameras:
         """From the nearest reference to the target, which is last: the model is asked for a clip, not for a picture."""
@@ -130,12 +154,13 @@ class CaseWork(_Shared):
     def generated(self, row: RowSettings) -> Generated:
         """The model's frames along the path, the second pass's where there is one."""
         name = row.model or self.settings.model
-        sampling = (name, tuple(row.scales or ()), row.suppress_background, row.steps, row.guidance)
+        kind = self.kind(row)
+        sampling = (name, *_shown(kind, row), row.steps, row.guidance)
 
         def make() -> Generated:
             pipeline = self.models[name]
             path = self.path(self.settings.frames or pipeline.sampling.frames).to(self.scene.images.device)
-            warped = hierarchical_warp(self.scene, path, row.suppress_background, scales=row.scales)
+            warped = self._conditioning(kind, row, path)
             return Generated(self.scene, path, warped, self._frames(row, name, warped, None))
 
         first = self.once(("frames", *sampling), make)
@@ -190,6 +215,13 @@ class CaseWork(_Shared):
             self.scene.images.device, self.camera.width, self.camera.height
         )
         return render(found.gaussians, self.camera, antialiased=config.antialiased)[0]
+
+
+def _shown(kind: ConditioningKind, row: RowSettings) -> tuple[Hashable, ...]:
+    """What conditioning images of a kind depend on."""
+    if kind == "points":
+        return (kind, row.shrink_references)
+    return (kind, tuple(row.scales or ()), row.suppress_background)
 
 
 def nearest_index(cameras: Cameras, camera: Cameras) -> int:

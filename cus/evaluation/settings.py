@@ -5,6 +5,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args
 
+from cus.conditioning import CONDITIONING_KINDS
 from cus.conditioning.options import check_scales
 from cus.errors import InputError
 from cus.estimators.choice import choose
@@ -16,11 +17,12 @@ from cus.splats.fit_config import StrategyName
 KINDS = {
     "nearest": "Nearest reference, warped",
     "warp": "Hierarchical warp",
+    "points": "Point render",
     "references_splat": "3DGS of the references",
     "frames": "Generated frame",
     "splat": "3DGS of the generated frames",
 }
-CLASSICAL = ("nearest", "warp", "references_splat")
+CLASSICAL = ("nearest", "warp", "points", "references_splat")
 
 
 @dataclass
@@ -28,15 +30,17 @@ class RowSettings:
     """One method of a table. What a kind does not use is ignored.
 
     Attributes:
-        kind: "nearest" (the nearest reference seen through its depth, bicubic), "warp" (forward warp),
-            "references_splat" (3DGS of the photographs alone), "frames" (the model), "splat" (3DGS of the
-            model's frames and the photographs).
+        kind: "nearest" (the nearest reference seen through its depth, bicubic), "warp" (forward warp), "points"
+            (ViewCrafter's point render), "references_splat" (3DGS of the photographs alone), "frames" (the model),
+            "splat" (3DGS of the model's frames and the photographs).
         name: in records and file names; by default the kind.
         label: in tables; by default by kind.
         blur: a second row shows the same under its best Gaussian blur, which the truth chooses.
         scales: resolutions of the forward warp as divisors, e.g. [1] or [1, 4]; None: as many as the spacing asks for.
         suppress_background: whether leaked background is removed (Eq. 5).
-        inpaint: whether holes of the warp are filled from their surroundings (push and pull).
+        inpaint: whether holes of the warp, or of the point render, are filled from their surroundings (push and pull).
+        conditioning: what the model is shown, "hierarchical" or "points"; "auto": what it was trained on.
+        shrink_references: whether point renders are as sparse as ViewCrafter's own, see `render_scene_points`.
         model: "mini", a folder, or a Hub id; None: the evaluation's.
         structure: whether a second pass is guided by the global cloud; None: as the model says.
         steps: sampling steps; None: as the model says.
@@ -54,6 +58,8 @@ class RowSettings:
     scales: list[int] | None = None
     suppress_background: bool = True
     inpaint: bool = False
+    conditioning: str = "auto"
+    shrink_references: bool = False
     model: str | None = None
     structure: bool | None = None
     steps: int | None = None
@@ -78,6 +84,9 @@ class RowSettings:
                 check_scales(self.scales)
             except ValueError as error:
                 raise InputError(f"row {self.name}: {error}") from error
+        if self.conditioning not in ("auto", *CONDITIONING_KINDS):
+            known = ", ".join(("auto", *CONDITIONING_KINDS))
+            raise InputError(f"row {self.name}: conditioning must be one of {known}, got {self.conditioning!r}")
         if self.strategy is not None and self.strategy not in get_args(StrategyName):
             known = ", ".join(get_args(StrategyName))
             raise InputError(f"row {self.name}: strategy must be one of {known}, got {self.strategy!r}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.conditioning import hierarchical_warp
+from cus.conditioning import hierarchical_warp, render_scene_points
 from cus.estimators import SceneEstimate
 from cus.evaluation.metrics import psnr
 from cus.evaluation.rows import CaseWork, Models, References, nearest_index, nearest_reference, push_pull
@@ -137,6 +137,27 @@ def test_rows_that_differ_in_what_is_given_share_nothing(work):
     assert not torch.equal(work.picture(plain), work.picture(other))
     fits = [RowSettings("splat", structure=False, pixel_confidence=given) for given in (True, False)]
     assert work.splat(fits[0]) is not work.splat(fits[1]) and work.splat(fits[0]) is work.splat(fits[0])
+
+
+def test_point_renders_show_the_scene_and_are_shared_by_rows_alike(work):
+    row = RowSettings("points")
+    assert torch.equal(work.picture(row), render_scene_points(wall(), work.camera).images[0])
+    assert work.warped(row) is work.warped(RowSettings("points", "again", scales=[4], suppress_background=False))
+    sparse = RowSettings("points", shrink_references=True)
+    assert work.warped(sparse) is not work.warped(row) is not work.warped(RowSettings("warp"))
+    truth = close_up()[1]
+    assert psnr(work.picture(sparse), truth) < 20 < psnr(work.picture(row), truth)
+
+
+def test_a_model_is_shown_what_it_was_trained_on_unless_the_row_says_otherwise(work):
+    own, named, other = (
+        RowSettings("frames", structure=False, conditioning=kind) for kind in ("auto", "hierarchical", "points")
+    )
+    assert work.generated(own) is work.generated(named) is not work.generated(other)
+    path = work.path(4)
+    assert torch.equal(work.generated(own).warped.images, hierarchical_warp(wall(), path).images)
+    assert torch.equal(work.generated(other).warped.images, render_scene_points(wall(), path).images)
+    assert torch.equal(work.generated(other).warped.images[0], wall().images[0]), "where a photograph was taken"
 
 
 def test_gaussians_of_the_references_are_fitted_once_for_all_their_cases(work):

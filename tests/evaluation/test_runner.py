@@ -234,6 +234,17 @@ def test_a_table_may_be_laid_out_anew_without_any_work(data, copy):
     assert (copy / RECORDS).read_bytes() == before
 
 
+def test_settings_that_an_earlier_version_did_not_know_are_as_they_are_by_default(data, copy):
+    path = copy / "settings.json"
+    content = json.loads(path.read_text())
+    for row in content["settings"]["rows"]:
+        del row["conditioning"], row["shrink_references"]
+    path.write_text(json.dumps(content))
+    before = (copy / "records.jsonl").read_text()
+    evaluate(data, copy, small(), mode=RESUME)
+    assert (copy / "records.jsonl").read_text() == before
+
+
 def test_overwriting_leaves_nothing_of_the_earlier_evaluation_and_what_is_not_its_own(data, copy, tmp_path):
     (copy / "notes.txt").write_text("mine")
     outcome = evaluate(data, copy, small(WARP, scenes=["two"]), mode=OVERWRITE)

@@ -36,6 +36,7 @@ def test_defaults_are_sound_and_classical_rows_have_their_best_blur():
         ({"rows": [RowSettings("warp", "a/b")]}, "must do as a file name"),
         ({"rows": [RowSettings("warp", "target")]}, "is the truth's"),
         ({"rows": [RowSettings("warp", scales=[4, 1])]}, "row warp: scales must be ascending"),
+        ({"rows": [RowSettings("frames", conditioning="warp")]}, "row frames: conditioning must be one of auto, hier"),
         ({"rows": [RowSettings("splat", strategy="best")]}, "strategy must be one of"),
         ({"rows": [RowSettings("splat", iterations=0)]}, "--iterations must be 1 to"),
         ({"rows": [RowSettings("frames", steps=0)]}, "steps must be 1 to 1000"),
