@@ -153,14 +153,17 @@ def check_target(target: Path, overwrite: bool, source: Path, is_folder: bool) -
 
 
 def check_space(target: Path, size: int) -> None:
-    """Refuse to begin where the disk has no room for `size` bytes.
+    """Refuse to begin where `size` bytes cannot be written: no folder, no permission, or no room.
 
     Raises:
-        InputError: with what is needed and what is free.
+        InputError: with the reason; what is needed and what is free.
     """
     folder = target.resolve().parent
     while not folder.exists():
         folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        reason = "may not be written to" if folder.is_dir() else "is a file"
+        raise InputError(f"cannot write {target}: {folder} {reason}; name another target")
     free = shutil.disk_usage(folder).free
     if free < size + SPARE_BYTES:
         raise InputError(
@@ -209,5 +212,5 @@ def replacing(target: Path) -> Iterator[Path]:
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    elif path.exists():
+        path.unlink()
