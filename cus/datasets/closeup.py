@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cus.cameras import Cameras, trajectories
-from cus.conditioning import hierarchical_warp, render_points
+from cus.conditioning import Conditioning, ConditioningKind, hierarchical_warp, render_points, render_scene_points
 from cus.datasets.clips import Clip
 from cus.estimators import SceneEstimate
 
@@ -37,7 +37,9 @@ class ClipRecipe:
         walk: range of the share of the depth that a dolly covers.
         depth_noise: largest relative error of depths.
         pose_noise: largest camera error, in degrees, and in hundredths of the baseline.
-        suppress_fraction: share of clips whose conditioning has leaked background removed, as at inference (Eq. 5).
+        conditioning: "hierarchical" (Section III-B), or "points" for ViewCrafter's own point renders.
+        suppress_fraction: share of clips whose hierarchical conditioning has leaked background removed, as at inference
+            (Eq. 5).
         structure_fraction: share of clips with the image of a global point cloud (Section III-D).
     """
 
@@ -51,6 +53,7 @@ class ClipRecipe:
     walk: tuple[float, float] = (0.3, 0.6)
     depth_noise: float = 0.02
     pose_noise: float = 0.3
+    conditioning: ConditioningKind = "hierarchical"
     suppress_fraction: float = 0.5
     structure_fraction: float = 0.5
 
@@ -71,16 +74,34 @@ def make_clip(render: Renderer, references: Cameras, recipe: ClipRecipe, seed: i
     path, kind, zoom = _path(exact, recipe, rng)
     x = int(rng.integers(recipe.width - recipe.window_width + 1))
     y = int(rng.integers(recipe.height - recipe.window_height + 1))
-    window = path.resized(recipe.width, recipe.height).cropped(x, y, recipe.window_width, recipe.window_height)
+    whole = path.resized(recipe.width, recipe.height)
+    window = whole.cropped(x, y, recipe.window_width, recipe.window_height)
     targets, target_depths = render(window)
     estimate = imperfect(exact, recipe, rng)
     suppress = bool(rng.random() < recipe.suppress_fraction)
-    warped = hierarchical_warp(estimate, window, suppress_background=suppress)
+    if recipe.conditioning == "points":
+        # Half of a window is not the window of a half: discs are rendered as they are at inference.
+        warped = _window_of(render_scene_points(estimate, whole), x, y, window)
+    else:
+        warped = hierarchical_warp(estimate, window, suppress_background=suppress)
     structure = None
     if rng.random() < recipe.structure_fraction:
         structure = _structure(targets, target_depths, window, warped.images, rng)
-    details = {"path": kind, "zoom": round(zoom, 3), "suppressed": suppress, "seed": seed, **(info or {})}
+    details = {
+        "conditioning": recipe.conditioning,
+        "path": kind,
+        "zoom": round(zoom, 3),
+        "suppressed": suppress,
+        "seed": seed,
+        **(info or {}),
+    }
     return Clip(images, targets, warped.images, warped.masks, structure, details)
+
+
+def _window_of(conditioning: Conditioning, x: int, y: int, window: Cameras) -> Conditioning:
+    rows, columns = slice(y, y + window.height), slice(x, x + window.width)
+    pictures = (conditioning.images, conditioning.masks, conditioning.depths)
+    return Conditioning(*(values[..., rows, columns] for values in pictures))
 
 
 def imperfect(scene: SceneEstimate, recipe: ClipRecipe, rng: np.random.Generator) -> SceneEstimate:

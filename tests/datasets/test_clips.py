@@ -1,5 +1,7 @@
 """Clips on disk and how they are made."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,21 @@ def test_clips_are_reproducible_and_their_conditioning_resembles_the_target() ->
     assert known.float().mean() > 0.6
     assert (clip.targets - clip.conditioning)[known].abs().mean() < 0.15
     assert (clip.conditioning[~known] == 0).all()
+
+
+def test_a_clip_for_point_renders_differs_in_its_conditioning_alone() -> None:
+    scene = collage.Collage.random(5)
+    references = collage.reference_cameras(5, 64, 36)
+    hierarchical, points = (
+        make_clip(lambda c: collage.render(scene, c, 1), references, replace(SMALL, conditioning=kind), 9)
+        for kind in ("hierarchical", "points")
+    )
+    assert torch.equal(points.targets, hierarchical.targets)
+    assert points.info["conditioning"] == "points"
+    assert not torch.equal(points.conditioning, hierarchical.conditioning)
+    known = points.masks[:, None].expand_as(points.targets)
+    assert known.float().mean() > 0.6
+    assert (points.targets - points.conditioning)[known].abs().mean() < 0.15
 
 
 def test_an_imperfect_estimate_keeps_the_first_camera_and_its_confidence_predicts_error() -> None:
