@@ -3,7 +3,6 @@
 import json
 import logging
 import pickle
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from cus.diffusion.hub import HubAccess, parse_id
 from cus.diffusion.stored import component_config, open_index, weight_files
 from cus.errors import InputError
 from tests.diffusion.tiny import pictures, tiny_pipeline
-from tests.hub.client import connect, put_folder
+from tests.hub.client import connect, put_folder, unused_endpoint
 from tests.hub.repositories import Repository
 from tests.hub.server import Hub, running
 
@@ -77,12 +76,6 @@ def refusal(source: str, **options) -> str:
     with pytest.raises(InputError) as caught:
         CloseUpShotPipeline.from_pretrained(source, **options)
     return str(caught.value)
-
-
-def unused_endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
 def with_variant(pipeline: CloseUpShotPipeline, folder: Path) -> Path:
@@ -157,7 +150,7 @@ def test_variants_and_shards_are_fetched_and_loaded_alone(hub, tmp_path, pipelin
     unet = {name.removeprefix("unet/") for name in asked(hub) if name.startswith("unet/")}
     assert unet == shards | {"config.json", "diffusion_pytorch_model.safetensors.index.json"}
     hub.log.clear()
-    half = CloseUpShotPipeline.from_pretrained("org/both", variant="fp16", torch_dtype=torch.float16)
+    half = CloseUpShotPipeline.from_pretrained("org/both", variant="fp16", dtype=torch.float16)
     assert half.unet.dtype == torch.float16
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in asked(hub) and not shards & {n[5:] for n in asked(hub)}
     assert "no variant 'bf16'; there is fp16, the standard one" in refusal("org/both", variant="bf16")

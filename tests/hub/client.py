@@ -1,6 +1,7 @@
 """How tests talk to the Hub of `tests.hub.server`: this process, or commands with the environment that users set."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,10 @@ def put_folder(hub: Hub, repository: str, folder: Path, branch: str = "main") ->
     """Commit every file of a folder to a repository, as another program would; the commit."""
     files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
     return hub.repositories[repository].put(files, branch)
+
+
+def unused_endpoint() -> str:
+    """Where no Hub answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
