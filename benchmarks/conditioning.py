@@ -1,4 +1,4 @@
-"""Speed and memory of the conditioning (hierarchical warp) and of the plane sweep on this machine's CPU.
+"""Speed and memory of the conditioning (hierarchical warp, point render) and of the plane sweep on this machine's CPU.
 
     python benchmarks/conditioning.py                          # writes benchmarks/conditioning.md
     python benchmarks/conditioning.py --no-write --repeats 5 --threads 1
@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.rasterizer import machine_lines
 from benchmarks.scenes import boards_before_a_wall
-from cus.cameras import trajectories
-from cus.conditioning import hierarchical_warp
+from cus.cameras import Cameras, trajectories
+from cus.conditioning import Conditioning, hierarchical_warp, render_scene_points
 from cus.conditioning.hierarchical import Backend
-from cus.estimators import estimate_scene
+from cus.estimators import SceneEstimate, estimate_scene
 from cus.estimators.matching_cost import cost_volume, cost_volume_torch
 from cus.estimators.plane_sweep import Sweep
 
@@ -37,6 +37,8 @@ CASES = {
     "views": [(512, 288, 2, 10), (512, 288, 4, 10), (512, 288, 8, 10)],
 }
 QUICK_CASES = {"size": [(128, 72, 2, 3), (256, 144, 2, 3)], "targets": [(128, 72, 2, 6)], "views": [(128, 72, 4, 3)]}
+# The tensor operations go through the picture once for each of ten layers, and take minutes for more than this.
+PLAIN_POINTS, QUICK_PLAIN_POINTS = (256, 144, 2, 5), (128, 72, 2, 2)
 SWEEP_SIZES, QUICK_SWEEP_SIZES = [(256, 170), (384, 256), (512, 341), (640, 426)], [(160, 106)]
 SWEEP_PLANES = 128
 Case = tuple[int, int, int, int]
@@ -54,14 +56,25 @@ def best_seconds(works: Sequence[Callable[[], object]], repeats: int) -> list[fl
     return best
 
 
-def conditioning_work(case: Case, backend: Backend) -> Callable[[], object]:
-    """The conditioning of a zoom (x1 to x4) that goes through all views, in one form."""
+def scene_and_targets(case: Case) -> tuple[SceneEstimate, Cameras]:
+    """A scene, and a zoom (x1 to x4) that goes through all views."""
     width, height, views, frames = case
     scene = boards_before_a_wall(views, width, height)
     zoom = trajectories.zoom(scene.cameras, zoom=4.0, frames=frames)
     path = trajectories.interpolate(scene.cameras, zoom=1.0, frames=frames)
-    targets = type(path)(path.viewmats, zoom.Ks, width, height)
+    return scene, Cameras(path.viewmats, zoom.Ks, width, height)
+
+
+def conditioning_work(case: Case, backend: Backend) -> Callable[[], Conditioning]:
+    """The hierarchical warp, in one form."""
+    scene, targets = scene_and_targets(case)
     return lambda: hierarchical_warp(scene, targets, backend=backend)
+
+
+def points_work(case: Case, backend: Backend, shrink_references: bool = False) -> Callable[[], Conditioning]:
+    """ViewCrafter's point render, in one form."""
+    scene, targets = scene_and_targets(case)
+    return lambda: render_scene_points(scene, targets, shrink_references=shrink_references, backend=backend)
 
 
 def conditioning_tables(cases: dict[str, list[Case]], repeats: int) -> list[str]:
@@ -86,6 +99,26 @@ def conditioning_tables(cases: dict[str, list[Case]], repeats: int) -> list[str]
     return lines
 
 
+def points_table(rows: list[Case], plain: Case, repeats: int) -> list[str]:
+    """A row a size, and what tensor operations take."""
+    lines = [
+        "| size | views | targets | a point a pixel | shrunk references | ns a target and reference pixel |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for case in rows:
+        width, height, views, targets = case
+        whole, shrunk = best_seconds([points_work(case, "cpu", shrink) for shrink in (False, True)], repeats)
+        each = 1e9 * whole / (targets * views * width * height)
+        lines.append(f"| {width}x{height} | {views} | {targets} | {whole:.2f} s | {shrunk:.2f} s | {each:.1f} |")
+    fast, slow = best_seconds([points_work(plain, "cpu"), points_work(plain, "torch")], repeats)
+    return [
+        *lines,
+        "",
+        f"{plain[3]} targets of {plain[0]}x{plain[1]} take {1e3 * fast:.0f} ms with the kernels and {slow:.2f} s in "
+        f"plain torch, {slow / fast:.0f} times as long.",
+    ]
+
+
 def estimate_work(case: Case) -> Callable[[], object]:
     """Depth and confidence of all views, whose cameras are known."""
     scene = boards_before_a_wall(case[2], case[0], case[1])
@@ -95,6 +128,7 @@ def estimate_work(case: Case) -> Callable[[], object]:
 WORKS: dict[str, Callable[[Case], Callable[[], object]]] = {
     "kernels": lambda case: conditioning_work(case, "cpu"),
     "plain torch": lambda case: conditioning_work(case, "torch"),
+    "points": lambda case: points_work(case, "cpu"),
     "estimate": estimate_work,
 }
 
@@ -176,6 +210,13 @@ def main() -> None:
     lines += [
         f"Peak memory of {largest[3]} targets of {largest[0]}x{largest[1]}, above the scene's: {kernels:.0f} MiB with "
         f"the kernels, {plain:.0f} MiB in plain torch; {result:.0f} MiB of it are the result.",
+        "",
+        "## Point render (discs at half the size, ten a pixel)",
+        "",
+        *points_table(cases["size"], QUICK_PLAIN_POINTS if arguments.quick else PLAIN_POINTS, arguments.repeats),
+        "",
+        f"Peak memory of {largest[3]} targets of {largest[0]}x{largest[1]}, above the scene's: "
+        f"{peak_memory('points', largest):.0f} MiB; {result:.0f} MiB of it are the result.",
         "",
         f"## Plane sweep ({SWEEP_PLANES} planes for the matching costs)",
         "",
