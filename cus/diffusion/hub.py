@@ -7,10 +7,11 @@ import errno
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
@@ -24,9 +25,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from cus.errors import InputError
 
+OnFetched = Callable[[int, int], None]
 INDEX = "model_index.json"
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 # The library's HTTP client raises subclasses of what its own errors derive from, whichever client that is.
@@ -110,8 +113,12 @@ class HubModel:
                 f"the Hub gives no answer for {self.id} ({self.unreachable}): using the cached commit {self.commit[:7]}"
             )
 
-    def fetch(self, paths: Sequence[str]) -> None:
+    def fetch(self, paths: Sequence[str], on_progress: OnFetched | None = None) -> None:
         """Get these files. What is complete in the cache is not fetched again.
+
+        Args:
+            paths: in the repository.
+            on_progress: called with (bytes here, bytes in all) about twice a second; None shows the library's bars.
 
         Raises:
             InputError: too little disk space (before anything is fetched), or they cannot be got.
@@ -128,7 +135,7 @@ class HubModel:
                 f"{self.id} needs {need / 1e9:.2f} GB more in the cache {self.folder.parents[2]}, where "
                 f"{free / 1e9:.2f} GB are free; make room, or set HF_HOME to a larger disk"
             )
-        with hub_errors(self.id, self.access):
+        with hub_errors(self.id, self.access), _reported(blobs, missing, on_progress):
             # Every path in `wanted` is a plain name, so that as a pattern it matches itself alone.
             snapshot_download(self.id, revision=self.commit, allow_patterns=wanted, **_options(self.access))
 
@@ -222,6 +229,43 @@ def hub_errors(repository: str, access: HubAccess) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def _reported(blobs: Path, sizes: dict[str, int], on_progress: OnFetched | None) -> Iterator[None]:
+    """Report how much of some contents is on the disk, instead of the library's bars, which break into others."""
+    if on_progress is None:
+        yield
+        return
+    quiet = are_progress_bars_disabled()
+    disable_progress_bars()
+    ended = Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            # While a file is on its way its name goes on after the digest.
+            here = sum(min(size, _bytes_of(blobs, etag)) for etag, size in sizes.items())
+            on_progress(here, sum(sizes.values()))
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+        on_progress(sum(sizes.values()), sum(sizes.values()))
+    finally:
+        ended.set()
+        watcher.join()
+        if not quiet:
+            enable_progress_bars()
+
+
+def _bytes_of(blobs: Path, etag: str) -> int:
+    sizes = []
+    for path in blobs.glob(f"{etag}*"):
+        # It may be moved into place at this moment.
+        with suppress(OSError):
+            sizes.append(path.stat().st_size)
+    return max(sizes, default=0)
 
 
 def _options(access: HubAccess) -> dict[str, Any]:

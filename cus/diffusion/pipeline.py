@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cus.diffusion.context import ContextEncoder, PromptEmbeddings
-from cus.diffusion.hub import HubAccess
+from cus.diffusion.hub import HubAccess, OnFetched
 from cus.diffusion.latents import decode, encode
 from cus.diffusion.objective import LatentTarget
 from cus.diffusion.publish import Push, check_account, parse_target, prepare, upload
@@ -88,6 +88,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         *,
         revision: str | None = None,
         variant: str | None = None,
+        on_fetched: OnFetched | None = None,
         **kwargs: Any,
     ) -> Self:
         """Load "mini" (ships with the package), a folder written by `save_pretrained`, or a Hub id; safetensors only.
@@ -96,6 +97,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
             pretrained_model_name_or_path: a name, a folder, "org/name", or "org/name@revision".
             revision: branch, tag or commit of a Hub model; None is the main branch.
             variant: such as "fp16", for `diffusion_pytorch_model.fp16.safetensors`; None is the standard weights.
+            on_fetched: called with (bytes here, bytes in all) while a Hub model is fetched; None shows bars.
             **kwargs: the other fields of `cus.diffusion.hub.HubAccess`, and what diffusers' own method takes.
 
         Raises:
@@ -105,7 +107,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
             raise ValueError("this pipeline loads no code of others: leave out custom_pipeline and trust_remote_code")
         asked = {field.name: kwargs.pop(field.name) for field in fields(HubAccess) if field.name in kwargs}
         model = open_model(pretrained_model_name_or_path, cls.__name__, HubAccess(revision=revision, **asked))
-        folder = model.complete(variant)
+        folder = model.complete(variant, on_fetched)
         with explained(pretrained_model_name_or_path):
             pipeline = super().from_pretrained(str(folder), use_safetensors=True, variant=variant, **kwargs)
         check_weights(folder, pipeline, variant)

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from cus.diffusion.hub import INDEX, HubAccess, HubModel, first_line, open_hub, parse_id
+from cus.diffusion.hub import INDEX, HubAccess, HubModel, OnFetched, first_line, open_hub, parse_id
 from cus.errors import InputError
 
 SHIPPED = ("mini",)
@@ -79,8 +79,8 @@ class StoredModel:
             )
         }
 
-    def complete(self, variant: str | None = None) -> Path:
-        """The folder, with everything in it that loading needs.
+    def complete(self, variant: str | None = None, on_progress: OnFetched | None = None) -> Path:
+        """The folder, with everything in it that loading needs; `on_progress` as for `HubModel.fetch`.
 
         Raises:
             InputError: parts or the variant are missing, or cannot be fetched.
@@ -91,7 +91,7 @@ class StoredModel:
             needed_files(self, self.hub.cached(), variant, "the Hub was not asked for what the cache lacks: connect")
             self.hub.tell_unreachable()
         else:
-            self.hub.fetch(needed_files(self, set(self.hub.files), variant))
+            self.hub.fetch(needed_files(self, set(self.hub.files), variant), on_progress)
         return self.folder
 
 

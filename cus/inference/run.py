@@ -68,7 +68,17 @@ class Run:
         if self.memory is None:
             return None
         dtype, device = settings.torch_dtype(), settings.torch_device()
-        pipeline = stages.load_model(settings.model, device, settings.variant, dtype, self.memory.plan)
+        bars: list[OnProgress] = []
+
+        def fetched(done: int, total: int) -> None:
+            # Most models are here already, and need no bar.
+            bars.extend([] if bars else [self.progress.start("Model from the Hub", False)])
+            bars[0](done, total)
+
+        started = time.perf_counter()
+        pipeline = stages.load_model(settings.model, device, settings.variant, dtype, self.memory.plan, fetched)
+        if bars:
+            self.progress.finish("Model from the Hub", time.perf_counter() - started)
         set_attention_backend(pipeline.unet, settings.attention)
         return pipeline.compile() if settings.compile else pipeline
 

@@ -14,6 +14,7 @@ from cus.cameras.photos import Photo, inspect_photo
 from cus.cameras.transforms_json import PosedPhotos
 from cus.conditioning import Conditioning, ConditioningKind, FusedCloud, conditioning_of, fuse_views, render_points
 from cus.diffusion import PLANS, CloseUpShotPipeline, MemoryPlan, Sampling
+from cus.diffusion.hub import OnFetched
 from cus.diffusion.memory import Choice, Clip, choose_plan, skeleton
 from cus.diffusion.stored import explained, open_model
 from cus.errors import InputError
@@ -84,13 +85,14 @@ def load_model(
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
     plan: MemoryPlan | None = None,
+    on_fetched: OnFetched | None = None,
 ) -> CloseUpShotPipeline:
     """A checkpoint on a device, quietly, its weights in `dtype`. Raises InputError where it cannot be loaded."""
     # The library's own bar would break into the stages' bars.
     logging.disable_progress_bar()
     # Its warnings speak of configuration defaults; what is wrong with weights is refused by `from_pretrained`.
     logging.set_verbosity_error()
-    pipeline = CloseUpShotPipeline.from_pretrained(name, variant=variant, dtype=dtype)
+    pipeline = CloseUpShotPipeline.from_pretrained(name, variant=variant, on_fetched=on_fetched, dtype=dtype)
     return pipeline.use(plan or PLANS["middle"], device)
 
 

@@ -278,6 +278,22 @@ def test_a_cache_that_cannot_be_written_is_named(hub, tmp_path):
     assert str(tmp_path / "file") in refusal("org/tiny", cache_dir=tmp_path / "file")
 
 
+def test_progress_is_told_in_bytes_up_to_all_of_them_and_only_where_something_is_fetched(hub, capfd):
+    told: list[tuple[int, int]] = []
+    sizes = [len(blob.data) for path, blob in hub.repositories["org/tiny"].files().items() if path in FILES]
+    weights = hub.repositories["org/tiny"].files()["unet/diffusion_pytorch_model.safetensors"]
+    # The client waits a second before it takes a broken connection up: time to be asked how far it is.
+    hub.breaks[weights.sha256] = len(weights.data) // 2
+    CloseUpShotPipeline.from_pretrained("org/tiny", on_fetched=lambda done, total: told.append((done, total)))
+    index = len(hub.repositories["org/tiny"].files()["model_index.json"].data)
+    assert told[-1] == (sum(sizes) - index, sum(sizes) - index) and len(told) > 1
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert "Fetching" not in capfd.readouterr().err
+    told.clear()
+    CloseUpShotPipeline.from_pretrained("org/tiny", on_fetched=lambda done, total: told.append((done, total)))
+    assert told == []
+
+
 def test_fetching_again_replaces_what_the_cache_holds(hub):
     CloseUpShotPipeline.from_pretrained("org/tiny")
     hub.log.clear()
