@@ -247,11 +247,15 @@ class CloseUpShotPipeline(DiffusionPipeline):
             self.to(device)
         return self
 
-    def compile(self) -> Self:
-        """Let `torch.compile` fuse the U-Net's blocks; the first step then takes minutes, the others less time."""
+    def compile(self, **options: Any) -> Self:
+        """Let `torch.compile` fuse the U-Net's blocks; the first step then takes minutes, the others less time.
+
+        Args:
+            **options: of `torch.compile`, for each block.
+        """
         for module in self.unet.modules():
             if isinstance(module, ResBlock | SpaceTransformer | TimeTransformer):
-                module.compile()
+                module.compile(**options)
         return self
 
     def _latents(

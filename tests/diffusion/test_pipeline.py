@@ -65,6 +65,13 @@ def test_long_paths_are_made_in_chunks_and_progress_counts_up_to_its_total(pipel
     assert not torch.equal(made[0], made[8])
 
 
+def test_compiled_blocks_give_the_same_frames(pipeline) -> None:
+    # Tracing alone, without machine code, which takes minutes: values, keys and values of the context among them.
+    compiled = tiny_pipeline().compile(backend="eager", fullgraph=True)
+    made = compiled(pictures(1), pictures(), guidance=3.0)
+    torch.testing.assert_close(made, pipeline(pictures(1), pictures(), guidance=3.0), rtol=0, atol=1e-5)
+
+
 def test_a_residual_model_that_answers_nothing_gives_the_conditioning_back() -> None:
     silent = tiny_pipeline(residual_scale=2.0)
     torch.nn.init.zeros_(silent.unet.conv_out.weight)

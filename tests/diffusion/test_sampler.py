@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cus.diffusion.sampler import ddim, guided
+from cus.diffusion.sampler import ddim, guided, guided_at_once, keep_first_frame
 from cus.diffusion.schedule import NoiseSchedule
 
 
@@ -70,3 +70,39 @@ def test_full_rescale_keeps_the_spread_of_the_conditional_prediction() -> None:
     denoiser = guided(lambda x, t: wanted, lambda x, t: unwanted, 7.5, 1.0)
     mixed = denoiser(wanted, torch.zeros(3, dtype=torch.long))
     torch.testing.assert_close(mixed.std((1, 2)), wanted.std((1, 2)))
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.7])
+def test_both_branches_in_one_batch_give_what_two_calls_give(rescale: float) -> None:
+    latents, timesteps = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 9])
+    weights = torch.tensor([2.0, -1.0])
+
+    def one(weight: torch.Tensor):
+        return lambda x, t: weight * x + t.view(-1, 1, 1)
+
+    def both(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return weights.repeat_interleave(len(x) // 2).view(-1, 1, 1) * x + t.view(-1, 1, 1)
+
+    expected = guided(one(weights[0]), one(weights[1]), 7.5, rescale)(latents, timesteps)
+    torch.testing.assert_close(guided_at_once(both, 7.5, rescale)(latents, timesteps), expected)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_a_clip_that_begins_with_a_known_frame_shows_the_network_that_frame_at_every_step(eta: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    schedule = NoiseSchedule()
+    noise, known = torch.randn(1, 2, 3, 4, 4, generator=generator), torch.randn(1, 2, 4, 4, generator=generator)
+    seen: list[tuple[int, torch.Tensor]] = []
+
+    def denoiser(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        seen.append((int(timesteps), noisy[:, :, 0]))
+        return 0.3 * noisy
+
+    ddim(
+        denoiser, noise, schedule, 5, eta=eta, step_noise=generator, constrain=keep_first_frame(known, noise, schedule)
+    )
+    assert [timestep for timestep, _ in seen] == schedule.timesteps(5).tolist()
+    for timestep, first in seen:
+        alpha_bar, rescale = float(schedule.alpha_bar[timestep]), float(schedule.rescale[timestep])
+        expected = alpha_bar**0.5 * rescale * known + (1 - alpha_bar) ** 0.5 * noise[:, :, 0]
+        torch.testing.assert_close(first, expected)

@@ -1,11 +1,15 @@
 """The U-Net as a function: conditioning, layouts, precision, saving."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from cus.errors import InputError
+from cus.models import attention
+from cus.models.attention import set_attention_backend
 from cus.models.unet import UNet
 
 T, H, W = 3, 8, 12
@@ -153,3 +157,58 @@ def test_wrong_shapes_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             unet(*arguments)
+
+
+@pytest.mark.parametrize("tokens", [8, 3 + 2 * T])
+def test_a_context_prepared_once_gives_what_the_context_gives(tokens: int) -> None:
+    unet, (sample, timesteps, context) = small(), inputs(tokens=tokens)
+    with torch.inference_mode():
+        prepared = unet.prepare_context(context, T)
+        for values in (sample, -sample):
+            expected = unet(values, timesteps, context).sample
+            assert torch.equal(unet(values, timesteps, prepared).sample, expected)
+
+
+def test_frames_of_a_shorter_clip_read_the_tokens_that_they_were_trained_with() -> None:
+    unet, (sample, timesteps, context) = small(), inputs(tokens=3 + 2 * T)
+    short = sample[:, :, : T - 1]
+    with torch.inference_mode():
+        found = unet(short, timesteps, unet.prepare_context(context, T - 1, trained_frames=T)).sample
+        torch.testing.assert_close(found, unet(short, timesteps, context[:, : 3 + 2 * (T - 1)]).sample)
+        # Trained with shared tokens: a clip whose length would split them does not.
+        shared = unet.prepare_context(context, T, trained_frames=T + 1)
+        torch.testing.assert_close(shared.image, context[:, None, 3:])
+
+
+def test_a_context_prepared_for_other_clips_is_refused() -> None:
+    unet, (sample, timesteps, context) = small(), inputs(tokens=3 + 2 * T)
+    with torch.inference_mode():
+        with pytest.raises(ValueError, match="prepared for 2 clips of 3 frames, sample has 2 of 2"):
+            unet(sample[:, :, :2], timesteps, unet.prepare_context(context, T))
+        with pytest.raises(ValueError, match="prepared for 1 clips .* sample has 2"):
+            unet(sample, timesteps, unet.prepare_context(context[:1], T))
+
+
+def test_wide_layers_give_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    unet, given = small(), inputs()
+    with torch.inference_mode():
+        whole = unet(*given).sample
+        monkeypatch.setattr(attention, "TOKENS_AT_A_TIME", 7)
+        torch.testing.assert_close(unet(*given).sample, whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_clip_comes_out_the_same_in_any_batch(dtype: torch.dtype) -> None:
+    unet, (sample, timesteps, context) = small().to(dtype).eval(), inputs()
+    with torch.inference_mode():
+        both = unet(sample, timesteps, context).sample.float()
+        alone = unet(sample[:1], timesteps[:1], context[:1]).sample.float()
+    assert (both[:1] - alone).norm() < 1e-5 * alone.norm()
+
+
+def test_an_attention_that_is_not_installed_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match="sdpa, xformers"):
+        set_attention_backend(small(), "flash")  # type: ignore[arg-type]
+    if find_spec("xformers") is None:
+        with pytest.raises(InputError, match="xformers is not installed: pip install"):
+            set_attention_backend(small(), "xformers")
