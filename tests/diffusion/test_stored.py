@@ -266,6 +266,16 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub, frames):
     assert contents(hub).count(weights.sha256) == 2
 
 
+def test_what_has_arrived_before_a_failure_is_not_sent_again(hub, frames):
+    lost = hub.repositories["org/tiny"].files()["unet/diffusion_pytorch_model.safetensors"].sha256
+    hub.lost.add(lost)
+    assert "the Hub failed on org/tiny" in refusal("org/tiny")
+    hub.lost.clear()
+    assert torch.equal(CloseUpShotPipeline.from_pretrained("org/tiny")(pictures(1), pictures()), frames)
+    sent = contents(hub)
+    assert sent.count(lost) == 2 and len(sent) == len(set(sent)) + 1
+
+
 def test_too_small_a_disk_is_known_before_anything_is_fetched(hub):
     hub.claims["vae/diffusion_pytorch_model.safetensors"] = 10**16
     message = refusal("org/tiny")

@@ -44,6 +44,7 @@ class Hub(ThreadingHTTPServer):
         large: uploaded content by SHA-256.
         log: (method, path) of every request, in order.
         breaks: SHA-256 -> bytes after which the connection is cut, once.
+        lost: SHA-256 of large files that the storage fails on.
         claims: path -> size in bytes that the listing states instead of the true one.
         down: whether every request is answered with 503.
     """
@@ -57,6 +58,7 @@ class Hub(ThreadingHTTPServer):
         self.large: dict[str, bytes] = {}
         self.log: list[tuple[str, str]] = []
         self.breaks: dict[str, int] = {}
+        self.lost: set[str] = set()
         self.claims: dict[str, int] = {}
         self.down = False
 
@@ -275,6 +277,8 @@ class Handler(BaseHTTPRequestHandler):
     def on_content(self, oid: str) -> Reply:
         if self.headers.get("Authorization"):
             raise Refusal(400, message="a token was sent to the storage")
+        if oid in self.server.lost:
+            raise Refusal(500, message="the storage is being repaired")
         return self.ranged(self.server.large[oid], {"ETag": f'"{oid}"'})
 
     def ranged(self, data: bytes, headers: dict[str, str]) -> Reply:
