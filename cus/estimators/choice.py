@@ -1,10 +1,17 @@
 """Which estimator to take, and whether its package and weights are there."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from torch import Tensor
+
+from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators import dust3r, vggt
-from cus.estimators.scene import ESTIMATORS
+from cus.estimators.predictions import MemoryShortage
+from cus.estimators.scene import ESTIMATORS, SceneEstimate
+from cus.estimators.stereo import estimate_stereo
 
 
 @dataclass(frozen=True)
@@ -79,3 +86,31 @@ def prepare(estimator: str) -> Choice:
         module.require_package()
         module.fetch_checkpoint(choice.weights)
     return choice
+
+
+def run(
+    estimator: str,
+    images: Tensor,
+    cameras: Cameras | None,
+    *,
+    valid: Tensor | None,
+    focals: Tensor | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> SceneEstimate:
+    """`estimate_scene` without its checks: what `prepare` gives, or, for "auto", stereo where VGGT needs too much.
+
+    Raises:
+        InputError: as `estimate_scene`.
+    """
+    choice = prepare(estimator)
+    rest: dict[str, Any] = {"valid": valid, "focals": focals, "on_progress": on_progress}
+    if choice.weights is not None:
+        network = vggt.estimate_vggt if choice.name == "vggt" else dust3r.estimate_dust3r
+        try:
+            return network(images, cameras, weights=choice.weights, **rest).with_notes(choice.note)
+        except MemoryShortage:
+            if estimator != "auto":
+                raise
+            choice = Choice("stereo", reason=f"VGGT with {len(images)} photographs needs more memory than the GPU has")
+    # Not while the error is handled: its traceback keeps the network in the GPU's memory.
+    return estimate_stereo(images, cameras, **rest).with_notes(choice.note)

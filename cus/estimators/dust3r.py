@@ -114,6 +114,7 @@ def estimate_dust3r(
     cameras: Cameras | None = None,
     *,
     valid: Tensor | None = None,
+    focals: Tensor | None = None,
     weights: str = REPOSITORY,
     settings: AlignmentSettings | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -124,11 +125,12 @@ def estimate_dust3r(
         images: [V, 3, H, W].
         cameras: known cameras, or None.
         valid: [V, H, W] bool, or None.
+        focals: [V] in pixels, NaN where unknown, or None.
         weights: a Hub id or a folder of a checkpoint.
         settings: of the optimisation over more than two views.
         on_progress: called with (steps done, steps in all).
     """
-    check_arguments(images, cameras, valid)
+    check_arguments(images, cameras, valid, focals)
     report = on_progress or (lambda done, total: None)
     require_package()
     framed = frame_views(images, valid, RULE)
@@ -140,7 +142,9 @@ def estimate_dust3r(
         report(2, STEPS)
         prediction = align_pairs(output, len(images), images.device, settings or AlignmentSettings())
     report(3, STEPS)
-    scene = scene_from(prediction, framed, images, valid, None if cameras is None else cameras.to(images.device))
+    given = None if cameras is None else cameras.to(images.device)
+    valid = None if valid is None else valid.to(images.device)
+    scene = scene_from(prediction, framed, images, valid, given, focals)
     report(4, STEPS)
     return scene
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.errors import InputError
+from cus.estimators.focal_lengths import with_known_focals
 from cus.estimators.framing import FramedViews
 from cus.estimators.known_cameras import with_known_cameras
 from cus.estimators.scene import SceneEstimate
@@ -55,11 +56,13 @@ def scene_from(
     images: Tensor,
     valid: Tensor | None,
     given: Cameras | None,
+    focals: Tensor | None,
 ) -> SceneEstimate:
     """The estimate in the photographs' own pixels.
 
-    Without given cameras the first camera becomes the identity, and the unit is the scene scale. With them, they are
-    kept as they are, and the depths are brought into their world (`with_known_cameras`).
+    Without given cameras the first camera becomes the identity, known focal lengths are kept (`with_known_focals`), and
+    the unit is the scene scale. With them, they are kept as they are, and the depths are brought into their world
+    (`with_known_cameras`).
 
     Args:
         prediction: of the framed views.
@@ -67,6 +70,7 @@ def scene_from(
         images: [V, 3, H, W], the batch they are from.
         valid: [V, H, W] bool or None: False where no depth is wanted.
         given: known cameras of the images, or None.
+        focals: [V] focal lengths in pixels of the images, NaN where unknown, or None.
 
     Raises:
         InputError: values that are not numbers, a view of which nothing is believed, no depth at all, or given cameras
@@ -88,6 +92,8 @@ def scene_from(
         raise InputError(f"{prediction.source} finds no depth in one of the photographs; use the estimator 'stereo'")
     if given is not None:
         return with_known_cameras(scene, given, valid, prediction.source)
+    if focals is not None:
+        scene = with_known_focals(scene, focals, prediction.source)
     note = (
         f"the unit of length is the mean distance of the reliable points from the first camera: {scene.scale:.4g} of "
         f"{prediction.source}'s own"
@@ -104,13 +110,17 @@ def in_first_camera(viewmats: Tensor) -> Tensor:
     return moved
 
 
+class MemoryShortage(InputError):
+    """The GPU's memory is too small for a network: another estimator may do."""
+
+
 @contextmanager
 def explained_memory(source: str, views: int) -> Iterator[None]:
-    """Say what to do where the GPU's memory is too small. Raises InputError."""
+    """Say what to do where the GPU's memory is too small. Raises MemoryShortage, an InputError."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        raise InputError(
+        raise MemoryShortage(
             f"the GPU's memory is too small for {source} with {views} photographs; use fewer photographs, close other "
             "programs on the GPU, or use the estimator 'stereo' (or the device 'cpu', which is slow)"
         ) from error

@@ -130,22 +130,9 @@ def estimate_scene(
         ValueError: arguments whose shapes do not belong together.
     """
     check_arguments(images, cameras, valid, focals)
-    from cus.estimators.choice import prepare
+    from cus.estimators.choice import run
 
-    choice = prepare(estimator)
-    if choice.weights is None:
-        from cus.estimators.stereo import estimate_stereo
-
-        scene = estimate_stereo(images, cameras, valid=valid, focals=focals, on_progress=on_progress)
-    elif choice.name == "vggt":
-        from cus.estimators.vggt import estimate_vggt
-
-        scene = estimate_vggt(images, cameras, valid=valid, weights=choice.weights, on_progress=on_progress)
-    else:
-        from cus.estimators.dust3r import estimate_dust3r
-
-        scene = estimate_dust3r(images, cameras, valid=valid, weights=choice.weights, on_progress=on_progress)
-    return scene.with_notes(choice.note)
+    return run(estimator, images, cameras, valid=valid, focals=focals, on_progress=on_progress)
 
 
 def check_arguments(

@@ -80,6 +80,7 @@ def estimate_vggt(
     cameras: Cameras | None = None,
     *,
     valid: Tensor | None = None,
+    focals: Tensor | None = None,
     weights: str = REPOSITORIES[0],
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SceneEstimate:
@@ -89,10 +90,11 @@ def estimate_vggt(
         images: [V, 3, H, W].
         cameras: known cameras, or None.
         valid: [V, H, W] bool, or None.
+        focals: [V] in pixels, NaN where unknown, or None.
         weights: a Hub id, a folder or a file of a checkpoint.
         on_progress: called with (steps done, steps in all).
     """
-    check_arguments(images, cameras, valid)
+    check_arguments(images, cameras, valid, focals)
     report = on_progress or (lambda done, total: None)
     require_package()
     framed = frame_views(images, valid, RULE)
@@ -111,7 +113,9 @@ def estimate_vggt(
         list(output["depth"][0, ..., 0].float()),
         list(output["depth_conf"][0].float()),
     )
-    scene = scene_from(prediction, framed, images, valid, None if cameras is None else cameras.to(images.device))
+    given = None if cameras is None else cameras.to(images.device)
+    valid = None if valid is None else valid.to(images.device)
+    scene = scene_from(prediction, framed, images, valid, given, focals)
     report(3, STEPS)
     return scene
 

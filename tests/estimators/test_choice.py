@@ -83,6 +83,20 @@ def test_auto_says_why_a_package_that_is_installed_cannot_be_used(stand_ins, mon
         prepare("vggt")
 
 
+def test_auto_takes_stereo_where_vggt_does_not_fit_into_memory(stand_ins, monkeypatch, tmp_path):
+    photos = photographs([(320, 240)] * 2, (0.1, 0.6))
+    CHECKPOINTS["vggt"](tmp_path / "weights", photos, memory=torch.tensor([1.0]))
+    with running() as hub:
+        connect(monkeypatch, hub.endpoint, tmp_path / "home")
+        hub.repositories[OWN["vggt"]] = Repository(OWN["vggt"])
+        put_folder(hub, OWN["vggt"], tmp_path / "weights")
+        prepare("vggt")
+        with pytest.raises(InputError, match="memory is too small for VGGT"):
+            estimate_scene(photos.images, estimator="vggt")
+        scene = estimate_scene(photos.images, photos.cameras)
+    assert "estimator: stereo (auto: VGGT with 2 photographs needs more memory" in scene.notes[-1]
+
+
 @BOTH
 def test_a_named_estimator_downloads_its_weights_once(stand_ins, hub, monkeypatch, network):
     scene = estimate_scene(PHOTOS.images, estimator=network)
