@@ -29,6 +29,15 @@ MOST_POINTS_PER_PIXEL = 150
 _CHUNK = 1 << 20
 
 
+@dataclass(frozen=True)
+class DiscOptions:
+    """What holds for all discs; see `render_discs`."""
+
+    radius: float
+    points_per_pixel: int
+    backend: Backend
+
+
 def render_discs(
     points: Tensor,
     colors: Tensor,
@@ -69,32 +78,46 @@ def render_discs(
     check_discs(radius, points_per_pixel, backend)
     if len(points) == 0:
         raise InputError("the point cloud is empty: no reference pixel has a depth; try other photographs")
-    fits = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (points, colors))
-    if backend == "cpu" and not fits:
-        kind = f"{points.dtype} on {points.device}".removeprefix("torch.")
-        raise InputError(f"backend 'cpu' needs float32 points on the CPU, got {kind}; use backend='torch' there")
     targets = target_cameras.to(points.device)
-    conditioning = blank_conditioning(targets)
-    pixels = radius_in_pixels(radius, targets)
 
     def report(done: int) -> None:
         if on_progress is not None:
             on_progress(done, len(targets))
 
-    matrices = projection_matrices(targets)
-    if fits and backend != "torch":
-        render_discs_cpu(points, colors, matrices, pixels, points_per_pixel, conditioning, report)
-    else:
-        for index, matrix in enumerate(matrices.tolist()):
-            cloud = _Cloud(points, colors, matrix, pixels)
-            _blend(cloud, points_per_pixel, conditioning, index)
-            report(index + 1)
+    conditioning = draw_discs(points, colors, targets, DiscOptions(radius, points_per_pixel, backend), report)
     if not bool(conditioning.masks.any()):
         raise InputError(
             f"the target sees nothing of the scene: none of the {len(points)} points lands in any of the "
             f"{len(targets)} target cameras; aim the path at what the photographs show, or move it closer to them"
         )
     return conditioning
+
+
+def draw_discs(
+    points: Tensor, colors: Tensor, targets: Cameras, options: DiscOptions, on_target: Callable[[int], None]
+) -> Conditioning:
+    """`render_discs` without its checks, and all holes where nothing lands; `on_target` is told the targets done."""
+    conditioning = blank_conditioning(targets)
+    radius = options.radius * min(targets.width, targets.height) / 2  # in pixels
+    matrices = projection_matrices(targets)
+    if _resolved(options.backend, points, colors) == "cpu":
+        render_discs_cpu(points, colors, matrices, radius, options.points_per_pixel, conditioning, on_target)
+        return conditioning
+    for index, matrix in enumerate(matrices.tolist()):
+        _blend(_Cloud(points, colors, matrix, radius), options.points_per_pixel, conditioning, index)
+        on_target(index + 1)
+    return conditioning
+
+
+def _resolved(backend: Backend, points: Tensor, colors: Tensor) -> Backend:
+    """The backend that "auto" stands for."""
+    fits = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (points, colors))
+    if backend == "cpu" and not fits:
+        kind = f"{points.dtype} on {points.device}".removeprefix("torch.")
+        raise InputError(f"backend 'cpu' needs float32 points on the CPU, got {kind}; use backend='torch' there")
+    if backend == "auto":
+        return "cpu" if fits else "torch"
+    return backend
 
 
 def check_discs(radius: float, points_per_pixel: int, backend: str) -> None:
@@ -105,11 +128,6 @@ def check_discs(radius: float, points_per_pixel: int, backend: str) -> None:
         raise ValueError(f"points_per_pixel must be 1 to {MOST_POINTS_PER_PIXEL}, got {points_per_pixel}")
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
-
-
-def radius_in_pixels(radius: float, cameras: Cameras) -> float:
-    """A radius in PyTorch3D's normalised coordinates, in pixels of a picture."""
-    return radius * min(cameras.width, cameras.height) / 2
 
 
 def projection_matrices(cameras: Cameras) -> Tensor:

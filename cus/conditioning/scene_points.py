@@ -7,7 +7,8 @@ of the view's least and largest depths (away from its upper and lower border). A
 was taken is that photograph.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.conditioning.conditioning import Conditioning, blank_conditioning
-from cus.conditioning.discs import POINTS_PER_PIXEL, RADIUS, Backend, check_discs, render_discs
+from cus.conditioning.discs import POINTS_PER_PIXEL, RADIUS, Backend, DiscOptions, check_discs, draw_discs
+from cus.conditioning.options import LARGEST_SCALE
+from cus.conditioning.references import focal
 from cus.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ _FAR = 0.2
 _BORDER = 40 / 288
 # How nearly a target must be the camera of a photograph: in radians and in scene scales; in pixels.
 _SAME_POSE, _SAME_PIXELS = 1e-3, 1.0
+# Every so many rows and columns tell how far apart a view's points lie in a target.
+_SAMPLED = 8
 
 
 def render_scene_points(
@@ -52,8 +57,10 @@ def render_scene_points(
         target_cameras: T cameras of any size, on any device.
         radius: of the discs, see `render_discs`; None is 0.01 at 1024x576.
         points_per_pixel: how many of the nearest discs a pixel blends, 1 to 150.
-        shrink_references: take points from references shrunk to the size at which the discs are rendered, as dense as
-            ViewCrafter's own; of a close-up at x4 that leaves dots on black. False takes one for each of their pixels.
+        shrink_references: shrink references once, to the size at which the discs are rendered, as ViewCrafter does: a
+            close-up at x4 is left with dots on black. False shrinks them for each target by as much as leaves the
+            points no more than a pixel of the render apart: the look of ViewCrafter's own views, as far as the
+            photographs' resolution goes.
         photographs: whether a target that stands where a reference was taken, and shows all of it, shows the
             photograph itself.
         backend: see `render_discs`.
@@ -78,23 +85,30 @@ def render_scene_points(
     kept = kept_points(scene)
     if not bool(kept.any()):
         raise InputError("the scene has no depth at all; take photographs with more overlap and parallax")
-    points, colors = _cloud(scene, kept, max(width, height) if shrink_references else None)
-    discs = render_discs(
-        points,
-        colors,
-        halved,
-        radius=radius,
-        points_per_pixel=points_per_pixel,
-        backend=backend,
-        on_progress=on_progress,
-    )
-    conditioning = _enlarged(discs, targets)
+    clouds = _Clouds(scene, kept, max(width, height) if shrink_references else None)
+    options = DiscOptions(radius, points_per_pixel, backend)
+    conditioning = blank_conditioning(targets)
+    done = 0
+    for divisors, indices in clouds.divisors_of(halved).items():
+
+        def report(of_these: int, before: int = done) -> None:
+            if on_progress is not None:
+                on_progress(before + of_these, len(targets))
+
+        discs = draw_discs(*clouds.of(divisors), halved[indices], options, report)
+        _enlarge(discs, conditioning, indices)
+        done += len(indices)
     if photographs:
         tolerance = _SAME_POSE * scene.scale
         for index in range(len(targets)):
             found = same_view(scene, targets[index], tolerance)
             if found is not None:
                 _show_photograph(scene, *found, conditioning, index)
+    if not bool(conditioning.masks.any()):
+        raise InputError(
+            f"the target sees nothing of the scene: no point of the {len(scene)} reference views lands in any of the "
+            f"{len(targets)} target cameras; aim the path at what the photographs show, or move it closer to them"
+        )
     return conditioning
 
 
@@ -117,32 +131,80 @@ def kept_points(scene: "SceneEstimate") -> Tensor:
     return known & (scene.reliable | far)
 
 
-def _cloud(scene: "SceneEstimate", kept: Tensor, longest_side: int | None) -> tuple[Tensor, Tensor]:
-    """Points and colours [N, 3] of the kept pixels, of references that are shrunk to a longest side first."""
-    images, depths, cameras = scene.images, scene.depths * kept, scene.cameras
-    longest = max(cameras.width, cameras.height)
-    if longest_side is not None and longest_side < longest:
-        width, height = (max(1, round(side * longest_side / longest)) for side in (cameras.width, cameras.height))
-        images = F.interpolate(images, (height, width), mode="area")
-        depths = F.interpolate(depths[:, None], (height, width), mode="nearest-exact")[:, 0]
-        cameras = cameras.resized(width, height)
-    chosen = depths > 0
-    return cameras.backproject(depths)[chosen], images.permute(0, 2, 3, 1)[chosen]
+class _Clouds:
+    """Points of the references at several densities, each made when first asked for.
+
+    Args:
+        scene: the references.
+        kept: [V, H, W] bool, the pixels that give points.
+        longest_side: to which references are shrunk once; None shrinks them to suit each target.
+    """
+
+    def __init__(self, scene: "SceneEstimate", kept: Tensor, longest_side: int | None) -> None:
+        self.scene, self.depths, self.longest_side = scene, scene.depths * kept, longest_side
+        self._made: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        sampled = slice(_SAMPLED // 2, None, _SAMPLED)
+        self._samples = scene.cameras.backproject(self.depths)[:, sampled, sampled]
+        focals = torch.linalg.det(scene.cameras.Ks[:, :2, :2]).abs().sqrt()
+        # What a pixel spans of a surface that faces it.
+        self._spans = self.depths[:, sampled, sampled] / focals[:, None, None]
+
+    def divisors_of(self, targets: Cameras) -> dict[tuple[int, ...], list[int]]:
+        """Divisors of the references' resolution, one a view, and the targets that they suit."""
+        chosen: dict[tuple[int, ...], list[int]] = {}
+        for index in range(len(targets)):
+            views = range(len(self.scene))
+            divisors = tuple(1 if self.longest_side else self._divisor(view, targets[index]) for view in views)
+            chosen.setdefault(divisors, []).append(index)
+        return chosen
+
+    def _divisor(self, view: int, target: Cameras) -> int:
+        """The largest power of two at which points of a view typically lie at most a pixel of the target apart."""
+        spans = self._spans[view]
+        known = spans > 0
+        pixels, z = target.project(self._samples[view][known])
+        inside = ((pixels >= 0) & (pixels < pixels.new_tensor([target.width, target.height]))).all(-1) & (z > 0)
+        if not bool(inside.any()):
+            return 1
+        spacing = float((spans[known] / z[0])[inside[0]].median()) * focal(target)
+        # A view seen from its own place at half its size is just a pixel apart, but for rounding.
+        return 2 ** int(min(max(math.log2(1.01 / spacing), 0.0), math.log2(LARGEST_SCALE)))
+
+    def of(self, divisors: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Points and colours [N, 3] of all views, each at its divisor."""
+        points, colors = zip(*(self._view(view, divisor) for view, divisor in enumerate(divisors)), strict=True)
+        return torch.cat(points), torch.cat(colors)
+
+    def _view(self, view: int, divisor: int) -> tuple[Tensor, Tensor]:
+        if (view, divisor) not in self._made:
+            self._made[view, divisor] = self._points(view, divisor)
+        return self._made[view, divisor]
+
+    def _points(self, view: int, divisor: int) -> tuple[Tensor, Tensor]:
+        image, depths = self.scene.images[view : view + 1], self.depths[view : view + 1]
+        camera = self.scene.cameras[view]
+        scale = 1 / divisor
+        if self.longest_side is not None:
+            scale = min(1.0, self.longest_side / max(camera.width, camera.height))
+        if scale < 1:
+            width, height = (max(1, round(side * scale)) for side in (camera.width, camera.height))
+            image = F.interpolate(image, (height, width), mode="area")
+            depths = F.interpolate(depths[:, None], (height, width), mode="nearest-exact")[:, 0]
+            camera = camera.resized(width, height)
+        known = depths > 0
+        return camera.backproject(depths)[known], image.permute(0, 2, 3, 1)[known]
 
 
-def _enlarged(discs: Conditioning, targets: Cameras) -> Conditioning:
-    """Twice the size, cropped to the targets': pictures bilinearly, depths by repetition."""
-    conditioning = blank_conditioning(targets)
-    for index in range(len(targets)):
-        lit = discs.masks[index : index + 1].to(discs.images)
-        planes = torch.cat([discs.images[index], lit])[None]
-        # Bilinear in both tensors' sense: pixel centres keep their places, the border repeats.
-        planes = F.interpolate(planes, scale_factor=2, mode="bilinear", align_corners=False)[0]
-        planes = planes[:, : targets.height, : targets.width]
+def _enlarge(discs: Conditioning, conditioning: Conditioning, indices: Sequence[int]) -> None:
+    """Put discs of half the size into the targets `indices`, cropped to them: pictures bilinearly, depths repeated."""
+    height, width = conditioning.depths.shape[1:]
+    for place, index in enumerate(indices):
+        lit = discs.masks[place : place + 1].to(discs.images)
+        planes = torch.cat([discs.images[place], lit])[None]
+        planes = F.interpolate(planes, scale_factor=2, mode="bilinear", align_corners=False)[0, :, :height, :width]
         conditioning.images[index], conditioning.masks[index] = planes[:3], planes[3] > 0
-        depths = discs.depths[index].repeat_interleave(2, 0).repeat_interleave(2, 1)
-        conditioning.depths[index] = depths[: targets.height, : targets.width]
-    return conditioning
+        depths = discs.depths[place].repeat_interleave(2, 0).repeat_interleave(2, 1)
+        conditioning.depths[index] = depths[:height, :width]
 
 
 def same_view(scene: "SceneEstimate", target: Cameras, tolerance: float) -> tuple[int, int, int] | None:

@@ -29,7 +29,7 @@ def psnr(picture: Tensor, truth: Tensor) -> float:
 @pytest.mark.parametrize("size", [(48, 32), (47, 31)])
 def test_the_picture_is_that_of_discs_at_half_the_size_enlarged(backend, size: tuple[int, int]):
     scene = wall()
-    target = pinhole((0.1, 0.05, 0.3), 40, *size)
+    target = pinhole((0.1, 0.05, 0.3), 150, *size)  # as close as the references are fine
     found = render_scene_points(scene, target, radius=0.09, points_per_pixel=7, backend=backend)
     halved = Cameras(target.viewmats, target.Ks * torch.tensor([[0.5], [0.5], [1.0]]), 24, 16)
     points = scene.cameras.backproject(scene.depths).view(-1, 3)
@@ -56,6 +56,25 @@ def test_as_sparse_as_viewcrafters_a_close_up_falls_apart_into_dots():
     dense, sparse = (render_scene_points(scene, target, shrink_references=shrink) for shrink in (False, True))
     assert float((sparse.images == 0).all(1).float().mean()) > 0.05
     assert not bool((dense.images == 0).all(1).any())
+
+
+@pytest.mark.parametrize("shrunk", [1, 2, 4])
+def test_a_view_of_the_same_field_is_as_dense_as_viewcrafters_at_any_size(shrunk: int):
+    scene = wall(192, 128)
+    target = pinhole((0.1, 0.0, 0.0), 192, 192, 128).resized(192 // shrunk, 128 // shrunk)
+    dense, sparse = (render_scene_points(scene, target, shrink_references=shrink) for shrink in (False, True))
+    assert torch.equal(dense.images, sparse.images)
+    assert dense.masks[..., 16:-16].all()
+
+
+def test_targets_of_different_zooms_each_get_what_they_get_alone():
+    scene = wall(192, 128)
+    path = trajectories.zoom(scene.cameras, zoom=5.0, frames=6)
+    seen: list[int] = []
+    together = render_scene_points(scene, path, on_progress=lambda done, every: seen.append(done))
+    for index in range(len(path)):
+        torch.testing.assert_close(together.images[index], render_scene_points(scene, path[index]).images[0])
+    assert seen == sorted(seen) and seen[-1] == 6
 
 
 @pytest.mark.parametrize("size", [(1024, 576), (576, 1024)])
