@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from open_clip import get_model_config
 from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cus.checkpoints import image_encoder_from_lvdm, image_projector_from_lvdm, load_lvdm_checkpoint, unet_from_lvdm
+from cus.checkpoints import (
+    image_encoder_from_lvdm,
+    image_projector_from_lvdm,
+    load_lvdm_checkpoint,
+    unet_from_lvdm,
+    vae_from_lvdm,
+)
 from cus.checkpoints.config import LVDMConfig
 from cus.checkpoints.conversion import ConversionOptions, assembled, convert_checkpoint
 from cus.checkpoints.export import export_checkpoint
@@ -19,7 +26,9 @@ from cus.checkpoints.schedules import schedule_buffers
 from cus.diffusion.context import ContextEncoder
 from cus.diffusion.pipeline import CloseUpShotPipeline
 from cus.diffusion.schedule import NoiseSchedule
-from tests.checkpoints.tiny_checkpoint import IMAGE_TOWER, PROJECTOR, UNET, VAE, tiny_tensors
+from cus.models.lvdm import VIEWCRAFTER_PROJECTOR, VIEWCRAFTER_UNET, VIEWCRAFTER_VAE
+from tests.checkpoints.test_assembling import golden
+from tests.checkpoints.tiny_checkpoint import IMAGE_TOWER, PROJECTOR, UNET, VAE, tiny_tensors, yaml_config
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -61,6 +70,42 @@ def test_the_whole_checkpoint_at_full_size_has_nothing_missing_and_nothing_left_
     assert counts[:3] == [1_438_854_980, 83_653_863, 48_787_456]
     assert [round(count / 1e6, 2) for count in counts[3:]] == [632.08, 354.03]
     assert not model.notes
+
+
+def test_viewcrafter_s_own_config_file_asks_for_the_sizes_that_are_the_default(tmp_path: Path) -> None:
+    told = yaml_config()
+    told["model"]["params"] |= {"image_size": [72, 128], "loop_video": "Flase", "uncond_prob": 0.05}
+    # Its file says 16 frames, though the weights were trained with 25.
+    told["model"]["params"]["unet_config"] = {
+        "params": VIEWCRAFTER_UNET | {"use_checkpoint": True, "temporal_length": 16}
+    }
+    told["model"]["params"]["first_stage_config"]["params"]["ddconfig"] = VIEWCRAFTER_VAE
+    told["model"]["params"]["image_proj_stage_config"]["params"] = VIEWCRAFTER_PROJECTOR
+    OmegaConf.save(OmegaConf.create(told), tmp_path / "inference.yaml")
+    config, tensors = LVDMConfig.read(tmp_path / "inference.yaml"), full_size_names()
+    assert (config.width, config.height) == (1024, 576)
+    read, default = assembled(tensors, config), assembled(tensors, LVDMConfig())
+    for part in ("unet", "vae", "image_encoder", "image_projector", "text_encoder", "schedule"):
+        asked, known = (
+            {key: value for key, value in getattr(model, part).config.items() if not key.startswith("_")}
+            for model in (read, default)
+        )
+        assert asked == known
+
+
+@pytest.mark.parametrize(("module", "convert"), [("unet_tiny", unet_from_lvdm), ("vae_tiny", vae_from_lvdm)])
+@torch.no_grad()
+def test_float16_changes_the_networks_far_less_than_bfloat16(module: str, convert: Any) -> None:
+    weights, config, io = golden(module)
+    errors = []
+    for dtype in (torch.float16, torch.bfloat16):
+        network = convert({name: tensor.to(dtype).float() for name, tensor in weights.items()}, config)
+        if module == "unet_tiny":
+            made, expected = network(io["x"], io["timesteps"], io["context"], io["fs"]).sample, io["output"]
+        else:
+            made, expected = network.decode(io["z"]).sample, io["decoded"]
+        errors.append(float((made - expected).norm() / expected.norm()))
+    assert errors[0] < 3e-3 and errors[1] > 5 * errors[0]
 
 
 def test_the_pipeline_of_the_folder_holds_the_checkpoint_s_tensors_bit_by_bit(
@@ -129,7 +174,7 @@ def test_a_checkpoint_in_another_precision_keeps_its_schedule_exact(tiny_model: 
 def test_all_layouts_of_a_checkpoint_give_the_same_folder(
     tiny_lvdm: tuple[Path, Path], tiny_model: Path, tmp_path: Path
 ) -> None:
-    tensors, config = tiny_tensors(), LVDMConfig.read(tiny_lvdm[1])
+    tensors, config = load_lvdm_checkpoint(tiny_lvdm[0]), LVDMConfig.read(tiny_lvdm[1])
     older = {name.replace("fps_embedding", "framestride_embed"): tensor for name, tensor in tensors.items()}
     assert older.keys() != tensors.keys()
     torch.save({"state_dict": older}, tmp_path / "older.ckpt")
@@ -164,14 +209,14 @@ def test_weights_are_rounded_to_the_asked_type(dtype: torch.dtype | None, tmp_pa
     torch.save(tensors, tmp_path / "model.ckpt")
     convert_checkpoint(tmp_path / "model.ckpt", tmp_path / "out", config, ConversionOptions(dtype=dtype))
     stored = load_file(tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors")
-    expected = unet_from_lvdm(tensors, UNET).to(dtype=dtype or torch.float32).state_dict()
-    assert same(stored, dict(expected))
+    expected = unet_from_lvdm(tensors, UNET).state_dict()
+    assert same(stored, {name: tensor.to(dtype or torch.float32) for name, tensor in expected.items()})
 
 
 def test_a_moving_average_is_left_alone_and_said(
     tiny_lvdm: tuple[Path, Path], tiny_model: Path, tmp_path: Path
 ) -> None:
-    tensors = tiny_tensors() | {
+    tensors = load_lvdm_checkpoint(tiny_lvdm[0]) | {
         "model_ema.decay": torch.tensor(0.99),
         "model_ema.diffusion_modelout2bias": torch.ones(4),
     }
@@ -196,9 +241,9 @@ def test_progress_of_each_stage_runs_to_its_end(tiny_lvdm: tuple[Path, Path], tm
         assert reports == sorted(reports) and reports[-1][0] == reports[-1][1] > 0
 
 
-def test_the_tiny_checkpoint_has_every_kind_of_name_that_the_real_one_has() -> None:
+def test_the_tiny_checkpoint_has_every_kind_of_name_that_the_real_one_has(tiny_lvdm: tuple[Path, Path]) -> None:
     def kinds(names: Any) -> set[str]:
         """Names with every number left out."""
         return {".".join("#" if part.isdigit() else part for part in name.split(".")) for name in names}
 
-    assert kinds(tiny_tensors()) == kinds(full_size_names())
+    assert kinds(load_lvdm_checkpoint(tiny_lvdm[0])) == kinds(full_size_names())

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cus.checkpoints import load_lvdm_checkpoint
 from cus.checkpoints.config import LVDMConfig
 from cus.checkpoints.conversion import ConversionOptions, convert_checkpoint
 from cus.checkpoints.export import export_checkpoint
@@ -23,15 +24,15 @@ from cus.checkpoints.schedules import schedule_buffers
 from cus.diffusion.schedule import NoiseSchedule
 from cus.errors import InputError
 from cus.models.unet import UNet
-from tests.checkpoints.tiny_checkpoint import tiny_tensors, yaml_config
+from tests.checkpoints.tiny_checkpoint import yaml_config
 
 Tensors = dict[str, Tensor]
 WEIGHT = "model.diffusion_model.middle_block.0.in_layers.2.weight"
 
 
 @pytest.fixture(scope="module")
-def good() -> Tensors:
-    return tiny_tensors()
+def good(tiny_lvdm: tuple[Path, Path]) -> Tensors:
+    return load_lvdm_checkpoint(tiny_lvdm[0])
 
 
 @pytest.fixture
