@@ -51,6 +51,8 @@ class Run:
         self.kind: ConditioningKind = stages.conditioning_kind(settings, self.defaults)
         self.memory = None if settings.conditioning_only else self._plan_memory(inputs)
         self.pipeline = self._load()
+        # A Hub model's name holds the commit: a branch may move on.
+        self.model = settings.model if self.pipeline is None else self.pipeline.name_or_path
         self.folder = RunFolder(settings.out)
         self.folder.prepare(resume=resume, overwrite=overwrite)
         self.results = Results(inputs, stages.read(inputs, settings))
@@ -163,8 +165,7 @@ class Run:
         settings, results = self.settings, self.results
         warped, pipeline = known(results.conditioning), known(self.pipeline)
         reference = stages.first_reference(known(results.scene), results.batch, results.inputs.photos[0])
-        # A Hub model's name holds the commit: a branch may have moved on since.
-        model = [pipeline.name_or_path, settings.variant]
+        model = [self.model, settings.variant]
         sampling = [*model, settings.steps, settings.guidance, settings.seed, str(settings.torch_dtype())]
 
         def make(on_progress: OnProgress) -> State:
@@ -247,6 +248,7 @@ class Run:
         """What `run.json` holds: settings as used, notes, seconds a stage, peak memory, versions, files."""
         settings = self.settings
         used = asdict(settings) | {
+            "model": self.model,
             "frames": self.frames,
             "size": self.size,
             "zoom": settings.end_zoom(),

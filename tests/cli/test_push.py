@@ -296,9 +296,11 @@ def test_the_commands_push_and_infer_as_users_run_them_also_without_a_network(mo
         assert done.returncode == 0, done.stderr
         asked = {path.split("/", 5)[5] for _, path in hub.log if "/resolve/" in path}
         assert asked == FILES
+        commit = hub.repositories["org/tiny"].branches["v1"]
     frames = [(tmp_path / "out" / "frames" / name).read_bytes() for name in ("0000.png", "0001.png")]
     done = run("cus.cli.infer", *ask, "--resume", hub=unused_endpoint(), home=home)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("using the cached commit") == 1
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "finished"
+    summary = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert summary["status"] == "finished" and summary["settings"]["model"] == f"org/tiny@{commit}"
     assert frames == [(tmp_path / "out" / "frames" / name).read_bytes() for name in ("0000.png", "0001.png")]
