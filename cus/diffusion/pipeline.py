@@ -105,6 +105,8 @@ class CloseUpShotPipeline(DiffusionPipeline):
         """
         if kwargs.get("custom_pipeline") or kwargs.get("trust_remote_code"):
             raise ValueError("this pipeline loads no code of others: leave out custom_pipeline and trust_remote_code")
+        if not kwargs.pop("use_safetensors", True):
+            raise ValueError("this pipeline loads safetensors only: leave out use_safetensors")
         asked = {field.name: kwargs.pop(field.name) for field in fields(HubAccess) if field.name in kwargs}
         model = open_model(pretrained_model_name_or_path, cls.__name__, HubAccess(revision=revision, **asked))
         folder = model.complete(variant, on_fetched)
@@ -116,6 +118,8 @@ class CloseUpShotPipeline(DiffusionPipeline):
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Write a folder that `from_pretrained` reads: safetensors and JSON."""
+        if kwargs.pop("push_to_hub", False):
+            raise ValueError("save_pretrained writes a folder only; call push_to_hub, which checks what it uploads")
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
 
     def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
