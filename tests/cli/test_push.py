@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
+from cus.cli.infer import main as infer
 from cus.cli.push import main
 from cus.diffusion import CloseUpShotPipeline
 from cus.errors import InputError
@@ -22,7 +23,7 @@ from cus.training.unet import UNetConfig
 from cus.training.vae import VaeConfig
 from tests.diffusion.test_stored import FILES
 from tests.diffusion.tiny import pictures, tiny_pipeline
-from tests.hub.client import connect, run, unused_endpoint
+from tests.hub.client import connect, put_folder, run, unused_endpoint
 from tests.hub.repositories import Repository
 from tests.hub.server import Account, Hub, running
 
@@ -253,6 +254,12 @@ def test_who_may_not_write_is_told_before_the_folder_is_looked_at(hub, model, tm
     assert "cannot be reached" in refused(capsys, broken, "org/tiny")
 
 
+def test_saving_does_not_upload_past_the_checks(pipeline, tmp_path):
+    with pytest.raises(ValueError, match="call push_to_hub"):
+        pipeline.save_pretrained(tmp_path / "model", push_to_hub=True)
+    assert not (tmp_path / "model").exists()
+
+
 def test_nothing_goes_to_a_public_repository_that_was_meant_to_be_private(hub, model, capsys):
     hub.repositories["org/tiny"] = Repository("org/tiny")
     assert "exists and is public" in refused(capsys, model, "org/tiny", "--private")
@@ -269,9 +276,8 @@ def test_a_push_that_broke_goes_on_without_what_has_arrived(hub, pipeline, monke
         pipeline.push_to_hub("org/tiny")
 
 
-@pytest.mark.slow
-def test_the_commands_push_and_infer_as_users_run_them_also_without_a_network(model, tmp_path):
-    home = tmp_path / "home"
+def asking(model: str, out: Path) -> list[str]:
+    """Arguments of a small run of cus-infer on the shipped example."""
     views = [str(COURTYARD / name) for name in ("a.jpg", "b.jpg")]
     small = [
         "--photo-size",
@@ -286,21 +292,45 @@ def test_the_commands_push_and_infer_as_users_run_them_also_without_a_network(mo
         "--dtype",
         "float32",
     ]
+    return ["--views", *views, "--model", model, "--out", str(out), *small]
+
+
+def frames_in(out: Path) -> list[bytes]:
+    return [(out / "frames" / name).read_bytes() for name in ("0000.png", "0001.png")]
+
+
+@pytest.mark.slow
+def test_the_commands_push_and_infer_as_users_run_them(model, tmp_path):
+    home, out = tmp_path / "home", tmp_path / "out"
     with running() as hub:
         done = run("cus.cli.push", str(model), "org/tiny@v1", hub=hub, home=home, token="secret")
         assert done.returncode == 0, done.stderr
         assert f"{hub.endpoint}/org/tiny/tree/v1" in done.stderr
         hub.log.clear()
-        ask = ["--views", *views, "--model", "org/tiny@v1", *small, "--out", str(tmp_path / "out")]
-        done = run("cus.cli.infer", *ask, hub=hub, home=home)
+        done = run("cus.cli.infer", *asking("org/tiny@v1", out), hub=hub, home=home)
         assert done.returncode == 0, done.stderr
-        asked = {path.split("/", 5)[5] for _, path in hub.log if "/resolve/" in path}
-        assert asked == FILES
-        commit = hub.repositories["org/tiny"].branches["v1"]
-    frames = [(tmp_path / "out" / "frames" / name).read_bytes() for name in ("0000.png", "0001.png")]
-    done = run("cus.cli.infer", *ask, "--resume", hub=unused_endpoint(), home=home)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("using the cached commit") == 1
-    summary = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert summary["status"] == "finished" and summary["settings"]["model"] == f"org/tiny@{commit}"
-    assert frames == [(tmp_path / "out" / "frames" / name).read_bytes() for name in ("0000.png", "0001.png")]
+        assert {path.split("/", 5)[5] for _, path in hub.log if "/resolve/" in path} == FILES
+    assert len(frames_in(out)) == 2
+
+
+def test_a_resumed_run_takes_its_frames_from_the_same_commit_without_a_network_and_makes_new_ones_for_another(
+    hub, model, tmp_path, monkeypatch, caplog
+):
+    hub.repositories["org/tiny"] = Repository("org/tiny")
+    commit = put_folder(hub, "org/tiny", model)
+    out = tmp_path / "out"
+    ask = asking("org/tiny", out)
+    assert infer(ask) == 0
+    summary = json.loads((out / "run.json").read_text())
+    assert summary["settings"]["model"] == f"org/tiny@{commit}" and summary["reused"] == []
+    before = frames_in(out)
+    connect(monkeypatch, unused_endpoint(), tmp_path / "home")
+    caplog.clear()
+    assert infer([*ask, "--resume"]) == 0
+    assert len([message for message in caplog.messages if "using the cached commit" in message]) == 1
+    assert "frames" in json.loads((out / "run.json").read_text())["reused"] and frames_in(out) == before
+    connect(monkeypatch, hub.endpoint, tmp_path / "home")
+    with_tensor(model, "unet", lambda name, tensor: {name: tensor + 3})
+    put_folder(hub, "org/tiny", model)
+    assert infer([*ask, "--resume"]) == 0
+    assert "frames" not in json.loads((out / "run.json").read_text())["reused"] and frames_in(out) != before

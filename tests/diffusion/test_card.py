@@ -6,6 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from cus.diffusion.card import CardFacts, Column, ModelFacts, Row, Table, TrainingStage, card_text
+from cus.diffusion.publish import prepare
+from cus.diffusion.stored import local_folder
 
 PSNR = Column("psnr", "PSNR", "dB", True, 2)
 SSIM = Column("ssim", "SSIM", "", True, 3)
@@ -70,6 +72,17 @@ def test_parts_add_up_and_sampling_variants_and_training_are_told():
 def test_headers_survive_names_that_yaml_has_a_meaning_for(name: str):
     card = read(replace(BARE, repository=name, tables=[replace(TABLE, title="a: 'b' # c", group="- x")]))
     assert card.data.to_dict()["model-index"][0]["name"] == name.partition("/")[2]
+
+
+def test_the_shipped_model_s_card_counts_its_parameters_and_states_its_licence():
+    prepared = prepare(local_folder("mini"))
+    card = ModelCard((local_folder("mini") / "README.md").read_text())
+    assert card.data.to_dict()["license"] == "apache-2.0"
+    for name, count in prepared.facts.parameters.items():
+        assert f"| `{name}` | {count:,} |" in card.content
+    for name, value in prepared.facts.sampling.items():
+        assert f"| `{name}` | " + ("no" if value is False else f"{value:g}") + " |" in card.content
+    assert prepared.left_out == ()
 
 
 def test_what_is_not_known_is_neither_in_the_header_nor_claimed():
