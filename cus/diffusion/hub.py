@@ -204,6 +204,9 @@ def hub_errors(repository: str, access: HubAccess) -> Iterator[None]:
     except HFValidationError as error:
         raise InputError(f"{repository!r} cannot be the name of a model: {first_line(error)}") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        # The library takes an answer that refuses for none where it looks for a file.
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise InputError(_refused(repository, error.__cause__)) from error.__cause__
         raise InputError(_unreachable(repository, access, error)) from error
     except RevisionNotFoundError as error:
         raise InputError(f"{repository} has no revision {access.revision!r}{_revisions(repository, access)}") from error

@@ -18,7 +18,7 @@ from cus.errors import InputError
 from tests.diffusion.tiny import pictures, tiny_pipeline
 from tests.hub.client import connect, put_folder, unused_endpoint
 from tests.hub.repositories import Repository
-from tests.hub.server import Hub, running
+from tests.hub.server import Account, Hub, running
 
 PARTS = ("image_encoder", "image_projector", "prompt", "unet", "vae")
 FILES = {"model_index.json", "scheduler/scheduler_config.json"} | {
@@ -241,6 +241,13 @@ def test_models_that_are_not_there_or_not_for_everyone_say_how_to_log_in(hub, mo
     connect(monkeypatch, hub.endpoint, tmp_path / "home", token="secret")
     assert CloseUpShotPipeline.from_pretrained("org/tiny").unet is not None
     assert "nor a model that you can see" in refusal("org/none")
+
+
+def test_a_token_that_may_not_read_is_told_from_a_hub_that_cannot_be_reached(hub, monkeypatch, tmp_path):
+    hub.accounts["blind"] = Account("blind", ("org",), reads=False)
+    connect(monkeypatch, hub.endpoint, tmp_path / "home", token="blind")
+    message = refusal("org/tiny")
+    assert "the access token may not do this" in message and "reached" not in message
 
 
 def test_a_gated_model_says_where_to_ask_and_loads_for_those_admitted(hub, monkeypatch, tmp_path):

@@ -20,11 +20,12 @@ from tests.hub.repositories import Blob, Repository, is_large
 
 @dataclass(frozen=True)
 class Account:
-    """Who a token belongs to, and where it may write."""
+    """Who a token belongs to, and what it may do."""
 
     name: str
     organisations: tuple[str, ...]
     writes: bool = True
+    reads: bool = True
 
 
 class Refusal(Exception):
@@ -261,6 +262,8 @@ class Handler(BaseHTTPRequestHandler):
         if repository.gated and (account is None or account.name not in repository.admitted):
             message = f"Access to model {id} is restricted"
             raise Refusal(401 if account is None else 403, "GatedRepo", message)
+        if account is not None and not account.reads:
+            raise Refusal(403, message="this token may not read the content of repositories")
         sha = self.commit_of(repository, revision)
         headers = {"X-Repo-Commit": sha}
         blob = repository.commits[sha].get(path)
