@@ -1,0 +1,170 @@
+"""Seconds and memory of the full-size networks, with random weights: a denoising step, and whole calls in every plan.
+
+    python benchmarks/full_size.py                           # on a CPU: steps, and whole calls of one step; an hour
+    python benchmarks/full_size.py --calls --sizes 576x1024  # one size, whole calls only
+    python benchmarks/full_size.py --device cuda             # on a GPU: whole calls of 50 steps
+
+Writes benchmarks/full_size.md (--no-write prints alone). Weights are random, so pictures are not: time and memory do
+not depend on values. Each row runs in a process of its own. The need is what `cus.diffusion.memory` says beforehand;
+measured is the peak of the process above what it held before the networks were made, on CUDA the allocator's own peak.
+ViewCrafter's README says 120 s and 23.5 GB for 50 steps of 25 frames at 576x1024 on an A100: the named baseline.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.measure import Measured, measured, preload
+from benchmarks.rasterizer import machine_lines
+from cus.diffusion import PLANS, CloseUpShotPipeline, NoiseSchedule
+from cus.diffusion.memory import GIB, NETWORKS, Clip, measure_need
+
+PAGE = Path(__file__).with_suffix(".md")
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+FRAMES = 25
+BASELINE_SECONDS, BASELINE_GB = 120, 23.5
+
+
+@dataclass(frozen=True)
+class FullSize:
+    """One row.
+
+    Attributes:
+        kind: "step", the U-Net alone without guidance, or "call", the pipeline.
+        plan: name of a memory plan; of a call.
+        height: of the frames, in pixels.
+        width: likewise.
+        steps: of a call.
+        device: where.
+        dtype: name of the weights' precision.
+    """
+
+    kind: str
+    plan: str
+    height: int
+    width: int
+    steps: int
+    device: str
+    dtype: str
+
+    def tiny(self) -> Callable[[], object]:
+        """The libraries' first use, on a small network."""
+        layer = nn.Conv2d(8, 8, 3).to(self.device, DTYPES[self.dtype])
+        return lambda: layer(torch.ones(1, 8, 8, 8, device=self.device, dtype=DTYPES[self.dtype]))
+
+    def work(self) -> Callable[[], object]:
+        """Networks with random weights, and the call."""
+        if self.kind == "step":
+            return self._step()
+        pipeline = randomized(DTYPES[self.dtype]).use(PLANS[self.plan], self.device)
+        images, conditioning = (torch.rand(count, 3, self.height, self.width) for count in (1, FRAMES))
+        return lambda: pipeline(images, conditioning, steps=self.steps)
+
+    def _step(self) -> Callable[[], object]:
+        unet = randomized(DTYPES[self.dtype]).unet.to(self.device)
+        sample = torch.rand(1, 8, FRAMES, self.height // 8, self.width // 8, device=self.device)
+        context, timesteps = torch.rand(1, 333, 1024, device=self.device), torch.full((1,), 999, device=self.device)
+
+        def step() -> object:
+            with torch.inference_mode():
+                return unet(sample, timesteps, context)
+
+        return step
+
+    def need(self) -> int | None:
+        """Bytes that the run is said to need; of a call."""
+        if self.kind == "step":
+            return None
+        clip = Clip(FRAMES, self.height, self.width)
+        plan = PLANS[self.plan]
+        return measure_need(on_meta(DTYPES[self.dtype]), clip, plan).total(plan.offload, self.device)
+
+
+def on_meta(dtype: torch.dtype) -> CloseUpShotPipeline:
+    """The full-size pipeline without values."""
+    with torch.device("meta"):
+        networks = {name: nn.Module.to(network().eval(), dtype=dtype) for name, network in NETWORKS.items()}
+    return CloseUpShotPipeline(**networks, scheduler=NoiseSchedule())  # pyright: ignore[reportArgumentType]
+
+
+def randomized(dtype: torch.dtype) -> CloseUpShotPipeline:
+    """The full-size pipeline with small random weights, norms as they start."""
+    pipeline = on_meta(dtype)
+    torch.manual_seed(0)
+    for name in NETWORKS:
+        network = getattr(pipeline, name).to_empty(device="cpu")
+        for module in network.modules():
+            is_norm = isinstance(module, nn.GroupNorm | nn.LayerNorm)
+            for parameter_name, parameter in module.named_parameters(recurse=False):
+                value = float(is_norm and parameter_name == "weight")
+                parameter.data.fill_(value) if parameter.ndim < 2 else parameter.data.normal_(std=0.02)
+    return pipeline
+
+
+def line(row: FullSize, result: Measured) -> str:
+    """One line of the table."""
+    what = "U-Net, one step, no guidance" if row.kind == "step" else f"whole call, {row.steps} steps, guidance"
+    start = f"| {FRAMES} x {row.width}x{row.height} | {what} | {row.plan if row.kind == 'call' else ''} |"
+    if result.error:
+        return f"{start} {result.error} | | | |"
+    need = row.need()
+    said = "" if need is None else f"{need / GIB:.1f} GiB"
+    whole = row.kind == "call" and row.steps == 50 and (row.height, row.width) == (576, 1024)
+    ratio = f"{BASELINE_SECONDS / result.seconds:.1f}x, {BASELINE_GB * 1e9 / result.memory:.1f}x less" if whole else ""
+    return f"{start} {result.seconds:.0f} s | {result.memory / GIB:.1f} GiB | {said} | {ratio} |"
+
+
+def sizes(text: str) -> tuple[int, int]:
+    """`576x1024` -> (576, 1024)."""
+    height, width = (int(part) for part in text.split("x"))
+    return height, width
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
+    parser.add_argument("--sizes", nargs="+", type=sizes, default=[(320, 576), (576, 1024)], metavar="HxW")
+    parser.add_argument("--plans", nargs="+", default=list(PLANS), choices=PLANS)
+    parser.add_argument("--steps", type=int, help="of a whole call (default: 50 on CUDA, 1 on a CPU)")
+    parser.add_argument("--calls", action="store_true", help="whole calls only")
+    parser.add_argument("--no-calls", action="store_true", help="single steps only")
+    parser.add_argument("--no-write", action="store_true", help="print the page, leave the file")
+    options = parser.parse_args()
+    steps = options.steps or (50 if options.device.startswith("cuda") else 1)
+    rows = []
+    for height, width in options.sizes:
+        kinds = ([] if options.calls else [("step", "")]) + (
+            [] if options.no_calls else [("call", plan) for plan in options.plans]
+        )
+        rows += [FullSize(kind, plan, height, width, steps, options.device, options.dtype) for kind, plan in kinds]
+    page = [
+        "# Full size",
+        "",
+        "`python benchmarks/full_size.py`: random weights; how to read it stands in the script.",
+        "",
+        *machine_lines(os.getloadavg()[0]),
+        "",
+        f"| frames | work | plan | time | peak memory | said beforehand | {BASELINE_SECONDS} s, {BASELINE_GB} GB |",
+        "| --- | --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    print("\n".join(page), flush=True)
+    preload(["benchmarks.full_size"])
+    for row in rows:
+        page.append(line(row, measured(row, repeats=1, patience=1.0)))
+        print(page[-1], flush=True)
+    if not options.no_write:
+        PAGE.write_text("\n".join(page) + "\n")
+
+
+if __name__ == "__main__":
+    main()
