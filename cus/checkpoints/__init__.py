@@ -17,9 +17,17 @@ from cus.checkpoints.assembling import (
     unet_from_lvdm,
     vae_from_lvdm,
 )
+from cus.checkpoints.config import LVDMConfig
+from cus.checkpoints.conversion import ConversionOptions, Converted, convert_checkpoint
+from cus.checkpoints.export import export_checkpoint
 from cus.checkpoints.reading import load_lvdm_checkpoint, normalized_state_dict
 
 __all__ = [
+    "ConversionOptions",
+    "Converted",
+    "LVDMConfig",
+    "convert_checkpoint",
+    "export_checkpoint",
     "image_encoder_from_lvdm",
     "image_projector_from_lvdm",
     "load_lvdm_checkpoint",

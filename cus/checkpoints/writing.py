@@ -189,7 +189,7 @@ def replacing(target: Path) -> Iterator[Path]:
         made = [folder for folder in target.parents if not folder.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        if target.is_dir() and any(target.iterdir()):
+        if target.is_dir():
             # A folder cannot take the place of one that holds something.
             os.replace(target, old)
         try:

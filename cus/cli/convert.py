@@ -12,7 +12,7 @@ from cus.cli.console import ConsoleProgress, describe_duration, run_cli
 from cus.errors import InputError
 
 if TYPE_CHECKING:
-    from cus.checkpoints.conversion import Converted
+    from cus.checkpoints import Converted
     from cus.inference.progress import OnProgress
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -116,8 +116,7 @@ def _to_folder(arguments: argparse.Namespace, stages: "_Stages") -> "Converted":
         raise InputError(f"--frames must be 1 or more, got {frames}")
     import torch
 
-    from cus.checkpoints.config import LVDMConfig
-    from cus.checkpoints.conversion import ConversionOptions, convert_checkpoint
+    from cus.checkpoints import ConversionOptions, LVDMConfig, convert_checkpoint
 
     config = None if arguments.config is None else LVDMConfig.read(arguments.config)
     dtype = getattr(torch, arguments.dtype or "float16")
@@ -131,7 +130,7 @@ def _to_checkpoint(arguments: argparse.Namespace, stages: "_Stages") -> "Convert
             raise InputError(f"--{option.replace('_', '-')} is for writing a folder from a checkpoint")
     import torch
 
-    from cus.checkpoints.export import export_checkpoint
+    from cus.checkpoints import export_checkpoint
 
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
     return export_checkpoint(
@@ -151,7 +150,7 @@ class _Stages:
             self.stage, self.started = stage, time.perf_counter()
             self.report = self.progress.start(stage, False)
         if self.report is not None:
-            self.report(done, total, f"{done / 1e9:.2f} of {total / 1e9:.2f} GB")
+            self.report(done, total)
         if done >= total:
             self.progress.finish(stage, time.perf_counter() - self.started)
 

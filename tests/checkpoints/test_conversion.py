@@ -161,6 +161,24 @@ def test_there_and_back_changes_no_bit(tiny_lvdm: tuple[Path, Path], tiny_model:
         assert not made.notes
 
 
+def test_a_finetuned_pipeline_with_a_skip_decoder_goes_back_without_its_skips(
+    tiny_lvdm: tuple[Path, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    original = load_lvdm_checkpoint(tiny_lvdm[0])
+    pipeline = CloseUpShotPipeline.from_pretrained(tiny_model)
+    pipeline.register_modules(vae=vae_from_lvdm(original, VAE, skip=True).float())
+    with torch.no_grad():
+        pipeline.unet.conv_out.bias += 1
+    pipeline.save_pretrained(tmp_path / "tuned")
+    made = export_checkpoint(tmp_path / "tuned", tmp_path / "back.ckpt", complete_from=tiny_lvdm[0])
+    assert made.notes == ["the decoder's skip convolutions are left out: ViewCrafter has none"]
+    back = load_lvdm_checkpoint(tmp_path / "back.ckpt")
+    name = "model.diffusion_model.out.2.bias"
+    assert back.keys() == original.keys()
+    assert torch.equal(back[name], original[name].float() + 1)
+    assert all(torch.equal(back[key].to(tensor.dtype), tensor) for key, tensor in original.items() if key != name)
+
+
 def test_a_checkpoint_in_another_precision_keeps_its_schedule_exact(tiny_model: Path, tmp_path: Path) -> None:
     exact = schedule_buffers(NoiseSchedule())
     for target in (tmp_path / "back.ckpt", tmp_path / "back.safetensors"):
