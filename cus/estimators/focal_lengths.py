@@ -81,8 +81,9 @@ def _moved_points(scene: SceneEstimate, factor: float) -> tuple[Tensor, Tensor, 
     points = scene.cameras.backproject(scene.depths).double()
     motion = metric_upgrade(scene.cameras.viewmats, factor, scene.scale)
     divisors = points @ motion[3, :3] + motion[3, 3]
-    reach = max(factor, 1 / factor) ** MOST_BENDING
-    if not bool(((divisors > 1 / reach) & (divisors < reach))[scene.reliable].all()):
+    reach = max(factor, 1 / factor) ** MOST_BENDING + 0.01
+    bends = divisors[scene.reliable] / divisors[scene.reliable].median()
+    if not bool(((bends > 1 / reach) & (bends < reach)).all()):
         motion[3, :3] = 0.0
         divisors = points @ motion[3, :3] + motion[3, 3]
     moved = points @ motion[:3, :3].T / divisors.clamp(min=1e-6)[..., None]

@@ -1,6 +1,6 @@
 """An estimate brought into the world of cameras that are known."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.cameras.alignment import Alignment, align_cameras
 from cus.estimators import poses
+from cus.estimators.focal_lengths import with_known_focals
 from cus.estimators.scene import SceneEstimate
 
 LEAST_POINTS = 30  # triangulated points that tell the scale of a view's depths
@@ -21,11 +22,12 @@ LARGE_SPREAD = 0.1  # of the depth
 def with_known_cameras(scene: SceneEstimate, given: Cameras, valid: Tensor | None, source: str) -> SceneEstimate:
     """The estimate's depths in the world of the given cameras, which are kept exactly.
 
-    The similarity that lays the estimated cameras over the given ones scales all depths. It leaves an error: the given
-    poses and focal lengths differ from the estimated ones, and a depth grows with the focal length it was seen
-    through. So each view is scaled once more, by the median of the depths of points that are triangulated with the
-    given cameras over the estimated ones; a median, because some matches are wrong. A view that sees fewer than
-    `LEAST_POINTS` takes the median of the others' corrections.
+    The similarity that lays the estimated cameras over the given ones scales all depths. It leaves an error, because
+    the given poses and focal lengths differ from the estimated ones: a lens that seems longer moves things away and
+    tilts them. What is true is told by points that are triangulated with the given cameras. So the estimate is tried
+    as it is and as seen through the given focal lengths (`with_known_focals`), each view is scaled by the median of
+    the points' depths over the estimated ones (a median, because some matches are wrong), and what then differs
+    less from the points is kept. A view that sees fewer than `LEAST_POINTS` takes the median of the others' scales.
 
     Args:
         scene: the estimate, in its own world and unit.
@@ -37,39 +39,60 @@ def with_known_cameras(scene: SceneEstimate, given: Cameras, valid: Tensor | Non
         InputError: cameras that fit neither the photographs nor the estimate.
     """
     alignment = align_cameras(scene.cameras, given)
-    depths = scene.depths * alignment.scale
-    ratios = triangulated_ratios(scene.images, depths, given, valid)
-    told = [float(ratio.median()) for ratio in ratios if len(ratio) >= LEAST_POINTS]
+    points = triangulated_points(scene.images, given, valid)
+    focals = (given.Ks[:, 0, 0] * given.Ks[:, 1, 1]).sqrt()
+    through = with_known_focals(scene, focals, source)
+    fitted = _fitted(scene, given, points)
+    if fitted.spreads:
+        other = _fitted(through, given, points)
+        fitted = min(fitted, other, key=lambda candidate: max(candidate.spreads))
+    moved = replace(fitted.scene, cameras=given.to(scene.depths.device), notes=scene.notes)
+    return moved.with_notes(*residual_notes(alignment, fitted.factors, fitted.spreads, source))
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """An estimate with its depths in the given unit, their last factors, and how far off the points are, V or fewer."""
+
+    scene: SceneEstimate
+    factors: list[float]
+    spreads: list[float]
+
+
+def _fitted(scene: SceneEstimate, given: Cameras, points: list[tuple[Tensor, Tensor, Tensor]]) -> _Fitted:
+    depths = scene.depths * align_cameras(scene.cameras, given).scale
+    ratios = []
+    for view, (x, y, seen) in enumerate(points):
+        estimated = depths[view, y, x]
+        ratios.append((seen / estimated)[estimated > 0].cpu())
+    enough = [len(ratio) >= LEAST_POINTS for ratio in ratios]
+    told = [float(ratio.median()) for ratio, is_enough in zip(ratios, enough, strict=True) if is_enough]
     common = float(torch.tensor(told).median()) if told else 1.0
-    factors = [float(ratio.median()) if len(ratio) >= LEAST_POINTS else common for ratio in ratios]
-    depths = depths * depths.new_tensor(factors)[:, None, None]
+    factors = [float(r.median()) if is_enough else common for r, is_enough in zip(ratios, enough, strict=True)]
     spreads = [
         float((ratio / factor - 1).abs().median())
-        for ratio, factor in zip(ratios, factors, strict=True)
-        if len(ratio) >= LEAST_POINTS
+        for ratio, factor, is_enough in zip(ratios, factors, enough, strict=True)
+        if is_enough
     ]
-    moved = replace(scene, cameras=given.to(scene.depths.device), depths=depths)
-    return moved.with_notes(*residual_notes(alignment, factors, spreads, source))
+    return _Fitted(replace(scene, depths=depths * depths.new_tensor(factors)[:, None, None]), factors, spreads)
 
 
-def triangulated_ratios(images: Tensor, depths: Tensor, given: Cameras, valid: Tensor | None) -> list[Tensor]:
-    """V of [N]: depths of triangulated points over the estimated depths [V, H, W] at the pixels where they are seen.
+def triangulated_points(images: Tensor, given: Cameras, valid: Tensor | None) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For each view the columns [N], rows [N] and depths [N] of the points that are triangulated with given cameras.
 
     Raises:
         InputError: the given cameras do not fit the photographs.
     """
     structure = poses.structure_of(images, given, valid)
-    height, width = depths.shape[-2:]
-    ratios = []
+    points = []
     for view in range(len(images)):
         mine = structure.observations.track[structure.observations.view == view]
-        points = torch.from_numpy(structure.points[mine]).to(depths)
-        pixels, seen = (value[0] for value in given[view].to(depths.device).project(points))
-        x, y = pixels[:, 0].floor().long().clamp(0, width - 1), pixels[:, 1].floor().long().clamp(0, height - 1)
-        estimated = depths[view, y, x]
-        known = (estimated > 0) & (seen > 0)
-        ratios.append((seen[known] / estimated[known]).cpu())
-    return ratios
+        world = torch.from_numpy(structure.points[mine]).to(images)
+        pixels, seen = (value[0] for value in given[view].to(images.device).project(world))
+        x, y = (pixels[:, axis].floor().long() for axis in (0, 1))
+        inside = (seen > 0) & (x >= 0) & (y >= 0) & (x < given.width) & (y < given.height)
+        points.append((x[inside], y[inside], seen[inside]))
+    return points
 
 
 def residual_notes(alignment: Alignment, factors: list[float], spreads: list[float], source: str) -> list[str]:

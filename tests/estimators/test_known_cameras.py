@@ -1,14 +1,16 @@
 """Depths in the world of given cameras: a known similarity, a wrong lens, and what cannot be brought together."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
-from cus.cameras import Cameras
+from cus.cameras import Cameras, load_transforms
 from cus.errors import InputError
 from cus.estimators import SceneEstimate
 from cus.estimators.known_cameras import with_known_cameras
+from cus.estimators.stereo import estimate_stereo
 from tests.estimators import planes
 
 TRUE = planes.cameras((0.0, 0.5, 0.9), width=320, height=240, focal=340.0)
@@ -41,6 +43,19 @@ def test_depths_seen_through_a_wrong_lens_are_fitted_view_by_view():
     assert "20.0% of the focal length" in fitted.notes[0] and "warning" in fitted.notes[-1]
     factors = [float(text) for text in fitted.notes[1].split("factors ")[1].split(")")[0].split(", ")]
     assert factors == pytest.approx((1 / wrong).tolist(), rel=0.01)
+
+
+def test_on_photographs_a_wrong_lens_neither_scales_nor_tilts_the_depths(photos):
+    posed = load_transforms(photos / "fountain_p11" / "transforms.json").select([5, 7])
+    images, given = posed.load(width=384)
+    truth = estimate_stereo(images, given)
+    wrong = estimate_stereo(images, focals=1.1 * given.Ks[:, 0, 0])
+    fitted = with_known_cameras(wrong, given, None, "it")
+    ratios = (fitted.depths / truth.depths)[truth.reliable]
+    assert ratios.median() == pytest.approx(1, abs=0.005)
+    assert ratios.quantile(0.9) / ratios.quantile(0.1) < 1.02
+    stated = re.search(r"baseline and (\S+)% of the focal length", fitted.notes[0])
+    assert stated and float(stated[1]) == pytest.approx(10, abs=0.2) and "known ones" not in " ".join(fitted.notes)
 
 
 def test_a_view_without_matches_takes_the_correction_of_the_others():

@@ -39,7 +39,9 @@ def in_unit_of(scene: SceneEstimate, photos: Photographs) -> float:
 
 @BOTH
 @BATCHES
-def test_depth_of_every_pixel_is_right_and_no_edge_is_smeared(stand_ins, tmp_path, network, sizes):
+def test_every_depth_is_right_and_cameras_come_back_to_the_photographs_pixels_in_their_order(
+    stand_ins, tmp_path, network, sizes
+):
     photos = pair(sizes)
     scene = estimate_scene(photos.images, None, CHECKPOINTS[network](tmp_path, photos), valid=photos.valid)
     depths = scene.depths / in_unit_of(scene, photos)
@@ -51,12 +53,6 @@ def test_depth_of_every_pixel_is_right_and_no_edge_is_smeared(stand_ins, tmp_pat
     assert not bool(between.any())
     assert not bool(scene.depths[~photos.valid].any()) and not bool(scene.confidences[~photos.valid].any())
 
-
-@BOTH
-@BATCHES
-def test_cameras_come_back_to_the_photographs_pixels_in_their_order(stand_ins, tmp_path, network, sizes):
-    photos = pair(sizes)
-    scene = estimate_scene(photos.images, None, CHECKPOINTS[network](tmp_path, photos), valid=photos.valid)
     assert torch.equal(scene.cameras.viewmats[0], torch.eye(4))
     expected = photos.cameras.viewmats.double() @ torch.linalg.inv(photos.cameras.viewmats[0].double())
     expected[:, :3, 3] *= in_unit_of(scene, photos)
