@@ -152,8 +152,8 @@ def assembled(tensors: Mapping[str, Tensor], config: LVDMConfig) -> Assembled:
     unet, vae = empty_unet(config.unet), empty_vae(config.vae, scaling_factor=config.scaling_factor)
     projector = empty_image_projector(config.projector)
     with torch.device("meta"):
-        image_encoder = ImageEncoder(**image_encoder_sizes(tensors) if config.any_towers else {})
-        text_encoder = TextEncoder(**text_encoder_sizes(tensors) if config.any_towers else {})
+        image_encoder = ImageEncoder(**(image_encoder_sizes(tensors) if config.any_towers else {}), blur_first=True)
+        text_encoder = TextEncoder(**(text_encoder_sizes(tensors) if config.any_towers else {}))
     schedule = NoiseSchedule(**config.schedule)
     parts = [part_of(network) for network in (unet, vae, projector, image_encoder, text_encoder)]
     _check(tensors, parts, schedule)

@@ -25,6 +25,9 @@ class ImageEncoder(ModelMixin, ConfigMixin):
         heads: attention heads of a block.
         mlp_ratio: width of the feed-forward layers, as a multiple of `width`.
         output_dim: width of the projection; unused here, but one of a checkpoint's tensors.
+        blur_first: squash images as the public checkpoints' own code does: a Gaussian blur, then bicubic interpolation
+            between aligned corners. Without, by PyTorch's antialiased bicubic interpolation, which lies up to half a
+            pixel of the tower away and keeps more detail.
     """
 
     @register_to_config
@@ -37,6 +40,7 @@ class ImageEncoder(ModelMixin, ConfigMixin):
         heads: int = 16,
         mlp_ratio: float = 4.0,
         output_dim: int = 1024,
+        blur_first: bool = False,
     ) -> None:
         super().__init__()
         from open_clip.transformer import VisionTransformer
@@ -69,10 +73,32 @@ class ImageEncoder(ModelMixin, ConfigMixin):
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images are {tuple(images.shape)}; expected [B, 3, H, W]")
         size = (self.config["image_size"], self.config["image_size"])
-        squashed = F.interpolate(images.float(), size, mode="bicubic", align_corners=True, antialias=True)
+        images, blurs = images.float(), self.config["blur_first"]
+        if blurs:
+            images = blurred_for(images, size)
+        squashed = F.interpolate(images, size, mode="bicubic", align_corners=True, antialias=not blurs)
         mean = squashed.new_tensor(CLIP_MEAN).view(3, 1, 1)
         std = squashed.new_tensor(CLIP_STD).view(3, 1, 1)
         return (squashed - mean) / std
+
+
+def blurred_for(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images [B, C, H, W] blurred before they are shrunk to `size`, as kornia's `resize(antialias=True)` does.
+
+    A Gaussian of (factor - 1) / 2 pixels along each axis, cut off at two sigma, mirrored at the edges; an axis that is
+    not shrunk stays as it is.
+    """
+    for axis, (length, target) in enumerate(zip(images.shape[-2:], size, strict=True)):
+        sigma = (length / target - 1) / 2
+        if sigma <= 0:
+            continue
+        radius = max(int(4 * sigma), 3) // 2
+        offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+        kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+        kernel = (kernel / kernel.sum()).view((1, 1, -1, 1) if axis == 0 else (1, 1, 1, -1))
+        padded = F.pad(images, (0, 0, radius, radius) if axis == 0 else (radius, radius, 0, 0), mode="reflect")
+        images = F.conv2d(padded.flatten(0, 1)[:, None], kernel).view(images.shape)
+    return images
 
 
 class TextEncoder(ModelMixin, ConfigMixin):

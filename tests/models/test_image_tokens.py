@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter1d
+from torch.nn import functional as F
 
 from cus.models.clip import CLIP_MEAN, CLIP_STD, ImageEncoder
 from cus.models.projector import ImageProjector
@@ -34,6 +36,30 @@ def test_preprocessing_keeps_corners_and_normalises(encoder: ImageEncoder) -> No
     torch.testing.assert_close(encoder.preprocess(picture) * std + mean, picture, rtol=0, atol=1e-5)
     grey = encoder.preprocess(torch.full((1, 3, 9, 40), 0.5))
     torch.testing.assert_close(grey, ((0.5 - mean) / std).expand(1, 3, 32, 32), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(200, 333), (576, 1024), (20, 90), (32, 32), (33, 20)])
+def test_images_can_be_squashed_as_the_public_checkpoints_code_does(size: tuple[int, int]) -> None:
+    """A Gaussian of half the excess of the shrinking factor, cut at two sigma: here by scipy; then aligned bicubic."""
+    picture = images(*size)[:1]
+    blurred = picture.double().numpy()
+    for axis in (0, 1):
+        sigma = (size[axis] / 32 - 1) / 2
+        if sigma > 0:
+            radius = max(int(4 * sigma), 3) // 2
+            blurred = gaussian_filter1d(blurred, sigma, axis=axis - 2, mode="mirror", radius=radius)
+    expected = F.interpolate(torch.from_numpy(blurred), (32, 32), mode="bicubic", align_corners=True)
+    encoder = ImageEncoder(image_size=32, patch_size=8, width=24, layers=1, heads=3, output_dim=6, blur_first=True)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    torch.testing.assert_close(encoder.preprocess(picture) * std + mean, expected.float(), rtol=0, atol=1e-5)
+
+
+def test_both_ways_to_squash_keep_a_grey_image_and_its_mean(encoder: ImageEncoder) -> None:
+    blurring = ImageEncoder(image_size=32, patch_size=8, width=24, layers=1, heads=3, output_dim=6, blur_first=True)
+    grey, noise = torch.full((1, 3, 300, 500), 0.5), images(300, 500)
+    torch.testing.assert_close(blurring.preprocess(grey), encoder.preprocess(grey), rtol=0, atol=1e-5)
+    means = [way.preprocess(noise).mean((0, 2, 3)) for way in (blurring, encoder)]
+    torch.testing.assert_close(*means, rtol=0, atol=2e-2)
 
 
 def test_wrong_shapes_are_refused(encoder: ImageEncoder) -> None:
