@@ -25,7 +25,7 @@ from benchmarks.rasterizer import machine_lines
 from benchmarks.scenes import boards_before_a_wall
 from cus.cameras import Cameras, trajectories
 from cus.conditioning import Conditioning, hierarchical_warp, render_scene_points
-from cus.conditioning.hierarchical import Backend
+from cus.conditioning.options import Backend
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.estimators.matching_cost import cost_volume, cost_volume_torch
 from cus.estimators.plane_sweep import Sweep

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -17,10 +17,10 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.conditioning.conditioning import Conditioning, blank_conditioning
 from cus.conditioning.cpu.discs import render_discs_cpu
+from cus.conditioning.options import Backend, resolved_backend
 from cus.conditioning.warp import EMPTY, winners
 from cus.errors import InputError
 
-Backend = Literal["auto", "cpu", "torch"]
 RADIUS = 0.01
 POINTS_PER_PIXEL = 10
 # PyTorch3D's kernels for the GPU have this limit, too.
@@ -100,24 +100,13 @@ def draw_discs(
     conditioning = blank_conditioning(targets)
     radius = options.radius * min(targets.width, targets.height) / 2  # in pixels
     matrices = projection_matrices(targets)
-    if _resolved(options.backend, points, colors) == "cpu":
+    if resolved_backend(options.backend, (points, colors), "float32 points") == "cpu":
         render_discs_cpu(points, colors, matrices, radius, options.points_per_pixel, conditioning, on_target)
         return conditioning
     for index, matrix in enumerate(matrices.tolist()):
         _blend(_Cloud(points, colors, matrix, radius), options.points_per_pixel, conditioning, index)
         on_target(index + 1)
     return conditioning
-
-
-def _resolved(backend: Backend, points: Tensor, colors: Tensor) -> Backend:
-    """The backend that "auto" stands for."""
-    fits = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (points, colors))
-    if backend == "cpu" and not fits:
-        kind = f"{points.dtype} on {points.device}".removeprefix("torch.")
-        raise InputError(f"backend 'cpu' needs float32 points on the CPU, got {kind}; use backend='torch' there")
-    if backend == "auto":
-        return "cpu" if fits else "torch"
-    return backend
 
 
 def check_discs(radius: float, points_per_pixel: int, backend: str) -> None:

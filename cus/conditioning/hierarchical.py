@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor
@@ -13,15 +13,13 @@ from cus.conditioning.conditioning import Conditioning, blank_conditioning
 from cus.conditioning.cpu.occlusion import sample_spacing_cpu
 from cus.conditioning.cpu.targets import warp_targets_cpu
 from cus.conditioning.occlusion import DEPTH_TOLERANCE, dilated_depths, sample_spacing
-from cus.conditioning.options import WIDE_SPACING, Merge, WarpOptions, check_scales
+from cus.conditioning.options import WIDE_SPACING, Backend, Merge, WarpOptions, check_scales, resolved_backend
 from cus.conditioning.references import Reference, references_of
 from cus.conditioning.warp import project_depths, splat, surface_means, winners
 from cus.errors import InputError
 
 if TYPE_CHECKING:
     from cus.estimators import SceneEstimate
-
-Backend = Literal["auto", "cpu", "torch"]
 
 
 def hierarchical_warp(
@@ -68,7 +66,7 @@ def hierarchical_warp(
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     if scales is not None:
         scales = check_scales(scales)
-    compiled = _resolved(backend, scene) == "cpu"
+    compiled = resolved_backend(backend, (scene.images, scene.depths), "a float32 scene") == "cpu"
     targets = target_cameras.to(scene.images.device)
     references = references_of(scene, sample_spacing_cpu if compiled else sample_spacing)
     tolerance = DEPTH_TOLERANCE * scene.scale if suppress_background and bool(scene.reliable.any()) else math.inf
@@ -87,18 +85,6 @@ def hierarchical_warp(
             f"the {len(targets)} target cameras; aim the path at what the photographs show, or move it closer to them"
         )
     return conditioning
-
-
-def _resolved(backend: Backend, scene: "SceneEstimate") -> Backend:
-    """The backend that "auto" stands for."""
-    tensors = (scene.images, scene.depths)
-    unfit = [t for t in tensors if t.device.type != "cpu" or t.dtype != torch.float32]
-    if backend == "cpu" and unfit:
-        kind = f"{unfit[0].dtype} on {unfit[0].device}".removeprefix("torch.")
-        raise InputError(f"backend 'cpu' needs a float32 scene on the CPU, got {kind}; use backend='torch' there")
-    if backend == "auto":
-        return "torch" if unfit else "cpu"
-    return backend
 
 
 def _warp_targets(

@@ -1,9 +1,15 @@
-"""How the hierarchical warp goes about a target: resolutions, suppression, merging."""
+"""How targets are gone about: in which form, and the hierarchical warp's resolutions, suppression, merging."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from torch import Tensor
+
+from cus.errors import InputError
+
+Backend = Literal["auto", "cpu", "torch"]
 Merge = Literal["nearest", "depth"]
 LARGEST_SCALE = 64
 # Points closer together than this, in target pixels, are averaged; about one a pixel is best left as it is.
@@ -27,6 +33,17 @@ class WarpOptions:
     def levels(self, spacing: float) -> tuple[int, ...]:
         """The scales for points so many target pixels apart."""
         return self.scales or scales_for_spacing(spacing)
+
+
+def resolved_backend(backend: Backend, tensors: Sequence[Tensor], what: str) -> Backend:
+    """The backend that "auto" stands for. Raises InputError where "cpu" cannot work on the tensors, `what` they are."""
+    unfit = [t for t in tensors if t.device.type != "cpu" or t.dtype != torch.float32]
+    if backend == "cpu" and unfit:
+        kind = f"{unfit[0].dtype} on {unfit[0].device}".removeprefix("torch.")
+        raise InputError(f"backend 'cpu' needs {what} on the CPU, got {kind}; use backend='torch' there")
+    if backend == "auto":
+        return "torch" if unfit else "cpu"
+    return backend
 
 
 def check_scales(scales: Sequence[int]) -> tuple[int, ...]:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.conditioning.conditioning import Conditioning, blank_conditioning
-from cus.conditioning.discs import POINTS_PER_PIXEL, RADIUS, Backend, DiscOptions, check_discs, draw_discs
-from cus.conditioning.options import LARGEST_SCALE
+from cus.conditioning.discs import POINTS_PER_PIXEL, RADIUS, DiscOptions, check_discs, draw_discs
+from cus.conditioning.options import LARGEST_SCALE, Backend
 from cus.conditioning.references import focal
 from cus.errors import InputError
 

@@ -156,6 +156,15 @@ def test_of_two_views_all_points_count_and_of_three_the_confident_and_the_far():
     assert kept[:, 20:24, 30:].all()
 
 
+@pytest.mark.gpu
+def test_a_graphics_card_draws_what_the_processor_draws():
+    scene = wall(192, 128)
+    path = trajectories.zoom(scene.cameras, zoom=4.0, frames=3)
+    there, here = render_scene_points(scene.to("cuda"), path), render_scene_points(scene, path)
+    assert there.images.device.type == "cuda"
+    assert float(((there.images.cpu() - here.images).abs() > 1e-3).float().mean()) < 1e-3
+
+
 @pytest.mark.parametrize("kind", ["hierarchical", "points"])
 def test_kinds_of_conditioning_are_called_by_name(kind):
     scene = wall()
