@@ -239,6 +239,8 @@ def infer(arguments: argparse.Namespace) -> None:
     with ConsoleProgress() as progress:
         progress.say("[bold]CloseUpShot[/] loading ...")
         run = Run(settings_from(arguments), progress, resume=arguments.resume, overwrite=arguments.overwrite)
+        if run.memory is not None:
+            progress.say(run.memory.describe())
         try:
             run.execute()
         except KeyboardInterrupt:

@@ -20,7 +20,7 @@ from cus.diffusion.publish import Push, check_account, parse_target, prepare, up
 from cus.diffusion.sampler import Denoiser, ddim, guided, guided_at_once, keep_first_frame
 from cus.diffusion.sampling import PLANS, MemoryPlan, Sampling
 from cus.diffusion.schedule import NoiseSchedule
-from cus.diffusion.stored import check_weights, explained, open_model
+from cus.diffusion.stored import StoredModel, check_weights, explained, open_model
 from cus.models.attention import SpaceTransformer, TimeTransformer
 from cus.models.autoencoder import Autoencoder
 from cus.models.blocks import ResBlock
@@ -84,7 +84,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path: str | Any,
+        pretrained_model_name_or_path: str | Path | StoredModel,
         *,
         revision: str | None = None,
         variant: str | None = None,
@@ -94,7 +94,8 @@ class CloseUpShotPipeline(DiffusionPipeline):
         """Load "mini" (ships with the package), a folder written by `save_pretrained`, or a Hub id; safetensors only.
 
         Args:
-            pretrained_model_name_or_path: a name, a folder, "org/name", or "org/name@revision".
+            pretrained_model_name_or_path: a name, a folder, "org/name", "org/name@revision", or what
+                `cus.diffusion.stored.open_model` made of one.
             revision: branch, tag or commit of a Hub model; None is the main branch.
             variant: such as "fp16", for `diffusion_pytorch_model.fp16.safetensors`; None is the standard weights.
             on_fetched: called with (bytes here, bytes in all) while a Hub model is fetched; None shows bars.
@@ -108,9 +109,11 @@ class CloseUpShotPipeline(DiffusionPipeline):
         if not kwargs.pop("use_safetensors", True):
             raise ValueError("this pipeline loads safetensors only: leave out use_safetensors")
         asked = {field.name: kwargs.pop(field.name) for field in fields(HubAccess) if field.name in kwargs}
-        model = open_model(pretrained_model_name_or_path, cls.__name__, HubAccess(revision=revision, **asked))
+        model = pretrained_model_name_or_path
+        if not isinstance(model, StoredModel):
+            model = open_model(model, cls.__name__, HubAccess(revision=revision, **asked))
         folder = model.complete(variant, on_fetched)
-        with explained(pretrained_model_name_or_path):
+        with explained(model.source):
             pipeline = super().from_pretrained(str(folder), use_safetensors=True, variant=variant, **kwargs)
         check_weights(folder, pipeline, variant)
         pipeline.register_to_config(_name_or_path=model.name)

@@ -17,6 +17,7 @@ from cus.cameras.alignment import Alignment, align_cameras
 from cus.datasets.scenes import open_source
 from cus.errors import InputError
 from cus.estimators import estimate_scene
+from cus.estimators.choice import prepare
 from cus.evaluation.covisibility import covisible
 from cus.evaluation.folder import PICTURES, RECORDS, Begun, Mode, begin, check_free, held_size
 from cus.evaluation.metrics import Metric, best_blur, make_metrics
@@ -28,8 +29,8 @@ from cus.evaluation.settings import EvalSettings, RowSettings, blurred_name
 from cus.evaluation.tables import MetricColumn, MetricLike
 from cus.evaluation.targets import Target, frame_size, read_target
 from cus.inference.progress import OnProgress
-from cus.inference.settings import InferSettings, torch_device
-from cus.inference.stages import model_defaults
+from cus.inference.settings import torch_device
+from cus.inference.stages import find_model, model_defaults
 
 # How far estimated cameras are from the given ones, where poses are estimated.
 ALIGNMENT = (
@@ -87,6 +88,8 @@ def evaluate(
     settings.check()
     check_free(out, mode)
     torch_device(settings.device)
+    # By its own name from here on: tables of different estimators must not pass for the same.
+    settings = replace(settings, estimator=prepare(settings.estimator).estimator)
     metrics, unavailable = make_metrics(settings.metrics, torch.device("cpu"))
     model_size = _model_size(settings)
     settings = replace(settings, size=settings.size or held_size(out, split, mode) or model_size)
@@ -106,7 +109,7 @@ def _model_size(settings: EvalSettings) -> int:
     names = {row.model or settings.model for row in settings.rows if not row.classical}
     if not names and settings.size == 0:
         names = {settings.model}
-    sizes = [model_defaults(InferSettings(views=(), model=name)) for name in sorted(names)]
+    sizes = [model_defaults(find_model(name)) for name in sorted(names)]
     return max((max(sampling.width, sampling.height) for sampling in sizes), default=0)
 
 

@@ -157,7 +157,7 @@ def fit_photos(
     scores = [
         scored(names[i], picture, images[i], valid[i]) for i, picture in zip([*train, *held_out], renders, strict=True)
     ]
-    summary = _summary(scene, config, options, found, cloud, scores, seconds)
+    summary = _summary(scene, config, options, found, cloud, scores, seconds) | {"notes": [*estimate.notes]}
     folder.write("splat.ply", lambda part: save_ply(part, found.gaussians, antialiased=config.antialiased))
     _write_renders(folder, [names[i] for i in held_out], renders[len(train) :], images[held_out])
     if config.refine_cameras:

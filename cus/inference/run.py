@@ -44,15 +44,14 @@ class Run:
         self.progress = progress
         self.resume = resume
         inputs = stages.inspect(settings)
-        self.defaults = stages.model_defaults(settings)
+        self.stored = stages.find_model(settings.model, settings.variant)
+        self.defaults = stages.model_defaults(self.stored)
         self.frames = settings.frames or self.defaults.frames
         self.size = settings.size or max(self.defaults.width, self.defaults.height)
         self.structure = self.defaults.second_pass if settings.structure is None else settings.structure
         self.kind: ConditioningKind = stages.conditioning_kind(settings, self.defaults)
         self.memory = None if settings.conditioning_only else self._plan_memory(inputs)
         self.pipeline = self._load()
-        # A Hub model's name holds the commit: a branch may move on.
-        self.model = settings.model if self.pipeline is None else self.pipeline.name_or_path
         self.folder = RunFolder(settings.out)
         self.folder.prepare(resume=resume, overwrite=overwrite)
         self.results = Results(inputs, stages.read(inputs, settings))
@@ -62,7 +61,8 @@ class Run:
         """How the network uses memory; refuses frames that it cannot hold."""
         width, height = stages.frame_size(inputs.photos[0], self.size)
         settings = self.settings
-        return stages.plan_memory(settings, Clip(self.frames, height, width, self.structure, settings.guidance))
+        clip = Clip(self.frames, height, width, self.structure, settings.guidance)
+        return stages.plan_memory(self.stored, clip, settings)
 
     def _load(self) -> CloseUpShotPipeline | None:
         """The model, as the settings want it; None where it is not needed."""
@@ -78,7 +78,7 @@ class Run:
             bars[0](done, total)
 
         started = time.perf_counter()
-        pipeline = stages.load_model(settings.model, device, settings.variant, dtype, self.memory.plan, fetched)
+        pipeline = stages.load_model(self.stored, device, settings.variant, dtype, self.memory.plan, fetched)
         if bars:
             self.progress.finish("Model from the Hub", time.perf_counter() - started)
         set_attention_backend(pipeline.unet, settings.attention)
@@ -165,7 +165,7 @@ class Run:
         settings, results = self.settings, self.results
         warped, pipeline = known(results.conditioning), known(self.pipeline)
         reference = stages.first_reference(known(results.scene), results.batch, results.inputs.photos[0])
-        model = [self.model, settings.variant]
+        model = [self.stored.name, settings.variant]
         sampling = [*model, settings.steps, settings.guidance, settings.seed, str(settings.torch_dtype())]
 
         def make(on_progress: OnProgress) -> State:
@@ -248,7 +248,7 @@ class Run:
         """What `run.json` holds: settings as used, notes, seconds a stage, peak memory, versions, files."""
         settings = self.settings
         used = asdict(settings) | {
-            "model": self.model,
+            "model": self.stored.name,
             "frames": self.frames,
             "size": self.size,
             "zoom": settings.end_zoom(),

@@ -16,7 +16,7 @@ from cus.conditioning import Conditioning, ConditioningKind, FusedCloud, conditi
 from cus.diffusion import PLANS, CloseUpShotPipeline, MemoryPlan, Sampling
 from cus.diffusion.hub import OnFetched
 from cus.diffusion.memory import Choice, Clip, choose_plan, skeleton
-from cus.diffusion.stored import explained, open_model
+from cus.diffusion.stored import StoredModel, explained, open_model
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.estimators.choice import prepare
@@ -69,18 +69,23 @@ def inspect(settings: InferSettings) -> Inputs:
     return Inputs(photos, posed)
 
 
-def model_defaults(settings: InferSettings) -> Sampling:
-    """How the checkpoint wants to be sampled, from its index alone. Raises InputError where there is none."""
-    model = open_model(settings.model)
+def find_model(source: str, variant: str | None = None) -> StoredModel:
+    """A checkpoint, before its weights are read. Raises InputError where there is none."""
+    model = open_model(source)
     if model.hub is None:
         # A folder's gaps can be known now; a Hub model's weights are not fetched for this.
-        model.complete(settings.variant)
-    with explained(settings.model):
+        model.complete(variant)
+    return model
+
+
+def model_defaults(model: StoredModel) -> Sampling:
+    """How the checkpoint wants to be sampled, from its index alone. Raises InputError where that does not say it."""
+    with explained(model.source):
         return Sampling(**model.index["sampling"])
 
 
 def load_model(
-    name: str,
+    model: str | StoredModel,
     device: torch.device,
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -92,17 +97,17 @@ def load_model(
     logging.disable_progress_bar()
     # Its warnings speak of configuration defaults; what is wrong with weights is refused by `from_pretrained`.
     logging.set_verbosity_error()
-    pipeline = CloseUpShotPipeline.from_pretrained(name, variant=variant, on_fetched=on_fetched, dtype=dtype)
+    pipeline = CloseUpShotPipeline.from_pretrained(model, variant=variant, on_fetched=on_fetched, dtype=dtype)
     return pipeline.use(plan or PLANS["middle"], device)
 
 
-def plan_memory(settings: InferSettings, clip: Clip) -> Choice:
+def plan_memory(model: StoredModel, clip: Clip, settings: InferSettings) -> Choice:
     """How the network is to use memory, from the checkpoint's configurations alone.
 
     Raises:
         InputError: the frames do not fit into the device's memory, with what would.
     """
-    networks = skeleton(open_model(settings.model), settings.torch_dtype())
+    networks = skeleton(model, settings.torch_dtype())
     return choose_plan(networks, clip, settings.torch_device(), settings.memory)
 
 

@@ -13,7 +13,8 @@ ROW = 512  # numbers in a row that a loop runs along
 class GroupNorm(nn.GroupNorm):
     """`torch.nn.GroupNorm`, same values, same parameters; what differs concerns channels-last maps on a CPU alone.
 
-    Without gradients the result does not depend on the batch. With them, the way to the gradient is another one: there PyTorch's backward pass is several times slower than the convolutions around it for channels-last maps (39 ms
+    Without gradients the result does not depend on the batch. With them, the way to the gradient is another one: there
+    PyTorch's backward pass is several times slower than the convolutions around it for channels-last maps (39 ms
     against 4 ms here for 16 x 32 x 56 x 96 in bfloat16, one thread): it would take a third of a training step.
     """
 
