@@ -29,6 +29,11 @@ class Choice:
     reason: str = ""
 
     @property
+    def estimator(self) -> str:
+        """What `choose` would take for it: the name, and the weights after a colon."""
+        return f"{self.name}:{self.weights}" if self.weights else self.name
+
+    @property
     def note(self) -> str:
         """One line for the report."""
         told = f"estimator: {self.name}" + (f" with {self.weights}" if self.weights else "")

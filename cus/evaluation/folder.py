@@ -157,6 +157,8 @@ def _resumed(
 def _check_same(out: Path, then: dict[str, Any], settings: EvalSettings, free: Sequence[str]) -> None:
     """Refuse settings that would mix two evaluations in one table. Raises InputError that names each."""
     now = json.loads(json.dumps(settings.summary()))
+    if then.get("estimator") == "auto":
+        then = then | {"estimator": "stereo"}  # what it meant when that was written down
     changes = []
     for name, value in now.items():
         if name in (*LAYOUT, *free) or then.get(name) == value:

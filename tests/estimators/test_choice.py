@@ -54,7 +54,7 @@ def test_auto_takes_stereo_where_vggt_is_not_installed():
     if find_spec("vggt") is not None:
         pytest.skip("vggt is installed here")
     choice = choose("auto")
-    assert choice.name == "stereo" and choice.note == "estimator: stereo (auto: VGGT is not installed)"
+    assert choice.estimator == "stereo" and choice.note == "estimator: stereo (auto: VGGT is not installed)"
 
 
 def test_auto_downloads_nothing_and_takes_vggt_once_its_weights_are_there(stand_ins, hub, tmp_path):
@@ -71,7 +71,7 @@ def test_auto_downloads_nothing_and_takes_vggt_once_its_weights_are_there(stand_
 def test_auto_takes_the_commercial_checkpoint_where_it_alone_is_there(stand_ins, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
     prepare(f"vggt:{COMMERCIAL}")
-    assert choose("auto").weights == COMMERCIAL
+    assert choose("auto").estimator == f"vggt:{COMMERCIAL}"
 
 
 def test_auto_says_why_a_package_that_is_installed_cannot_be_used(stand_ins, monkeypatch, tmp_path):
