@@ -74,7 +74,7 @@ def missing_package() -> str:
         return "DUSt3R is not installed"
     try:
         _network_class()
-    except ImportError as error:
+    except Exception as error:  # whatever another project's code raises, "auto" must go on without it
         return f"DUSt3R cannot be imported: {error}"
     return ""
 
@@ -157,7 +157,7 @@ def load_network(path: Path) -> Any:
     """
     try:
         model = _network_class().from_pretrained(str(path.parent), strict=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path.parent} cannot be loaded as DUSt3R ({reason}); get the checkpoint again") from error
     return model.eval().requires_grad_(False)

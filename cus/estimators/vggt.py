@@ -53,7 +53,7 @@ def missing_package() -> str:
         return "VGGT is not installed"
     try:
         _network_class()
-    except ImportError as error:
+    except Exception as error:  # whatever another project's code raises, "auto" must go on without it
         return f"VGGT cannot be imported: {error}"
     return ""
 
@@ -128,7 +128,10 @@ def load_network(path: Path) -> nn.Module:
     """
     options: dict[str, Any] = {}
     if (path.parent / "config.json").is_file():
-        config = json.loads((path.parent / "config.json").read_text())
+        try:
+            config = dict(json.loads((path.parent / "config.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{path.parent / 'config.json'} cannot be read ({error}); get it again") from error
         options = {name: config[name] for name in ("img_size", "patch_size", "embed_dim") if name in config}
     model = _network_class()(**options, enable_point=False, enable_track=False)
     state = {name: value for name, value in _read_state(path).items() if not name.startswith(UNUSED)}

@@ -138,6 +138,7 @@ def test_posed_photographs_are_fitted_and_scored_where_they_were_held_out(wall, 
     (score,) = made["held_out"]
     assert score["name"] == "0002" and score["psnr"] > 22 and score["ssim"] > 0.8
     assert [s["name"] for s in made["training"]] == ["0000", "0001", "0003", "0004"]
+    assert made["notes"][-1].startswith("estimator: ")
     assert "held out 0002: PSNR" in capsys.readouterr().err
     assert len(load_ply(out / "splat.ply")) == made["gaussians"]
     assert Image.open(out / "renders" / "0002.png").size == (192, 64)

@@ -74,11 +74,18 @@ def test_auto_takes_the_commercial_checkpoint_where_it_alone_is_there(stand_ins,
     assert choose("auto").estimator == f"vggt:{COMMERCIAL}"
 
 
-def test_auto_says_why_a_package_that_is_installed_cannot_be_used(stand_ins, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("code", "trouble"),
+    [
+        ("import a_package_that_is_not_there\n", "No module named 'a_package_that_is_not_there'"),
+        ("raise RuntimeError('built for another machine')\n", "built for another machine"),
+    ],
+)
+def test_auto_says_why_a_package_that_is_installed_cannot_be_used(stand_ins, monkeypatch, tmp_path, code, trouble):
     (tmp_path / "vggt").mkdir()
-    (tmp_path / "vggt" / "__init__.py").write_text("import a_package_that_is_not_there\n")
+    (tmp_path / "vggt" / "__init__.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert "VGGT cannot be imported: No module named 'a_package_that_is_not_there'" in choose("auto").note
+    assert f"VGGT cannot be imported: {trouble}" in choose("auto").note
     with pytest.raises(InputError, match="cannot be imported.*pip install"):
         prepare("vggt")
 
@@ -173,7 +180,7 @@ def test_stereo_is_named_too():
 
 
 @BOTH
-@pytest.mark.parametrize("change", ["missing", "unknown", "shape", "damaged"])
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape", "damaged", "config"])
 def test_weights_of_something_else_are_refused(stand_ins, tmp_path, network, change):
     checkpoint = CHECKPOINTS[network](tmp_path, PHOTOS)
     file = tmp_path / "model.safetensors"
@@ -186,6 +193,8 @@ def test_weights_of_something_else_are_refused(stand_ins, tmp_path, network, cha
     elif change == "shape":
         state[name] = torch.zeros(3, 4, 4)
     save_file(state, file)
+    if change == "config":
+        (tmp_path / "config.json").write_text("{")
     if change == "damaged":
         file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(InputError, match=str(tmp_path)) as refused:
