@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cus.errors import InputError
+from cus.estimators.choice import choose
 from cus.evaluation.folder import MADE, RECORDS, Mode
 from cus.evaluation.runner import Outcome, evaluate
 from cus.evaluation.settings import EvalSettings, RowSettings, default_rows
@@ -243,6 +244,20 @@ def test_settings_that_an_earlier_version_did_not_know_are_as_they_are_by_defaul
     before = (copy / "records.jsonl").read_text()
     evaluate(data, copy, small(), mode=RESUME)
     assert (copy / "records.jsonl").read_text() == before
+
+
+def test_auto_is_written_down_as_the_estimator_that_it_took(data, copy):
+    path = copy / "settings.json"
+    content = json.loads(path.read_text())
+    assert content["settings"]["estimator"] == choose("auto").estimator
+    # An earlier version wrote "auto" for the only one that it had.
+    path.write_text(json.dumps(content | {"settings": content["settings"] | {"estimator": "auto"}}))
+    evaluate(data, copy, small(estimator="stereo"), mode=RESUME)
+    assert json.loads(path.read_text())["settings"]["estimator"] == "stereo"
+    content["settings"]["estimator"] = "vggt:facebook/VGGT-1B"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="estimator was 'vggt:facebook/VGGT-1B', is 'stereo'"):
+        evaluate(data, copy, small(estimator="stereo"), mode=RESUME)
 
 
 def test_overwriting_leaves_nothing_of_the_earlier_evaluation_and_what_is_not_its_own(data, copy, tmp_path):
