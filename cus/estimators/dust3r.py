@@ -188,7 +188,8 @@ def align_pairs(output: dict[str, Any], views: int, device: torch.device, settin
         InputError: two views between which no pose was found.
     """
     global_aligner, modes = _function("cloud_opt", "global_aligner"), _function("cloud_opt", "GlobalAlignerMode")
-    with redirect_stdout(io.StringIO()), torch.random.fork_rng(), torch.enable_grad():
+    seeded = [device] if device.type == "cuda" else []
+    with redirect_stdout(io.StringIO()), torch.random.fork_rng(seeded), torch.enable_grad():
         torch.manual_seed(settings.seed)
         if views == 2:
             aligner = global_aligner(output, device=device, mode=modes.PairViewer)

@@ -42,10 +42,10 @@ def with_known_cameras(scene: SceneEstimate, given: Cameras, valid: Tensor | Non
     points = triangulated_points(scene.images, given, valid)
     focals = (given.Ks[:, 0, 0] * given.Ks[:, 1, 1]).sqrt()
     through = with_known_focals(scene, focals, source)
-    fitted = _fitted(scene, given, points)
+    fitted = _fitted(scene, alignment.scale, points)
     if fitted.spreads:
-        other = _fitted(through, given, points)
-        fitted = min(fitted, other, key=lambda candidate: max(candidate.spreads))
+        other = _fitted(through, alignment.scale * scene.scale / through.scale, points)
+        fitted = min(fitted, other, key=lambda candidate: max(candidate.spreads, default=float("inf")))
     moved = replace(fitted.scene, cameras=given.to(scene.depths.device), notes=scene.notes)
     return moved.with_notes(*residual_notes(alignment, fitted.factors, fitted.spreads, source))
 
@@ -59,8 +59,8 @@ class _Fitted:
     spreads: list[float]
 
 
-def _fitted(scene: SceneEstimate, given: Cameras, points: list[tuple[Tensor, Tensor, Tensor]]) -> _Fitted:
-    depths = scene.depths * align_cameras(scene.cameras, given).scale
+def _fitted(scene: SceneEstimate, scale: float, points: list[tuple[Tensor, Tensor, Tensor]]) -> _Fitted:
+    depths = scene.depths * scale
     ratios = []
     for view, (x, y, seen) in enumerate(points):
         estimated = depths[view, y, x]
