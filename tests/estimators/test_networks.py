@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from cus.cameras import Cameras
 from cus.cli.infer import main
 from cus.errors import InputError
-from cus.estimators import SceneEstimate, estimate_scene
+from cus.estimators import SceneEstimate, dust3r, estimate_scene, vggt
 from cus.estimators.vggt import cameras_from_pose_encodings
 from tests.estimators import planes
 from tests.estimators.photographs import CHECKPOINTS, Photographs, photographs
@@ -216,10 +215,12 @@ def test_nine_numbers_are_a_transform_into_the_camera_and_two_fields_of_view():
 
 @pytest.mark.gpu
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["vggt", "dust3r"])
-def test_the_real_network_finds_the_planes(network):
-    if find_spec(network) is None:
-        pytest.skip(f"{network} is not installed")
+@pytest.mark.parametrize(
+    ("network", "module", "weights"), [("vggt", vggt, vggt.REPOSITORIES[0]), ("dust3r", dust3r, dust3r.REPOSITORY)]
+)
+def test_the_real_network_finds_the_planes(network, module, weights):
+    if module.missing_package() or module.find_checkpoint(weights) is None:
+        pytest.skip(f"{network} or its weights {weights} are not on this machine")
     views = planes.cameras((0.0, 0.5, 1.0), width=640, height=480, focal=600.0)
     images, depths = planes.render(views)
     scene = estimate_scene(images.cuda(), None, network).to("cpu")
