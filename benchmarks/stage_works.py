@@ -1,7 +1,6 @@
 """What each stage does on made-up inputs of a size: the work that `benchmarks/stages.py` times."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -136,7 +135,7 @@ def points(task: StageTask) -> Work:
 def unet(task: StageTask) -> Work:
     """One step of the denoiser on a clip of T frames, without guidance."""
     folder = checked_folder(task.model, "CloseUpShotPipeline")
-    network = _loaded(UNet, folder, "unet", task.device)
+    network = _loaded(UNet, folder, "unet", task)
     # Their sizes alone: the weights of the other parts are no part of what is measured.
     vae: dict[str, Any] = cast(Any, Autoencoder).load_config(folder, subfolder="vae")
     projector: dict[str, Any] = cast(Any, ImageProjector).load_config(folder, subfolder="image_projector")
@@ -146,13 +145,13 @@ def unet(task: StageTask) -> Work:
     sample = torch.randn(1, config["in_channels"], task.size.frames, h, w, device=task.device)
     context = torch.randn(1, config["text_tokens"] + image_tokens, config["context_dim"], device=task.device)
     timesteps = torch.full((1,), 500, device=task.device)
-    return _inferring(task, lambda: network(sample, timesteps, context).sample)
+    return _inferring(lambda: network(sample, timesteps, context).sample)
 
 
 def encoding(task: StageTask) -> Work:
     """T frames to latents."""
     vae, frames = _autoencoder(task), _frames(task)
-    return _inferring(task, lambda: encode(vae, frames))
+    return _inferring(lambda: encode(vae, frames))
 
 
 def decoding(task: StageTask) -> Work:
@@ -160,7 +159,7 @@ def decoding(task: StageTask) -> Work:
     vae, frames = _autoencoder(task), _frames(task)
     h, w = frames.shape[-2] // vae.downsample, frames.shape[-1] // vae.downsample
     latents = torch.randn(len(frames), vae.config["latent_channels"], h, w, device=task.device)
-    return _inferring(task, lambda: decode(vae, latents, frames))
+    return _inferring(lambda: decode(vae, latents, frames))
 
 
 def fit(task: StageTask) -> Work:
@@ -210,12 +209,12 @@ def _scene(task: StageTask) -> SceneEstimate:
 
 def _autoencoder(task: StageTask) -> Autoencoder:
     folder = checked_folder(task.model, "CloseUpShotPipeline")
-    return _loaded(Autoencoder, folder, "vae", task.device)
+    return _loaded(Autoencoder, folder, "vae", task)
 
 
-def _loaded(kind: Any, folder: str, subfolder: str, device: str) -> Any:
-    """One network of a pipeline's folder."""
-    return kind.from_pretrained(folder, subfolder=subfolder).eval().to(device)
+def _loaded(kind: Any, folder: str, subfolder: str, task: StageTask) -> Any:
+    """One network of a pipeline's folder, its weights in the precision of the method, as `cus-infer` loads it."""
+    return kind.from_pretrained(folder, subfolder=subfolder, dtype=DTYPES[task.method]).eval().to(task.device)
 
 
 def _frames(task: StageTask) -> Tensor:
@@ -231,18 +230,11 @@ def _gaussians(task: StageTask) -> tuple[Gaussians, Cameras]:
     return Gaussians(made["means"], made["quats"], made["scales"], made["opacities"], sh), camera
 
 
-def _inferring(task: StageTask, work: Work) -> Work:
-    """The work of a network as `cus-infer` calls it: without gradients, in the precision of the method."""
+def _inferring(work: Work) -> Work:
+    """The work of a network as `cus-infer` calls it: without gradients."""
 
     def call() -> object:
-        with torch.inference_mode(), _precision(task):
+        with torch.inference_mode():
             return work()
 
     return call
-
-
-def _precision(task: StageTask) -> AbstractContextManager[Any]:
-    dtype = DTYPES[task.method]
-    if dtype == torch.float32:
-        return nullcontext()
-    return torch.autocast(torch.device(task.device).type, dtype)

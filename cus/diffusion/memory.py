@@ -6,9 +6,8 @@ while the bytes alive are counted. What it says therefore follows every change o
 
 import inspect
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import psutil
 import torch
@@ -131,14 +130,11 @@ def measure_need(pipeline: CloseUpShotPipeline, clip: Clip, plan: MemoryPlan) ->
         clip: what is to be made.
         plan: how.
     """
-    weights = {
-        name: sum(tensor.nbytes for tensor in module.state_dict().values())
-        for name, module in pipeline.components.items()
-        if isinstance(module, nn.Module)
-    }
+    # Two chunks show all that a chunk and the one before it need; what further frames add is their pictures.
+    frames = min(clip.frames, 2 * pipeline.sampling.frames - 1)
     with torch.device("meta"):
         images = torch.empty(1, 3, clip.height, clip.width)
-        conditioning = torch.empty(clip.frames, 3, clip.height, clip.width)
+        conditioning = torch.empty(frames, 3, clip.height, clip.width)
         structure = torch.empty_like(conditioning) if clip.structure else None
     kept, pipeline.plan = pipeline.plan, plan
     try:
@@ -148,7 +144,21 @@ def measure_need(pipeline: CloseUpShotPipeline, clip: Clip, plan: MemoryPlan) ->
     finally:
         pipeline.plan = kept
     given = sum(tensor.nbytes for tensor in (images, conditioning, structure) if tensor is not None)
-    return Need(weights, counted.peak + given)
+    return Need(_weights(pipeline), counted.peak + given + _pictures(clip, clip.frames - frames))
+
+
+def _weights(pipeline: CloseUpShotPipeline) -> dict[str, int]:
+    """Bytes of each network."""
+    return {
+        name: sum(tensor.nbytes for tensor in module.state_dict().values())
+        for name, module in pipeline.components.items()
+        if isinstance(module, nn.Module)
+    }
+
+
+def _pictures(clip: Clip, frames: int) -> int:
+    """Bytes of so many frames: those of each chunk, all of them together, and what they are made from."""
+    return frames * (4 if clip.structure else 3) * 3 * clip.height * clip.width * 4
 
 
 def free_memory(device: torch.device) -> int:
@@ -167,7 +177,6 @@ def choose_plan(
     memory: Memory = "auto",
     *,
     free: int | None = None,
-    shrink: Callable[[float], Clip] | None = None,
 ) -> Choice:
     """The plan for a clip: the fastest that fits ("auto"), or the one that is asked for.
 
@@ -177,32 +186,31 @@ def choose_plan(
         device: where.
         memory: "auto"; "low": as little as can be; "high": as fast as can be.
         free: bytes free there; None asks the device.
-        shrink: the clip at a fraction of its size, for the remedy; None scales height and width.
 
     Raises:
         InputError: it does not fit, with what would.
         ValueError: an unknown `memory`.
     """
-    if memory not in ("auto", "low", "high"):
-        raise ValueError(f"memory must be auto, low or high, got {memory!r}")
+    if memory not in get_args(Memory):
+        raise ValueError(f"memory must be one of {', '.join(get_args(Memory))}, got {memory!r}")
     free = free_memory(device) if free is None else free
-    names = list(PLANS) if memory == "auto" else [memory]
     needs: dict[str, int] = {}
-    for name in names:
-        plan = PLANS[name]
-        needs[name] = measure_need(pipeline, clip, plan).total(plan.offload, device.type)
+    for name in PLANS if memory == "auto" else [memory]:
+        needs[name] = _total(pipeline, clip, name, device, free)
         if needs[name] <= free:
-            return Choice(name, plan, needs[name], free)
-    raise InputError(_too_large(pipeline, clip, device, free, needs, shrink or _smaller(clip)))
+            return Choice(name, PLANS[name], needs[name], free)
+    raise InputError(_too_large(pipeline, clip, device, free, needs))
+
+
+def _total(pipeline: CloseUpShotPipeline, clip: Clip, name: str, device: torch.device, free: int) -> int:
+    """Bytes that a plan needs; where weights and pictures alone are more than is free, no more than these."""
+    plan = PLANS[name]
+    least = Need(_weights(pipeline), _pictures(clip, clip.frames)).total(plan.offload, device.type)
+    return least if least > free else measure_need(pipeline, clip, plan).total(plan.offload, device.type)
 
 
 def _too_large(
-    pipeline: CloseUpShotPipeline,
-    clip: Clip,
-    device: torch.device,
-    free: int,
-    needs: dict[str, int],
-    shrink: Callable[[float], Clip],
+    pipeline: CloseUpShotPipeline, clip: Clip, device: torch.device, free: int, needs: dict[str, int]
 ) -> str:
     """The message: what is needed, what is free, and what would fit."""
     name, need = min(needs.items(), key=lambda item: item[1])
@@ -210,26 +218,13 @@ def _too_large(
         f"{clip.frames} frames of {clip.width}x{clip.height} need {need / GIB:.1f} GiB on {device} with memory plan "
         f"{name!r}, and {free / GIB:.1f} GiB are free"
     )
-    frugal = PLANS["low"]
-
-    def fits(candidate: Clip) -> bool:
-        return measure_need(pipeline, candidate, frugal).total(frugal.offload, device.type) <= free
-
-    if "low" not in needs and fits(clip):
+    if "low" not in needs and _total(pipeline, clip, "low", device, free) <= free:
         return f"{said}; --memory low fits"
     for fraction in (0.875, 0.75, 0.625, 0.5, 0.375, 0.25):
-        smaller = shrink(fraction)
-        if fits(smaller):
-            return f"{said}; --size {max(smaller.width, smaller.height)} --memory low fits, or free some memory"
-    return f"{said}; not even frames a quarter as wide fit: free some memory, or take a smaller model"
-
-
-def _smaller(clip: Clip) -> Callable[[float], Clip]:
-    def shrink(fraction: float) -> Clip:
         height, width = (max(2, 2 * round(fraction * side / 2)) for side in (clip.height, clip.width))
-        return Clip(clip.frames, height, width, clip.structure, clip.guidance)
-
-    return shrink
+        if _total(pipeline, replace(clip, height=height, width=width), "low", device, free) <= free:
+            return f"{said}; --size {max(width, height)} --memory low fits, or free some memory"
+    return f"{said}; not even frames a quarter as wide fit: ask for fewer, free some memory, or take a smaller model"
 
 
 class _LiveBytes(TorchDispatchMode):

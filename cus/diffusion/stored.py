@@ -109,6 +109,8 @@ def open_model(source: str | Path, pipeline: str = PIPELINE, access: HubAccess |
     name = str(source)
     folder = local_folder(name)
     hub = None
+    if folder.is_file():
+        raise InputError(f"{folder} is a file, and a model is a folder: cus-convert {folder} FOLDER makes one of it")
     if not folder.exists():
         access = access or HubAccess()
         found = None if isinstance(source, Path) else parse_id(name, access.revision)

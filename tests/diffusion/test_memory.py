@@ -56,6 +56,16 @@ def test_the_need_is_what_the_allocator_hands_out(
     assert allocated(pipeline, clip) == pytest.approx(expected, rel=0.1)
 
 
+@pytest.mark.parametrize("frames", [9, 23])
+def test_the_need_of_a_long_clip_is_no_less_than_what_is_handed_out(
+    pipeline: CloseUpShotPipeline, saved: Path, frames: int
+) -> None:
+    clip = Clip(frames, 96, 128)
+    pipeline.plan = PLANS["low"]
+    expected = measure_need(skeleton(open_model(saved)), clip, PLANS["low"]).working
+    assert 0.8 * expected < allocated(pipeline, clip) < 1.05 * expected
+
+
 def test_the_need_is_known_without_the_weights_and_halves_with_their_precision(saved: Path) -> None:
     bare = saved.parent / "bare"
     shutil.copytree(saved, bare, ignore=shutil.ignore_patterns("*.safetensors"))
@@ -79,7 +89,7 @@ def test_auto_takes_the_fastest_plan_that_fits_and_says_what_would_fit_where_non
         choose_plan(networks, clip, CPU, "high", free=needs["middle"])
     with pytest.raises(InputError, match=r"4 frames of 768x512 need .* --size \d+ --memory low fits"):
         choose_plan(networks, clip, CPU, free=needs["low"] - (100 << 20))
-    with pytest.raises(InputError, match="free some memory, or take a smaller model"):
+    with pytest.raises(InputError, match="not even frames a quarter as wide fit"):
         choose_plan(networks, clip, CPU, free=1 << 20)
 
 
