@@ -114,6 +114,34 @@ def test_every_plan_gives_the_same_frames(dtype: torch.dtype, bar: float) -> Non
     assert relative(made["middle"], made["low"]) < bar
 
 
+def test_with_offloading_no_layer_runs_before_its_network_was_called_to_the_device() -> None:
+    pipeline = tiny_pipeline(skip=True)
+    expected = pipeline(pictures(1), pictures(6), guidance=3.0)
+    # The hooks that a GPU would use, with the CPU for the device.
+    pipeline.enable_model_cpu_offload(device="cpu")
+    called: set[str] = set()
+    ran: set[str] = set()
+    for name, network in pipeline.components.items():
+        if not isinstance(network, torch.nn.Module):
+            continue
+        hook = network._hf_hook
+
+        def pre_forward(module, *args, name=name, arrive=hook.pre_forward, **kwargs):
+            called.add(name)
+            return arrive(module, *args, **kwargs)
+
+        def check(module, args, name=name):
+            assert name in called, f"{type(module).__name__} of {name} ran where it was stored"
+            ran.add(name)
+
+        hook.pre_forward = pre_forward
+        for module in network.modules():
+            if module is not network and not list(module.children()):
+                module.register_forward_pre_hook(check)
+    torch.testing.assert_close(pipeline(pictures(1), pictures(6), guidance=3.0), expected)
+    assert ran == {"unet", "vae", "image_encoder", "image_projector"}
+
+
 def test_a_configuration_that_makes_no_network_is_refused(saved: Path) -> None:
     folder = saved.parent / "odd"
     shutil.copytree(saved, folder)
