@@ -1,21 +1,24 @@
 """Seconds and memory of the full-size networks, with random weights: a denoising step, and whole calls in every plan.
 
-    python benchmarks/full_size.py                           # on a CPU: steps, and whole calls of one step; an hour
-    python benchmarks/full_size.py --calls --sizes 576x1024  # one size, whole calls only
-    python benchmarks/full_size.py --device cuda             # on a GPU: whole calls of 50 steps
+    python benchmarks/full_size.py                                       # on a CPU: steps, and whole calls of one step
+    python benchmarks/full_size.py --calls --sizes 576x1024 --plans low  # a part: other rows of the page stay
+    python benchmarks/full_size.py --device cuda                         # on a GPU: whole calls of 50 steps
 
-Writes benchmarks/full_size.md (--no-write prints alone). Weights are random, so pictures are not: time and memory do
-not depend on values. Each row runs in a process of its own. The need is what `cus.diffusion.memory` says beforehand;
-measured is the peak of the process above what it held before the networks were made, on CUDA the allocator's own peak.
-ViewCrafter's README says 120 s and 23.5 GB for 50 steps of 25 frames at 576x1024 on an A100: the named baseline.
+Rows are kept in benchmarks/full_size.json and drawn into benchmarks/full_size.md (--no-write prints alone). Weights are
+random and small: time and memory do not depend on values. Each row runs in a process of its own. The need is what
+`cus.diffusion.memory` says beforehand; measured is the peak of the process above what it held before the networks were
+made, on CUDA the allocator's own peak. ViewCrafter's README says 120 s and 23.5 GB for 50 steps of 25 frames at
+576x1024 on an A100: the named baseline.
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,14 +26,13 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measure import Measured, measured, preload
-from benchmarks.rasterizer import machine_lines
 from cus.diffusion import PLANS, CloseUpShotPipeline, NoiseSchedule
 from cus.diffusion.memory import GIB, NETWORKS, Clip, measure_need
 
-PAGE = Path(__file__).with_suffix(".md")
+PAGE, STORE = Path(__file__).with_suffix(".md"), Path(__file__).with_suffix(".json")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 FRAMES = 25
-BASELINE_SECONDS, BASELINE_GB = 120, 23.5
+BASELINE_SECONDS, BASELINE_GB, BASELINE_STEPS = 120, 23.5, 50
 
 
 @dataclass(frozen=True)
@@ -109,17 +111,43 @@ def randomized(dtype: torch.dtype) -> CloseUpShotPipeline:
     return pipeline
 
 
-def line(row: FullSize, result: Measured) -> str:
+def line(row: FullSize, result: Measured, need: float, machine: str) -> str:
     """One line of the table."""
-    what = "U-Net, one step, no guidance" if row.kind == "step" else f"whole call, {row.steps} steps, guidance"
-    start = f"| {FRAMES} x {row.width}x{row.height} | {what} | {row.plan if row.kind == 'call' else ''} |"
+    steps = f"{row.steps} step{'s' if row.steps > 1 else ''}"
+    what = "U-Net, one step, no guidance" if row.kind == "step" else f"whole call, {steps}, guidance, plan {row.plan}"
+    start = f"| {FRAMES} x {row.width}x{row.height} | {what}, {row.dtype} | {machine} |"
     if result.error:
         return f"{start} {result.error} | | | |"
-    need = row.need()
-    said = "" if need is None else f"{need / GIB:.1f} GiB"
-    whole = row.kind == "call" and row.steps == 50 and (row.height, row.width) == (576, 1024)
-    ratio = f"{BASELINE_SECONDS / result.seconds:.1f}x, {BASELINE_GB * 1e9 / result.memory:.1f}x less" if whole else ""
+    said = "" if need != need else f"{need / GIB:.1f} GiB"
+    ratio = ""
+    if row.kind == "call" and row.steps == BASELINE_STEPS and (row.height, row.width) == (576, 1024):
+        ratio = (
+            f"{BASELINE_SECONDS / result.seconds:.1f}x as fast, {result.memory / BASELINE_GB / 1e9:.2f} of the memory"
+        )
     return f"{start} {result.seconds:.0f} s | {result.memory / GIB:.1f} GiB | {said} | {ratio} |"
+
+
+def page(kept: dict[str, dict[str, Any]]) -> str:
+    """Everything that was measured."""
+    lines = [line(FullSize(**k["row"]), Measured(**k["measured"]), k["need"], k["machine"]) for k in kept.values()]
+    head = [
+        "# Full size",
+        "",
+        "`python benchmarks/full_size.py`: random weights; how to read it stands in the script.",
+        "",
+        f"| frames | work | machine | time | peak memory | said before | {BASELINE_SECONDS} s and {BASELINE_GB} GB |",
+        "| --- | --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    return "\n".join([*head, *sorted(lines)]) + "\n"
+
+
+def machine_name() -> str:
+    """What the numbers depend on, in short."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return (
+        f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, load {os.getloadavg()[0]:.1f}"
+    )
 
 
 def sizes(text: str) -> tuple[int, int]:
@@ -138,7 +166,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of a whole call (default: 50 on CUDA, 1 on a CPU)")
     parser.add_argument("--calls", action="store_true", help="whole calls only")
     parser.add_argument("--no-calls", action="store_true", help="single steps only")
-    parser.add_argument("--no-write", action="store_true", help="print the page, leave the file")
+    parser.add_argument("--no-write", action="store_true", help="print the rows, leave the page")
     options = parser.parse_args()
     steps = options.steps or (50 if options.device.startswith("cuda") else 1)
     rows = []
@@ -147,23 +175,17 @@ def main() -> None:
             [] if options.no_calls else [("call", plan) for plan in options.plans]
         )
         rows += [FullSize(kind, plan, height, width, steps, options.device, options.dtype) for kind, plan in kinds]
-    page = [
-        "# Full size",
-        "",
-        "`python benchmarks/full_size.py`: random weights; how to read it stands in the script.",
-        "",
-        *machine_lines(os.getloadavg()[0]),
-        "",
-        f"| frames | work | plan | time | peak memory | said beforehand | {BASELINE_SECONDS} s, {BASELINE_GB} GB |",
-        "| --- | --- | --- | ---: | ---: | ---: | --- |",
-    ]
-    print("\n".join(page), flush=True)
+    kept = json.loads(STORE.read_text()) if STORE.is_file() else {}
     preload(["benchmarks.full_size"])
     for row in rows:
-        page.append(line(row, measured(row, repeats=1, patience=1.0)))
-        print(page[-1], flush=True)
-    if not options.no_write:
-        PAGE.write_text("\n".join(page) + "\n")
+        machine = machine_name()
+        result = measured(row, repeats=1, patience=1.0)
+        need = float(row.need() or "nan")
+        print(line(row, result, need, machine), flush=True)
+        kept[str(row)] = {"row": asdict(row), "measured": asdict(result), "need": need, "machine": machine}
+        if not options.no_write:
+            STORE.write_text(json.dumps(kept, indent=1) + "\n")
+            PAGE.write_text(page(kept))
 
 
 if __name__ == "__main__":

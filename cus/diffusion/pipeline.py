@@ -186,7 +186,8 @@ class CloseUpShotPipeline(DiffusionPipeline):
 
         Args:
             images: [V, 3, H', W'] in [0, 1], the reference photographs; the first gives the image context.
-            conditioning: [T, 3, H, W] in [0, 1], the hierarchical warp for each target camera; any H, W, T.
+            conditioning: [T, 3, H, W] in [0, 1], what the photographs show of each target camera, made as
+                `self.sampling.conditioning` says; any H, W, T.
             structure: [T, 3, H, W] in [0, 1], the global point cloud in the target cameras: the second pass (Eq. 7).
             steps: denoising steps. This and the next three: None takes the checkpoint's own (`self.sampling`).
             guidance: classifier-free guidance scale; 1 skips the unconditional branch.

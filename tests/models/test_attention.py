@@ -73,6 +73,14 @@ def test_the_ways_to_attend_agree_in_value_and_gradient(monkeypatch: pytest.Monk
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.gpu
+def test_xformers_gives_what_pytorch_gives() -> None:
+    pytest.importorskip("xformers")
+    q, k, v = (tokens(2, 10, length, 64, seed=length).half().cuda() for length in (300, 77, 77))
+    expected = F.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(attention._attend(q, k, v, "xformers"), expected, rtol=1e-2, atol=1e-3)
+
+
 def test_channels_last_maps_and_tokens_share_memory() -> None:
     maps = tokens(B * T, C, 2, 3).to(memory_format=torch.channels_last)
     as_tokens = tokens_from_maps(maps, T)
