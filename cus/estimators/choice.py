@@ -1,4 +1,4 @@
-"""Which estimator to take, and whether its package and weights are there."""
+"""The one entry to all estimators: which to take, whether its package and weights are there, and its estimate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +10,10 @@ from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators import dust3r, vggt
 from cus.estimators.predictions import MemoryShortage
-from cus.estimators.scene import ESTIMATORS, SceneEstimate
+from cus.estimators.scene import SceneEstimate, check_arguments
 from cus.estimators.stereo import estimate_stereo
+
+ESTIMATORS = ("auto", "stereo", "vggt", "dust3r")
 
 
 @dataclass(frozen=True)
@@ -93,20 +95,35 @@ def prepare(estimator: str) -> Choice:
     return choice
 
 
-def run(
-    estimator: str,
+def estimate_scene(
     images: Tensor,
-    cameras: Cameras | None,
+    cameras: Cameras | None = None,
+    estimator: str = "auto",
     *,
-    valid: Tensor | None,
-    focals: Tensor | None,
-    on_progress: Callable[[int, int], None] | None,
+    valid: Tensor | None = None,
+    focals: Tensor | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> SceneEstimate:
-    """`estimate_scene` without its checks: what `prepare` gives, or, for "auto", stereo where VGGT needs too much.
+    """Cameras, depth and confidence of a few photographs of one scene.
+
+    Args:
+        images: [V, 3, H, W] float32 RGB in [0, 1], V >= 2, without lens distortion.
+        cameras: known cameras of these images: their poses and their scale are kept. None: both are estimated, the
+            first camera becomes the identity and the unit of length is the scene scale (`SceneEstimate.scale` == 1).
+        estimator: "stereo" (embedded, needs no weights), "vggt", "dust3r", or "auto": VGGT where it is installed and
+            its weights are on this machine, else stereo. "vggt" and "dust3r" download their weights where they are
+            missing; other weights may follow after a colon, as a Hub id, a folder or a file:
+            "vggt:facebook/VGGT-1B-Commercial". The notes of the estimate name what was taken.
+        valid: [V, H, W] bool, False where a smaller photo was padded: no depth and no confidence there.
+        focals: [V] focal lengths in pixels of `images`, NaN where unknown; ignored when `cameras` are given.
+        on_progress: called with (steps done, steps in all).
 
     Raises:
-        InputError: as `estimate_scene`.
+        InputError: one view, no features, no overlap, no parallax, given cameras that do not fit, or an estimator whose
+            package or weights cannot be had.
+        ValueError: arguments whose shapes do not belong together.
     """
+    check_arguments(images, cameras, valid, focals)
     choice = prepare(estimator)
     rest: dict[str, Any] = {"valid": valid, "focals": focals, "on_progress": on_progress}
     if choice.weights is not None:

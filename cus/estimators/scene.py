@@ -1,6 +1,5 @@
-"""What an estimator knows of a scene, and the one entry to all estimators."""
+"""What an estimator knows of a scene, and what it can work on."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from cus.cameras import Cameras
     from cus.cameras.alignment import Alignment
 
-ESTIMATORS = ("auto", "stereo", "vggt", "dust3r")
 RELIABLE_FRACTION = 0.9
 
 
@@ -99,40 +97,6 @@ class SceneEstimate:
             depths=self.depths.to(device),
             confidences=self.confidences.to(device),
         )
-
-
-def estimate_scene(
-    images: Tensor,
-    cameras: "Cameras | None" = None,
-    estimator: str = "auto",
-    *,
-    valid: Tensor | None = None,
-    focals: Tensor | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> SceneEstimate:
-    """Cameras, depth and confidence of a few photographs of one scene.
-
-    Args:
-        images: [V, 3, H, W] float32 RGB in [0, 1], V >= 2, without lens distortion.
-        cameras: known cameras of these images: their poses and their scale are kept. None: both are estimated, the
-            first camera becomes the identity and the unit of length is the scene scale (`SceneEstimate.scale` == 1).
-        estimator: "stereo" (embedded, needs no weights), "vggt", "dust3r", or "auto": VGGT where it is installed and
-            its weights are on this machine, else stereo. "vggt" and "dust3r" download their weights where they are
-            missing; other weights may follow after a colon, as a Hub id, a folder or a file:
-            "vggt:facebook/VGGT-1B-Commercial". The notes of the estimate name what was taken.
-        valid: [V, H, W] bool, False where a smaller photo was padded: no depth and no confidence there.
-        focals: [V] focal lengths in pixels of `images`, NaN where unknown; ignored when `cameras` are given.
-        on_progress: called with (steps done, steps in all).
-
-    Raises:
-        InputError: one view, no features, no overlap, no parallax, given cameras that do not fit, or an estimator whose
-            package or weights cannot be had.
-        ValueError: arguments whose shapes do not belong together.
-    """
-    check_arguments(images, cameras, valid, focals)
-    from cus.estimators.choice import run
-
-    return run(estimator, images, cameras, valid=valid, focals=focals, on_progress=on_progress)
 
 
 def check_arguments(
