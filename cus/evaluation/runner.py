@@ -91,7 +91,7 @@ def evaluate(
     # By its own name from here on: tables of different estimators must not pass for the same.
     settings = replace(settings, estimator=prepare(settings.estimator).estimator)
     metrics, unavailable = make_metrics(settings.metrics, torch.device("cpu"))
-    model_size = _model_size(settings)
+    settings, model_size = _with_models(settings)
     settings = replace(settings, size=settings.size or held_size(out, split, mode) or model_size)
     begun = begin(data, out, settings, split, [metric.name for metric in metrics], mode)
     run = _Run(data, out, settings, begun, metrics, retry=mode.retry, on_progress=on_progress)
@@ -104,13 +104,25 @@ def evaluate(
     return Outcome(files, latest_records(run.records), begun.without_cases, unavailable)
 
 
-def _model_size(settings: EvalSettings) -> int:
-    """The models' own frame size, from their indices alone. Raises InputError for one that is not there."""
+def _with_models(settings: EvalSettings) -> tuple[EvalSettings, int]:
+    """Settings whose Hub models are named by their commit, and the models' own frame size, from their indices alone.
+
+    Raises:
+        InputError: a model that is not there.
+    """
     names = {row.model or settings.model for row in settings.rows if not row.classical}
     if not names and settings.size == 0:
         names = {settings.model}
-    sizes = [model_defaults(find_model(name)) for name in sorted(names)]
-    return max((max(sampling.width, sampling.height) for sampling in sizes), default=0)
+    models = {name: find_model(name) for name in sorted(names)}
+    sizes = [model_defaults(model) for model in models.values()]
+
+    def pinned(name: str) -> str:
+        # A branch may move on before the evaluation is resumed, and a table must not mix two commits.
+        return models[name].name if name in models else name
+
+    rows = [replace(row, model=pinned(row.model)) if row.model else row for row in settings.rows]
+    size = max((max(sampling.width, sampling.height) for sampling in sizes), default=0)
+    return replace(settings, model=pinned(settings.model), rows=rows), size
 
 
 class _Run:

@@ -17,7 +17,11 @@ from cus.evaluation.runner import Outcome, evaluate
 from cus.evaluation.settings import EvalSettings, RowSettings, default_rows
 from cus.evaluation.splits import load_split
 from tests.datasets.layouts import write_transforms
+from tests.diffusion.tiny import tiny_pipeline
 from tests.evaluation.small_scenes import approached, damage, numbers, one_thread, small, write_scenes
+from tests.hub.client import connect, put_folder
+from tests.hub.repositories import Repository
+from tests.hub.server import running
 
 RESUME, RETRY, OVERWRITE = Mode(resume=True), Mode(resume=True, retry=True), Mode(overwrite=True)
 WARP = RowSettings("warp", "hierarchical", "Hierarchical warp")
@@ -324,3 +328,21 @@ def test_a_scene_with_cases_of_one_protocol_alone_says_so_in_a_table_of_both(tmp
     assert [(r.group["protocol"], r.group["motion"], r.error) for r in outcome.records] == [("closeup", "dolly", None)]
     assert set(outcome.without_cases) == {"near (regular)"}
     assert "No case in near (regular): no target" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_a_model_of_the_hub_is_evaluated_at_one_commit_and_named_by_it(data, tmp_path, monkeypatch):
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    frames = RowSettings("frames", "frames", "Generated frame", steps=1)
+    with running() as hub:
+        hub.repositories["org/tiny"] = Repository("org/tiny")
+        put_folder(hub, "org/tiny", tmp_path / "model")
+        connect(monkeypatch, hub.endpoint, tmp_path / "home")
+        evaluate(data, tmp_path / "out", small(WARP, frames, model="org/tiny"))
+        named = json.loads((tmp_path / "out" / "settings.json").read_text())["settings"]["model"]
+        name, _, commit = named.partition("@")
+        assert name == "org/tiny" and len(commit) == 40
+        # The branch moves on: rows of another commit must not join the table.
+        hub.repositories["org/tiny"].put({"README.md": b"# tiny, trained on\n"})
+        with pytest.raises(InputError, match="model"):
+            evaluate(data, tmp_path / "out", small(WARP, frames, model="org/tiny"), mode=RESUME)
+        evaluate(data, tmp_path / "out", small(WARP, frames, model=named), mode=RESUME)
