@@ -18,6 +18,7 @@ examples:
   cus-infer --views a.jpg b.jpg c.jpg --out out/door --trajectory zoom --zoom 4 --target 0.5,0.4 --frames 16 --seed 0
   cus-infer --views a.jpg b.jpg --trajectory dolly --zoom 2.5 --target 0.3,0.6
   cus-infer --views a.jpg b.jpg --cameras transforms.json --conditioning-only
+  cus-infer --views a.jpg b.jpg --model models/viewcrafter --memory low --estimator vggt
 """
 
 
@@ -175,8 +176,9 @@ def _add_model(group: "argparse._ArgumentGroup") -> None:
         "--memory",
         default="auto",
         metavar="PLAN",
-        help="how the network uses memory: auto (the fastest plan that fits), low (a step at a time, networks wait in"
-        " the main memory) or high (default: %(default)s); the need is checked before anything starts",
+        help="how the network uses memory: auto (the fastest plan that fits), low (one frame and one branch of the"
+        " guidance at a time, networks wait in the main memory) or high (all at once) (default: %(default)s); the need"
+        " is checked before anything starts",
     )
     group.add_argument(
         "--compile", action="store_true", help="compile the U-Net with torch.compile: pays off over many steps"
