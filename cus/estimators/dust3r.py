@@ -24,7 +24,6 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ from cus.errors import InputError
 from cus.estimators.framing import FramedViews, FrameRule, frame_views
 from cus.estimators.predictions import Prediction, explained_memory, scene_from
 from cus.estimators.scene import SceneEstimate, check_arguments
-from cus.estimators.weights import fetch_weights, find_weights
+from cus.estimators.weights import fetch_weights, find_weights, package_trouble
 
 REPOSITORY = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
 LICENCE = "CC BY-NC-SA 4.0: not for commercial use"
@@ -70,13 +69,7 @@ class AlignmentSettings:
 
 def missing_package() -> str:
     """Why the code cannot be used; nothing where it can."""
-    if find_spec("dust3r") is None:
-        return "DUSt3R is not installed"
-    try:
-        _network_class()
-    except Exception as error:  # whatever another project's code raises, "auto" must go on without it
-        return f"DUSt3R cannot be imported: {error}"
-    return ""
+    return package_trouble("dust3r", "DUSt3R", _network_class)
 
 
 def require_package() -> None:

@@ -18,7 +18,6 @@ What is assumed of the package, https://github.com/facebookresearch/vggt, all of
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -33,7 +32,7 @@ from cus.errors import InputError
 from cus.estimators.framing import FrameRule, frame_views
 from cus.estimators.predictions import Prediction, explained_memory, scene_from
 from cus.estimators.scene import SceneEstimate, check_arguments
-from cus.estimators.weights import fetch_weights, find_weights
+from cus.estimators.weights import fetch_weights, find_weights, package_trouble
 
 REPOSITORIES = ("facebook/VGGT-1B", "facebook/VGGT-1B-Commercial")
 LICENCE = "facebook/VGGT-1B: for research only; facebook/VGGT-1B-Commercial: commercial use, under its own terms"
@@ -49,13 +48,7 @@ STEPS = 3
 
 def missing_package() -> str:
     """Why the package cannot be used; nothing where it can."""
-    if find_spec("vggt") is None:
-        return "VGGT is not installed"
-    try:
-        _network_class()
-    except Exception as error:  # whatever another project's code raises, "auto" must go on without it
-        return f"VGGT cannot be imported: {error}"
-    return ""
+    return package_trouble("vggt", "VGGT", _network_class)
 
 
 def require_package() -> None:

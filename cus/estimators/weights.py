@@ -1,7 +1,8 @@
-"""The weights of networks: a file, a folder, or a repository of the Hugging Face Hub."""
+"""The packages and weights of networks: installed or not; a file, a folder, or a repository of the Hub."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -18,6 +19,23 @@ from huggingface_hub.errors import (
 from cus.errors import InputError
 
 CONFIG = "config.json"
+
+
+def package_trouble(package: str, title: str, load: Callable[[], object]) -> str:
+    """Why a network's package cannot be used; nothing where it can.
+
+    Args:
+        package: name that it is imported by.
+        title: name that people know it by.
+        load: imports what is needed of it.
+    """
+    if find_spec(package) is None:
+        return f"{title} is not installed"
+    try:
+        load()
+    except Exception as error:  # whatever another project's code raises, "auto" must go on without it
+        return f"{title} cannot be imported: {error}"
+    return ""
 
 
 def find_weights(weights: str, names: Sequence[str]) -> Path | None:
