@@ -135,16 +135,6 @@ def local_folder(name: str) -> Path:
     return Path(str(files("cus") / "weights" / name)) if name in SHIPPED else Path(name)
 
 
-def open_index(source: str | Path, access: HubAccess | None = None) -> dict[str, Any]:
-    """The index of a model: its parts' classes and its `sampling`. See `open_model` for arguments and errors."""
-    return open_model(source, access=access).index
-
-
-def component_config(source: str | Path, component: str, access: HubAccess | None = None) -> dict[str, Any]:
-    """The configuration of a part of a model, without its weights. See `open_model` for arguments and errors."""
-    return open_model(source, access=access).config(component)
-
-
 def checked_folder(
     source: str | Path, pipeline: str = PIPELINE, variant: str | None = None, access: HubAccess | None = None
 ) -> str:

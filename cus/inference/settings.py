@@ -132,6 +132,8 @@ class InferSettings:
                 raise InputError(f"{option} must be one of {', '.join(known)}, got {value!r}")
         if self.attention == "xformers":
             check_installed()
+            if self.torch_device().type != "cuda":
+                raise InputError("xformers computes on CUDA devices only: leave --attention at sdpa, or name a GPU")
 
     def torch_device(self) -> torch.device:
         """The device to run on. Raises InputError where it does not exist."""

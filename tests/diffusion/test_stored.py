@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from cus.diffusion import CloseUpShotPipeline
 from cus.diffusion.hub import HubAccess, parse_id
-from cus.diffusion.stored import component_config, open_index, weight_files
+from cus.diffusion.stored import open_model, weight_files
 from cus.errors import InputError
 from tests.diffusion.tiny import pictures, tiny_pipeline
 from tests.hub.client import connect, put_folder, unused_endpoint
@@ -109,13 +109,15 @@ def test_what_is_cached_is_not_sent_again_and_a_new_commit_sends_what_changed_al
 
 
 def test_index_and_configs_can_be_had_without_any_weights(hub, saved):
-    assert open_index("org/tiny") == open_index(saved) == json.loads((saved / "model_index.json").read_text())
-    assert component_config("org/tiny", "unet") == component_config(saved, "unet")
-    assert component_config("org/tiny", "scheduler")["_class_name"] == "NoiseSchedule"
+    assert (
+        open_model("org/tiny").index == open_model(saved).index == json.loads((saved / "model_index.json").read_text())
+    )
+    assert open_model("org/tiny").config("unet") == open_model(saved).config("unet")
+    assert open_model("org/tiny").config("scheduler")["_class_name"] == "NoiseSchedule"
     assert asked(hub) == {"model_index.json", "unet/config.json", "scheduler/scheduler_config.json"}
-    assert component_config("mini", "unet")["model_channels"] == 32
+    assert open_model("mini").config("unet")["model_channels"] == 32
     with pytest.raises(InputError, match="has no text_encoder; it has image_encoder"):
-        component_config("org/tiny", "text_encoder")
+        open_model("org/tiny").config("text_encoder")
 
 
 def test_a_revision_is_a_branch_or_commit_given_after_the_at_sign_or_by_name(hub, pipeline, saved, tmp_path):
@@ -217,10 +219,10 @@ def test_without_network_and_cache_the_message_says_what_forbids_or_prevents_ask
 
 
 def test_a_partly_fetched_model_is_not_taken_for_whole_without_a_network(hub, monkeypatch, tmp_path):
-    open_index("org/tiny")
+    open_model("org/tiny")
     connect(monkeypatch, unused_endpoint(), tmp_path / "home")
     assert "incomplete" in refusal("org/tiny")
-    assert open_index("org/tiny")["_class_name"] == "CloseUpShotPipeline"
+    assert open_model("org/tiny").index["_class_name"] == "CloseUpShotPipeline"
 
 
 def test_a_hub_that_fails_is_told_from_one_that_has_no_such_model(hub):
@@ -350,7 +352,7 @@ def test_a_folder_is_never_sought_on_the_hub_and_code_is_never_run(hub, saved, m
     monkeypatch.chdir(saved.parent)
     Path("org").mkdir()
     (Path("org") / "tiny").symlink_to(saved)
-    assert open_index("org/tiny", HubAccess(revision="none"))["_class_name"] == "CloseUpShotPipeline"
+    assert open_model("org/tiny", access=HubAccess(revision="none")).index["_class_name"] == "CloseUpShotPipeline"
     assert hub.log == []
     with pytest.raises(ValueError, match="no code of others"):
         CloseUpShotPipeline.from_pretrained(saved, custom_pipeline="org/code")
