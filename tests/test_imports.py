@@ -19,8 +19,9 @@ ALLOWED = {
     "viewer": {"cameras", "splats", "report", "viewer"},
     "kernels": {"kernels"},
     "errors": set(),
+    "files": set(),
 }
-EVERYWHERE = {"errors", "kernels"}
+EVERYWHERE = {"errors", "files", "kernels"}
 ONE_FILE = ("gsplat", "open_clip", "vggt", "dust3r", "pytorch3d", "pyiqa", "torchmetrics", "viser", "wandb")
 
 

@@ -126,8 +126,8 @@ def _export_splat(arguments: argparse.Namespace) -> None:
             f"--spz-version is 2 or 3, for --format spz; got {arguments.spz_version} for {arguments.format}"
         )
     from cus.inference.exports import check_stage
-    from cus.splats import load_splats, save_splats
-    from cus.splats.files import says_antialiased, splat_suffix
+    from cus.splats import read_splats, save_splats
+    from cus.splats.files import splat_suffix
     from cus.splats.spz import save_spz
 
     is_run = source.is_dir()
@@ -144,16 +144,17 @@ def _export_splat(arguments: argparse.Namespace) -> None:
         raise InputError(f"{out} is a folder; name a file with --out")
     if out.exists() and not arguments.overwrite:
         raise InputError(f"{out} already exists: --overwrite replaces it, --out names another file")
-    gaussians = load_splats(file)
+    stored = read_splats(file)
+    gaussians = stored.gaussians
     antialiased = arguments.antialiased
     if antialiased is None:
         # Every run fits for antialiased rendering, also those whose files do not say so yet.
-        antialiased = is_run or says_antialiased(file)
+        antialiased = is_run or stored.antialiased
     if suffix == ".spz":
         save_spz(out, gaussians, antialiased=antialiased, version=arguments.spz_version or 2)
     else:
         save_splats(out, gaussians, antialiased=antialiased)
-    for line in _summary(gaussians, file, out):
+    for line in [*(f"note: {note}" for note in stored.notes), *_summary(gaussians, file, out)]:
         print(line, file=sys.stderr)
 
 

@@ -17,6 +17,7 @@ from cus.errors import InputError
 from cus.splats.gaussians import Gaussians
 from cus.splats.sh import SH_C0
 from cus.splats.storage import read_bytes, write_whole
+from cus.splats.stored_values import StoredSplats, usable_gaussians
 
 _ROW = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("quats", "u1", 4)])
 
@@ -43,11 +44,13 @@ def save_dot_splat(path: str | Path, gaussians: Gaussians) -> None:
     write_whole(path, lambda stream: stream.write(rows.tobytes()))
 
 
-def load_dot_splat(path: str | Path) -> Gaussians:
+def read_dot_splat(path: str | Path) -> StoredSplats:
     """Read Gaussians; opacities of 0 and 1 become the nearest values inside the open range.
 
+    Gaussians with a NaN or infinite value, a scale of zero or below or no orientation are left out; a note counts them.
+
     Raises:
-        InputError: No points, a truncated file, or values that are NaN, infinite or out of range.
+        InputError: no points, a truncated file, or none that can be rendered.
     """
     content = read_bytes(path)
     if not content or len(content) % _ROW.itemsize:
@@ -56,16 +59,16 @@ def load_dot_splat(path: str | Path) -> Gaussians:
             "one row a Gaussian"
         )
     rows = np.frombuffer(content, _ROW)
-    limits = torch.finfo(torch.float32)
     rgba = torch.from_numpy(rows["rgba"] / np.float32(255))
-    quats = (rows["quats"].astype(np.float32) - 128) / 128
     try:
-        return Gaussians(
+        gaussians, notes = usable_gaussians(
+            path,
             means=torch.from_numpy(rows["means"].astype(np.float32)),
-            quats=torch.from_numpy(quats),
+            quats=torch.from_numpy((rows["quats"].astype(np.float32) - 128) / 128),
             scales=torch.from_numpy(rows["scales"].astype(np.float32)),
-            opacities=rgba[:, 3].clamp(limits.tiny, 1 - limits.eps / 2),
+            opacities=rgba[:, 3],
             sh=((rgba[:, :3] - 0.5) / SH_C0)[:, None],
         )
     except InputError as error:
-        raise InputError(f"{path}: {error}; is it a .splat file?") from error
+        raise InputError(f"{error}; is it a .splat file?") from error
+    return StoredSplats(gaussians, notes=notes)

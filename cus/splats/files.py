@@ -1,12 +1,14 @@
 """Files of Gaussians by their suffix: .ply, .spz, .splat."""
 
+import warnings
 from pathlib import Path
 
 from cus.errors import InputError
-from cus.splats.dot_splat import load_dot_splat, save_dot_splat
+from cus.splats.dot_splat import read_dot_splat, save_dot_splat
 from cus.splats.gaussians import Gaussians
-from cus.splats.ply import load_ply, ply_is_antialiased, save_ply
-from cus.splats.spz import load_spz, read_spz_header, save_spz
+from cus.splats.ply import read_ply, save_ply
+from cus.splats.spz import read_spz, save_spz
+from cus.splats.stored_values import StoredSplats
 
 SUFFIXES = (".ply", ".spz", ".splat")
 
@@ -19,14 +21,28 @@ def splat_suffix(path: str | Path) -> str:
     return suffix
 
 
-def load_splats(path: str | Path) -> Gaussians:
-    """Read Gaussians from a .ply (INRIA layout), .spz or .splat file.
+def read_splats(path: str | Path) -> StoredSplats:
+    """Read Gaussians from a .ply (INRIA, nerfstudio or SuperSplat layout), .spz or .splat file.
+
+    What cannot be rendered is left out, and the notes say what and how much: print them.
 
     Raises:
-        InputError: An unknown suffix, a file that is not what its suffix says, or values that cannot be rendered.
+        InputError: an unknown suffix, a file that is not what its suffix says, or nothing that can be rendered.
     """
-    loaders = {".ply": load_ply, ".spz": load_spz, ".splat": load_dot_splat}
-    return loaders[splat_suffix(path)](path)
+    readers = {".ply": read_ply, ".spz": read_spz, ".splat": read_dot_splat}
+    return readers[splat_suffix(path)](path)
+
+
+def load_splats(path: str | Path) -> Gaussians:
+    """The Gaussians of `read_splats`; its notes become warnings (`UserWarning`).
+
+    Raises:
+        InputError: as `read_splats`.
+    """
+    stored = read_splats(path)
+    for note in stored.notes:
+        warnings.warn(note, stacklevel=2)
+    return stored.gaussians
 
 
 def save_splats(path: str | Path, gaussians: Gaussians, *, antialiased: bool = False) -> None:
@@ -47,11 +63,3 @@ def save_splats(path: str | Path, gaussians: Gaussians, *, antialiased: bool = F
         save_spz(path, gaussians, antialiased=antialiased)
     else:
         save_dot_splat(path, gaussians)
-
-
-def says_antialiased(path: str | Path) -> bool:
-    """Whether the file says that its Gaussians were fitted for antialiased rendering; False where it cannot say."""
-    suffix = splat_suffix(path)
-    if suffix == ".ply":
-        return ply_is_antialiased(path)
-    return suffix == ".spz" and read_spz_header(path).antialiased

@@ -2,25 +2,30 @@
 
 The Gaussian layout is that of the INRIA implementation (Kerbl et al. 2023), all fields float32: x y z, nx ny nz (zero),
 f_dc_0..2 (degree-0 harmonics), f_rest_* (the others, all of red, then green, then blue), opacity (logit),
-scale_0..2 (natural logarithm), rot_0..3 (wxyz).
+scale_0..2 (natural logarithm), rot_0..3 (wxyz). Read, too: nerfstudio's files with red green blue in place of
+f_dc_0..2, and SuperSplat's compressed ones (cus/splats/compressed_ply.py).
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from plyfile import PlyData, PlyElement, PlyParseError
+from plyfile import PlyData, PlyElement
 from torch import Tensor
 
 from cus.errors import InputError
+from cus.splats.compressed_ply import is_compressed, unpack_columns
 from cus.splats.gaussians import Gaussians
+from cus.splats.ply_elements import PlyElements, read_ply_elements
+from cus.splats.sh import SH_C0
 from cus.splats.storage import write_whole
+from cus.splats.stored_values import StoredSplats, usable_gaussians
 
-_REQUIRED = ("x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2")
+_REQUIRED = ("x", "y", "z", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
 _ROTATION = ("rot_0", "rot_1", "rot_2", "rot_3")
+_DC = ("f_dc_0", "f_dc_1", "f_dc_2")
 _COLORS = ("red", "green", "blue")
 _REST_COUNTS = (0, 9, 24, 45)  # 3 ((degree + 1)^2 - 1)
-_SATURATED = " (an infinite opacity is what some converters make of a byte of 0 or 255)"
 _ANTIALIASED = "fitted for antialiased rendering"
 
 
@@ -31,7 +36,7 @@ def save_ply(path: str | Path, gaussians: Gaussians, *, antialiased: bool = Fals
         path: Of the file.
         gaussians: At least one.
         antialiased: Whether they were fitted for antialiased rendering; a comment in the file says so, which
-            `ply_is_antialiased` finds and other programs skip.
+            `read_ply` finds and other programs skip.
 
     Raises:
         InputError: There is nothing to write, or the place cannot be written to.
@@ -53,50 +58,40 @@ def save_ply(path: str | Path, gaussians: Gaussians, *, antialiased: bool = Fals
     _write(path, vertices, [_ANTIALIASED] if antialiased else [])
 
 
-def load_ply(path: str | Path) -> Gaussians:
+def read_ply(path: str | Path) -> StoredSplats:
     """Read Gaussians (layout above) by field names, in any order, number type and byte order; other fields are ignored.
 
-    Opacities and scales that float32 rounds to 0 or 1 become the nearest values inside their open ranges.
+    Gaussians with a NaN or infinite value, or without an orientation, are left out, and a note says how many. Infinite
+    logits of the opacity, as converters make them of the bytes 0 and 255, become the nearest values inside (0, 1).
 
     Raises:
-        InputError: Not a PLY file of Gaussians, no points, or values that are NaN, infinite or out of range.
+        InputError: not a PLY file of Gaussians, or none that can be rendered.
     """
-    vertices = _read(path).data
-    names = vertices.dtype.names or ()
-    _check_fields(path, names)
-    rest_names = [f"f_rest_{i}" for i in range(sum(name.startswith("f_rest_") for name in names))]
-    used = (*_REQUIRED, *_ROTATION, *rest_names)
-    values = _float_columns(path, vertices, used)
+    file = read_ply_elements(path)
+    compressed = is_compressed(file.elements)
+    columns = unpack_columns(path, file.elements) if compressed else _columns(path, _vertices(path, file))
+    values = {name: torch.from_numpy(column) for name, column in columns.items()}
 
-    def columns(*wanted: str) -> Tensor:
-        return torch.from_numpy(np.stack([values[name] for name in wanted], axis=1))
+    def stacked(*wanted: str) -> Tensor:
+        return torch.stack([values[name] for name in wanted], dim=1)
 
-    dc = columns("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
-    rest = columns(*rest_names).unflatten(1, (3, -1)).transpose(1, 2) if rest_names else dc[:, :0]
-    limits = torch.finfo(torch.float32)
-    log_scales, quats = columns("scale_0", "scale_1", "scale_2"), columns(*_ROTATION)
-    huge = int((log_scales.exp() > limits.max).any(dim=1).sum())
-    if huge:
-        raise InputError(
-            f"{path}: {huge} of {len(vertices)} Gaussians have a scale of more than e^88; are they logarithms?"
-        )
-    lost = int((quats == 0).all(dim=1).sum())
-    if lost:
-        raise InputError(
-            f"{path}: {lost} of {len(vertices)} rotations (rot_0..3) are zero and stand for no orientation"
-        )
-    return Gaussians(
-        means=columns("x", "y", "z"),
-        quats=quats,
-        scales=log_scales.exp().clamp_min(limits.tiny),
-        opacities=columns("opacity")[:, 0].sigmoid().clamp(limits.tiny, 1 - limits.eps / 2),
+    rest_names = [f"f_rest_{i}" for i in range(sum(name.startswith("f_rest_") for name in values))]
+    dc = stacked(*_DC)[:, None]
+    rest = stacked(*rest_names).unflatten(1, (3, -1)).transpose(1, 2) if rest_names else dc[:, :0]
+    log_scales = stacked("scale_0", "scale_1", "scale_2")
+    tiny = torch.finfo(torch.float32).tiny
+    gaussians, notes = usable_gaussians(
+        path,
+        means=stacked("x", "y", "z"),
+        quats=stacked(*_ROTATION),
+        # Beyond e^88 they become infinite, and such Gaussians are left out like those with an infinite logarithm.
+        scales=torch.where(log_scales.isfinite(), log_scales.exp().clamp_min(tiny), torch.nan),
+        opacities=values["opacity"].sigmoid(),
         sh=torch.cat([dc, rest], dim=1),
     )
-
-
-def ply_is_antialiased(path: str | Path) -> bool:
-    """Whether the file says that its Gaussians were fitted for antialiased rendering (`save_ply`)."""
-    return any(comment.strip() == _ANTIALIASED for comment in _parse(path).comments)
+    if file.trailing:
+        notes = (*notes, f"{Path(path).name}: {file.trailing:,} bytes after the last Gaussian were not read")
+    return StoredSplats(gaussians, _ANTIALIASED in file.comments, notes)
 
 
 def save_point_cloud(path: str | Path, points: Tensor, colors: Tensor) -> None:
@@ -124,30 +119,53 @@ def save_point_cloud(path: str | Path, points: Tensor, colors: Tensor) -> None:
 
 
 def load_point_cloud(path: str | Path) -> tuple[Tensor, Tensor]:
-    """Read coloured points: (points [N, 3] float32, colors [N, 3] RGB in [0, 1]), N >= 1.
+    """Read coloured points: (points [N, 3] float32, colors [N, 3] RGB in [0, 1]), any N.
 
     Raises:
-        InputError: Not a PLY file of points with x y z red green blue (bytes), no points, or NaN or infinite values.
+        InputError: Not a PLY file of points with x y z red green blue (bytes), or NaN or infinite values.
     """
-    vertices = _read(path).data
+    vertices = _vertices(path, read_ply_elements(path))
     names = vertices.dtype.names or ()
     missing = [name for name in (*"xyz", *_COLORS) if name not in names]
     if missing:
         raise InputError(f"{path} is no coloured point cloud: the vertex fields {', '.join(missing)} are missing")
-    values = _float_columns(path, vertices, (*"xyz", *_COLORS))
-    points = np.stack([values[name] for name in "xyz"], axis=1)
-    colors = np.stack([values[name] for name in _COLORS], axis=1) / 255
-    return torch.from_numpy(points), torch.from_numpy(colors).clamp(0, 1)
+    points = torch.from_numpy(np.stack([_floats(path, vertices, name) for name in "xyz"], axis=1))
+    if bad := int((~points.isfinite().all(dim=1)).sum()):
+        raise InputError(f"{path}: {bad} of {len(points)} points are NaN or infinite; remove them")
+    colors = np.stack([_color_shares(path, vertices, name) for name in _COLORS], axis=1)
+    return points, torch.from_numpy(colors).nan_to_num().clamp(0, 1)
+
+
+def _vertices(path: str | Path, file: PlyElements) -> np.ndarray:
+    vertices = file.elements.get("vertex")
+    if vertices is None:
+        raise InputError(f"{path} has no 'vertex' element")
+    return vertices
+
+
+def _columns(path: str | Path, vertices: np.ndarray) -> dict[str, np.ndarray]:
+    """The fields of an ordinary file as float32, whatever is in them."""
+    names = vertices.dtype.names or ()
+    _check_fields(path, names)
+    if len(vertices) == 0:
+        raise InputError(f"{path} holds no Gaussians")
+    rest_names = [name for name in names if name.startswith("f_rest_")]
+    columns = {name: _floats(path, vertices, name) for name in (*_REQUIRED, *rest_names)}
+    for dc, color in zip(_DC, _COLORS, strict=True):
+        if dc in names:
+            columns[dc] = _floats(path, vertices, dc)
+        else:
+            columns[dc] = (_color_shares(path, vertices, color) - 0.5) / np.float32(SH_C0)
+    return columns
 
 
 def _check_fields(path: str | Path, names: tuple[str, ...]) -> None:
-    if "packed_position" in names:
-        raise InputError(
-            f"{path} is a PLY file compressed for one viewer; export it as an ordinary 3DGS .ply or as .spz"
-        )
-    missing = [name for name in (*_REQUIRED, *_ROTATION) if name not in names]
+    has_colors = set(_COLORS) <= set(names)
+    missing = [name for name in (*_REQUIRED, *(() if has_colors else _DC)) if name not in names]
+    if has_colors and 0 < len(set(_DC) & set(names)) < len(_DC):
+        missing += [name for name in _DC if name not in names]
     if missing:
-        only_points = " (a cloud of coloured points has no Gaussians)" if set(_COLORS) <= set(names) else ""
+        only_points = " (a cloud of coloured points has no Gaussians)" if has_colors else ""
         raise InputError(
             f"{path} is no file of 3D Gaussians: the vertex fields {', '.join(missing)} are missing "
             f"(found {', '.join(names) or 'none'}){only_points}"
@@ -160,47 +178,20 @@ def _check_fields(path: str | Path, names: tuple[str, ...]) -> None:
         )
 
 
-def _float_columns(path: str | Path, vertices: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The fields as float32, all finite; an error lists every field with bad values and how many there are."""
-    columns, bad = {}, {}
-    for name in names:
-        if vertices[name].dtype == object:
-            raise InputError(f"{path}: the vertex field {name} is a list; expected one number a vertex")
-        with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite and is reported below
-            columns[name] = vertices[name].astype(np.float32)
-        count = int((~np.isfinite(columns[name])).sum())
-        if count:
-            bad[name] = count
-    if bad:
-        listed = ", ".join(f"{name} ({count})" for name, count in bad.items())
-        raise InputError(
-            f"{path}: of {len(vertices)} vertices, values are NaN or infinite in {listed}; remove those vertices, or "
-            f"fit the scene again{_SATURATED if 'opacity' in bad else ''}"
-        )
-    return columns
+def _floats(path: str | Path, vertices: np.ndarray, name: str) -> np.ndarray:
+    """A field as float32. Raises InputError where it is a list."""
+    if vertices[name].dtype == object:
+        raise InputError(f"{path}: the vertex field {name} is a list; expected one number a vertex")
+    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, and counts as that
+        return vertices[name].astype(np.float32)
+
+
+def _color_shares(path: str | Path, vertices: np.ndarray, name: str) -> np.ndarray:
+    """A colour channel as shares of full brightness, by its number type: whole numbers reach up to their largest."""
+    values, dtype = _floats(path, vertices, name), vertices[name].dtype
+    return values / np.float32(np.iinfo(dtype).max) if dtype.kind in "iu" else values
 
 
 def _write(path: str | Path, vertices: np.ndarray, comments: list[str]) -> None:
     data = PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<", comments=comments)
     write_whole(path, data.write)
-
-
-def _parse(path: str | Path) -> PlyData:
-    try:
-        return PlyData.read(str(path), mmap=False)  # pyright: ignore[reportArgumentType]  (typed str, documented bool)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (PlyParseError, UnicodeDecodeError, ValueError, MemoryError) as error:
-        raise InputError(
-            f"{path} is damaged or no PLY file: {error or 'it promises more than fits in memory'}"
-        ) from error
-
-
-def _read(path: str | Path) -> PlyElement:
-    data = _parse(path)
-    if "vertex" not in data:
-        raise InputError(f"{path} has no 'vertex' element")
-    vertices = data["vertex"]
-    if len(vertices) == 0:
-        raise InputError(f"{path} holds no points")
-    return vertices

@@ -1,10 +1,11 @@
 """SPZ files: Niantic's compressed Gaussians, a quarter of the PLY or less, which most of today's viewers read.
 
-A gzip stream of a 16-byte header and one array an attribute, little-endian: positions (24-bit fixed point), opacities,
-colours, scales, rotations, harmonics (coefficient by coefficient, red green blue inside), all but positions in bytes.
+One array an attribute, little-endian: positions (24-bit fixed point), opacities, colours, scales, rotations, harmonics
+(coefficient by coefficient, red green blue inside), all but positions in bytes; cus/splats/spz_container.py holds them.
 Axes are right, up, back; those of the project's world, as in PLY files, are right, down, front: see
 cus/cameras/conversions.py.
-Version 2 holds rotations as x y z in three bytes; version 3 the three smallest components in four.
+Version 2 holds rotations as x y z in three bytes; versions 3 and 4 the three smallest components in four. Version 1 has
+positions as half floats. Versions 1 to 4 are read, 2 and 3 written.
 
 Largest errors of values inside the ranges: half a step of positions (2^-bits, the bits by the extent of the scene),
 1/510 in opacity (1/255 beside 0 and 1), 1/76.5 in harmonics of degree 0, 4/128 of degree 1 and 8/128 above, 1/32 in
@@ -13,9 +14,6 @@ log scale, and in each stored component of the unit quaternion 1/255 (version 2)
 
 import gzip
 import math
-import struct
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,49 +24,23 @@ from torch.nn.functional import normalize
 from cus.cameras import conversions
 from cus.errors import InputError
 from cus.splats.gaussians import Gaussians
-from cus.splats.storage import read_bytes, write_whole
+from cus.splats.spz_container import (
+    ANTIALIASED,
+    HEADER,
+    LARGEST_COUNT,
+    MAGIC,
+    POSITION_BITS,
+    SpzHeader,
+    read_spz_arrays,
+)
+from cus.splats.storage import write_whole
+from cus.splats.stored_values import StoredSplats, usable_gaussians
 
-_MAGIC = 0x5053474E
-_HEADER = struct.Struct("<IIIBBBB")
-_ANTIALIASED, _EXTENSIONS = 1, 2
-# Points of one file that the reference reader accepts.
-LARGEST_COUNT = 10_000_000
-_POSITION_BITS = 24
 # Finer than this gains nothing that can be seen in a scene of extent 1, and costs file size.
 _MOST_FRACTIONAL_BITS = 16
 _COLOR_SCALE = 0.15
 _SH_BUCKETS = (8, 16)  # of degree 1 and above: coarser than a byte, so that gzip finds more to save
 _LOG_SCALES = (-10.0, 255 / 16 - 10)
-
-
-@dataclass(frozen=True)
-class SpzHeader:
-    """What an SPZ file says of itself.
-
-    Attributes:
-        version: 2 or 3.
-        count: Gaussians in the file.
-        sh_degree: 0 to 3.
-        fractional_bits: Positions are whole multiples of 2^-fractional_bits scene units.
-        antialiased: Whether the Gaussians were fitted for antialiased rendering.
-    """
-
-    version: int
-    count: int
-    sh_degree: int
-    fractional_bits: int
-    antialiased: bool
-
-    @property
-    def rotation_bytes(self) -> int:
-        """Bytes of one rotation."""
-        return 4 if self.version >= 3 else 3
-
-    def array_bytes(self) -> dict[str, int]:
-        """Bytes of each array, in the order of the file."""
-        widths = {"positions": 9, "opacities": 1, "colors": 3, "scales": 3, "rotations": self.rotation_bytes}
-        widths["harmonics"] = 3 * ((self.sh_degree + 1) ** 2 - 1)
-        return {name: width * self.count for name, width in widths.items()}
 
 
 def save_spz(path: str | Path, gaussians: Gaussians, *, antialiased: bool = False, version: int = 2) -> None:
@@ -102,45 +74,48 @@ def save_spz(path: str | Path, gaussians: Gaussians, *, antialiased: bool = Fals
         _pack_smallest_three(rotations) if version == 3 else _pack_xyz(rotations),
         _pack_harmonics(sh[:, 1:]),
     ]
-    fields = (_MAGIC, version, len(g), g.sh_degree, bits, _ANTIALIASED if antialiased else 0, 0)
-    content = _HEADER.pack(*fields) + b"".join(array.tobytes() for array in arrays)
-    assert len(content) == _HEADER.size + sum(header.array_bytes().values())
+    fields = (MAGIC, version, len(g), g.sh_degree, bits, ANTIALIASED if antialiased else 0, 0)
+    content = HEADER.pack(*fields) + b"".join(array.tobytes() for array in arrays)
+    assert len(content) == HEADER.size + sum(header.array_bytes().values())
     # No time stamp: the same Gaussians give the same file.
     packed = gzip.compress(content, mtime=0)
     write_whole(path, lambda stream: stream.write(packed))
 
 
-def load_spz(path: str | Path) -> Gaussians:
-    """Read Gaussians from an SPZ file of version 2 or 3.
+def read_spz(path: str | Path) -> StoredSplats:
+    """Read Gaussians from an SPZ file of version 1 to 4.
 
-    Opacities of 0 and 1 become the nearest values inside the open range.
+    Opacities of 0 and 1 become the nearest values inside the open range. Harmonics of degree 4 are left out.
 
     Raises:
-        InputError: Not an SPZ file, truncated, of another version, or with extensions.
+        InputError: not an SPZ file, truncated, damaged, of a later version, or with extensions.
     """
-    header, arrays = _read(path)
-    count = header.count
-    sh = np.empty((count, (header.sh_degree + 1) ** 2, 3), np.float32)
+    header, arrays, trailing = read_spz_arrays(path)
+    count, coefficients = header.count, (min(header.sh_degree, 3) + 1) ** 2
+    sh = np.empty((count, coefficients, 3), np.float32)
     sh[:, 0] = (arrays["colors"].reshape(count, 3) / 255 - 0.5) / _COLOR_SCALE
-    sh[:, 1:] = (arrays["harmonics"].reshape(count, -1, 3).astype(np.float32) - 128) / 128
+    harmonics = arrays["harmonics"].reshape(count, (header.sh_degree + 1) ** 2 - 1, 3)[:, : coefficients - 1]
+    sh[:, 1:] = (harmonics.astype(np.float32) - 128) / 128
     rotations = arrays["rotations"].reshape(count, header.rotation_bytes)
-    quats = _unpack_smallest_three(rotations) if header.version == 3 else _unpack_xyz(rotations)
-    limits = torch.finfo(torch.float32)
-    opacities = torch.from_numpy(arrays["opacities"] / np.float32(255))
+    quats = _unpack_smallest_three(rotations) if header.version >= 3 else _unpack_xyz(rotations)
     scales = arrays["scales"].reshape(count, 3).astype(np.float32) / 16 + _LOG_SCALES[0]
-    means = _unpack_positions(arrays["positions"].reshape(count, 3, 3), header.fractional_bits)
-    return Gaussians(
+    if header.version == 1:
+        means = arrays["positions"].view("<f2").reshape(count, 3).astype(np.float32)
+    else:
+        means = _unpack_positions(arrays["positions"].reshape(count, 3, 3), header.fractional_bits)
+    gaussians, notes = usable_gaussians(
+        path,
         means=conversions.rdf_points_from_rub(torch.from_numpy(means)),
         quats=conversions.rdf_quats_from_rub(torch.from_numpy(quats)),
         scales=torch.from_numpy(scales.astype(np.float32)).exp(),
-        opacities=opacities.clamp(limits.tiny, 1 - limits.eps / 2),
+        opacities=torch.from_numpy(arrays["opacities"] / np.float32(255)),
         sh=conversions.rdf_sh_from_rub(torch.from_numpy(sh)),
     )
-
-
-def read_spz_header(path: str | Path) -> SpzHeader:
-    """What the file says of itself. Raises InputError as `load_spz`."""
-    return _read(path)[0]
+    if header.sh_degree > 3:
+        notes = (*notes, f"{Path(path).name}: harmonics of degree 4 left out; up to degree 3 are rendered")
+    if trailing:
+        notes = (*notes, f"{Path(path).name}: {trailing:,} bytes after the last array were not read")
+    return StoredSplats(gaussians, header.antialiased, notes)
 
 
 def spz_clamped(gaussians: Gaussians) -> dict[str, int]:
@@ -166,7 +141,7 @@ def spz_clamped(gaussians: Gaussians) -> dict[str, int]:
 def _fractional_bits(means: Tensor) -> int:
     """The finest fixed point in which every coordinate fits."""
     largest = float(means.abs().max())
-    bits = min(_MOST_FRACTIONAL_BITS, _POSITION_BITS - 1 - math.ceil(math.log2(max(largest, 2.0**-100) * (1 + 1e-6))))
+    bits = min(_MOST_FRACTIONAL_BITS, POSITION_BITS - 1 - math.ceil(math.log2(max(largest, 2.0**-100) * (1 + 1e-6))))
     if bits < 0:
         raise InputError(
             f"positions reach {largest:.3g} scene units, more than the 2^23 that SPZ holds; remove the far Gaussians"
@@ -179,7 +154,7 @@ def _bytes(values: Tensor) -> np.ndarray:
 
 
 def _pack_positions(points: Tensor, bits: int) -> np.ndarray:
-    limit = 2 ** (_POSITION_BITS - 1)
+    limit = 2 ** (POSITION_BITS - 1)
     fixed = (points * 2.0**bits).round().clamp(-limit, limit - 1).to(torch.int32).numpy().astype("<i4")
     return fixed[..., None].view(np.uint8)[..., :3]
 
@@ -236,53 +211,3 @@ def _pack_harmonics(sh: Tensor) -> np.ndarray:
     buckets = torch.full((sh.shape[1], 1), float(_SH_BUCKETS[1]), dtype=sh.dtype)
     buckets[:3] = _SH_BUCKETS[0]
     return _bytes((sh * 128 / buckets).round() * buckets + 128)
-
-
-def _read(path: str | Path) -> tuple[SpzHeader, dict[str, np.ndarray]]:
-    content = _unzipped(path)
-    if len(content) < _HEADER.size:
-        raise InputError(f"{path} is truncated: {len(content)} bytes are no SPZ header")
-    magic, version, count, degree, bits, flags, _ = _HEADER.unpack_from(content)
-    if magic != _MAGIC:
-        raise InputError(f"{path} is no SPZ file: it does not start with the mark NGSP")
-    if version not in (2, 3):
-        raise InputError(
-            f"{path} is an SPZ file of version {version}; versions 2 and 3 are read: convert it to one of them"
-        )
-    if flags & _EXTENSIONS:
-        raise InputError(f"{path} has SPZ extensions, which are not read; save it again without them")
-    if degree > 3 or bits >= _POSITION_BITS:
-        raise InputError(
-            f"{path} is damaged or too new: harmonics of degree {degree} and {bits} fractional bits; expected 0 to 3, "
-            f"and fewer than {_POSITION_BITS}"
-        )
-    if count == 0:
-        raise InputError(f"{path} holds no Gaussians")
-    header = SpzHeader(version, count, degree, bits, bool(flags & _ANTIALIASED))
-    widths = header.array_bytes()
-    expected = _HEADER.size + sum(widths.values())
-    if len(content) != expected:
-        raise InputError(
-            f"{path} is damaged: {count} Gaussians of degree {degree} take {expected} bytes, it holds {len(content)}"
-        )
-    arrays, start = {}, _HEADER.size
-    for name, width in widths.items():
-        arrays[name] = np.frombuffer(content, np.uint8, width, start)
-        start += width
-    return header, arrays
-
-
-def _unzipped(path: str | Path) -> bytes:
-    packed = read_bytes(path)
-    if packed[:4] == _MAGIC.to_bytes(4, "little"):
-        version = int.from_bytes(packed[4:8], "little")
-        raise InputError(
-            f"{path} is an SPZ file of version {version}, which is not packed by gzip; versions 2 and 3 are read: "
-            "convert it to one of them"
-        )
-    try:
-        return gzip.decompress(packed)
-    except EOFError as error:
-        raise InputError(f"{path} is truncated: its gzip stream has no end; copy or export it again") from error
-    except (OSError, zlib.error) as error:
-        raise InputError(f"{path} is no SPZ file or is damaged ({error}); expected a gzip stream") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cus.errors import InputError
+from cus.files import require_regular
 
 
 def write_whole(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
@@ -36,7 +37,8 @@ def write_whole(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """The content of a file. Raises InputError where it cannot be read."""
+    """The content of an ordinary file. Raises InputError where it cannot be read."""
+    require_regular(path)
     try:
         return Path(path).read_bytes()
     except OSError as error:

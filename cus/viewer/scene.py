@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from plyfile import PlyData, PlyParseError
 from torch import Tensor
 
 from cus.cameras import Cameras, PosedPhotos, load_transforms
 from cus.cameras.transforms_json import read_json
 from cus.errors import InputError
-from cus.splats import Gaussians, load_splats
+from cus.splats import Gaussians, read_splats
+from cus.splats.ply import load_point_cloud
 
 SPLAT_FILES = ("splat.ply", "splat.spz", "splat.splat")
 # Of a scene without cameras: its picture size in pixels, and its vertical field of view by focal / height.
@@ -127,13 +127,14 @@ def load_scene(path: Path | str, cameras: Path | str | None = None) -> ViewScene
         beside = path / "transforms.json"
         cameras = cameras or (beside if beside.exists() else None)
         points = load_points(path / "points.ply") if (path / "points.ply").exists() else None
-    gaussians = load_splats(splat)
+    stored = read_splats(splat)
+    notes += stored.notes
     photos = frames = None
     if cameras is None:
         notes.append("no cameras: looking along +z at the bulk of the Gaussians; --cameras names a transforms.json")
     else:
         photos, frames = _load_cameras(Path(cameras))
-    return ViewScene(path.resolve().name, gaussians, photos, frames, points, tuple(notes))
+    return ViewScene(path.resolve().name, stored.gaussians, photos, frames, points, tuple(notes))
 
 
 def _splat_file(folder: Path) -> Path:
@@ -154,12 +155,5 @@ def _load_cameras(path: Path) -> tuple[PosedPhotos, PosedPhotos | None]:
 
 def load_points(path: Path) -> Points:
     """Read the coloured points that `cus.splats.save_point_cloud` writes. Raises InputError for another file."""
-    try:
-        vertices = PlyData.read(str(path))["vertex"].data
-        positions = np.stack([vertices[name] for name in "xyz"], axis=1).astype(np.float32)
-        colors = np.stack([vertices[name] for name in ("red", "green", "blue")], axis=1).astype(np.uint8)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (PlyParseError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is no file of coloured points: {error}") from error
-    return Points(positions, colors)
+    points, colors = load_point_cloud(path)
+    return Points(points.numpy(), (colors * 255).round().to(torch.uint8).numpy())

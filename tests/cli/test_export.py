@@ -5,7 +5,7 @@ import torch
 
 from cus.cli.export import build_parser, main
 from cus.splats import Gaussians, load_splats, save_splats
-from cus.splats.files import says_antialiased
+from cus.splats.files import read_splats
 
 
 def gaussians(degree: int = 1) -> Gaussians:
@@ -47,9 +47,9 @@ def test_the_default_place_is_beside_the_file_also_for_a_relative_path(tmp_path,
     monkeypatch.chdir(tmp_path)
     save_splats("a.ply", gaussians(), antialiased=True)
     assert main(["a.ply", "--format", "spz"]) == 0
-    assert (tmp_path / "a.spz").is_file() and says_antialiased("a.spz"), "what the file says goes on"
+    assert (tmp_path / "a.spz").is_file() and read_splats("a.spz").antialiased, "what the file says goes on"
     assert main(["a.ply", "--format", "spz", "--no-antialiased", "--overwrite"]) == 0
-    assert not says_antialiased("a.spz")
+    assert not read_splats("a.spz").antialiased
 
 
 def test_what_a_format_loses_is_said(tmp_path, capsys):

@@ -16,7 +16,7 @@ from cus.cameras.colmap import save_colmap
 from cus.cli.fit import main
 from cus.cli.infer import main as infer
 from cus.report.video import read_video
-from cus.splats import load_ply
+from cus.splats import load_splats
 from tests.conftest import ROOT
 
 EXAMPLE = ROOT / "examples" / "courtyard"
@@ -48,7 +48,7 @@ def test_a_run_is_fitted_anew_in_place(copy):
     changed = {name for name in after if before.get(name) != after[name]}
     assert changed == {"splat.ply", "splat.mp4", "report.html", "run.json", "state/splat.safetensors"}
     assert set(after) == set(before)
-    scene = load_ply(copy / "splat.ply")
+    scene = load_splats(copy / "splat.ply")
     assert len(scene) <= 1500 and scene.sh_degree == 1
     assert read_video(copy / "splat.mp4").shape == (4, 54, 96, 3)
     made = json.loads((copy / "run.json").read_text())
@@ -140,7 +140,7 @@ def test_posed_photographs_are_fitted_and_scored_where_they_were_held_out(wall, 
     assert [s["name"] for s in made["training"]] == ["0000", "0001", "0003", "0004"]
     assert made["notes"][-1].startswith("estimator: ")
     assert "held out 0002: PSNR" in capsys.readouterr().err
-    assert len(load_ply(out / "splat.ply")) == made["gaussians"]
+    assert len(load_splats(out / "splat.ply")) == made["gaussians"]
     assert Image.open(out / "renders" / "0002.png").size == (192, 64)
     assert not list(out.rglob("*.checkpoint"))
 

@@ -15,7 +15,7 @@ from cus.cameras import load_transforms
 from cus.cli.infer import main
 from cus.inference import InferSettings, Run
 from cus.report.video import read_video
-from cus.splats import load_ply
+from cus.splats import load_splats
 from tests.conftest import ROOT
 
 EXAMPLE = ROOT / "examples" / "courtyard"
@@ -62,7 +62,7 @@ def test_every_promised_file_is_there(out):
         assert Image.open(out / "depth" / f"{view}_depth.png").size == (384, 216)
     for video in ("video.mp4", "conditioning.mp4", "splat.mp4"):
         assert read_video(out / video).shape == (5, 54, 96, 3)
-    assert len(load_ply(out / "splat.ply")) > 100
+    assert len(load_splats(out / "splat.ply")) > 100
     assert (out / "points.ply").stat().st_size > 1000
     assert not list(out.rglob(".part*"))
 

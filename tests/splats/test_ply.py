@@ -11,8 +11,9 @@ import torch
 from plyfile import PlyData, PlyElement
 
 from cus.errors import InputError
+from cus.splats.files import load_splats, read_splats
 from cus.splats.gaussians import Gaussians
-from cus.splats.ply import load_ply, load_point_cloud, ply_is_antialiased, save_ply, save_point_cloud
+from cus.splats.ply import load_point_cloud, save_ply, save_point_cloud
 from cus.splats.projection import rotmat_from_quat
 from cus.splats.sh import SH_C0
 
@@ -46,7 +47,7 @@ def damaged(path: Path, drop: str | None = None, count: int = 3, **values: float
 def test_what_is_saved_is_loaded(tmp_path: Path, bands: int) -> None:
     original = gaussians(bands=bands)
     save_ply(tmp_path / "splat.ply", original)
-    loaded = load_ply(tmp_path / "splat.ply")
+    loaded = load_splats(tmp_path / "splat.ply")
     for name in ("means", "quats", "scales", "opacities", "sh"):
         torch.testing.assert_close(getattr(loaded, name), getattr(original, name), atol=1e-6, rtol=1e-6)
 
@@ -79,45 +80,113 @@ def test_fields_are_read_by_name_whatever_their_order_or_type(tmp_path: Path) ->
     for name in names:
         shuffled[name] = rows[name]
     PlyData([PlyElement.describe(shuffled, "vertex")], byte_order=">").write(str(tmp_path / "b.ply"))
-    torch.testing.assert_close(load_ply(tmp_path / "b.ply").sh, gaussians().sh)
+    torch.testing.assert_close(load_splats(tmp_path / "b.ply").sh, gaussians().sh)
 
 
 def test_saturated_logits_stay_inside_the_open_interval(tmp_path: Path) -> None:
-    loaded = load_ply(damaged(tmp_path / "a.ply", opacity=80.0, scale_0=-200.0))
+    loaded = load_splats(damaged(tmp_path / "a.ply", opacity=80.0, scale_0=-200.0))
     assert 0 < loaded.opacities[0] < 1 and loaded.scales[0, 0] > 0
 
 
 def test_a_missing_field_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="rot_2 are missing"):
-        load_ply(damaged(tmp_path / "a.ply", drop="rot_2"))
+        load_splats(damaged(tmp_path / "a.ply", drop="rot_2"))
     with pytest.raises(InputError, match="8 f_rest"):
-        load_ply(damaged(tmp_path / "a.ply", drop="f_rest_4"))
+        load_splats(damaged(tmp_path / "a.ply", drop="f_rest_4"))
 
 
-@pytest.mark.parametrize("field", ["x", "opacity", "scale_0", "f_rest_2", "rot_3"])
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_nan_and_infinite_values_are_refused_by_field_and_number(tmp_path: Path, field: str, value: float) -> None:
-    with pytest.raises(InputError, match=rf"of 3 vertices, values are NaN or infinite in {field} \(1\)"):
-        load_ply(damaged(tmp_path / "a.ply", **{field: value}))
-    with pytest.raises(InputError, match=r"z \(1\), f_dc_1 \(1\)"):
-        load_ply(damaged(tmp_path / "a.ply", z=value, f_dc_1=math.nan))
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"x": math.nan}, "a position that is NaN or infinite"),
+        ({"z": -math.inf, "rot_0": math.nan}, "a position that is NaN or infinite"),
+        ({"scale_0": -math.inf}, "a scale that is NaN, infinite, zero or below"),
+        ({"scale_1": 100.0}, "a scale that is NaN, infinite, zero or below"),
+        ({"rot_3": math.inf}, "a rotation that is zero, NaN or infinite"),
+        ({"rot_0": 0, "rot_1": 0, "rot_2": 0, "rot_3": 0}, "a rotation that is zero, NaN or infinite"),
+        ({"opacity": math.nan}, "an opacity that is NaN"),
+        ({"f_rest_2": math.nan}, "a colour that is NaN or infinite"),
+    ],
+)
+def test_what_cannot_be_rendered_is_left_out_and_counted(tmp_path: Path, values: dict[str, float], reason: str) -> None:
+    stored = read_splats(damaged(tmp_path / "a.ply", **values))
+    assert torch.equal(stored.gaussians.means, gaussians().means[1:3])
+    assert stored.notes == (f"a.ply: 1 of 3 Gaussians left out, for {reason} (1)",)
+    with pytest.warns(UserWarning, match="1 of 3 Gaussians left out"):
+        load_splats(tmp_path / "a.ply")
+    with pytest.raises(InputError, match="none of its 1 Gaussians can be rendered"):
+        read_splats(damaged(tmp_path / "a.ply", count=1, **values))
 
 
-def test_values_that_no_gaussian_has_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="1 of 3 Gaussians have a scale of more than e.88; are they logarithms"):
-        load_ply(damaged(tmp_path / "a.ply", scale_1=100.0))
-    with pytest.raises(InputError, match="1 of 3 rotations .* are zero"):
-        load_ply(damaged(tmp_path / "a.ply", rot_0=0, rot_1=0, rot_2=0, rot_3=0))
+def test_infinite_logits_are_the_ends_of_the_open_range(tmp_path: Path) -> None:
+    for value, end in ((math.inf, 1.0), (-math.inf, 0.0)):
+        stored = read_splats(damaged(tmp_path / "a.ply", opacity=value))
+        assert len(stored.gaussians) == 3 and not stored.notes
+        assert stored.gaussians.opacities[0] != end and float(stored.gaussians.opacities[0]) == pytest.approx(end)
 
 
-def test_a_double_too_large_for_a_float_is_refused_as_infinite(tmp_path: Path) -> None:
+def test_a_double_too_large_for_a_float_counts_as_infinite(tmp_path: Path) -> None:
     save_ply(tmp_path / "a.ply", gaussians())
     rows = PlyData.read(str(tmp_path / "a.ply"), mmap=False)["vertex"].data
     wide = rows.astype([(name, "<f8") for name in rows.dtype.names])
     wide["y"][3] = 1e300
     PlyData([PlyElement.describe(wide, "vertex")]).write(str(tmp_path / "b.ply"))
-    with pytest.raises(InputError, match=r"y \(1\)"):
-        load_ply(tmp_path / "b.ply")
+    assert "1 of 5 Gaussians left out" in read_splats(tmp_path / "b.ply").notes[0]
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [("u1", 255), ("<u2", 65535), ("<f4", 1.0)])
+def test_colours_in_place_of_harmonics_are_those_of_degree_0(tmp_path: Path, dtype: str, largest: float) -> None:
+    save_ply(tmp_path / "a.ply", gaussians(bands=1))
+    rows = PlyData.read(str(tmp_path / "a.ply"), mmap=False)["vertex"].data
+    names = {"f_dc_0": "red", "f_dc_1": "green", "f_dc_2": "blue"}
+    made = np.empty(len(rows), [(names.get(n, n), dtype if n in names else "<f4") for n in rows.dtype.names])
+    for name in rows.dtype.names:
+        made[names.get(name, name)] = largest * 0.2 if name in names else rows[name]
+    PlyData([PlyElement.describe(made, "vertex")]).write(str(tmp_path / "b.ply"))
+    loaded = load_splats(tmp_path / "b.ply")
+    torch.testing.assert_close(loaded.sh, torch.full((5, 1, 3), (0.2 - 0.5) / SH_C0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(loaded.opacities, gaussians().opacities)
+
+
+def rewritten(path: Path, **options: object) -> Path:
+    """The Gaussians as another program may write them: `text`, another `byte_order`, other elements before."""
+    save_ply(path, gaussians())
+    rows = PlyData.read(str(path), mmap=False)["vertex"].data
+    elements = [*options.pop("before", []), PlyElement.describe(rows, "vertex")]
+    PlyData(elements, **options).write(str(path))
+    return path
+
+
+def test_other_elements_lists_and_comments_in_any_encoding_are_no_matter(tmp_path: Path) -> None:
+    faces = np.empty(2, [("vertex_indices", object)])
+    faces["vertex_indices"] = [np.array([0, 1, 2], np.int32), np.array([1, 2], np.int32)]
+    ranges = PlyElement.describe(np.zeros(3, [("low", "<f4"), ("high", "<f8")]), "ranges")
+    for text, order in ((False, "<"), (False, ">"), (True, "=")):
+        for before in ([], [ranges], [PlyElement.describe(faces, "face"), ranges]):
+            path = rewritten(tmp_path / "a.ply", text=text, byte_order=order, before=before)
+            content = path.read_bytes().replace(b"element", "comment Größe 大きさ\nelement".encode(), 1)
+            path.write_bytes(content.replace(b"element", b"comment \xff\xfe\nelement", 1))
+            stored = read_splats(path)
+            torch.testing.assert_close(stored.gaussians.means, gaussians().means)
+            assert not stored.notes
+
+
+def test_a_list_where_a_number_is_meant_is_named(tmp_path: Path) -> None:
+    save_ply(tmp_path / "a.ply", gaussians(1))
+    rows = PlyData.read(str(tmp_path / "a.ply"), mmap=False)["vertex"].data
+    lists = np.empty(1, [(n, object if n == "opacity" else "<f4") for n in rows.dtype.names])
+    for name in rows.dtype.names:
+        lists[name][0] = np.array([0.0], np.float32) if name == "opacity" else rows[name][0]
+    PlyData([PlyElement.describe(lists, "vertex", len_types={"opacity": "u1"})]).write(str(tmp_path / "b.ply"))
+    with pytest.raises(InputError, match="opacity is a list"):
+        load_splats(tmp_path / "b.ply")
+
+
+def test_bytes_after_the_last_gaussian_are_told(tmp_path: Path) -> None:
+    save_ply(tmp_path / "a.ply", gaussians())
+    with (tmp_path / "a.ply").open("ab") as file:
+        file.write(b"12345")
+    assert read_splats(tmp_path / "a.ply").notes == ("a.ply: 5 bytes after the last Gaussian were not read",)
 
 
 @pytest.mark.parametrize("count", [1, 8, 12, 46, 72])
@@ -129,27 +198,27 @@ def test_a_number_of_harmonics_that_no_degree_has_is_refused(tmp_path: Path, cou
         more[name] = rows[name]
     PlyData([PlyElement.describe(more, "vertex")]).write(str(tmp_path / "b.ply"))
     with pytest.raises(InputError, match=f"{count} f_rest"):
-        load_ply(tmp_path / "b.ply")
+        load_splats(tmp_path / "b.ply")
 
 
 def test_text_files_are_read_as_well(tmp_path: Path) -> None:
     save_ply(tmp_path / "a.ply", gaussians())
     ply = PlyData.read(str(tmp_path / "a.ply"), mmap=False)
     PlyData([PlyElement.describe(ply["vertex"].data, "vertex")], text=True).write(str(tmp_path / "b.ply"))
-    torch.testing.assert_close(load_ply(tmp_path / "b.ply").means, gaussians().means)
+    torch.testing.assert_close(load_splats(tmp_path / "b.ply").means, gaussians().means)
 
 
 def test_other_kinds_of_ply_are_named(tmp_path: Path) -> None:
     save_point_cloud(tmp_path / "points.ply", torch.zeros(2, 3), torch.zeros(2, 3))
     with pytest.raises(InputError, match="coloured points has no Gaussians"):
-        load_ply(tmp_path / "points.ply")
+        load_splats(tmp_path / "points.ply")
     packed = np.zeros(2, [("packed_position", "<u4"), ("packed_color", "<u4")])
     PlyData([PlyElement.describe(packed, "vertex")]).write(str(tmp_path / "packed.ply"))
-    with pytest.raises(InputError, match="compressed for one viewer"):
-        load_ply(tmp_path / "packed.ply")
+    with pytest.raises(InputError, match="damaged compressed PLY: .* packed_rotation, packed_scale are missing"):
+        load_splats(tmp_path / "packed.ply")
     PlyData([PlyElement.describe(packed, "face")]).write(str(tmp_path / "faces.ply"))
     with pytest.raises(InputError, match="no 'vertex' element"):
-        load_ply(tmp_path / "faces.ply")
+        load_splats(tmp_path / "faces.ply")
     save_ply(tmp_path / "a.ply", gaussians())
     with pytest.raises(InputError, match="no coloured point cloud"):
         load_point_cloud(tmp_path / "a.ply")
@@ -166,22 +235,23 @@ def test_random_damage_is_either_harmless_or_refused(tmp_path: Path) -> None:
             content[place] = random.integers(256)
         (tmp_path / "b.ply").write_bytes(content[: random.integers(len(whole))] if trial % 5 == 0 else content)
         try:
-            assert len(load_ply(tmp_path / "b.ply")) >= 1
+            assert len(load_splats(tmp_path / "b.ply")) >= 1
         except InputError as error:
             assert "b.ply" in str(error)
 
 
 def test_a_header_that_promises_too_much_is_refused(tmp_path: Path) -> None:
     save_ply(tmp_path / "a.ply", gaussians())
-    content = (tmp_path / "a.ply").read_bytes().replace(b"vertex 5", b"vertex 99999999999999")
-    (tmp_path / "a.ply").write_bytes(content)
-    with pytest.raises(InputError, match="damaged or no PLY"):
-        load_ply(tmp_path / "a.ply")
+    for text in (False, True):
+        path = rewritten(tmp_path / "a.ply", text=text)
+        path.write_bytes(path.read_bytes().replace(b"vertex 5", b"vertex 99999999999999"))
+        with pytest.raises(InputError, match="damaged or no PLY.* promises 99,999,999,999,999 rows"):
+            load_splats(path)
 
 
-def test_zero_points_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no points"):
-        load_ply(damaged(tmp_path / "a.ply", count=0))
+def test_a_file_without_gaussians_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no Gaussians"):
+        load_splats(damaged(tmp_path / "a.ply", count=0))
 
 
 def test_files_that_are_no_ply_are_refused(tmp_path: Path) -> None:
@@ -191,7 +261,7 @@ def test_files_that_are_no_ply_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.ply").write_bytes((tmp_path / "cut.ply").read_bytes()[:-7])
     for name in ("text.ply", "bytes.ply", "cut.ply", "absent.ply"):
         with pytest.raises(InputError, match=name):
-            load_ply(tmp_path / name)
+            load_splats(tmp_path / name)
 
 
 def test_a_failed_save_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
@@ -242,7 +312,7 @@ def test_a_full_disk_leaves_the_earlier_file_and_no_rubbish(tmp_path: Path) -> N
 def test_viser_shows_the_gaussians_of_a_file(tmp_path: Path) -> None:
     viser = pytest.importorskip("viser")
     save_ply(tmp_path / "a.ply", gaussians(50))
-    loaded = load_ply(tmp_path / "a.ply")
+    loaded = load_splats(tmp_path / "a.ply")
     axes = rotmat_from_quat(loaded.quats) * loaded.scales[:, None]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -265,8 +335,8 @@ def test_viser_shows_the_gaussians_of_a_file(tmp_path: Path) -> None:
 def test_a_comment_says_that_the_scene_is_for_antialiased_rendering(tmp_path: Path) -> None:
     for antialiased in (True, False):
         save_ply(tmp_path / "a.ply", gaussians(), antialiased=antialiased)
-        assert ply_is_antialiased(tmp_path / "a.ply") == antialiased
-        assert len(load_ply(tmp_path / "a.ply")) == 5
+        assert read_splats(tmp_path / "a.ply").antialiased == antialiased
+        assert len(load_splats(tmp_path / "a.ply")) == 5
 
 
 def test_point_clouds_come_back(tmp_path: Path) -> None:

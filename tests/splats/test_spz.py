@@ -2,23 +2,26 @@
 
 import gzip
 import math
+import os
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import zstandard
 from torch.nn.functional import normalize
 
 from cus.cameras import Cameras, conversions
 from cus.errors import InputError
 from cus.splats import Gaussians, render
-from cus.splats.dot_splat import load_dot_splat, save_dot_splat
-from cus.splats.files import load_splats, save_splats, says_antialiased
+from cus.splats.dot_splat import save_dot_splat
+from cus.splats.files import load_splats, read_splats, save_splats
 from cus.splats.ply import save_ply
 from cus.splats.projection import rotmat_from_quat
 from cus.splats.sh import SH_C0, sh_basis
-from cus.splats.spz import load_spz, read_spz_header, save_spz, spz_clamped
+from cus.splats.spz import save_spz, spz_clamped
+from cus.splats.spz_container import read_spz_header
 
 
 def scene(count: int = 400, degree: int = 3, extent: float = 1.0) -> Gaussians:
@@ -58,7 +61,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_every_field_comes_back_within_half_a_step(tmp_path: Path, version: int, degree: int) -> None:
     original = scene(degree=degree)
     save_spz(tmp_path / "a.spz", original, version=version)
-    loaded = load_spz(tmp_path / "a.spz")
+    loaded = load_splats(tmp_path / "a.spz")
     assert not spz_clamped(original) and loaded.sh.shape == original.sh.shape
     header = read_spz_header(tmp_path / "a.spz")
     assert (header.version, header.count, header.sh_degree, header.fractional_bits) == (version, 400, degree, 16)
@@ -83,9 +86,9 @@ def test_every_field_comes_back_within_half_a_step(tmp_path: Path, version: int,
 @pytest.mark.parametrize("version", [2, 3])
 def test_a_second_trip_changes_almost_nothing(tmp_path: Path, version: int) -> None:
     save_spz(tmp_path / "a.spz", scene(), version=version)
-    once = load_spz(tmp_path / "a.spz")
+    once = load_splats(tmp_path / "a.spz")
     save_spz(tmp_path / "b.spz", once, version=version)
-    twice = load_spz(tmp_path / "b.spz")
+    twice = load_splats(tmp_path / "b.spz")
     for name in ("means", "scales", "opacities", "sh"):
         torch.testing.assert_close(getattr(twice, name), getattr(once, name), atol=1e-5, rtol=1e-5)
     save_spz(tmp_path / "c.spz", once, version=version)
@@ -96,7 +99,7 @@ def test_a_second_trip_changes_almost_nothing(tmp_path: Path, version: int) -> N
 def test_positions_use_the_bits_that_the_extent_leaves(tmp_path: Path, extent: float) -> None:
     original = scene(extent=extent)
     save_spz(tmp_path / "a.spz", original)
-    error = (load_spz(tmp_path / "a.spz").means - original.means).abs().max()
+    error = (load_splats(tmp_path / "a.spz").means - original.means).abs().max()
     assert error <= max(0.5 / 2**16, float(original.means.abs().max()) * 2**-22)
 
 
@@ -155,7 +158,7 @@ def test_an_independent_reader_finds_the_same_gaussians(tmp_path: Path, version:
     gsply = pytest.importorskip("gsply", reason="gsply, an independent reader of SPZ, is not installed")
     original = scene(degree=3)
     save_spz(tmp_path / "a.spz", original, version=version)
-    ours, other = load_spz(tmp_path / "a.spz"), gsply.read_spz(str(tmp_path / "a.spz"))
+    ours, other = load_splats(tmp_path / "a.spz"), gsply.read_spz(str(tmp_path / "a.spz"))
     # It gives the file's own axes, logarithms, logits and quaternions wxyz.
     np.testing.assert_allclose(other.means, conversions.rub_points_from_rdf(ours.means), atol=1e-6)
     np.testing.assert_allclose(other.scales, ours.scales.log(), atol=1e-5)
@@ -172,7 +175,7 @@ def test_what_an_independent_writer_wrote_is_read(tmp_path: Path) -> None:
     original = scene(degree=1)
     save_ply(tmp_path / "a.ply", original)
     gsply.write_spz(str(tmp_path / "a.spz"), gsply.plyread(str(tmp_path / "a.ply")), version=3)
-    loaded = load_spz(tmp_path / "a.spz")
+    loaded = load_splats(tmp_path / "a.spz")
     # It stores the axes that it is given.
     torch.testing.assert_close(conversions.rub_points_from_rdf(loaded.means), original.means, atol=3e-4, rtol=0)
     torch.testing.assert_close(loaded.scales.log(), original.scales.log(), atol=0.04, rtol=0)
@@ -197,7 +200,7 @@ def test_version_3_renders_no_worse_than_version_2(tmp_path: Path) -> None:
     scores = []
     for version in (2, 3):
         save_spz(tmp_path / "a.spz", original, version=version)
-        scores.append(psnr(render(original, camera()), render(load_spz(tmp_path / "a.spz"), camera())))
+        scores.append(psnr(render(original, camera()), render(load_splats(tmp_path / "a.spz"), camera())))
     assert scores[1] >= scores[0] - 0.1
 
 
@@ -208,7 +211,7 @@ def test_what_the_ranges_change_is_counted(tmp_path: Path) -> None:
     extreme = Gaussians(means, original.quats, scales, original.opacities, sh)
     assert spz_clamped(extreme) == {"scale": 2, "colour": 1, "harmonics": 1}
     save_spz(tmp_path / "a.spz", extreme)
-    loaded = load_spz(tmp_path / "a.spz")
+    loaded = load_splats(tmp_path / "a.spz")
     assert loaded.scales[0, 0] == pytest.approx(np.exp(-10)) and float(loaded.sh[2, 5].max()) == -1
     means[3] = 5e6
     assert spz_clamped(Gaussians(means, original.quats, scales, original.opacities, sh))["position"] >= 3
@@ -241,18 +244,20 @@ def repacked(path: Path, **changes: int) -> Path:
     ("changes", "message"),
     [
         ({"magic": 7}, "no SPZ file"),
-        ({"version": 1}, "version 1; versions 2 and 3"),
-        ({"version": 9}, "version 9; versions 2 and 3"),
+        ({"version": 1}, "damaged"),
+        ({"version": 9}, "version 9; versions 1 to 4"),
         ({"version": 3}, "damaged"),
         ({"count": 5}, "damaged"),
         ({"count": 0}, "no Gaussians"),
-        ({"degree": 4}, "degree 4"),
+        ({"degree": 4}, "damaged"),
+        ({"degree": 5}, "degree 5"),
+        ({"count": 2_000_000}, "2,000,000 Gaussians"),
         ({"flags": 2}, "extensions"),
     ],
 )
 def test_headers_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        load_spz(repacked(tmp_path / "a.spz", **changes))
+        load_splats(repacked(tmp_path / "a.spz", **changes))
 
 
 def test_damaged_files_are_refused_whatever_the_damage(tmp_path: Path) -> None:
@@ -262,7 +267,7 @@ def test_damaged_files_are_refused_whatever_the_damage(tmp_path: Path) -> None:
     for cut in (0, 5, 15, 40, len(whole) // 2, len(whole) - 1):
         damaged.write_bytes(whole[:cut])
         with pytest.raises(InputError, match="b.spz"):
-            load_spz(damaged)
+            load_splats(damaged)
     for content in (
         b"hello",
         b"NGSP" + bytes([4, 0, 0, 0]) + bytes(40),
@@ -271,9 +276,125 @@ def test_damaged_files_are_refused_whatever_the_damage(tmp_path: Path) -> None:
     ):
         damaged.write_bytes(content)
         with pytest.raises(InputError, match="b.spz"):
-            load_spz(damaged)
+            load_splats(damaged)
     with pytest.raises(InputError, match="cannot read"):
-        load_spz(tmp_path / "absent.spz")
+        load_splats(tmp_path / "absent.spz")
+
+
+def version_4(path: Path, extra: bytes = b"", **changes: int) -> Path:
+    """An SPZ file of version 4: the arrays of version 3, each a zstd stream, after a plain header and a table."""
+    save_spz(path, scene(40, degree=changes.pop("degree", 1)), version=3)
+    content = gzip.decompress(path.read_bytes())
+    count, degree, bits = struct.unpack_from("<IBB", content, 8)
+    widths = [width * count for width in (9, 1, 3, 3, 4, 3 * ((degree + 1) ** 2 - 1)) if width]
+    ends = 16 + np.cumsum([0, *widths])
+    arrays = [content[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    streams = [zstandard.ZstdCompressor().compress(array) for array in arrays]
+    header = {"count": count, "streams": len(streams), "table": 32, "unpacked": widths[0]} | changes
+    made = struct.pack(
+        "<4sIIBBBBI12x", b"NGSP", 4, header["count"], degree, bits, 1, header["streams"], header["table"]
+    )
+    for stream, size in zip(streams, [header["unpacked"], *widths[1:]], strict=True):
+        made += struct.pack("<QQ", len(stream), size)
+    path.write_bytes(made + b"".join(streams) + extra)
+    return path
+
+
+@pytest.mark.parametrize("degree", [0, 1, 3])
+def test_version_4_gives_what_version_3_holds(tmp_path: Path, degree: int) -> None:
+    stored = read_splats(version_4(tmp_path / "a.spz", degree=degree))
+    save_spz(tmp_path / "b.spz", scene(40, degree=degree), version=3)
+    expected = load_splats(tmp_path / "b.spz")
+    for name in ("means", "quats", "scales", "opacities", "sh"):
+        assert torch.equal(getattr(stored.gaussians, name), getattr(expected, name))
+    assert stored.antialiased and not stored.notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"count": 39}, "damaged"),
+        ({"count": 9_000_000}, "promises 9,000,000 Gaussians"),
+        ({"streams": 5}, "expected 6"),
+        ({"streams": 255}, "expected 6"),
+        ({"table": 31}, "table at byte 31"),
+        ({"table": 2**32 - 1}, "table at byte 4294967295"),
+        ({"unpacked": 2**60}, "positions of 1152921504606846976 bytes"),
+    ],
+)
+def test_headers_of_version_4_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_splats(version_4(tmp_path / "a.spz", **changes))
+
+
+def test_version_4_cut_or_damaged_anywhere_is_refused_and_more_after_it_is_told(tmp_path: Path) -> None:
+    path = version_4(tmp_path / "a.spz", extra=b"more")
+    assert read_splats(path).notes == ("a.spz: 4 bytes after the last array were not read",)
+    whole = version_4(path).read_bytes()
+    for cut in (20, 31, 33, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InputError, match="a.spz"):
+            load_splats(path)
+    path.write_bytes(whole[:128] + bytes(8) + whole[136:])
+    with pytest.raises(InputError, match="no zstd stream"):
+        load_splats(path)
+
+
+def test_version_1_has_half_floats_for_positions(tmp_path: Path) -> None:
+    save_spz(tmp_path / "a.spz", scene(4))
+    content = bytearray(gzip.decompress((tmp_path / "a.spz").read_bytes()))
+    expected = load_splats(tmp_path / "a.spz")
+    positions = conversions.rub_points_from_rdf(expected.means).numpy().astype("<f2").tobytes()
+    content[4] = 1
+    (tmp_path / "b.spz").write_bytes(gzip.compress(bytes(content[:16]) + positions + bytes(content[16 + 4 * 9 :])))
+    loaded = load_splats(tmp_path / "b.spz")
+    torch.testing.assert_close(loaded.means, expected.means, atol=2e-3, rtol=0)
+    assert torch.equal(loaded.sh, expected.sh) and torch.equal(loaded.quats, expected.quats)
+
+
+def test_versions_2_and_3_are_read_without_their_packing_too(tmp_path: Path) -> None:
+    for version in (2, 3):
+        save_spz(tmp_path / "a.spz", scene(4), version=version)
+        (tmp_path / "b.spz").write_bytes(gzip.decompress((tmp_path / "a.spz").read_bytes()))
+        assert torch.equal(load_splats(tmp_path / "b.spz").means, load_splats(tmp_path / "a.spz").means)
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused_before_it_does(tmp_path: Path) -> None:
+    header = struct.pack("<4sIIBBBB", b"NGSP", 2, 10_000_000, 3, 12, 0, 0)
+    (tmp_path / "a.spz").write_bytes(gzip.compress(header + bytes(2**20)))
+    (tmp_path / "b.spz").write_bytes(gzip.compress(bytes(2**24)))
+    (tmp_path / "c.spz").write_bytes(gzip.compress(struct.pack("<4sIIBBBB", b"NGSP", 2, 1, 0, 12, 0, 0) + bytes(2**24)))
+    for name, message in (("a", "10,000,000 Gaussians, 640,000,000 bytes"), ("b", "no SPZ"), ("c", "take 35 bytes")):
+        with pytest.raises(InputError, match=message):
+            load_splats(tmp_path / f"{name}.spz")
+
+
+def test_bytes_after_the_gzip_stream_are_told(tmp_path: Path) -> None:
+    save_spz(tmp_path / "a.spz", scene(4))
+    with (tmp_path / "a.spz").open("ab") as file:
+        file.write(b"12345")
+    assert read_splats(tmp_path / "a.spz").notes == ("a.spz: 5 bytes after the last array were not read",)
+
+
+@pytest.mark.parametrize("suffix", ["ply", "spz", "splat"])
+def test_what_is_no_ordinary_file_is_refused_without_waiting(tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f"pipe.{suffix}")
+    (tmp_path / f"folder.{suffix}").mkdir()
+    (tmp_path / f"zero.{suffix}").symlink_to("/dev/zero")
+    for name, kind in (("pipe", "a named pipe"), ("folder", "a folder"), ("zero", "a device")):
+        with pytest.raises(InputError, match=f"it is {kind}; expected an ordinary file"):
+            load_splats(tmp_path / f"{name}.{suffix}")
+
+
+def test_dot_splat_rows_that_cannot_be_rendered_are_left_out_and_counted(tmp_path: Path) -> None:
+    save_dot_splat(tmp_path / "a.splat", scene(3))
+    content = bytearray((tmp_path / "a.splat").read_bytes())
+    struct.pack_into("<f", content, 0, math.nan)
+    content[60:64] = bytes([128] * 4)
+    (tmp_path / "a.splat").write_bytes(content)
+    stored = read_splats(tmp_path / "a.splat")
+    assert len(stored.gaussians) == 1
+    assert "2 of 3 Gaussians left out, for a position that is NaN or infinite (1), a rotation" in stored.notes[0]
 
 
 def test_dot_splat_rows_are_32_bytes_largest_first_and_come_back_within_their_steps(tmp_path: Path) -> None:
@@ -284,7 +405,7 @@ def test_dot_splat_rows_are_32_bytes_largest_first_and_come_back_within_their_st
     expected = original.select(order)
     assert len(content) == 32 * 100
     assert np.allclose(struct.unpack("<6f", content[:24]), [*expected.means[0].tolist(), *expected.scales[0].tolist()])
-    loaded = load_dot_splat(tmp_path / "a.splat")
+    loaded = load_splats(tmp_path / "a.splat")
     assert torch.equal(loaded.means, expected.means) and torch.equal(loaded.scales, expected.scales)
     assert loaded.sh.shape == (100, 1, 3) and (loaded.opacities - expected.opacities).abs().max() <= 0.5 / 255 + 1e-6
     colors = (expected.sh[:, 0] * SH_C0 + 0.5).clamp(0, 1)
@@ -298,21 +419,21 @@ def test_dot_splat_files_that_are_cut_or_hold_nonsense_are_refused(tmp_path: Pat
     for content, message in [
         (b"", "0 bytes"),
         (bytes(33), "multiple of 32"),
-        (b"\xff" * 64, "NaN"),
-        (bytes(32), "scales must be > 0"),
+        (b"\xff" * 64, r"none of its 2 .* position that is NaN or infinite \(2\)"),
+        (bytes(32), "scale that is NaN, infinite, zero"),
     ]:
         path.write_bytes(content)
         with pytest.raises(InputError, match=message):
-            load_dot_splat(path)
+            load_splats(path)
 
 
 def test_the_suffix_chooses_the_format_and_the_file_says_how_it_was_fitted(tmp_path: Path) -> None:
     for name in ("a.ply", "A.PLY", "a.spz", "a.splat"):
         save_splats(tmp_path / name, scene(5), antialiased=True)
         assert len(load_splats(tmp_path / name)) == 5
-        assert says_antialiased(tmp_path / name) == (not name.endswith("splat"))
+        assert read_splats(tmp_path / name).antialiased == (not name.endswith("splat"))
     save_splats(tmp_path / "a.ply", scene(5))
-    assert not says_antialiased(tmp_path / "a.ply")
+    assert not read_splats(tmp_path / "a.ply").antialiased
     for name in ("a.obj", "a"):
         with pytest.raises(InputError, match="unknown format"):
             save_splats(tmp_path / name, scene(5))

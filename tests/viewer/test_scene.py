@@ -110,7 +110,7 @@ def test_what_cannot_be_looked_at_is_refused(folder, tmp_path):
 
 def test_a_cloud_that_is_none_is_refused_by_name(folder):
     shutil.copy(folder / "splat.ply", folder / "points.ply")
-    with pytest.raises(InputError, match="points.ply is no file of coloured points"):
+    with pytest.raises(InputError, match="points.ply is no coloured point cloud"):
         load_scene(folder)
     save_point_cloud(folder / "points.ply", torch.zeros(0, 3), torch.zeros(0, 3))
     assert load_scene(folder).points is not None

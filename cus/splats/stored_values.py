@@ -1,0 +1,73 @@
+"""Values as files of Gaussians hold them -> Gaussians that can be rendered, and a note on what was left out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cus.errors import InputError
+from cus.splats.gaussians import Gaussians
+
+
+@dataclass(frozen=True)
+class StoredSplats:
+    """What a file of Gaussians gave.
+
+    Attributes:
+        gaussians: those that can be rendered, at least one, in the order of the file.
+        antialiased: whether the file says that they were fitted for antialiased rendering.
+        notes: what a person should know, a line each: what was left out, and how much of it.
+    """
+
+    gaussians: Gaussians
+    antialiased: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def usable_gaussians(
+    path: Path | str, means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, sh: Tensor
+) -> tuple[Gaussians, tuple[str, ...]]:
+    """Leave out the Gaussians that stand for nothing that can be drawn; opacities of 0 and 1 move inside the range.
+
+    Args:
+        path: for messages.
+        means: [N, 3].
+        quats: [N, 4] wxyz, of any length.
+        scales: [N, 3], linear.
+        opacities: [N] in [0, 1].
+        sh: [N, K, 3].
+
+    Returns:
+        The others, and a note with the number and the reasons where any were left out.
+
+    Raises:
+        InputError: none is left.
+    """
+    count = len(means)
+    # Of a Gaussian with several faults the first counts.
+    faults = {
+        "a position that is NaN or infinite": ~means.isfinite().all(dim=1),
+        "a scale that is NaN, infinite, zero or below": ~(scales.isfinite() & (scales > 0)).all(dim=1),
+        "a rotation that is zero, NaN or infinite": ~(quats.isfinite().all(dim=1) & (quats.square().sum(dim=1) > 0)),
+        "an opacity that is NaN": opacities.isnan(),
+        "a colour that is NaN or infinite": ~sh.flatten(1).isfinite().all(dim=1),
+    }
+    kept = torch.ones(count, dtype=torch.bool)
+    reasons = []
+    for words, bad in faults.items():
+        if hit := int((bad & kept).sum()):
+            reasons.append(f"{words} ({hit:,})")
+        kept &= ~bad
+    if not bool(kept.any()):
+        raise InputError(
+            f"{path}: none of its {count:,} Gaussians can be rendered; they have {', '.join(reasons)}. "
+            "Export it again, or fit the scene again"
+        )
+    if reasons:
+        means, quats, scales, opacities, sh = (values[kept] for values in (means, quats, scales, opacities, sh))
+    limits = torch.finfo(torch.float32)
+    gaussians = Gaussians(means, quats, scales, opacities.clamp(limits.tiny, 1 - limits.eps / 2), sh)
+    left_out = count - len(gaussians)
+    note = f"{Path(path).name}: {left_out:,} of {count:,} Gaussians left out, for {', '.join(reasons)}"
+    return gaussians, (note,) if left_out else ()
