@@ -5,7 +5,7 @@ from cus.evaluation.metrics.gmsd import gmsd
 from cus.evaluation.metrics.haarpsi import haarpsi
 from cus.evaluation.metrics.make import METRIC_NAMES, make_metrics
 from cus.evaluation.metrics.metric import Metric
-from cus.evaluation.metrics.psnr import PSNR_CAP, psnr
+from cus.evaluation.metrics.psnr import PSNR_CAP, color_corrected, color_corrected_psnr, psnr
 from cus.evaluation.metrics.ssim import ssim
 
 __all__ = [
@@ -14,6 +14,8 @@ __all__ = [
     "PSNR_CAP",
     "Metric",
     "best_blur",
+    "color_corrected",
+    "color_corrected_psnr",
     "gaussian_blur",
     "gmsd",
     "haarpsi",

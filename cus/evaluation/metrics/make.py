@@ -11,8 +11,21 @@ from cus.evaluation.metrics.dino import DINO, DinoSimilarity
 from cus.evaluation.metrics.lpips import Lpips
 from cus.evaluation.metrics.metric import WEIGHT_FREE, Metric
 from cus.evaluation.metrics.no_reference import NoReference
+from cus.evaluation.metrics.st_lpips import ShiftTolerantLpips
 
-METRIC_NAMES = ("psnr", "ssim", "lpips", "lpips_vgg", "gmsd", "haarpsi", "dino", "niqe", "metaiqa")
+METRIC_NAMES = (
+    "psnr",
+    "psnr_cc",
+    "ssim",
+    "st_lpips",
+    "lpips",
+    "lpips_vgg",
+    "gmsd",
+    "haarpsi",
+    "dino",
+    "niqe",
+    "metaiqa",
+)
 
 
 def make_metrics(
@@ -36,6 +49,7 @@ def make_metrics(
     """
     makers: dict[str, Callable[[], Metric]] = {metric.name: lambda metric=metric: metric for metric in WEIGHT_FREE}
     makers |= {
+        "st_lpips": lambda: ShiftTolerantLpips(device=device),
         "lpips": lambda: Lpips("alex", device),
         "lpips_vgg": lambda: Lpips("vgg", device),
         "dino": lambda: DinoSimilarity.load(dino, device),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cus.evaluation.metrics.gmsd import gmsd
 from cus.evaluation.metrics.haarpsi import haarpsi
-from cus.evaluation.metrics.psnr import psnr
+from cus.evaluation.metrics.psnr import color_corrected_psnr, psnr
 from cus.evaluation.metrics.ssim import ssim
 
 
@@ -63,6 +63,7 @@ class WeightFreeMetric:
 
 WEIGHT_FREE = (
     WeightFreeMetric("psnr", "PSNR", psnr, unit="dB"),
+    WeightFreeMetric("psnr_cc", "PSNR (colours fitted)", color_corrected_psnr, unit="dB"),
     WeightFreeMetric("ssim", "SSIM", ssim),
     WeightFreeMetric("gmsd", "GMSD", gmsd, higher_is_better=False),
     WeightFreeMetric("haarpsi", "HaarPSI", haarpsi),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cus.evaluation.metrics import PSNR_CAP, best_blur, gaussian_blur, gmsd, haarpsi, psnr, ssim
+from cus.evaluation.metrics import PSNR_CAP, best_blur, color_corrected_psnr, gaussian_blur, gmsd, haarpsi, psnr, ssim
 from cus.evaluation.metrics.gmsd import gmsd_map
 from cus.evaluation.metrics.metric import WEIGHT_FREE, WeightFreeMetric
 from cus.evaluation.metrics.ssim import ssim_map
@@ -16,7 +16,7 @@ from tests.evaluation.metrics.pictures import noisy, pairs, photograph
 
 PAIRS = [pytest.param(x, y, id=label) for label, x, y in pairs()]
 METRICS = [pytest.param(metric, id=metric.name) for metric in WEIGHT_FREE]
-PERFECT = {"psnr": PSNR_CAP, "ssim": 1.0, "gmsd": 0.0, "haarpsi": 1.0}
+PERFECT = {"psnr": PSNR_CAP, "psnr_cc": PSNR_CAP, "ssim": 1.0, "gmsd": 0.0, "haarpsi": 1.0}
 
 
 def badness(metric: WeightFreeMetric, image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
@@ -194,3 +194,34 @@ def test_neither_memory_layout_nor_type_matters(metric: WeightFreeMetric) -> Non
         assert metric(*other) == pytest.approx(metric(image, target), abs=1e-9)
     view = best_blur(channels_last[0].float(), channels_last[1])[1]
     torch.testing.assert_close(view, best_blur(image, target)[1])
+
+
+def test_fitted_colours_take_out_exposure_and_white_balance() -> None:
+    target = photograph("a.jpg", 48, 64)
+    other = (target * torch.tensor([0.7, 0.8, 0.9])[:, None, None] + 0.05).clamp(0, 1)
+    assert psnr(other, target) < 22
+    assert color_corrected_psnr(other, target) > 60
+
+
+@pytest.mark.parametrize(("image", "target"), PAIRS)
+def test_fitted_colours_never_score_below_the_plain_picture(image: Tensor, target: Tensor) -> None:
+    mask = torch.zeros(image.shape[1:], dtype=torch.bool)
+    mask[5:40, 7:50] = True
+    assert color_corrected_psnr(image, target) >= psnr(image, target)
+    assert color_corrected_psnr(image, target, mask) >= psnr(image, target, mask)
+
+
+def test_colours_are_fitted_to_the_mask_alone() -> None:
+    target = photograph("a.jpg", 48, 64)
+    image = (0.8 * target).clamp(0, 1)
+    image[:, :, 32:] = 1 - target[:, :, 32:]
+    left = torch.zeros(48, 64, dtype=torch.bool)
+    left[:, :32] = True
+    assert color_corrected_psnr(image, target, left) > 60 > color_corrected_psnr(image, target)
+
+
+def test_a_picture_of_one_colour_can_be_fitted() -> None:
+    target = photograph("a.jpg", 48, 64)
+    flat = torch.full_like(target, 0.3)
+    want = psnr(target.mean(dim=(1, 2), keepdim=True).expand_as(target), target)
+    assert color_corrected_psnr(flat, target) == pytest.approx(want, abs=1e-6)

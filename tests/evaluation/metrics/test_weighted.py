@@ -197,7 +197,8 @@ def test_niqe_is_that_of_pyiqa_and_refuses_what_it_cannot_score(no_weights: Path
 def test_all_metrics_are_made_or_excused(no_weights: Path, dinov2: Path) -> None:
     metrics, missing = make_metrics(None, "cpu", dino=dinov2)
     names = [metric.name for metric in metrics]
-    assert names == ["psnr", "ssim", "gmsd", "haarpsi", "dino"]
+    learned = ["st_lpips"] if importlib.util.find_spec("stlpips_pytorch") else []
+    assert names == ["psnr", "psnr_cc", "ssim", *learned, "gmsd", "haarpsi", "dino"]
     assert set(names) | set(missing) == set(METRIC_NAMES)
     assert all(reason and "\n" not in reason for reason in missing.values())
 
