@@ -5,8 +5,8 @@ fractions of its width and height, (0, 0) its top-left corner; the default is it
 """
 
 import math
+import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
 from cus.cameras.cameras import Cameras
-from cus.cameras.conversions import focal_from_fov, opencv_c2w_from_opengl_c2w, viewmats_from_c2w
-from cus.cameras.transforms_json import c2w_from_rows, load_transforms, read_json
+from cus.cameras.conversions import viewmats_from_c2w
+from cus.cameras.path_files import read_camera_path
 from cus.errors import InputError
 
 Target = tuple[float, float]
@@ -203,32 +203,13 @@ def orbit(
     return _windows(turned, torch.full((frames,), float(zoom)), aim)
 
 
-def _camera_path(content: dict[str, Any], where: Path, width: int, height: int) -> Cameras:
-    """Cameras of a nerfstudio `camera_path`: camera_to_world (OpenGL, 16 numbers) and vertical fov in degrees."""
-    c2ws, Ks = [], []
-    for index, entry in enumerate(content["camera_path"]):
-        if "camera_to_world" not in entry or "fov" not in entry:
-            raise InputError(f"{where}, entry {index}: expected camera_to_world and fov, got {sorted(entry)}")
-        c2ws.append(c2w_from_rows(entry["camera_to_world"], f"{where}, entry {index}"))
-        focal = focal_from_fov(float(entry["fov"]), height)
-        Ks.append(torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]))
-    return Cameras(viewmats_from_c2w(opencv_c2w_from_opengl_c2w(torch.stack(c2ws))), torch.stack(Ks), width, height)
-
-
-def from_file(path: Path | str, width: int, height: int) -> Cameras:
-    """Cameras from a `transforms.json` (its pictures need not exist) or a nerfstudio camera path, as width x height.
-
-    Poses are in the scene's world: that of the cameras file where one is given, else the first photograph's camera.
+def from_file(path: Path | str, width: int, height: int, frames: int | None = None) -> Cameras:
+    """The cameras of `cus.cameras.path_files.read_camera_path`; its notes become warnings (`UserWarning`).
 
     Raises:
-        InputError: a file that is neither, has no frames, or holds bad numbers.
+        InputError: as `read_camera_path`.
     """
-    path = Path(path)
-    content = read_json(path)
-    if content.get("camera_path"):
-        return _camera_path(content, path, width, height)
-    posed = load_transforms(path)
-    sizes = torch.tensor(posed.sizes, dtype=torch.float32)
-    Ks = posed.Ks.clone()
-    Ks[:, :2] *= (torch.tensor([width, height]) / sizes)[:, :, None]
-    return Cameras(posed.viewmats, Ks, width, height)
+    read = read_camera_path(path, width, height, frames)
+    for note in read.notes:
+        warnings.warn(note, stacklevel=2)
+    return read.cameras

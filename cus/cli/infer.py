@@ -113,7 +113,9 @@ def _add_path(group: "argparse._ArgumentGroup") -> None:
         help="point closed in on, in fractions of the first photograph's width and height; 0,0 is its top-left"
         " corner (default: 0.5,0.5)",
     )
-    group.add_argument("--frames", type=int, metavar="N", help="number of frames (default: the model's, 16 for mini)")
+    group.add_argument(
+        "--frames", type=int, metavar="N", help="number of frames (default: the model's, 16 for mini; of a file: all)"
+    )
 
 
 def _add_model(group: "argparse._ArgumentGroup") -> None:

@@ -147,7 +147,9 @@ class Run:
         settings, results = self.settings, self.results
         scene = known(results.scene)
         photo = results.inputs.photos[0]
-        cameras = stages.target_cameras(scene, results.batch, photo, settings, self.frames, self.size)
+        target = stages.target_cameras(scene, results.batch, photo, settings, self.frames, self.size)
+        results.notes.extend(target.notes)
+        cameras = target.cameras
         path = [cameras.viewmats.tolist(), cameras.Ks.tolist(), cameras.width, cameras.height]
         made_from = [self.keys["scene"], path, settings.suppress_background, self.kind]
 

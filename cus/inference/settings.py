@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from cus.cameras import trajectories
+from cus.cameras.path_files import read_camera_path
 from cus.conditioning import CONDITIONING_KINDS, ConditioningKind
 from cus.diffusion.sampling import Memory
 from cus.errors import InputError
@@ -31,10 +32,10 @@ class InferSettings:
         out: the folder that the run fills.
         model: "mini", a folder written by `save_pretrained`, or a Hub id, "org/name" or "org/name@revision".
         variant: of its weights, such as "fp16"; None takes the standard ones.
-        trajectory: zoom, dolly, interpolate, orbit, or the path of a file with cameras.
+        trajectory: zoom, dolly, interpolate, orbit, or the path of a file with cameras (`read_camera_path`).
         zoom: magnification at the end of the path; None takes the trajectory's own default.
         target: (u, v), the point closed in on, in fractions of the first photograph; None is its middle.
-        frames: number of frames; None takes the model's.
+        frames: number of frames; None takes the model's, or as many as a file with cameras has.
         size: longest side of the frames in pixels; None takes the model's.
         photo_size: longest side in pixels at which the photographs are used as sources.
         cameras: a transforms.json (or a COLMAP model) with known cameras of the views, or None to estimate them.
@@ -103,6 +104,14 @@ class InferSettings:
         if self.trajectory not in get_args(Trajectory) and not Path(self.trajectory).is_file():
             known = ", ".join(get_args(Trajectory))
             raise InputError(f"no such trajectory: {self.trajectory!r}; expected {known}, or the path of a JSON file")
+        if self.trajectory not in get_args(Trajectory):
+            if self.zoom is not None or self.target is not None:
+                raise InputError(
+                    f"--zoom and --target are for paths that are made here; {self.trajectory} says where every camera "
+                    "stands: leave them out"
+                )
+            # Read again at the size of the frames, when that is known; what cannot be read is refused now.
+            read_camera_path(self.trajectory, 64, 64, self.frames)
         trajectories.check_arguments(self.end_zoom(), self.target, 1 if self.frames is None else self.frames)
         in_range("--frames", self.frames, 1, 1000)
         in_range("--size", self.size, 64, 4096)

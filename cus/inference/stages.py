@@ -10,6 +10,7 @@ from torch import Tensor
 from cus.cameras import Cameras, PhotoSet, load_transforms, read_photos, trajectories
 from cus.cameras.colmap import load_colmap
 from cus.cameras.conversions import focal_from_35mm, focal_from_fov
+from cus.cameras.path_files import CameraPath, read_camera_path
 from cus.cameras.photos import Photo, inspect_photo
 from cus.cameras.transforms_json import PosedPhotos
 from cus.conditioning import Conditioning, ConditioningKind, FusedCloud, conditioning_of, fuse_views, render_points
@@ -181,7 +182,7 @@ def first_reference(scene: SceneEstimate, batch: Batch, photo: Photo) -> Tensor:
 
 def target_cameras(
     scene: SceneEstimate, batch: Batch, photo: Photo, settings: InferSettings, frames: int, longest_side: int
-) -> Cameras:
+) -> CameraPath:
     """The cameras of the frames, T of them, at the size of the frames.
 
     Raises:
@@ -199,9 +200,9 @@ def target_cameras(
         move = trajectories.dolly if settings.trajectory == "dolly" else trajectories.orbit
         path = move(cameras, zoom, target, frames, depth=depth_at(scene, inside, target))
     else:
-        path = trajectories.from_file(settings.trajectory, *inside)
-        # A file says where every camera stands; its own number of frames holds.
-    return path.resized(width, height)
+        # A file says where every camera stands, and how many there are.
+        return read_camera_path(settings.trajectory, width, height, settings.frames)
+    return CameraPath(path.resized(width, height))
 
 
 def depth_at(scene: SceneEstimate, inside: tuple[int, int], target: tuple[float, float] | None) -> float:
