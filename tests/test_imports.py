@@ -22,7 +22,18 @@ ALLOWED = {
     "files": set(),
 }
 EVERYWHERE = {"errors", "files", "kernels"}
-ONE_FILE = ("gsplat", "open_clip", "vggt", "dust3r", "pytorch3d", "pyiqa", "torchmetrics", "viser", "wandb")
+ONE_FILE = (
+    "gsplat",
+    "open_clip",
+    "pillow_heif",
+    "vggt",
+    "dust3r",
+    "pytorch3d",
+    "pyiqa",
+    "torchmetrics",
+    "viser",
+    "wandb",
+)
 
 
 def imported_names(tree: ast.AST) -> set[str]:

@@ -1,21 +1,21 @@
 """Photographs from disk: decoding, EXIF, lens distortion, and one common size for a batch."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from cus.cameras.cameras import Cameras
-from cus.cameras.conversions import focal_from_35mm
+from cus.cameras.pictures import Picture, decode, read_header
 from cus.errors import InputError
 
-LARGEST_SIDE = 30_000
-SMALLEST_SIDE = 32
+# Large pictures are resampled in bands of so many pixels.
+_BAND_PIXELS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -24,23 +24,28 @@ class Photo:
 
     Attributes:
         path: the file.
-        width: pixels, after the EXIF orientation is applied.
+        width: pixels, after the EXIF orientation is applied where `upright`.
         height: pixels, likewise.
         focal: focal length in pixels by EXIF, or None where EXIF has none.
+        upright: whether EXIF's orientation turns the pixels; cameras of other programs mean the pixels as stored.
+        notes: sentences about the photograph for the user, without its name.
     """
 
     path: Path
     width: int
     height: int
     focal: float | None
+    upright: bool = True
+    notes: tuple[str, ...] = ()
 
     def pixels(self) -> np.ndarray:
-        """[H, W, 3] uint8 RGB, turned upright. Raises InputError for a file that does not decode."""
-        try:
-            with Image.open(self.path) as image:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"{self.path} is damaged and cannot be decoded ({error}); export it again") from error
+        """[H, W, 3] uint8 RGB at full size. Raises InputError for a file that does not decode."""
+        return self.picture().pixels
+
+    def picture(self) -> Picture:
+        """The pixels at full size, those that are transparent, and the photograph's notes; errors as `decode`."""
+        picture = decode(self.path, self.upright)
+        return replace(picture, notes=(*self.notes, *picture.notes))
 
 
 @dataclass(frozen=True)
@@ -49,48 +54,76 @@ class PhotoSet:
 
     Attributes:
         images: [V, 3, H, W] float32 RGB in [0, 1], black in the padding.
-        valid: [V, H, W] bool, False in the padding and where undistortion has no source pixel.
+        valid: [V, H, W] bool, False in the padding, where a pixel is transparent or masked, and where undistortion has
+            no source pixel.
         scales: [V, 2] pixels of the batch a pixel of the file, in x and y.
+        notes: what the user should know about the photographs.
     """
 
     images: Tensor
     valid: Tensor
     scales: Tensor
+    notes: tuple[str, ...] = ()
 
 
-def _exif_focal(image: Image.Image, width: int, height: int) -> float | None:
-    exif = image.getexif().get_ifd(ExifTags.IFD.Exif)
-    focal_35mm = float(exif.get(ExifTags.Base.FocalLengthIn35mmFilm) or 0)
-    return focal_from_35mm(focal_35mm, width, height) if focal_35mm > 0 else None
-
-
-def inspect_photo(path: Path | str) -> Photo:
+def inspect_photo(path: Path | str, upright: bool = True) -> Photo:
     """Read a photograph's header.
 
+    Args:
+        path: the file.
+        upright: turn the photograph as EXIF says; else its pixels stay as stored.
+
     Raises:
-        InputError: no such file, a folder, not a picture, or a size outside 32 .. 30,000 pixels a side.
+        InputError: as `read_header`.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"no such photograph: {path}")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path} is a folder; name the photographs in it, for example {path}/*.jpg")
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            width, height = image.size[::-1] if turned else image.size
-            focal = _exif_focal(image, width, height)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(
-            f"{path} is not a picture that can be read ({error}); give a JPEG, PNG, TIFF or WebP"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path} is too large to read safely ({error}); shrink it first") from error
-    if not SMALLEST_SIDE <= min(width, height) <= max(width, height) <= LARGEST_SIDE:
-        raise InputError(
-            f"{path} is {width}x{height} pixels; each side must be {SMALLEST_SIDE} to {LARGEST_SIDE} pixels long"
-        )
-    return Photo(path, width, height, focal)
+    header = read_header(path)
+    return Photo(path, *header.size(upright), header.focal, upright, header.notes)
+
+
+def inspect_posed_photo(path: Path | str, size: tuple[int, int], upright: bool = False) -> Photo:
+    """Read the header of a photograph whose camera is known.
+
+    Cameras of COLMAP, nerfstudio, instant-ngp and their like are for the pixels as stored: these programs do not read
+    EXIF's orientation. Where only the other way of reading has the camera's shape, it is taken, with a note.
+
+    Args:
+        path: the file.
+        size: (width, height) that the camera is for; the file may be a scaled copy.
+        upright: whether the camera is for the photograph turned upright.
+
+    Raises:
+        InputError: as `inspect_photo`.
+    """
+    photo = inspect_photo(path, upright)
+    if same_shape((photo.width, photo.height), size):
+        return photo
+    other = inspect_photo(path, not upright)
+    if not same_shape((other.width, other.height), size):
+        return photo
+    read = "upright, as EXIF says" if other.upright else "as stored, without EXIF's turn"
+    note = f"it is read {read}: its camera is for {size[0]}x{size[1]} pixels"
+    return replace(other, notes=(*other.notes, note))
+
+
+def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two (width, height) are scaled copies of each other, each rounded to whole pixels."""
+    (width, height), (w, h) = size, other
+    return abs(height - h * width / w) <= 1.5 or abs(width - w * height / h) <= 1.5
+
+
+def grouped_notes(notes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """(name, sentence) of many photographs -> one line a sentence, with the names it holds for."""
+    names: dict[str, list[str]] = {}
+    for name, sentence in notes:
+        names.setdefault(sentence, []).append(name)
+    lines = []
+    for sentence, about in names.items():
+        shown = ", ".join(about[:3]) + (f" and {len(about) - 3} more" if len(about) > 3 else "")
+        lines.append(f"{shown}: {sentence}")
+    return tuple(lines)
 
 
 def resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -110,7 +143,23 @@ def fit_size(width: int, height: int, box_width: int, box_height: int) -> tuple[
     return fitted
 
 
-def to_batch(pictures: Sequence[np.ndarray], masks: Sequence[np.ndarray | None], width: int, height: int) -> PhotoSet:
+def shrink(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """[h, w, 3] uint8 -> [height, width, 3] float32 in [0, 1], as `resize` but with little memory beside the pixels.
+
+    Resampling is separable: each band of rows is made narrow in floating point, then all are made low.
+    """
+    h, w = pixels.shape[:2]
+    if width > w or height > h:
+        return np.clip(resize(pixels.astype(np.float32) / 255, width, height), 0, 1)
+    rows = max(1, _BAND_PIXELS // w)
+    narrow = np.empty((h, width, 3), np.float32)
+    for top in range(0, h, rows):
+        band = pixels[top : top + rows].astype(np.float32)
+        narrow[top : top + rows] = resize(band, width, len(band))
+    return np.clip(resize(narrow, width, height) / 255, 0, 1)
+
+
+def to_batch(pictures: Iterable[np.ndarray], masks: Iterable[np.ndarray | None], width: int, height: int) -> PhotoSet:
     """Resample pictures [h, w, 3] uint8 into one batch of width x height, padding at the right and the bottom.
 
     Args:
@@ -119,17 +168,37 @@ def to_batch(pictures: Sequence[np.ndarray], masks: Sequence[np.ndarray | None],
         width: of the batch, in pixels.
         height: of the batch, in pixels.
     """
-    images = np.zeros((len(pictures), height, width, 3), np.float32)
-    valid = np.zeros((len(pictures), height, width), bool)
-    scales = np.zeros((len(pictures), 2), np.float32)
-    for index, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
-        w, h = fit_size(picture.shape[1], picture.shape[0], width, height)
-        images[index, :h, :w] = np.clip(resize(picture.astype(np.float32) / 255, w, h), 0, 1)
-        usable = np.ones(picture.shape[:2], np.float32) if mask is None else mask.astype(np.float32)
-        valid[index, :h, :w] = resize(usable[..., None], w, h).reshape(h, w) > 0.999
-        scales[index] = w / picture.shape[1], h / picture.shape[0]
+    return batch_of((Picture(p, m) for p, m in zip(pictures, masks, strict=True)), width, height)
+
+
+def batch_of(pictures: Iterable[Picture], width: int, height: int, names: Sequence[str] = ()) -> PhotoSet:
+    """As `to_batch`, taking one picture after the other, so that only one is held at full size.
+
+    Args:
+        pictures: of any sizes.
+        width: of the batch, in pixels.
+        height: of the batch, in pixels.
+        names: of the pictures, for their notes; without names there are none.
+    """
+    images, valid, scales, notes = [], [], [], []
+    for index, picture in enumerate(pictures):
+        h, w = picture.pixels.shape[:2]
+        inside = fit_size(w, h, width, height)
+        padding = ((0, height - inside[1]), (0, width - inside[0]))
+        images.append(np.pad(shrink(picture.pixels, *inside), (*padding, (0, 0))))
+        usable = np.ones(inside[::-1], bool)
+        if picture.mask is not None:
+            usable = resize(picture.mask.astype(np.float32)[..., None], *inside).reshape(usable.shape) > 0.999
+        valid.append(np.pad(usable, padding))
+        scales.append((inside[0] / w, inside[1] / h))
+        notes += [(names[index], note) for note in picture.notes] if names else []
+        # The next one is decoded before the loop would let go of this one.
+        del picture
     return PhotoSet(
-        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(valid), torch.from_numpy(scales)
+        torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(np.stack(valid)),
+        torch.tensor(scales, dtype=torch.float32),
+        grouped_notes(notes),
     )
 
 
@@ -148,8 +217,7 @@ def read_photos(photos: Sequence[Photo], longest_side: int) -> PhotoSet:
     Photographs of other sizes or orientations keep their aspect and are padded; nothing is cropped.
     """
     width, height = common_size([(photo.width, photo.height) for photo in photos], longest_side)
-    pictures = [photo.pixels() for photo in photos]
-    return to_batch(pictures, [None] * len(pictures), width, height)
+    return batch_of((photo.picture() for photo in photos), width, height, [photo.path.name for photo in photos])
 
 
 def undistort(
