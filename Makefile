@@ -1,4 +1,4 @@
-.PHONY: check format test
+.PHONY: check format test test-slow
 
 check:  ## what CI holds every commit to
 	ruff format --check .
@@ -9,5 +9,8 @@ format:
 	ruff format .
 	ruff check --fix .
 
-test:
-	pytest
+test:  ## what runs in a few minutes
+	pytest -n 2 -m "not slow"
+
+test-slow:  ## the rest
+	pytest -n 2 -m slow

@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores: a thread each, also in the programs that they start. Read with the first import of torch.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent

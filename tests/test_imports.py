@@ -1,6 +1,7 @@
 """The layers of docs/conventions.md, read off the source; imports under TYPE_CHECKING are types only, and free."""
 
 import ast
+import functools
 from pathlib import Path
 
 import cus
@@ -55,6 +56,7 @@ def imported_names(tree: ast.AST) -> set[str]:
     return names
 
 
+@functools.cache
 def sources() -> dict[str, set[str]]:
     return {
         path.relative_to(PACKAGE).as_posix(): imported_names(ast.parse(path.read_text()))

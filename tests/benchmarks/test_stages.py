@@ -87,7 +87,8 @@ def test_time_and_memory_of_a_known_task_are_found():
     small, large = (measured(Sleep(0.05, size), repeats=2, patience=1.0) for size in (32, 128))
     assert 0.05 <= small.seconds < 0.5
     assert large.memory - small.memory == pytest.approx(96 * 2**20, rel=0.1)
-    assert large.memory == pytest.approx(128 * 2**20, rel=0.2)
+    # The allocator's own pages, some 30 MiB on a loaded machine, come on top.
+    assert 128 * 2**20 <= large.memory < 192 * 2**20
 
 
 def test_a_task_that_fails_says_why_and_stops_nothing():

@@ -78,6 +78,7 @@ def test_the_need_is_known_without_the_weights_and_halves_with_their_precision(s
     assert full.total(True, "cuda") < full.total(False, "cuda"), "offloading must leave weights out"
 
 
+@pytest.mark.slow
 def test_auto_takes_the_fastest_plan_that_fits_and_says_what_would_fit_where_none_does(saved: Path) -> None:
     networks, clip = skeleton(open_model(saved)), Clip(4, 512, 768, guidance=3.0)
     needs = {name: measure_need(networks, clip, plan).total(plan.offload, "cpu") for name, plan in PLANS.items()}
@@ -93,6 +94,7 @@ def test_auto_takes_the_fastest_plan_that_fits_and_says_what_would_fit_where_non
         choose_plan(networks, clip, CPU, free=1 << 20)
 
 
+@pytest.mark.slow
 def test_the_remedy_in_the_message_does_fit(saved: Path) -> None:
     networks, clip = skeleton(open_model(saved)), Clip(4, 512, 768)
     free = measure_need(networks, clip, PLANS["low"]).total(False, "cpu") - (60 << 20)

@@ -22,6 +22,7 @@ def test_the_shipped_folder_is_small_and_holds_safetensors_json_and_its_card_onl
     assert sum(path.stat().st_size for path in paths) < 25e6
 
 
+@pytest.mark.slow
 def test_holes_get_closer_to_the_truth_and_covered_pixels_lose_little(mini: CloseUpShotPipeline) -> None:
     """What the shipped model is good for. Where its conditioning is already good it costs up to a decibel."""
     recipe = ClipRecipe(frames=2, width=192, height=108, window_width=160, window_height=96, structure_fraction=0.0)

@@ -65,6 +65,7 @@ def test_long_paths_are_made_in_chunks_and_progress_counts_up_to_its_total(pipel
     assert not torch.equal(made[0], made[8])
 
 
+@pytest.mark.slow
 def test_compiled_blocks_give_the_same_frames(pipeline) -> None:
     # Tracing alone, without machine code, which takes minutes: values, keys and values of the context among them.
     compiled = tiny_pipeline().compile(backend="eager", fullgraph=True)

@@ -45,6 +45,7 @@ def test_depths_seen_through_a_wrong_lens_are_fitted_view_by_view():
     assert factors == pytest.approx((1 / wrong).tolist(), rel=0.01)
 
 
+@pytest.mark.slow
 def test_on_photographs_a_wrong_lens_neither_scales_nor_tilts_the_depths(photos):
     posed = load_transforms(photos / "fountain_p11" / "transforms.json").select([5, 7])
     images, given = posed.load(width=384)

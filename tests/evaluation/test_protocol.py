@@ -181,6 +181,7 @@ def fountain(photos):
     return posed, rough_geometry(posed)
 
 
+@pytest.mark.slow
 def test_on_real_photographs_every_second_one_makes_an_easy_pair(fountain):
     posed, geometry = fountain
     cases = choose_cases(posed, ONE_CROP, "closeup", geometry)

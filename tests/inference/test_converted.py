@@ -46,6 +46,7 @@ def test_a_portrait_pair_gives_portrait_frames_and_a_scene_with_little_memory(
     assert (tmp_path / "splat.ply").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_long_path_is_made_in_chunks_that_meet_at_their_shared_frames(tiny_model: Path, tmp_path: Path) -> None:
     views = [EXAMPLE / "a.jpg", EXAMPLE / "b.jpg"]
     made = run(tiny_model, views, tmp_path, "--frames", "41", "--no-splat", "--guidance", "1")

@@ -64,6 +64,7 @@ def perturbed(views: Cameras, scale: float) -> Cameras:
     return refinement.refined(views)
 
 
+@pytest.mark.slow
 def test_perturbed_cameras_move_back_towards_the_truth() -> None:
     images, views, points, colors = wall_pictures(cameras(5))
     wrong = perturbed(views, 0.01)
@@ -99,6 +100,7 @@ def test_the_unit_of_camera_motions_is_the_scenes_depth() -> None:
     assert mean_depth(points - torch.tensor([0, 0, 100.0]), view) == 1.0
 
 
+@pytest.mark.slow
 def test_depth_supervision_brings_surfaces_to_their_depth() -> None:
     """One camera sees no parallax: only the given depth can say where the wall stands."""
     images, views, points, colors = wall_pictures(cameras(1))

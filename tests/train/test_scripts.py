@@ -102,6 +102,7 @@ def unet_arguments(out: Path, latents: Path, vae: Path, *more: str) -> list[str]
     ]
 
 
+@pytest.mark.slow
 def test_four_steps_equal_two_steps_an_interrupt_and_two_more(tmp_path: Path, latents: Path, vae: Path) -> None:
     run("train/unet.py", *unet_arguments(tmp_path / "once", latents, vae))
     run("train/unet.py", *unet_arguments(tmp_path / "twice", latents, vae, "loop.steps=2"))
@@ -116,6 +117,7 @@ def test_four_steps_equal_two_steps_an_interrupt_and_two_more(tmp_path: Path, la
     assert all(torch.equal(once[key], twice[key]) for key in once)
 
 
+@pytest.mark.slow
 def test_an_interrupt_saves_and_exports(tmp_path: Path, latents: Path, vae: Path) -> None:
     arguments = unet_arguments(tmp_path / "run", latents, vae, "loop.steps=100000", "loop.save_every=100000")
     process = run("train/unet.py", *arguments, wait=False)
@@ -130,6 +132,7 @@ def test_an_interrupt_saves_and_exports(tmp_path: Path, latents: Path, vae: Path
     assert (tmp_path / "run" / "export" / "model_index.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_decoder_learns_from_generated_latents_and_nothing_else_moves(
     tmp_path: Path, clips: Path, latents: Path, vae: Path
 ) -> None:
