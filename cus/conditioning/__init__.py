@@ -1,7 +1,8 @@
 """From a scene estimate to conditioning pictures: hierarchical warp, occlusion suppression, fusion, point renders."""
 
-from cus.conditioning.conditioning import Conditioning
+from cus.conditioning.conditioning import Conditioning, Layers
 from cus.conditioning.discs import render_discs
+from cus.conditioning.fused.warp import fused_warp
 from cus.conditioning.fusion import FusedCloud, fuse_views
 from cus.conditioning.hierarchical import hierarchical_warp
 from cus.conditioning.kinds import CONDITIONING_KINDS, ConditioningKind, conditioning_of
@@ -14,10 +15,12 @@ __all__ = [
     "Conditioning",
     "ConditioningKind",
     "FusedCloud",
+    "Layers",
     "conditioning_of",
     "depth_edges",
     "divide_reliability",
     "fuse_views",
+    "fused_warp",
     "hierarchical_warp",
     "render_discs",
     "render_points",

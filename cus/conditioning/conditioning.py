@@ -9,6 +9,37 @@ from cus.cameras import Cameras
 
 
 @dataclass(frozen=True)
+class Layers:
+    """What the two best references of each target show on their own, for a model that sees them apart.
+
+    Attributes:
+        images: [T, 2, 3, H, W] float32 RGB in [0, 1], the better first; black where the mask is False.
+        masks: [T, 2, H, W] bool, where the reference sees the target's surface; the second is all False where there is
+            one reference only.
+        gate: [T, H, W] float32 in [0, 1], how far the references agree on the detail of `Conditioning.images`.
+    """
+
+    images: Tensor
+    masks: Tensor
+    gate: Tensor
+
+    def __post_init__(self) -> None:
+        frames, two, channels, height, width = self.images.shape
+        if (two, channels) != (2, 3):
+            raise ValueError(f"layers' images must be [T, 2, 3, H, W], got {tuple(self.images.shape)}")
+        for name, value, shape in (
+            ("masks", self.masks, (frames, 2, height, width)),
+            ("gate", self.gate, (frames, height, width)),
+        ):
+            if value.shape != shape:
+                raise ValueError(f"layers' {name} must be {shape} like their images, got {tuple(value.shape)}")
+
+    def to(self, device: torch.device | str) -> "Layers":
+        """The same layers on `device`."""
+        return Layers(self.images.to(device), self.masks.to(device), self.gate.to(device))
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """Pictures of the known scene from the target cameras, with holes where nothing is known.
 
@@ -16,11 +47,13 @@ class Conditioning:
         images: [T, 3, H, W] float32 RGB in [0, 1]; black in the holes.
         masks: [T, H, W] bool; False in the holes.
         depths: [T, H, W] float32 z-depth in scene units; 0 in the holes.
+        layers: the best references apart, of the fused warp only.
     """
 
     images: Tensor
     masks: Tensor
     depths: Tensor
+    layers: Layers | None = None
 
     def __post_init__(self) -> None:
         frames, channels, height, width = self.images.shape
@@ -29,6 +62,10 @@ class Conditioning:
         for name, value in (("masks", self.masks), ("depths", self.depths)):
             if value.shape != (frames, height, width):
                 raise ValueError(f"{name} must be {(frames, height, width)} like the images, got {tuple(value.shape)}")
+        if self.layers is not None and self.layers.gate.shape != (frames, height, width):
+            raise ValueError(
+                f"layers must be of {frames} frames of {height}x{width}, got {tuple(self.layers.gate.shape)}"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -40,15 +77,24 @@ class Conditioning:
 
     def to(self, device: torch.device | str) -> "Conditioning":
         """The same conditioning on `device`."""
-        return Conditioning(self.images.to(device), self.masks.to(device), self.depths.to(device))
+        layers = None if self.layers is None else self.layers.to(device)
+        return Conditioning(self.images.to(device), self.masks.to(device), self.depths.to(device), layers)
 
 
-def blank_conditioning(targets: Cameras) -> Conditioning:
+def blank_conditioning(targets: Cameras, with_layers: bool = False) -> Conditioning:
     """All holes, for T target cameras, on their device."""
-    shape = (len(targets), targets.height, targets.width)
+    count, height, width = len(targets), targets.height, targets.width
     device = targets.viewmats.device
+    layers = None
+    if with_layers:
+        layers = Layers(
+            torch.zeros((count, 2, 3, height, width), device=device),
+            torch.zeros((count, 2, height, width), dtype=torch.bool, device=device),
+            torch.zeros((count, height, width), device=device),
+        )
     return Conditioning(
-        torch.zeros((shape[0], 3, *shape[1:]), device=device),
-        torch.zeros(shape, dtype=torch.bool, device=device),
-        torch.zeros(shape, device=device),
+        torch.zeros((count, 3, height, width), device=device),
+        torch.zeros((count, height, width), dtype=torch.bool, device=device),
+        torch.zeros((count, height, width), device=device),
+        layers,
     )

@@ -25,6 +25,7 @@ class SceneEstimate:
         depths: [V, H, W] float32 z-depth in scene units; 0 means none.
         confidences: [V, H, W] float32 in [0, 1]; 0 where there is no depth.
         notes: what a user should know about how the estimate came about, e.g. that a focal length was guessed.
+        gains: [V, 3] what each view's colours are multiplied with to be those of one common exposure; None: not known.
     """
 
     images: Tensor
@@ -32,6 +33,7 @@ class SceneEstimate:
     depths: Tensor
     confidences: Tensor
     notes: tuple[str, ...] = ()
+    gains: Tensor | None = None
 
     def __post_init__(self) -> None:
         views, channels, height, width = self.images.shape
@@ -40,6 +42,8 @@ class SceneEstimate:
         for name, value in (("depths", self.depths), ("confidences", self.confidences)):
             if value.shape != (views, height, width):
                 raise ValueError(f"{name} must be {(views, height, width)} like the images, got {tuple(value.shape)}")
+        if self.gains is not None and self.gains.shape != (views, 3):
+            raise ValueError(f"gains must be {(views, 3)}, got {tuple(self.gains.shape)}")
         if len(self.cameras) != views or (self.cameras.height, self.cameras.width) != (height, width):
             raise ValueError(
                 f"cameras must be {views} of {width}x{height}, "
@@ -96,6 +100,7 @@ class SceneEstimate:
             cameras=self.cameras.to(device),
             depths=self.depths.to(device),
             confidences=self.confidences.to(device),
+            gains=None if self.gains is None else self.gains.to(device),
         )
 
 

@@ -1,0 +1,157 @@
+"""Reading pictures between their pixels, and Gaussians, on the CPU: `cus.conditioning.fused.sampling` in kernels."""
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from cus.conditioning.fused.sampling import LANCZOS3, blur_weights
+from cus.conditioning.reliability import EDGE_THRESHOLD
+
+_EDGE = np.float32(EDGE_THRESHOLD)
+# Lanczos weights are read off a table of this many places between two pixels, linearly between them: 1e-6 off.
+_PHASES = 512
+_BYTE = np.float32(1 / 255)
+
+
+def _lanczos_table() -> np.ndarray:
+    """[phases + 1, 6] weights, of sum 1, of the pixels -2 .. 3 around a point `phase` beyond pixel 0."""
+    phase = torch.arange(_PHASES + 1, dtype=torch.float64)[:, None] / _PHASES
+    weights = LANCZOS3.weight(phase - torch.arange(-2, 4))
+    return (weights / weights.sum(dim=1, keepdim=True)).float().numpy()
+
+
+LANCZOS_TABLE = _lanczos_table()
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def lanczos(pixels, offset, h, w, x, y, table, wx, wy, into):  # pragma: no cover - compiled
+    """Three channels of a picture at a point of it, into `into` [3]; uint8 stands for 0 .. 1.
+
+    Args:
+        pixels: flat, of [3, h, w] pictures behind each other.
+        offset: where this one begins.
+        h: its height.
+        w: its width.
+        x: the point, in pixels.
+        y: likewise.
+        table: `LANCZOS_TABLE`.
+        wx: [6] scratch.
+        wy: [6] scratch.
+        into: [3].
+    """
+    left, top = np.floor(x - np.float32(0.5)), np.floor(y - np.float32(0.5))
+    _phase(x - np.float32(0.5) - left, table, wx)
+    _phase(y - np.float32(0.5) - top, table, wy)
+    column, row = int(left) - 2, int(top) - 2
+    inside = column >= 0 and row >= 0 and column + 6 <= w and row + 6 <= h
+    for channel in range(3):
+        total = np.float32(0)
+        base = offset + channel * h * w
+        if inside:
+            for i in range(6):
+                start = base + (row + i) * w + column
+                line = np.float32(0)
+                for j in range(6):
+                    line += wx[j] * np.float32(pixels[start + j])
+                total += wy[i] * line
+        else:
+            for i in range(6):
+                start = base + min(max(row + i, 0), h - 1) * w
+                line = np.float32(0)
+                for j in range(6):
+                    line += wx[j] * np.float32(pixels[start + min(max(column + j, 0), w - 1)])
+                total += wy[i] * line
+        into[channel] = total
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _phase(fraction, table, weights):  # pragma: no cover - compiled
+    place = fraction * np.float32(_PHASES)
+    index = min(int(place), _PHASES - 1)
+    share = place - np.float32(index)
+    for k in range(6):
+        weights[k] = table[index, k] + share * (table[index + 1, k] - table[index, k])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def inverse_depth(inverse, x, y):  # pragma: no cover - compiled
+    """`inverse_depth_at` of one point, which lies inside."""
+    h, w = inverse.shape
+    column = min(max(int(np.floor(x - np.float32(0.5))), 0), max(w - 2, 0))
+    row = min(max(int(np.floor(y - np.float32(0.5))), 0), max(h - 2, 0))
+    right, below = min(column + 1, w - 1), min(row + 1, h - 1)
+    a, b, c, d = inverse[row, column], inverse[row, right], inverse[below, column], inverse[below, right]
+    most, least = max(max(a, b), max(c, d)), min(min(a, b), min(c, d))
+    if most - least <= _EDGE * most:
+        fx = min(max(x - np.float32(0.5) - np.float32(column), np.float32(0)), np.float32(1))
+        fy = min(max(y - np.float32(0.5) - np.float32(row), np.float32(0)), np.float32(1))
+        return (a + (b - a) * fx) * (np.float32(1) - fy) + (c + (d - c) * fx) * fy
+    return inverse[min(int(y), h - 1), min(int(x), w - 1)]
+
+
+def bilinear_cpu(values: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Values [h, w] at points [H, W] of it, bilinear, the border's pixels go on."""
+    found = np.empty(tuple(x.shape), np.float32)
+    _bilinear(values.contiguous().numpy(), x.numpy(), y.numpy(), found)
+    return torch.from_numpy(found)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _bilinear(values, xs, ys, found):  # pragma: no cover - compiled
+    h, w = values.shape
+    for row in range(xs.shape[0]):
+        for column in range(xs.shape[1]):
+            x = min(max(xs[row, column] - np.float32(0.5), np.float32(0)), np.float32(w - 1))
+            y = min(max(ys[row, column] - np.float32(0.5), np.float32(0)), np.float32(h - 1))
+            j, i = int(x), int(y)
+            fx, fy = x - np.float32(j), y - np.float32(i)
+            right, below = min(j + 1, w - 1), min(i + 1, h - 1)
+            upper = values[i, j] + (values[i, right] - values[i, j]) * fx
+            lower = values[below, j] + (values[below, right] - values[below, j]) * fx
+            found[row, column] = upper + (lower - upper) * fy
+
+
+def blur_cpu(values: Tensor, sigma: float) -> Tensor:
+    """`cus.conditioning.fused.sampling.blur` of float32 [..., H, W]."""
+    weights = blur_weights(sigma).float().numpy()
+    if len(weights) == 1:
+        return values
+    planes = values.contiguous().view(-1, *values.shape[-2:]).numpy()
+    found = np.empty_like(planes)
+    for plane, into in zip(planes, found, strict=True):
+        _blur(plane, weights, into)
+    return torch.from_numpy(found).view(values.shape)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+def _blur(plane, weights, into):  # pragma: no cover - compiled
+    """Down the columns a line at a time, then along that line."""
+    height, width = plane.shape
+    radius = len(weights) // 2
+    line = np.empty(width + 2 * radius, np.float32)
+    middle = line[radius : radius + width]
+    for row in range(height):
+        middle[:] = 0
+        for k in range(2 * radius + 1):
+            source, g = plane[_mirror(row + k - radius, height)], weights[k]
+            for column in range(width):
+                middle[column] += g * source[column]
+        for k in range(radius):
+            line[k] = middle[_mirror(k - radius, width)]
+            line[radius + width + k] = middle[_mirror(width + k, width)]
+        target = into[row]
+        target[:] = 0
+        for k in range(2 * radius + 1):
+            g = weights[k]
+            for column in range(width):
+                target[column] += g * line[column + k]
+
+
+@njit(cache=True, nogil=True)
+def _mirror(place, length):  # pragma: no cover - compiled
+    if length == 1:
+        return 0
+    period = 2 * (length - 1)
+    place %= period
+    return place if place < length else period - place

@@ -1,0 +1,1 @@
+"""Fused conditioning: every photograph sampled backwards through one depth of the target."""

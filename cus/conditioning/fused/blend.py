@@ -1,0 +1,92 @@
+"""Every reference sampled backwards through the fused depth, and their angle-weighted mean."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cus.conditioning.fused.sampling import inverse_depth_at, sample_levels
+from cus.conditioning.fused.views import Placement, View
+
+# A reference sees a point where its own depth there agrees: a Gaussian of this relative deviation.
+DEPTH_DEVIATION = 0.04
+# What a reference counts that does not see the point by its depth: only where none does.
+UNSEEN = 1e-3
+# Degrees added to the angle between the rays, so that the nearest reference does not count alone.
+LEAST_ANGLE = 0.5
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one reference says of a target.
+
+    Attributes:
+        colors: [3, H, W], not clamped.
+        x, y: [H, W] where each target pixel lies in the reference, in pixels of its working size.
+        seen: [H, W] 0 .. 1, how well the reference's own depth agrees; 0 outside its picture.
+        weights: [H, W], before they are normalised over the references.
+        footprint: [H, W] how many of the photograph's pixels a target pixel covers along a side; 0 where unseen.
+    """
+
+    colors: Tensor
+    x: Tensor
+    y: Tensor
+    seen: Tensor
+    weights: Tensor
+    footprint: Tensor
+
+
+def look_up(view: View, place: Placement, inverse: Tensor) -> Layer:
+    """Sample a reference at the surface of a target.
+
+    Args:
+        view: the reference.
+        place: where it stands.
+        inverse: [H, W] float64, 1 / z of the target, 0 in holes.
+    """
+    height, width = inverse.shape
+    ys, xs = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64) + 0.5, torch.arange(width, dtype=torch.float64) + 0.5, indexing="ij"
+    )
+    pixels = torch.stack([xs, ys, torch.ones_like(xs)], dim=-1).to(inverse.device)
+    known = inverse > 0
+    z = torch.where(known, 1 / inverse.clamp(min=1e-12), 1.0)
+    M, v = place.M_back.to(inverse.device), place.v_back.to(inverse.device)
+    points = z[..., None] * (pixels @ M.T) + v
+    far = points[..., 2]
+    front = known & (far > 1e-9)
+    safe = torch.where(front, far, 1.0)
+    x, y = points[..., 0] / safe, points[..., 1] / safe
+    inside = front & (x >= 0) & (x <= view.camera.width) & (y >= 0) & (y <= view.camera.height)
+    x, y = torch.where(inside, x, 0.0), torch.where(inside, y, 0.0)
+    own = inverse_depth_at(view.inverse, x, y)
+    error = (1 / safe - own) / own.clamp(min=1e-12)
+    seen = torch.where(inside & (own > 0), torch.exp(-0.5 * (error / DEPTH_DEVIATION) ** 2), 0.0)
+    degrees = _angles(pixels @ place.rays.to(inverse.device).T * z[..., None], place.center.to(inverse.device))
+    weights = inside * (seen + UNSEEN) / (degrees + LEAST_ANGLE)
+    scale_x, scale_y = view.photo_scale
+    footprint = _footprint(M, z, x, y, safe) * math.sqrt(scale_x * scale_y)
+    colors = sample_levels(view.levels, x * scale_x, y * scale_y, footprint)
+    colors = torch.where(inside, colors * place.gain.to(colors)[:, None, None], 0.0)
+    return Layer(colors, x, y, seen, weights, footprint * inside)
+
+
+def _angles(points: Tensor, center: Tensor) -> Tensor:
+    """Degrees between the rays from points [H, W, 3] to the origin and to `center`."""
+    here, there = -points, center - points
+    cosine = (here * there).sum(-1) / (here.norm(dim=-1) * there.norm(dim=-1)).clamp(min=1e-12)
+    return torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))
+
+
+def _footprint(M: Tensor, z: Tensor, x: Tensor, y: Tensor, far: Tensor) -> Tensor:
+    """Side, in the reference's pixels, of the square that a target pixel covers of a surface that faces the target."""
+    du_dx, du_dy = M[0, 0] - x * M[2, 0], M[0, 1] - x * M[2, 1]
+    dv_dx, dv_dy = M[1, 0] - y * M[2, 0], M[1, 1] - y * M[2, 1]
+    return (du_dx * dv_dy - du_dy * dv_dx).abs().sqrt() * z / far
+
+
+def normalised(weights: Tensor) -> Tensor:
+    """[V, H, W] weights that sum to 1 over the references; 0 where none sees anything."""
+    total = weights.sum(dim=0)
+    return torch.where(total > 0, weights / total.clamp(min=1e-30), 0.0)

@@ -1,0 +1,175 @@
+"""Reading pictures and depth maps between their pixels, and photographs at the resolution that a target asks for."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cus.conditioning.reliability import EDGE_THRESHOLD
+
+# A level of a photograph below this many pixels along its shorter side says nothing any more.
+SMALLEST_LEVEL = 8
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A separable interpolation kernel.
+
+    Attributes:
+        weight: of a distance in pixels.
+        radius: beyond which it is 0.
+    """
+
+    weight: Callable[[Tensor], Tensor]
+    radius: int
+
+
+def _lanczos3(t: Tensor) -> Tensor:
+    return torch.where(t.abs() < 3, torch.sinc(t) * torch.sinc(t / 3), 0.0)
+
+
+def _catmull_rom(t: Tensor) -> Tensor:
+    a = t.abs()
+    near = (1.5 * a - 2.5) * a * a + 1
+    far = ((-0.5 * a + 2.5) * a - 4) * a + 2
+    return torch.where(a < 1, near, torch.where(a < 2, far, 0.0))
+
+
+def _linear(t: Tensor) -> Tensor:
+    return (1 - t.abs()).clamp(min=0)
+
+
+LANCZOS3, CATMULL_ROM, LINEAR = Kernel(_lanczos3, 3), Kernel(_catmull_rom, 2), Kernel(_linear, 1)
+
+
+def sample(image: Tensor, x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
+    """Values of a picture at points, by a separable kernel with weights that sum to 1; the border's pixels go on.
+
+    Args:
+        image: [C, h, w], float, or uint8 for 0 .. 255 that stand for 0 .. 1.
+        x: [...] in pixels; the centre of the first pixel is 0.5.
+        y: likewise.
+        kernel: of the interpolation.
+
+    Returns:
+        [C, ...] of the coordinates' type, not clamped.
+    """
+    flat_x, flat_y = x.flatten(), y.flatten()
+    parts = [_sample(image, a, b, kernel) for a, b in zip(flat_x.split(_CHUNK), flat_y.split(_CHUNK), strict=True)]
+    return torch.cat(parts, dim=1).view(len(image), *x.shape)
+
+
+def _sample(image: Tensor, x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
+    h, w = image.shape[-2:]
+    steps = torch.arange(1 - kernel.radius, kernel.radius + 1, device=x.device)
+    columns, rows = (torch.floor(t - 0.5)[:, None] + steps for t in (x, y))
+    wx, wy = kernel.weight((x - 0.5)[:, None] - columns), kernel.weight((y - 0.5)[:, None] - rows)
+    weights = (wy / wy.sum(1, keepdim=True))[:, :, None] * (wx / wx.sum(1, keepdim=True))[:, None, :]
+    index = rows.long().clamp(0, h - 1)[:, :, None] * w + columns.long().clamp(0, w - 1)[:, None, :]
+    values = image.flatten(1)[:, index].to(x.dtype)
+    if image.dtype == torch.uint8:
+        values = values / 255
+    return (values * weights).sum(dim=(2, 3))
+
+
+def inverse_depth_at(inverse: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """1 / z that a reference has at points: bilinear where its four pixels are one surface, else the nearest pixel's.
+
+    Args:
+        inverse: [h, w], 0 = none.
+        x: [...] in pixels.
+        y: likewise.
+
+    Returns:
+        [...]; 0 outside the picture and where there is no depth.
+    """
+    h, w = inverse.shape
+    inside = (x >= 0) & (x <= w) & (y >= 0) & (y <= h)
+    column, row = (x - 0.5).floor().clamp(0, max(w - 2, 0)), (y - 0.5).floor().clamp(0, max(h - 2, 0))
+    i, j = row.long(), column.long()
+    right, below = (j + 1).clamp(max=w - 1), (i + 1).clamp(max=h - 1)
+    around = torch.stack([inverse[i, j], inverse[i, right], inverse[below, j], inverse[below, right]])
+    fx, fy = (x - 0.5 - column).clamp(0, 1), (y - 0.5 - row).clamp(0, 1)
+    weights = torch.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy])
+    most = around.amax(dim=0)
+    one = most - around.amin(dim=0) <= EDGE_THRESHOLD * most
+    nearest = inverse[y.floor().long().clamp(0, h - 1), x.floor().long().clamp(0, w - 1)]
+    return torch.where(inside, torch.where(one, (weights * around).sum(dim=0), nearest), 0.0)
+
+
+def levels_of(photograph: Tensor) -> list[Tensor]:
+    """A photograph [3, h, w] and its halves, each the mean of two by two pixels of the one before, rounded if uint8.
+
+    An odd last row or column is counted twice, so that level l is seen at 2^-l of the size, rounded up.
+    """
+    levels = [photograph]
+    while min(levels[-1].shape[-2:]) >= 2 * SMALLEST_LEVEL:
+        levels.append(_halved(levels[-1]))
+    return levels
+
+
+def _halved(image: Tensor) -> Tensor:
+    h, w = image.shape[-2:]
+    values = F.pad(image[None].float(), (0, w % 2, 0, h % 2), mode="replicate")
+    halved = F.avg_pool2d(values, 2)[0]
+    return halved.round().to(torch.uint8) if image.dtype == torch.uint8 else halved.to(image.dtype)
+
+
+def sample_levels(levels: list[Tensor], x: Tensor, y: Tensor, footprint: Tensor) -> Tensor:
+    """A photograph's colours at points, Lanczos3, neither aliased nor needlessly blurred.
+
+    Where a target pixel covers more than one of the photograph's, two neighbouring levels are mixed, as the logarithm
+    of the footprint asks for.
+
+    Args:
+        levels: of `levels_of`.
+        x: [...] in pixels of level 0.
+        y: likewise.
+        footprint: [...] how many pixels of level 0 a target pixel covers along a side.
+
+    Returns:
+        [3, ...] not clamped.
+    """
+    wanted = torch.log2(footprint.clamp(min=1)).clamp(max=len(levels) - 1)
+    colors = torch.zeros((3, *x.shape), dtype=x.dtype, device=x.device)
+    for level, image in enumerate(levels):
+        share = (1 - (wanted - level).abs()).clamp(min=0)
+        chosen = share > 0
+        if bool(chosen.any()):
+            scale = 0.5**level
+            found = sample(image, x[chosen] * scale, y[chosen] * scale, LANCZOS3)
+            colors[:, chosen] += share[chosen] * found
+    return colors
+
+
+def blur(values: Tensor, sigma: float) -> Tensor:
+    """A Gaussian of `sigma` pixels over [..., H, W], cut off at three, the borders mirrored; none for tiny ones."""
+    for axis in (-1, -2):
+        weights = blur_weights(sigma).to(values)
+        radius = len(weights) // 2
+        length = values.shape[axis]
+        places = torch.arange(-radius, length + radius, device=values.device)
+        mirrored = values.index_select(axis, mirror(places, length))
+        values = sum(g * mirrored.narrow(axis, k, length) for k, g in enumerate(weights.tolist()))  # type: ignore
+    return values
+
+
+def blur_weights(sigma: float) -> Tensor:
+    """[2 r + 1] float64, of sum 1, r = 3 sigma."""
+    radius = max(0, math.ceil(3 * sigma - 0.5))
+    steps = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    weights = torch.exp(-0.5 * (steps / max(sigma, 1e-6)) ** 2)
+    return weights / weights.sum()
+
+
+def mirror(places: Tensor, length: int) -> Tensor:
+    """Places on a line that is mirrored about its first and last elements, 0 .. length - 1."""
+    if length == 1:
+        return torch.zeros_like(places)
+    period = 2 * (length - 1)
+    places = places.remainder(period)
+    return torch.where(places < length, places, period - places)

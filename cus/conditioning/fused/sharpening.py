@@ -1,0 +1,137 @@
+"""Detail that the references' pixels average over: back-projection, where they agree, softening where they do not."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from cus.conditioning.fused.blend import Layer
+from cus.conditioning.fused.sampling import CATMULL_ROM, blur, sample
+from cus.conditioning.fused.views import Placement, View
+from cus.conditioning.warp import TIE
+
+ROUNDS = 4
+# A reference's pixel is predicted from at least this many target pixels, of those that it has at least this weight in.
+LEAST_PIXELS, LEAST_WEIGHT = 6, 0.05
+# Widths of the gate's Gaussians and of the softening, in pixels of the photographs.
+DETAIL_SIGMA, GATE_SIGMA, SOFT_SIGMA = 2.0, 1.0, 0.375
+_NOISE = 1e-5
+_GRAY = (0.299, 0.587, 0.114)
+
+
+def magnification_of(layers: Sequence[Layer], weights: Tensor) -> float:
+    """How many target pixels a pixel of the photographs is wide: the geometric mean over the target, by weight."""
+    total, logarithms = 0.0, 0.0
+    for layer, share in zip(layers, weights, strict=True):
+        seen = layer.footprint > 0
+        total += float(share[seen].sum())
+        logarithms -= float((share[seen] * layer.footprint[seen].log()).sum())
+    return math.exp(logarithms / total) if total > 0 else 1.0
+
+
+def gate(
+    layers: Sequence[Layer],
+    weights: Tensor,
+    image: Tensor,
+    magnification: float,
+    blur: Callable[[Tensor, float], Tensor] = blur,
+) -> Tensor:
+    """[H, W] in 0 .. 1: the share of the picture's detail that the references agree on.
+
+    Detail is what a Gaussian takes away; its error is estimated by the references' weighted disagreement. Where one
+    reference counts alone there is none.
+
+    Args:
+        layers: V of them.
+        weights: [V, H, W], normalised.
+        image: [3, H, W], their mean.
+        magnification: target pixels a photograph's pixel.
+        blur: a form of `cus.conditioning.fused.sampling.blur`.
+    """
+
+    def detail(values: Tensor) -> Tensor:
+        return values - blur(values, DETAIL_SIGMA * magnification)
+
+    mean = gray(image)
+    noise = 2 * sum(w * detail(gray(layer.colors) - mean) ** 2 for w, layer in zip(weights, layers, strict=True))
+    energy = detail(mean) ** 2
+    sigma = GATE_SIGMA * magnification
+    agreement = (1 - blur(torch.as_tensor(noise), sigma) / (blur(energy, sigma) + _NOISE)).clamp(0, 1)
+    seen = torch.stack([layer.seen for layer in layers]).amax(dim=0)
+    return agreement * (2 * seen).clamp(max=1)
+
+
+def gray(image: Tensor) -> Tensor:
+    """[3, H, W] -> [H, W]."""
+    return sum(share * channel for share, channel in zip(_GRAY, image, strict=True))  # type: ignore[return-value]
+
+
+def back_projected(
+    views: Sequence[View],
+    places: Sequence[Placement],
+    layers: Sequence[Layer],
+    weights: Tensor,
+    image: Tensor,
+    mask: Tensor,
+) -> Tensor:
+    """The picture made such that its means over the references' pixels are those pixels' colours.
+
+    Args:
+        views: V references.
+        places: where they stand, and the gains of their colours.
+        layers: where the target's pixels lie in them.
+        weights: [V, H, W], normalised.
+        image: [3, H, W].
+        mask: [H, W] bool, False in holes.
+    """
+    cells = [
+        _Cells(view, place.gain, layer, share, mask)
+        for view, place, layer, share in zip(views, places, layers, weights, strict=True)
+    ]
+    for _ in range(ROUNDS):
+        step = torch.zeros_like(image)
+        for own, share in zip(cells, weights, strict=True):
+            step += share * own.residual(image)
+        image = image + step
+    return image
+
+
+class _Cells:
+    """A reference's pixels and the target pixels that lie in them."""
+
+    def __init__(self, view: View, gain: Tensor, layer: Layer, weights: Tensor, mask: Tensor) -> None:
+        photo = view.levels[0]
+        self.height, self.width = photo.shape[-2:]
+        scale_x, scale_y = view.photo_scale
+        self.x, self.y = layer.x * scale_x, layer.y * scale_y
+        used = mask & (weights > LEAST_WEIGHT)
+        column = (self.x + TIE).floor().long().clamp(0, self.width - 1)
+        row = (self.y + TIE).floor().long().clamp(0, self.height - 1)
+        self.used = used.flatten()
+        self.cells = (row * self.width + column).flatten()[self.used]
+        self.counts = torch.zeros(self.height * self.width, dtype=self.x.dtype).index_add_(
+            0, self.cells, torch.ones_like(self.cells, dtype=self.x.dtype)
+        )
+        values = photo.to(self.x.dtype) / 255 if photo.dtype == torch.uint8 else photo.to(self.x.dtype)
+        self.photo = (values * gain.to(values)[:, None, None]).flatten(1)
+
+    def residual(self, image: Tensor) -> Tensor:
+        """[3, H, W] what the reference's pixels have more than the picture's means over them, between pixels."""
+        sums = torch.zeros((3, self.height * self.width), dtype=image.dtype)
+        sums.index_add_(1, self.cells, image.flatten(1)[:, self.used])
+        enough = self.counts >= LEAST_PIXELS
+        error = torch.where(enough, self.photo - sums / self.counts.clamp(min=1), 0.0)
+        return sample(error.view(3, self.height, self.width), self.x, self.y, CATMULL_ROM)
+
+
+def sharpened(
+    image: Tensor,
+    projected: Tensor,
+    agreement: Tensor,
+    magnification: float,
+    blur: Callable[[Tensor, float], Tensor] = blur,
+) -> Tensor:
+    """Back-projected where the references agree, softened where they do not: [3, H, W] of pictures of that shape."""
+    soft = image - blur(image, SOFT_SIGMA * magnification)
+    return image + agreement * (projected - image) - (1 - agreement) ** 2 * soft

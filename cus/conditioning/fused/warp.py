@@ -1,0 +1,217 @@
+"""Fused warp: every photograph, at its own resolution, sampled backwards through one depth of each target."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.conditioning.conditioning import Conditioning, blank_conditioning
+from cus.conditioning.cpu.back_projection import back_projected_cpu
+from cus.conditioning.cpu.blend import fuse_depths_cpu, look_up_cpu
+from cus.conditioning.cpu.mesh import rasterise_cpu
+from cus.conditioning.cpu.occlusion import sample_spacing_cpu
+from cus.conditioning.cpu.sampling import bilinear_cpu, blur_cpu
+from cus.conditioning.fused import sampling
+from cus.conditioning.fused.blend import Layer, look_up, normalised
+from cus.conditioning.fused.depth import fuse_depths
+from cus.conditioning.fused.mesh import Surface, rasterise
+from cus.conditioning.fused.sharpening import back_projected, gate, magnification_of, sharpened
+from cus.conditioning.fused.suppression import suppression_limits
+from cus.conditioning.fused.views import View, placements, views_of
+from cus.conditioning.occlusion import DEPTH_TOLERANCE, sample_spacing
+from cus.conditioning.options import Backend, resolved_backend
+from cus.conditioning.references import Reference, references_of
+from cus.errors import InputError
+from cus.kernels.threads import in_pieces
+
+if TYPE_CHECKING:
+    from cus.estimators import SceneEstimate
+
+# Photographs of another shape than the views are not the same pictures; rounding to whole pixels is no other shape.
+_ASPECT_TOLERANCE = 0.02
+# A layer shows what its reference sees this well.
+SEEN = 0.5
+
+
+@dataclass(frozen=True)
+class Operations:
+    """The parts of the warp that cost time: in tensor operations, or in kernels that say the same.
+
+    Attributes:
+        rasterise: see `cus.conditioning.fused.mesh.rasterise`.
+        bilinear: values [h, w] at points x, y [H, W] of them.
+        fuse_depths: see `cus.conditioning.fused.depth.fuse_depths`.
+        look_up: see `cus.conditioning.fused.blend.look_up`.
+        back_projected: see `cus.conditioning.fused.sharpening.back_projected`.
+        blur: see `cus.conditioning.fused.sampling.blur`.
+    """
+
+    rasterise: Callable[..., Surface]
+    bilinear: Callable[[Tensor, Tensor, Tensor], Tensor]
+    fuse_depths: Callable[[list[Surface], list[Tensor]], Tensor]
+    look_up: Callable[..., Layer]
+    back_projected: Callable[..., Tensor]
+    blur: Callable[[Tensor, float], Tensor]
+
+
+def _bilinear(values: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return sampling.sample(values[None], x, y, sampling.LINEAR)[0]
+
+
+TORCH = Operations(rasterise, _bilinear, fuse_depths, look_up, back_projected, sampling.blur)
+KERNELS = Operations(rasterise_cpu, bilinear_cpu, fuse_depths_cpu, look_up_cpu, back_projected_cpu, blur_cpu)
+
+
+def fused_warp(
+    scene: "SceneEstimate",
+    target_cameras: Cameras,
+    photographs: Sequence[Tensor] | None = None,
+    suppress_background: bool = True,
+    *,
+    with_layers: bool = True,
+    backend: Backend = "auto",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Conditioning:
+    """Sample every photograph backwards through one fused depth of each target.
+
+    1. Each reference's depth map is a mesh, drawn into the target: reliable surfaces first, the unreliable ones fill
+       what is still open; through a depth edge nothing is stretched.
+    2. Where the references' surfaces agree, their mean by confidence is the target's depth, else the best backed one.
+    3. Every reference is sampled there, Lanczos3, at the resolution that the target asks for, and counts by the angle
+       between its ray and the target's, if its own depth says that it sees the point.
+    4. Where the references agree on the detail, back-projection undoes what their pixels average over; where they do
+       not, the picture is softened to what they share.
+
+    Holes are black, masked False, of depth 0.
+
+    Args:
+        scene: V >= 1 reference images with cameras, depths (0 = none) and confidences; with `gains`, the references'
+            exposures are brought to that of the nearest ones.
+        target_cameras: T cameras of any size, on any device.
+        photographs: the same views at any larger size, V tensors [3, Hi, Wi], float32 in [0, 1] or uint8; colours come
+            from them. None takes the scene's own images.
+        suppress_background: remove background that leaks through sparse foreground (Eq. 5), as `hierarchical_warp`.
+        with_layers: whether `Conditioning.layers` is filled.
+        backend: "cpu" for float32 on the CPU, in Numba kernels, a thread a target (the first call on a machine compiles
+            them, some seconds); "torch" anywhere, the oracle of the tests. "auto" takes the first that fits.
+        on_progress: called with (targets done, T).
+
+    Returns:
+        Conditioning of the target cameras' size, on the scene's device.
+
+    Raises:
+        InputError: no point of the scene lands in any target, photographs that are not the scene's views, or
+            backend="cpu" where it cannot run.
+        ValueError: no target, or an unknown backend.
+    """
+    if len(target_cameras) < 1:
+        raise ValueError("expected at least one target camera")
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
+    check_photographs(scene, photographs)
+    compiled = resolved_backend(backend, (scene.images, scene.depths), "a float32 scene") == "cpu"
+    targets = target_cameras.to(scene.images.device)
+    views = views_of(scene, photographs)
+    references, tolerance = [], math.inf
+    if suppress_background and bool(scene.reliable.any()):
+        references = references_of(scene, sample_spacing_cpu if compiled else sample_spacing)
+        tolerance = DEPTH_TOLERANCE * scene.scale
+    conditioning = blank_conditioning(targets, with_layers)
+    operations = KERNELS if compiled else TORCH
+
+    def work(first: int, last: int) -> None:
+        for index in range(first, last):
+            _Target(views, references, targets[index], tolerance, operations).into(conditioning, index)
+
+    # As many targets at a time as there are threads, so that progress is reported from the caller's own.
+    at_once = min(torch.get_num_threads(), len(targets)) if compiled else 1
+    for first in range(0, len(targets), at_once):
+        many = min(at_once, len(targets) - first)
+        in_pieces(lambda a, b, first=first: work(first + a, first + b), many)
+        for done in range(first, first + many):
+            if on_progress is not None:
+                on_progress(done + 1, len(targets))
+    if not bool(conditioning.masks.any()):
+        raise InputError(
+            f"the target sees nothing of the scene: no surface of the {len(views)} reference views lands in any of "
+            f"the {len(targets)} target cameras; aim the path at what the photographs show, or move it closer to them"
+        )
+    return conditioning
+
+
+def check_photographs(scene: "SceneEstimate", photographs: Sequence[Tensor] | None) -> None:
+    """Refuse photographs that cannot be the scene's views. Raises InputError."""
+    if photographs is None:
+        return
+    height, width = scene.images.shape[-2:]
+    if len(photographs) != len(scene):
+        raise InputError(f"expected a photograph for each of the {len(scene)} views, got {len(photographs)}")
+    for index, photograph in enumerate(photographs):
+        if photograph.ndim != 3 or len(photograph) != 3 or photograph.dtype not in (torch.float32, torch.uint8):
+            raise InputError(
+                f"photograph {index} must be [3, H, W] float32 in [0, 1] or uint8, got "
+                f"{str(photograph.dtype).removeprefix('torch.')} {tuple(photograph.shape)}"
+            )
+        h, w = photograph.shape[-2:]
+        # A pixel of rounding on either side is allowed.
+        slack = _ASPECT_TOLERANCE + 1 / min(h, w) + 1 / min(height, width)
+        if abs((w / width) / (h / height) - 1) > slack:
+            raise InputError(
+                f"photograph {index} is {w}x{h} pixels, which is another shape than the scene's {width}x{height}; give "
+                "the same views, uncropped"
+            )
+
+
+class _Target:
+    """One target camera's turn on a thread."""
+
+    def __init__(
+        self,
+        views: list[View],
+        references: list[Reference],
+        camera: Cameras,
+        tolerance: float,
+        operations: Operations,
+    ) -> None:
+        self.views, self.operations = views, operations
+        self.size = camera.height, camera.width
+        self.places = placements(views, camera)
+        self.limits = suppression_limits(references, camera, tolerance) if references else None
+
+    def into(self, conditioning: Conditioning, index: int) -> None:
+        """Make the picture and put it where it belongs."""
+        inverse = self.inverse_depth()
+        mask = inverse > 0
+        layers = [self.operations.look_up(view, place, inverse) for view, place in self._pairs()]
+        weights = normalised(torch.stack([layer.weights for layer in layers]))
+        image = torch.stack([share * layer.colors for share, layer in zip(weights, layers, strict=True)]).sum(dim=0)
+        magnification = magnification_of(layers, weights)
+        agreement = gate(layers, weights, image, magnification, self.operations.blur)
+        projected = self.operations.back_projected(self.views, self.places, layers, weights, image, mask)
+        image = sharpened(image, projected, agreement, magnification, self.operations.blur)
+        conditioning.images[index] = torch.where(mask, image, 0.0).clamp(0, 1)
+        conditioning.masks[index] = mask
+        conditioning.depths[index] = torch.where(mask, 1 / inverse.clamp(min=1e-12), 0.0)
+        if conditioning.layers is not None:
+            conditioning.layers.gate[index] = agreement * mask
+            best = weights.sum(dim=(1, 2)).argsort(descending=True, stable=True)[:2].tolist()
+            for place, view in enumerate(best):
+                seen = mask & (layers[view].seen > SEEN)
+                conditioning.layers.masks[index, place] = seen
+                conditioning.layers.images[index, place] = torch.where(seen, layers[view].colors, 0.0).clamp(0, 1)
+
+    def inverse_depth(self) -> Tensor:
+        """[H, W] the fused 1 / z, 0 in holes."""
+        surfaces, confidences = [], []
+        for view, place in self._pairs():
+            surface = self.operations.rasterise(view.depths, view.reliable, place.M, place.v, self.size, self.limits)
+            surfaces.append(surface)
+            confidences.append(self.operations.bilinear(view.confidences, surface.x, surface.y))
+        return self.operations.fuse_depths(surfaces, confidences)
+
+    def _pairs(self):
+        return zip(self.views, self.places, strict=True)
