@@ -36,6 +36,7 @@ from cus.models.unet import UNet
 
 Network = TypeVar("Network", bound=nn.Module)
 LISTED = 8
+REAL_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class Part:
             f"{name} is {list(given[name])}, expected {list(shape)}"
             for name, shape in wanted.items()
             if name in given and given[name] != shape
+        ]
+        found += [
+            f"{name} is of type {str(tensors[name].dtype).removeprefix('torch.')}, expected real numbers"
+            for name in wanted
+            if name in given and tensors[name].dtype not in REAL_TYPES
         ]
         return found
 

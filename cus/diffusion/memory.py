@@ -4,7 +4,6 @@ The need is not a formula: the pipeline itself runs once on the meta device, whe
 while the bytes alive are counted. What it says therefore follows every change of the code.
 """
 
-import inspect
 import weakref
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -17,24 +16,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cus.diffusion.context import PromptEmbeddings
+from cus.diffusion.parts import NETWORKS, empty_network
 from cus.diffusion.pipeline import CloseUpShotPipeline
 from cus.diffusion.sampling import PLANS, Memory, MemoryPlan
 from cus.diffusion.schedule import NoiseSchedule
-from cus.diffusion.stored import StoredModel
+from cus.diffusion.stored import StoredModel, explained
 from cus.errors import InputError
-from cus.models.autoencoder import Autoencoder
-from cus.models.clip import ImageEncoder
-from cus.models.projector import ImageProjector
-from cus.models.unet import UNet
 
-NETWORKS: dict[str, type[Any]] = {
-    "unet": UNet,
-    "vae": Autoencoder,
-    "image_encoder": ImageEncoder,
-    "image_projector": ImageProjector,
-    "prompt": PromptEmbeddings,
-}
 # What allocators, kernels' workspaces and the driver take beside the tensors: a part of the tensors, and a fixed sum.
 OVERHEAD = 1.1
 FIXED_BYTES = {"cuda": 700 << 20, "cpu": 200 << 20}
@@ -106,20 +94,12 @@ def skeleton(model: StoredModel, dtype: torch.dtype = torch.float32) -> CloseUpS
         InputError: a configuration is missing or is not one of these networks'.
     """
     networks: dict[str, nn.Module] = {}
-    for name, network in NETWORKS.items():
-        known = inspect.signature(network.__init__).parameters
-        config = {option: value for option, value in model.config(name).items() if option in known}
-        try:
-            with torch.device("meta"):
-                made = network(**config)
-        except (TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"the {name} of {model.source} has a configuration that makes no network ({reason}); get it again"
-            ) from error
+    for name in NETWORKS:
+        made = empty_network(model, name)
         # The library's own `to` warns of what does not concern these networks.
         networks[name] = nn.Module.to(made.eval(), dtype=dtype)
-    return CloseUpShotPipeline(**networks, scheduler=NoiseSchedule(), sampling=model.index.get("sampling"))  # pyright: ignore
+    with explained(model.source):
+        return CloseUpShotPipeline(**networks, scheduler=NoiseSchedule(), sampling=model.index.get("sampling"))  # pyright: ignore
 
 
 def measure_need(pipeline: CloseUpShotPipeline, clip: Clip, plan: MemoryPlan) -> Need:

@@ -16,11 +16,12 @@ from cus.diffusion.context import ContextEncoder, PromptEmbeddings
 from cus.diffusion.hub import HubAccess, OnFetched
 from cus.diffusion.latents import decode, encode
 from cus.diffusion.objective import LatentTarget
+from cus.diffusion.parts import check_finite, check_parts
 from cus.diffusion.publish import Push, check_account, parse_target, prepare, upload
 from cus.diffusion.sampler import Denoiser, ddim, guided, guided_at_once, keep_first_frame
 from cus.diffusion.sampling import PLANS, MemoryPlan, Sampling
 from cus.diffusion.schedule import NoiseSchedule
-from cus.diffusion.stored import StoredModel, check_weights, explained, open_model
+from cus.diffusion.stored import StoredModel, explained, open_model
 from cus.models.attention import SpaceTransformer, TimeTransformer
 from cus.models.autoencoder import Autoencoder
 from cus.models.blocks import ResBlock
@@ -113,9 +114,12 @@ class CloseUpShotPipeline(DiffusionPipeline):
         if not isinstance(model, StoredModel):
             model = open_model(model, cls.__name__, HubAccess(revision=revision, **asked))
         folder = model.complete(variant, on_fetched)
+        check_parts(model, folder, variant)
         with explained(model.source):
             pipeline = super().from_pretrained(str(folder), use_safetensors=True, variant=variant, **kwargs)
-        check_weights(folder, pipeline, variant)
+        for name, part in pipeline.components.items():
+            if isinstance(part, torch.nn.Module):
+                check_finite(folder / name, part.state_dict())
         pipeline.register_to_config(_name_or_path=model.name)
         return pipeline
 

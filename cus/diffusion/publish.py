@@ -1,21 +1,19 @@
 """Putting a stored model on the Hub: strict checks first, then its safetensors, JSON and model card, nothing else."""
 
-import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from cus.diffusion.card import CardFacts, ModelFacts, card_text
 from cus.diffusion.hub import LOG_IN, HubAccess, hub_errors, parse_id
-from cus.diffusion.stored import StoredModel, check_tensors, first_line, needed_files, open_model, weight_files
+from cus.diffusion.parts import check_finite, check_parts
+from cus.diffusion.stored import StoredModel, first_line, needed_files, open_model, weight_files
 from cus.errors import InputError
 
 CARD = "README.md"
@@ -90,13 +88,9 @@ def prepare(folder: Path) -> Upload:
         files += [name for name in needed_files(model, names, variant) if name not in files]
     parameters = {}
     precisions: set[str] = set()
-    for component in model.components():
-        module = _module(model, component)
-        if module is None:
-            continue
-        parameters[component] = sum(parameter.numel() for parameter in module.parameters())
-        for variant in variants:
-            check_tensors(folder, component, module, variant)
+    for variant in variants:
+        for component, network in check_parts(model, folder, variant).items():
+            parameters[component] = sum(parameter.numel() for parameter in network.parameters())
             precisions |= _check_finite(weight_files(folder, component, variant))
     sampling = model.index.get("sampling")
     facts = ModelFacts(
@@ -183,21 +177,6 @@ def upload(prepared: Upload, push: Push, card: str | None = None) -> str:
     return f"{page}/tree/{push.revision}" if branch else page
 
 
-def _module(model: StoredModel, component: str) -> nn.Module | None:
-    """A part built from its configuration without memory for its weights; None for a part that has none."""
-    library, name = model.index[component]
-    try:
-        kind = getattr(importlib.import_module(library), name)
-        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-            return None
-        with torch.device("meta"):
-            return kind.from_config(model.config(component))  # pyright: ignore[reportAttributeAccessIssue]
-    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"cannot build the {component} of {model.source} from its config.json: {first_line(error)}"
-        ) from error
-
-
 def _check_finite(files: list[Path]) -> set[str]:
     """The number formats in safetensors files. Raises InputError for the first tensor with a NaN or infinity."""
     precisions = set()
@@ -207,10 +186,7 @@ def _check_finite(files: list[Path]) -> set[str]:
                 for name in opened.keys():
                     tensor = opened.get_tensor(name)
                     precisions.add(str(tensor.dtype).removeprefix("torch."))
-                    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                        raise InputError(
-                            f"{name} in {file} holds values that are not numbers; train or export it again"
-                        )
+                    check_finite(file, {name: tensor})
         except SafetensorError as error:
             raise InputError(f"{file} is damaged: {first_line(error)}; copy the model again") from error
     return precisions

@@ -1,8 +1,9 @@
 """How a checkpoint is sampled, and how a run of it uses memory: settings, no computation."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+Conditioning = Literal["hierarchical", "points"]
 Memory = Literal["auto", "low", "high"]
 """What a user may ask for: the fastest plan that fits, or one."""
 
@@ -24,6 +25,9 @@ class Sampling:
         second_pass: whether structure guidance is worth a second pass with this checkpoint, as measured after training.
         conditioning: the conditioning images it was trained on: "hierarchical" (Section III-B) or "points"
             (ViewCrafter's own point renders).
+
+    Raises:
+        ValueError: a value of another type, or out of its range.
     """
 
     steps: int = 50
@@ -36,7 +40,25 @@ class Sampling:
     fps: int = 10
     residual_scale: float = 0.0
     second_pass: bool = True
-    conditioning: Literal["hierarchical", "points"] = "hierarchical"
+    conditioning: Conditioning = "hierarchical"
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "steps": (1, 1000), "guidance": (0, 100), "guidance_rescale": (0, 1), "eta": (0, 1), "frames": (1, 1000),
+            "width": (1, 8192), "height": (1, 8192), "fps": (1, 1000), "residual_scale": (0, 1000),
+        }  # fmt: skip
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            whole = name in ("steps", "frames", "width", "height", "fps")
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                raise ValueError(f"the sampling's {name} must be a {'whole ' * whole}number, got {value!r:.60}")
+            if not low <= value <= high:
+                raise ValueError(f"the sampling's {name} must be {low} to {high}, got {value:g}")
+        if not isinstance(self.second_pass, bool):
+            raise ValueError(f"the sampling's second_pass must be true or false, got {self.second_pass!r:.60}")
+        if not isinstance(self.conditioning, str) or self.conditioning not in get_args(Conditioning):
+            known = ", ".join(get_args(Conditioning))
+            raise ValueError(f"the sampling's conditioning must be one of {known}, got {self.conditioning!r:.60}")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+MOST_TIMESTEPS = 1_000_000
+
 
 class NoiseSchedule(SchedulerMixin, ConfigMixin):
     """Noise levels of a diffusion process over `num_timesteps` discrete steps; tables are float64 on the CPU.
@@ -38,8 +40,11 @@ class NoiseSchedule(SchedulerMixin, ConfigMixin):
     ) -> None:
         if not 0 < beta_start <= beta_end < 1:
             raise ValueError(f"betas must satisfy 0 < start <= end < 1, got {beta_start} and {beta_end}")
-        if not 1 < rescale_steps <= num_timesteps:
-            raise ValueError(f"rescale_steps must lie in 2 .. num_timesteps = {num_timesteps}, got {rescale_steps}")
+        if not 1 < rescale_steps <= num_timesteps <= MOST_TIMESTEPS:
+            raise ValueError(
+                f"rescale_steps must lie in 2 .. num_timesteps, and that in 2 .. {MOST_TIMESTEPS}; got {rescale_steps} "
+                f"and {num_timesteps}"
+            )
         betas = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64) ** 2
         alpha_bar = torch.cumprod(1 - betas, 0)
         if zero_terminal_snr:

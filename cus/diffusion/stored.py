@@ -5,7 +5,6 @@ A model is "mini" (ships with the package), a folder written by `save_pretrained
 JSON and safetensors, never pickles or code.
 """
 
-import json
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -15,15 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors import SafetensorError, safe_open
-from torch import nn
+from safetensors import SafetensorError
 
 from cus.diffusion.hub import INDEX, HubAccess, HubModel, OnFetched, first_line, open_hub, parse_id
 from cus.errors import InputError
+from cus.files import read_json
 
 SHIPPED = ("mini",)
 REMEDY = 'use "mini", a folder written by save_pretrained, or a model id of the Hugging Face Hub'
 PIPELINE = "CloseUpShotPipeline"
+CLASSES = (
+    "cus.models.unet.UNet",
+    "cus.models.autoencoder.Autoencoder",
+    "cus.models.clip.ImageEncoder",
+    "cus.models.projector.ImageProjector",
+    "cus.diffusion.context.PromptEmbeddings",
+    "cus.diffusion.schedule.NoiseSchedule",
+)
 _WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>\w+))?(?P<shard>-\d{5}-of-\d{5})?\.safetensors")
 _SHARDS = re.compile(r"diffusion_pytorch_model\.safetensors\.index(?:\.(?P<variant>\w+))?\.json")
 
@@ -201,41 +208,11 @@ def explained(source: Any) -> Iterator[None]:
         yield
     except (HfHubHTTPError, HFValidationError) as error:
         raise InputError(f"cannot get the model {source} from the Hub: {first_line(error)}; {REMEDY}") from error
-    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, AttributeError, LookupError) as error:
+    except (
+        SafetensorError, OSError, ValueError, RuntimeError, TypeError, AttributeError, LookupError, ArithmeticError,
+        AssertionError, ImportError, MemoryError,
+    ) as error:  # fmt: skip
         raise InputError(f"cannot load the model {source}: {first_line(error)}; if damaged, get it again") from error
-
-
-def check_weights(folder: Path, pipeline: Any, variant: str | None = None) -> None:
-    """Refuse a pipeline whose files lack tensors that its networks have, or hold others.
-
-    diffusers only warns, and the network would run with random weights in the gaps.
-
-    Raises:
-        InputError: with the first names that differ.
-    """
-    for component, module in pipeline.components.items():
-        if isinstance(module, nn.Module):
-            check_tensors(folder, component, module, variant)
-
-
-def check_tensors(folder: Path, component: str, module: nn.Module, variant: str | None = None) -> None:
-    """Refuse a part whose files do not hold exactly its tensors, name by name and shape by shape.
-
-    Raises:
-        InputError: with the first that differ.
-    """
-    stored: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(folder, component, variant):
-        with safe_open(file, framework="pt") as opened:
-            stored.update({name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()})
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    where = f"the weights in {folder / component} are not those of its config.json"
-    if set(stored) != set(wanted):
-        missing, unknown = sorted(set(wanted) - set(stored))[:3], sorted(set(stored) - set(wanted))[:3]
-        raise InputError(f"{where}: missing {missing}, unknown {unknown}; get the model again")
-    for name, shape in wanted.items():
-        if stored[name] != shape:
-            raise InputError(f"{where}: {name} is {stored[name]}, must be {shape}; get the model again")
 
 
 def _is_component(name: str, entry: Any) -> bool:
@@ -243,14 +220,15 @@ def _is_component(name: str, entry: Any) -> bool:
 
 
 def _check_components(index: dict[str, Any], where: Any) -> None:
-    """Loading imports the modules that the index names: only this package's own are."""
+    """Loading imports the classes that the index names: only those of the pipeline's own parts are."""
     for name, entry in index.items():
         if not _is_component(name, entry):
             continue
         if not name.isidentifier() or not all(isinstance(part, str) for part in entry):
             raise InputError(f"the index of {where} is damaged at {name!r}; {REMEDY}")
-        if not entry[0].startswith("cus."):
-            raise InputError(f"{where} asks for {entry[0]}.{entry[1]} as its {name}, which is not loaded; {REMEDY}")
+        if ".".join(entry) not in CLASSES:
+            asked = ".".join(entry)[:80]
+            raise InputError(f"{where} asks for {asked} as its {name}, which is not loaded; {REMEDY}")
 
 
 def _config_path(component: str) -> str:
@@ -287,10 +265,4 @@ def _weights(model: StoredModel, component: str, names: Collection[str], variant
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {first_line(error)}; copy the model again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} does not hold a JSON object; copy the model again")
-    return content
+    return read_json(path, "copy the model again")

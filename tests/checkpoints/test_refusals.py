@@ -303,3 +303,20 @@ def test_configs_that_ask_for_something_else(tmp_path: Path) -> None:
         LVDMConfig.read(tmp_path / "config.yaml")
     with pytest.raises(InputError, match="cannot read the config"):
         LVDMConfig.read(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.complex64, torch.float8_e4m3fn])
+def test_weights_that_are_no_real_numbers_are_refused_by_name_and_type(
+    good: Tensors, config: LVDMConfig, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    changed = good | {WEIGHT: good[WEIGHT].to(dtype)}
+    name = str(dtype).removeprefix("torch.")
+    convert(changed, tmp_path, config, f"{WEIGHT} is of type {name}, expected real numbers")
+
+
+def test_a_named_pipe_or_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.ckpt")
+    (tmp_path / "b.ckpt").mkdir()
+    for name in ("a.ckpt", "b.ckpt"):
+        with pytest.raises(InputError, match="no checkpoint at"):
+            load_lvdm_checkpoint(tmp_path / name)

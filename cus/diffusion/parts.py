@@ -1,0 +1,160 @@
+"""The networks of a stored pipeline, checked without their values: configurations, number types, names and shapes.
+
+Everything here is read from JSON and from the headers of safetensors files, and networks are built on the meta device:
+whatever a configuration promises, nothing is allocated before the weights are known to be of that size.
+"""
+
+import inspect
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from cus.diffusion.context import PromptEmbeddings
+from cus.diffusion.hub import first_line
+from cus.diffusion.stored import StoredModel, weight_files
+from cus.errors import InputError
+from cus.files import require_regular
+from cus.models.autoencoder import Autoencoder
+from cus.models.clip import ImageEncoder
+from cus.models.projector import ImageProjector
+from cus.models.unet import UNet
+
+NETWORKS: dict[str, type[Any]] = {
+    "unet": UNet,
+    "vae": Autoencoder,
+    "image_encoder": ImageEncoder,
+    "image_projector": ImageProjector,
+    "prompt": PromptEmbeddings,
+}
+# The number types that weights may have, as safetensors names them; others would be rounded or misread in silence.
+REAL = ("F64", "F32", "F16", "BF16")
+# Options that a network is built by in a loop, and what no network comes near.
+_DEPTHS = ("num_res_blocks", "transformer_depth", "layers_per_block", "layers", "depth")
+_DEEPEST, _LONGEST_LIST, _LARGEST = 1000, 100, 2**24
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """What the header of a safetensors file says of a tensor.
+
+    Attributes:
+        dtype: such as "F16".
+        shape: of the tensor.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def tensors_in(path: Path) -> dict[str, StoredTensor]:
+    """What the header of a safetensors file lists. Raises InputError for a file that is none, or is cut off."""
+    require_regular(path)
+    try:
+        with safe_open(path, framework="pt") as opened:
+            views = {name: opened.get_slice(name) for name in opened.keys()}
+            return {name: StoredTensor(view.get_dtype(), tuple(view.get_shape())) for name, view in views.items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged: {first_line(error)}; get it again") from error
+
+
+def check_real(path: Path, tensors: dict[str, StoredTensor]) -> None:
+    """Refuse weights that are not real numbers. Raises InputError."""
+    odd = [(name, tensor.dtype) for name, tensor in tensors.items() if tensor.dtype not in REAL]
+    if odd:
+        raise InputError(
+            f"{path}: {len(odd)} of {len(tensors)} tensors are no real numbers of 16 to 64 bits, the first "
+            f"{odd[0][0]} of type {odd[0][1]}; expected {', '.join(REAL)}: get the weights in one of these"
+        )
+
+
+def empty_network(model: StoredModel, component: str) -> nn.Module:
+    """A part on the meta device, as its configuration says.
+
+    Raises:
+        InputError: there is no configuration, or it makes no network.
+    """
+    network, where = NETWORKS[component], f"the {component} of {model.source}"
+    known = inspect.signature(network.__init__).parameters
+    config = {option: value for option, value in model.config(component).items() if option in known}
+    for option, value in config.items():
+        _check_option(where, option, value)
+    try:
+        with torch.device("meta"):
+            return network(**config)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError, LookupError, AttributeError) as error:
+        raise InputError(
+            f"{where} has a configuration that makes no network ({first_line(error)}); get it again"
+        ) from error
+
+
+def _check_option(where: str, option: str, value: Any) -> None:
+    values = value if isinstance(value, list) else [value]
+    limit = _DEEPEST if option in _DEPTHS else _LARGEST
+    good = len(values) <= _LONGEST_LIST and all(
+        item is None
+        or isinstance(item, str | bool)
+        or (isinstance(item, int | float) and math.isfinite(item) and abs(item) <= limit)
+        for item in values
+    )
+    if not good:
+        text = json.dumps(value)
+        raise InputError(
+            f"{where} has a configuration that makes no network ({option} is "
+            f"{text if len(text) < 60 else text[:57] + '...'}); get it again"
+        )
+
+
+def check_parts(model: StoredModel, folder: Path, variant: str | None = None) -> dict[str, nn.Module]:
+    """Hold the weights of every part against its configuration, before any is loaded.
+
+    diffusers only warns of tensors that are missing or left over, and the network would run with random weights.
+
+    Args:
+        model: its index counts.
+        folder: where its files are.
+        variant: of the weights.
+
+    Returns:
+        The parts by name, on the meta device.
+
+    Raises:
+        InputError: weights that are damaged or no real numbers, a configuration that makes no network, or tensors that
+            are missing, unknown or of another shape, with the first of them.
+    """
+    networks = {}
+    for component in model.components():
+        if component in NETWORKS:
+            networks[component] = empty_network(model, component)
+            stored: dict[str, StoredTensor] = {}
+            for file in weight_files(folder, component, variant):
+                tensors = tensors_in(file)
+                check_real(file, tensors)
+                stored |= tensors
+            _check_shapes(
+                f"the weights in {folder / component} are not those of its config.json", stored, networks[component]
+            )
+    return networks
+
+
+def _check_shapes(folder: Path, stored: dict[str, StoredTensor], network: nn.Module) -> None:
+    where = f"the weights in {folder} are not those of its config.json"
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if set(stored) != set(expected):
+        missing, unknown = sorted(set(expected) - set(stored))[:3], sorted(set(stored) - set(expected))[:3]
+        raise InputError(f"{where}: missing {missing}, unknown {unknown}; get the model again")
+    for name, shape in expected.items():
+        if stored[name].shape != shape:
+            raise InputError(f"{where}: {name} is {stored[name].shape}, must be {shape}; get the model again")
+
+
+def check_finite(where: Any, tensors: dict[str, Tensor]) -> None:
+    """Refuse weights with a NaN or infinity: every frame would be black. Raises InputError with the first tensor."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{name} in {where} holds values that are not numbers; train or export it again")
