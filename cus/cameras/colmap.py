@@ -11,6 +11,7 @@ from torch import Tensor
 from cus.cameras.cameras import Cameras
 from cus.cameras.transforms_json import PosedPhotos
 from cus.errors import InputError
+from cus.runtime import signal_handlers_kept
 
 # Where in COLMAP's parameters fx fy cx cy and OpenCV's k1 k2 p1 p2 k3 k4 k5 k6 stand; missing ones are zero.
 _LENSES: dict[str, tuple[tuple[int, int, int, int], tuple[int, ...]]] = {
@@ -42,7 +43,8 @@ def load_colmap(model: Path | str, images: Path | str) -> PosedPhotos:
     Raises:
         InputError: no model in the folder, no registered image, or a lens that OpenCV's model does not cover.
     """
-    import pycolmap
+    with signal_handlers_kept():
+        import pycolmap
 
     try:
         reconstruction = pycolmap.Reconstruction(str(model))
@@ -88,7 +90,8 @@ def save_colmap(
     Raises:
         InputError: the model could not be written whole.
     """
-    import pycolmap
+    with signal_handlers_kept():
+        import pycolmap
 
     views = [batch[i] for batch in ([cameras] if isinstance(cameras, Cameras) else cameras) for i in range(len(batch))]
     if len(names) != len(views) or (seen is not None and len(seen) != len(views)):

@@ -1,91 +1,239 @@
-"""What the commands share: progress bars, one-line errors, exit codes."""
+"""What the commands print: stages with their progress, notes, and the last line; for people, or as lines of JSON."""
 
-import os
-import sys
-from collections.abc import Callable
+import argparse
+import json
+import threading
+import time
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
-from cus.errors import InputError
+from cus.inference.labels import STAGES
 
 if TYPE_CHECKING:
     from cus.inference.progress import OnProgress
 
+# Where the output is no terminal: between two lines on one stage.
+_SECONDS_A_LINE = 10.0
+_LEAST_DONE = 0.02
 
-def run_cli(command: Callable[[], None]) -> int:
-    """Run a command and turn what went wrong into one line and an exit status."""
-    # Threads that spin while they wait make torch several times slower as soon as another program wants the cores. Read
-    # when the OpenMP runtime starts, that is with the first import of torch, which is below.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
-    try:
-        command()
-    except InputError as error:
-        errors.print("[bold red]error:[/] ", end="")
-        errors.print(str(error), markup=False)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        return 1
-    return 0
+
+class _Console(Console):
+    """One that leaves a broken pipe to the command."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def make_console(*, quiet: bool = False) -> Console:
+    """Standard error as it is: no markup in what is printed, no wrapping, no colours of numbers and paths."""
+    return _Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False, quiet=quiet)
+
+
+def printable(text: str) -> str:
+    """The text with control characters, which names of files may hold, written as escapes."""
+    return "".join(c.encode("unicode_escape").decode() if _is_control(c) else c for c in text)
+
+
+def _is_control(character: str) -> bool:
+    category = unicodedata.category(character)
+    return character != "\n" and (category[0] == "C" or category in ("Zl", "Zp"))
 
 
 def describe_duration(seconds: float) -> str:
     """`83.4` -> `1 min 23 s`."""
     minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
-class ConsoleProgress:
-    """A progress bar a stage on a terminal; one line a stage where the output is a file."""
+def describe_size(size: int) -> str:
+    """`31_457_280` -> `31 MB`, in units of 1000."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.{0 if size >= 10 * factor else 1}f} {unit}"
+    return f"{size} bytes"
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, soft_wrap=True, highlight=False)
+
+def add_output_options(group: "argparse._ArgumentGroup | argparse.ArgumentParser") -> None:
+    """--quiet and --json."""
+    group.add_argument("--quiet", action="store_true", help="print errors only")
+    group.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object a line on standard output: one a stage, and one at the end; see docs/commands.md",
+    )
+
+
+class ConsoleProgress:
+    """A progress bar a stage on a terminal; lines where the output is a file.
+
+    Args:
+        quiet: print nothing on standard error.
+        as_json: print every stage and the end as JSON on standard output.
+        started: when the command began, on the clock of `time.perf_counter`; None is now.
+    """
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False, started: float | None = None) -> None:
+        self.console = make_console(quiet=quiet)
+        self.as_json = as_json
+        self.started = time.perf_counter() if started is None else started
+        self.notes: list[str] = []
         self.bars = Progress(
-            TextColumn("{task.description:<22}"),
+            TextColumn("{task.description:<22}", markup=False),
             BarColumn(bar_width=32),
-            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.percentage:>3.0f} %", markup=False),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}", markup=False),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=quiet or not self.console.is_terminal,
         )
-        self.task: TaskID | None = None
+        self.tasks: dict[str, TaskID] = {}
+        self.lines = None if quiet or self.console.is_terminal else _StageLines(self.console)
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> "ConsoleProgress":
+        """As `add_output_options` lets the user choose; counted from the start of the process or of the command."""
+        return cls(quiet=arguments.quiet, as_json=arguments.json, started=getattr(arguments, "started", None))
 
     def __enter__(self) -> "ConsoleProgress":
         self.bars.start()
+        if self.lines is not None:
+            self.lines.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bars.stop()
+        if self.lines is not None:
+            self.lines.stop()
 
-    def say(self, text: str) -> None:
-        """Print a line above the bars."""
-        self.bars.console.print(text)
+    def say(self, text: str, lead: str = "", style: str = "") -> None:
+        """Print a line above the bars: `lead` in a style of its own, then the text as it is."""
+        self.bars.console.print(Text.assemble((printable(lead), style), printable(text)))
+
+    def note(self, text: str) -> None:
+        """Print what the user should know; it also stands in the last line of JSON."""
+        self.notes.append(text)
+        self.say(text, "note: ")
 
     def start(self, label: str, reused: bool) -> "OnProgress":
         """Begin a stage; the returned function is called with (done, total) or (done, total, words)."""
-        task = self.bars.add_task(label, total=1, state="reused" if reused else "")
-        self.task = task
+        task = self.bars.add_task(printable(label), total=None, state="reused" if reused else "")
+        self.tasks[label] = task
+        if self.lines is not None:
+            self.lines.begin(label)
 
         def report(done: int, total: int, state: str = "", /) -> None:
             self.bars.update(task, completed=done, total=max(total, 1))
             if state:
-                self.bars.update(task, state=state)
+                self.bars.update(task, state=printable(state))
+            if self.lines is not None:
+                self.lines.update(done / max(total, 1))
 
         return report
 
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """What comes before the work, since the command began: imports, checks of what was given, reading."""
+        self.start("Loading", False)
+        yield
+        self.finish("Loading", time.perf_counter() - self.started)
+
     def finish(self, label: str, seconds: float) -> None:
-        """End the stage that was begun last."""
-        if self.task is not None:
-            total = self.bars.tasks[self.task].total or 1
-            self.bars.update(self.task, completed=total)
-            self.bars.stop_task(self.task)
-        if not self.console.is_terminal:
-            print(f"{label:<22} {describe_duration(seconds)}", file=sys.stderr, flush=True)
+        """End the stage of this name."""
+        task = self.tasks.pop(label, None)
+        if task is not None:
+            total = self.bars.tasks[task].total or 1
+            self.bars.update(task, completed=total, total=total)
+            self.bars.stop_task(task)
+        if self.lines is not None:
+            self.lines.end(label, seconds)
+        self.emit("stage", stage=_key(label), label=label, seconds=round(seconds, 3))
+
+    def done(self, text: str, **facts: Any) -> None:
+        """Print the last line, with the time since the command began; `facts` stand beside it in JSON."""
+        seconds = time.perf_counter() - self.started
+        self.say(f" in {describe_duration(seconds)}: {text}", "Done", "green")
+        self.emit("end", status=0, seconds=round(seconds, 3), **facts, notes=self.notes)
+
+    def emit(self, event: str, **content: Any) -> None:
+        """A line of JSON, if asked for."""
+        if self.as_json:
+            print(json.dumps({"event": event, **content}, default=str), flush=True)
+
+
+def _key(label: str) -> str:
+    """A stage's name for programs."""
+    keys = {shown: name for name, shown in STAGES.items()}
+    return keys.get(label, label.lower().replace(" ", "_"))
+
+
+class _StageLines:
+    """Tells of a long stage now and then, also where it reports nothing, and of every stage at its end."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.lock = threading.Lock()
+        self.stopped = threading.Event()
+        self.label = ""
+        self.share = 0.0
+        self.began = self.told = time.monotonic()
+
+    def start(self) -> None:
+        threading.Thread(target=self._tell_now_and_then, name="cus-progress", daemon=True).start()
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+    def begin(self, label: str) -> None:
+        with self.lock:
+            self.label, self.share = label, 0.0
+            if label == "Loading":
+                self._print(label, "...")
+            self.began = self.told = time.monotonic()
+
+    def update(self, share: float) -> None:
+        self.share = share
+
+    def end(self, label: str, seconds: float) -> None:
+        with self.lock:
+            self._print(label, describe_duration(seconds))
+            self.label = ""
+
+    def _tell_now_and_then(self) -> None:
+        while not self.stopped.wait(1.0):
+            with self.lock:
+                now = time.monotonic()
+                if self.label and now - self.told >= _SECONDS_A_LINE:
+                    self.told = now
+                    try:
+                        self._print(self.label, _so_far(round(now - self.began), self.share))
+                    except OSError:
+                        # The main thread meets it, too, and ends the command.
+                        return
+
+    def _print(self, label: str, text: str) -> None:
+        self.console.print(f"{printable(label):<22} {text}")
+
+
+def _so_far(seconds: int, share: float) -> str:
+    """`40 %, 1 min 3 s so far, about 1 min 35 s left`."""
+    text = f"{_whole(seconds)} so far"
+    if not _LEAST_DONE <= share < 1:
+        return f"... {text}"
+    return f"{100 * share:.0f} %, {text}, about {_whole(round(seconds * (1 - share) / share))} left"
+
+
+def _whole(seconds: int) -> str:
+    return f"{seconds} s" if seconds < 60 else describe_duration(seconds)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cus
-from cus.cli.console import ConsoleProgress, describe_duration, run_cli
+from cus.cli.command import CommandParser, run_command
+from cus.cli.console import ConsoleProgress, add_output_options
 from cus.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,13 +41,11 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options, with units and defaults."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "cus-convert",
         description="Turn a checkpoint of ViewCrafter into a folder that cus-infer --model reads, or back.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"closeupshot {cus.__version__}")
     parser.add_argument(
         "source", type=Path, metavar="CHECKPOINT|FOLDER", help="a .ckpt or .safetensors file, or a model folder"
     )
@@ -83,24 +81,21 @@ def build_parser() -> argparse.ArgumentParser:
         help="for a folder: take the tensors that it does not hold from this checkpoint",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a model or file that is there")
+    add_output_options(parser)
     return parser
 
 
 def convert(arguments: argparse.Namespace) -> None:
     """Run with parsed options. Raises InputError."""
-    started = time.perf_counter()
     if not arguments.source.exists():
         raise InputError(f"no such file or folder: {arguments.source}")
     work = _to_checkpoint if arguments.source.is_dir() else _to_folder
-    with ConsoleProgress() as progress:
+    with ConsoleProgress.of(arguments) as progress:
         made = work(arguments, _Stages(progress))
-    seconds = describe_duration(time.perf_counter() - started)
-    for note in made.notes:
-        print(f"note: {note}", file=sys.stderr)
-    print(
-        f"{made.parameters / 1e6:,.1f} M parameters, {made.size / 1e9:.2f} GB in {seconds}: {made.path}",
-        file=sys.stderr,
-    )
+        for note in made.notes:
+            progress.note(note)
+        size = f"{made.parameters / 1e6:,.1f} M parameters, {made.size / 1e9:.2f} GB"
+        progress.done(f"{made.path} ({size})", path=made.path, parameters=made.parameters, bytes=made.size)
 
 
 def _to_folder(arguments: argparse.Namespace, stages: "_Stages") -> "Converted":
@@ -156,9 +151,8 @@ class _Stages:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 done, 2 input that cannot be used, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
-    return run_cli(lambda: convert(arguments))
+    """Entry point; returns the exit status, see `run_command`."""
+    return run_command(build_parser, convert, argv)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cus
-from cus.cli.console import ConsoleProgress, describe_duration, run_cli
+from cus.cli.command import CommandParser, run_command
+from cus.cli.console import ConsoleProgress, add_output_options
 
 if TYPE_CHECKING:
     from cus.evaluation.runner import Outcome
@@ -37,10 +37,7 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options, with units and defaults."""
-    parser = argparse.ArgumentParser(
-        "cus-eval", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--version", action="version", version=f"closeupshot {cus.__version__}")
+    parser = CommandParser("cus-eval", description=DESCRIPTION, epilog=EPILOG)
     _add_what(parser.add_argument_group("what"))
     _add_how(parser.add_argument_group("how"))
     output = parser.add_argument_group("output")
@@ -49,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--resume", action="store_true", help="go on with an evaluation that was cut off")
     again.add_argument("--overwrite", action="store_true", help="replace an earlier evaluation in --out")
     output.add_argument("--retry", action="store_true", help="with --resume: also try again what failed")
+    add_output_options(output)
     parser.add_argument("settings", nargs="*", metavar="key=value", help="any other setting, see below")
     return parser
 
@@ -135,7 +133,7 @@ def _run(arguments: argparse.Namespace) -> None:
         raise InputError("the split file says which cases there are; leave --protocol out")
     mode = Mode(arguments.resume, arguments.retry, arguments.overwrite)
     started = time.perf_counter()
-    with ConsoleProgress() as progress:
+    with ConsoleProgress.of(arguments) as progress:
         try:
             outcome = evaluate(
                 arguments.data,
@@ -145,34 +143,31 @@ def _run(arguments: argparse.Namespace) -> None:
                 mode=mode,
                 on_progress=progress.start("Evaluation", False),
             )
-        except KeyboardInterrupt:
-            progress.say("[yellow]Interrupted.[/] What is scored is kept; the same command with --resume goes on.")
+        except KeyboardInterrupt as error:
+            error.add_note("what is scored is kept; the same command with --resume goes on")
             raise
-        seconds = time.perf_counter() - started
-        progress.finish("Evaluation", seconds)
+        progress.finish("Evaluation", time.perf_counter() - started)
         _tell(outcome, progress)
-        progress.say(f"[green]Done[/] in {describe_duration(seconds)}: {arguments.out / 'page.html'}")
+        page = arguments.out / "page.html"
+        progress.done(str(page), out=arguments.out, page=page, failures=len(outcome.failures))
 
 
 def _tell(outcome: "Outcome", progress: ConsoleProgress) -> None:
-    from rich.markup import escape
-
     for metric, reason in outcome.unavailable.items():
-        progress.say(f"without {metric}: {escape(reason)}")
+        progress.note(f"without {metric}: {reason}")
     for scene, reason in outcome.without_cases.items():
-        progress.say(f"[yellow]no case[/] in {escape(scene)}: {escape(reason)}")
+        progress.say(f" in {scene}: {reason}", "no case", "yellow")
     for record in outcome.failures:
         where = f"{record.scene} {record.case}, {record.row_label}"
-        progress.say(f"[red]failed[/] {escape(where)}: {escape(str(record.error))}")
+        progress.say(f" {where}: {record.error}", "failed", "red")
     markdown = next((file for file in outcome.files if file.name == "results.md"), None)
     if markdown is not None:
-        progress.say(escape(markdown.read_text()))
+        progress.say(markdown.read_text(encoding="utf-8"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 done, 2 bad input, 130 interrupted."""
-    parsed = build_parser().parse_args(arguments)
-    return run_cli(lambda: _run(parsed))
+    """Entry point; returns the exit status, see `run_command`."""
+    return run_command(build_parser, _run, arguments)
 
 
 if __name__ == "__main__":

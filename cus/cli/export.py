@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cus
-from cus.cli.console import ConsoleProgress, run_cli
+from cus.cli.command import CommandParser, run_command
+from cus.cli.console import ConsoleProgress, add_output_options
 from cus.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,13 +32,11 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options, with units and defaults."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "cus-export",
         description="Write the output of cus-infer, or a file of 3D Gaussians, in a format of other programs.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"closeupshot {cus.__version__}")
     parser.add_argument(
         "source", type=Path, metavar="DIR|FILE", help="output folder of cus-infer, or a .ply, .spz or .splat file"
     )
@@ -72,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="2, which every reader of SPZ knows, or 3, with finer rotations (default: 2)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
+    add_output_options(parser)
     return parser
 
 
@@ -98,7 +97,7 @@ def _export_folder(arguments: argparse.Namespace) -> None:
         raise InputError(f"unknown --cameras {cameras!r}; choose all, photos or frames")
     from cus.inference.exports import export_run
 
-    with ConsoleProgress() as progress:
+    with ConsoleProgress.of(arguments) as progress:
         report = progress.start("Pictures", False)
         made = export_run(
             source,
@@ -109,11 +108,17 @@ def _export_folder(arguments: argparse.Namespace) -> None:
             overwrite=arguments.overwrite,
             on_progress=report,
         )
-    progress.say(f"{made.photos} photographs, {made.frames} frames and {made.points:,} points: {made.path}")
-    if made.off_centre:
-        progress.say(
-            f"note: pictures whose principal point is off their middle: {made.off_centre}. INRIA's trainer takes the "
-            "middle all the same; gsplat's and nerfstudio's read it"
+        if made.off_centre:
+            progress.note(
+                f"pictures whose principal point is off their middle: {made.off_centre}. INRIA's trainer takes the "
+                "middle all the same; gsplat's and nerfstudio's read it"
+            )
+        progress.done(
+            f"{made.photos} photographs, {made.frames} frames and {made.points:,} points: {made.path}",
+            path=made.path,
+            photos=made.photos,
+            frames=made.frames,
+            points=made.points,
         )
 
 
@@ -154,31 +159,33 @@ def _export_splat(arguments: argparse.Namespace) -> None:
         save_spz(out, gaussians, antialiased=antialiased, version=arguments.spz_version or 2)
     else:
         save_splats(out, gaussians, antialiased=antialiased)
-    for line in [*(f"note: {note}" for note in stored.notes), *_summary(gaussians, file, out)]:
-        print(line, file=sys.stderr)
+    with ConsoleProgress.of(arguments) as progress:
+        before, after = file.stat().st_size, out.stat().st_size
+        for note in [*stored.notes, *_losses(gaussians, out)]:
+            progress.note(note)
+        size = f"{after / 2**20:.2f} MiB ({file.name}: {before / 2**20:.2f} MiB)"
+        progress.done(f"{len(gaussians):,} Gaussians, {size}: {out}", path=out, gaussians=len(gaussians), bytes=after)
 
 
-def _summary(gaussians: "Gaussians", file: Path, out: Path) -> list[str]:
-    """What was written, and what it lost."""
+def _losses(gaussians: "Gaussians", out: Path) -> list[str]:
+    """What the format cannot hold."""
     from cus.splats.spz import spz_clamped
 
-    before, after = file.stat().st_size, out.stat().st_size
-    lines = [f"{len(gaussians):,} Gaussians, {after / 2**20:.2f} MiB ({file.name}: {before / 2**20:.2f} MiB): {out}"]
+    lines: list[str] = []
     if out.suffix.lower() == ".spz":
         lines += [
-            f"note: {count:,} Gaussians have a {field} outside what SPZ can hold" if field != "position"
-            else f"note: {count:,} Gaussians are smaller than the rounding of their position; far points widen it"
+            f"{count:,} Gaussians have a {field} outside what SPZ can hold" if field != "position"
+            else f"{count:,} Gaussians are smaller than the rounding of their position; far points widen it"
             for field, count in spz_clamped(gaussians).items()
         ]  # fmt: skip
     if out.suffix.lower() == ".splat" and gaussians.sh_degree:
-        lines.append("note: .splat holds no view dependence; the harmonics above degree 0 are left out")
+        lines.append(".splat holds no view dependence; the harmonics above degree 0 are left out")
     return lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 done, 2 input that cannot be used, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
-    return run_cli(lambda: export(arguments))
+    """Entry point; returns the exit status, see `run_command`."""
+    return run_command(build_parser, export, argv)
 
 
 if __name__ == "__main__":

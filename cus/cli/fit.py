@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cus
-from cus.cli.console import ConsoleProgress, describe_duration, run_cli
+from cus.cli.command import CommandParser, run_command
+from cus.cli.console import ConsoleProgress, add_output_options
 
 if TYPE_CHECKING:
     from cus.inference.fitting import FitOptions
@@ -24,15 +24,13 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options, with units and defaults."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "cus-fit",
         description="Fit a 3D Gaussian scene: to a run of cus-infer anew, from its recorded frames, depths and point "
         "cloud, or to a folder of posed photographs (transforms.json or a COLMAP model) alone.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="output folder of cus-infer, or posed photographs")
-    parser.add_argument("--version", action="version", version=f"closeupshot {cus.__version__}")
     _add_fit(parser.add_argument_group("fit"))
     _add_confidences(parser.add_argument_group("runs of cus-infer"))
     _add_photographs(parser.add_argument_group("posed photographs"))
@@ -120,6 +118,7 @@ def _add_output(group: "argparse._ArgumentGroup") -> None:
         "--resume", action="store_true", help="go on with a fit of the same options that was interrupted"
     )
     existing.add_argument("--overwrite", action="store_true", help="replace an earlier result in --out")
+    add_output_options(group)
 
 
 def options_from(arguments: argparse.Namespace) -> "FitOptions":
@@ -137,11 +136,11 @@ def options_from(arguments: argparse.Namespace) -> "FitOptions":
 
 def fit(arguments: argparse.Namespace) -> None:
     """Fit with parsed options. Raises InputError and KeyboardInterrupt; what was there stays."""
-    with ConsoleProgress() as progress:
-        progress.say("[bold]CloseUpShot[/] loading ...")
-        from cus.errors import InputError
-        from cus.inference.photo_fit import is_posed
-        from cus.inference.refit import is_run
+    with ConsoleProgress.of(arguments) as progress:
+        with progress.loading():
+            from cus.errors import InputError
+            from cus.inference.photo_fit import is_posed
+            from cus.inference.refit import is_run
 
         folder = arguments.folder
         if not folder.is_dir():
@@ -158,8 +157,8 @@ def fit(arguments: argparse.Namespace) -> None:
                     f"{folder} holds neither a run of cus-infer (run.json) nor posed photographs (transforms.json, or "
                     "a COLMAP model in it or in sparse/0)"
                 )
-        except KeyboardInterrupt:
-            progress.say("[yellow]Interrupted.[/] Earlier results are as they were; --resume goes on with this fit.")
+        except KeyboardInterrupt as error:
+            error.add_note("earlier results are as they were; the same command with --resume goes on with this fit")
             raise
 
 
@@ -167,6 +166,7 @@ def _fit_run(arguments: argparse.Namespace, options: "FitOptions", progress: Con
     import time
 
     from cus.errors import InputError
+    from cus.inference.folder import RunFolder
     from cus.inference.refit import read_run, refit
     from cus.inference.settings import torch_device
 
@@ -182,11 +182,10 @@ def _fit_run(arguments: argparse.Namespace, options: "FitOptions", progress: Con
         resume=arguments.resume,
         overwrite=arguments.overwrite,
     )
-    seconds = time.perf_counter() - started
-    progress.finish("Gaussian scene", seconds)
+    progress.finish("Gaussian scene", time.perf_counter() - started)
     for note in run.results.notes:
-        progress.say(f"note: {note}")
-    progress.say(f"[green]Done[/] in {describe_duration(seconds)}: {out}")
+        progress.note(note)
+    progress.done(str(out), out=out, files=RunFolder(out).files())
 
 
 def _fit_photographs(arguments: argparse.Namespace, options: "FitOptions", progress: ConsoleProgress) -> None:
@@ -204,13 +203,13 @@ def _fit_photographs(arguments: argparse.Namespace, options: "FitOptions", progr
     progress.say(f"{summary['gaussians']:,} Gaussians; the {len(summary['training'])} photographs: {mean:.2f} dB")
     for score in summary["held_out"]:
         progress.say(f"held out {score['name']}: PSNR {score['psnr']:.2f} dB, SSIM {score['ssim']:.3f}")
-    progress.say(f"[green]Done[/] in {describe_duration(sum(summary['seconds'].values()))}: {folder.path}")
+    scores = {name: summary[name] for name in ("gaussians", "training", "held_out")}
+    progress.done(str(folder.path), out=folder.path, files=folder.files(), **scores)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 done, 2 input that cannot be used, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
-    return run_cli(lambda: fit(arguments))
+    """Entry point; returns the exit status, see `run_command`."""
+    return run_command(build_parser, fit, argv)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cus
-from cus.cli.console import ConsoleProgress, describe_duration, run_cli
+from cus.cli.command import CommandParser, run_command
+from cus.cli.console import ConsoleProgress, add_output_options, describe_size
 
 if TYPE_CHECKING:
-    from cus.inference import InferSettings
+    from cus.inference import InferSettings, Run
 
 EXAMPLES = """\
 examples:
@@ -33,13 +33,11 @@ def _target(text: str) -> tuple[float, float]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options, with units and defaults."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "cus-infer",
         description="Turn two or more photographs of a scene into close-ups, a point cloud and a 3D Gaussian scene.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"closeupshot {cus.__version__}")
     _add_inputs(parser.add_argument_group("photographs"))
     _add_path(parser.add_argument_group("camera path"))
     _add_model(parser.add_argument_group("model"))
@@ -202,7 +200,13 @@ def _add_output(group: "argparse._ArgumentGroup") -> None:
         help="folder that the run fills (default: %(default)s)",
     )
     group.add_argument("--conditioning-only", action="store_true", help="stop after depth and conditioning images")
-    group.add_argument("--no-splat", action="store_true", help="do not fit a Gaussian scene")
+    group.add_argument(
+        "--quick",
+        action="store_true",
+        help="stop when frames, point cloud and report are there: no Gaussian scene, which takes most of the time on a"
+        " CPU; cus-fit FOLDER adds it afterwards",
+    )
+    group.add_argument("--no-splat", action="store_true", help="the same as --quick")
     group.add_argument(
         "--splat-iterations",
         type=int,
@@ -217,51 +221,77 @@ def _add_output(group: "argparse._ArgumentGroup") -> None:
         "--resume", action="store_true", help="reuse what an earlier run with the same inputs has finished in --out"
     )
     existing.add_argument("--overwrite", action="store_true", help="replace an earlier run in --out")
+    add_output_options(group)
 
 
 def settings_from(arguments: argparse.Namespace) -> "InferSettings":
     """The run that the options ask for."""
+    from dataclasses import fields
+
     from cus.inference import InferSettings
 
-    options: dict[str, Any] = dict(vars(arguments))
+    known = {field.name for field in fields(InferSettings)}
+    options: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name in known}
     # Switches say what to leave out, settings what to do; the rest have the same names.
-    for switch, setting in (
-        ("no_suppression", "suppress_background"),
-        ("no_splat", "splat"),
-    ):
-        options[setting] = not options.pop(switch)
-    for about_the_folder in ("resume", "overwrite"):
-        del options[about_the_folder]
+    options["suppress_background"] = not arguments.no_suppression
+    options["splat"] = not (arguments.no_splat or arguments.quick)
     options["views"] = tuple(arguments.views)
     return InferSettings(**options)
 
 
 def infer(arguments: argparse.Namespace) -> None:
     """Run with parsed options. Raises InputError and KeyboardInterrupt after the folder says what is there."""
-    from cus.inference import Run
+    with ConsoleProgress.of(arguments) as progress:
+        with progress.loading():
+            from cus.inference import Run
 
-    with ConsoleProgress() as progress:
-        progress.say("[bold]CloseUpShot[/] loading ...")
-        run = Run(settings_from(arguments), progress, resume=arguments.resume, overwrite=arguments.overwrite)
+            settings = settings_from(arguments)
+            run = Run(
+                settings, progress, resume=arguments.resume, overwrite=arguments.overwrite, started=progress.started
+            )
         if run.memory is not None:
             progress.say(run.memory.describe())
+        report = run.folder.path / "report.html"
+
+        def frames_are_there() -> None:
+            progress.say(f"The frames are there: open {report}. The Gaussian scene follows.")
+
         try:
-            run.execute()
-        except KeyboardInterrupt:
+            run.execute(frames_are_there if settings.splat else None)
+        except KeyboardInterrupt as error:
             finished = len(run.planned()) - len(run.missing())
-            progress.say(f"[yellow]Interrupted.[/] {finished} stages are finished and kept in {run.folder.path}.")
-            progress.say(f"Missing: {', '.join(run.missing())}. Run the same command with --resume to go on.")
+            error.add_note(f"{finished} of {len(run.planned())} stages are finished and kept in {run.folder.path}")
+            error.add_note("the same command with --resume goes on")
             raise
         for note in run.results.notes:
-            progress.say(f"note: {note}")
-        progress.say(f"[green]Done[/] in {describe_duration(sum(run.results.seconds.values()))}: {run.folder.path}")
-        progress.say(f"Open {run.folder.path / 'report.html'} in a browser.")
+            progress.note(note)
+        if arguments.quick:
+            progress.say(f"Without a Gaussian scene, as --quick asks: cus-fit {run.folder.path} adds it.")
+        _done(run, progress)
+
+
+def _done(run: "Run", progress: ConsoleProgress) -> None:
+    """What is there, and how much of it."""
+    from cus.inference.outputs import sizes
+
+    folder = run.folder
+    state, rest = sizes(folder.path)
+    sizes = f"{describe_size(rest)}, and {describe_size(state)} in state/, which --resume and cus-fit go on from"
+    progress.done(
+        f"{folder.path} ({sizes})",
+        out=folder.path,
+        report=folder.path / "report.html",
+        files=folder.files(),
+        bytes=rest,
+        state_bytes=state,
+        stages={name: round(seconds, 3) for name, seconds in run.results.seconds.items()},
+    )
+    progress.say(f"Open {folder.path / 'report.html'} in a browser.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 done, 2 input that cannot be used, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
-    return run_cli(lambda: infer(arguments))
+    """Entry point; returns the exit status, see `run_command`."""
+    return run_command(build_parser, infer, argv)
 
 
 if __name__ == "__main__":

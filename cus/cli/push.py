@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cus
-from cus.cli.console import ConsoleProgress, run_cli
+from cus.cli.command import CommandParser, run_command
+from cus.cli.console import ConsoleProgress, add_output_options
 from cus.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,10 +33,7 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        "cus-push", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--version", action="version", version=f"closeupshot {cus.__version__}")
+    parser = CommandParser("cus-push", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the model, as save_pretrained writes it")
     parser.add_argument("repository", metavar="org/name", help="where it goes; made where it is not there")
     where = parser.add_argument_group("repository")
@@ -64,13 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     card.add_argument("--new-card", action="store_true", help="write README.md anew where there is one")
     parser.add_argument("--dry-run", action="store_true", help="check, write the card and list the files; no network")
+    add_output_options(parser)
     return parser
 
 
 def push(arguments: argparse.Namespace) -> None:
     """Run with parsed options. Raises InputError."""
     from diffusers.utils import logging
-    from rich.markup import escape
 
     from cus.diffusion.publish import CARD, Push, check_account, parse_target, prepare, upload
 
@@ -84,20 +81,20 @@ def push(arguments: argparse.Namespace) -> None:
     asked = arguments.run is not None or arguments.results or arguments.license or arguments.base_model
     if card.exists() and asked and not arguments.new_card:
         raise InputError(f"{card} is there already and is uploaded as it is; --new-card writes it anew")
-    progress = ConsoleProgress()
+    progress = ConsoleProgress.of(arguments)
     if not arguments.dry_run:
-        progress.say(f"logged in as {escape(check_account(target))}")
+        progress.say(f"logged in as {check_account(target)}")
     prepared = prepare(arguments.folder)
     _check_sampling(prepared)
     if arguments.new_card or not card.exists():
         _write(card, _card_text(arguments, repository, prepared))
-        progress.say(f"wrote {escape(str(card))}")
+        progress.say(f"wrote {card}")
     _list_files(prepared, card, progress)
     if arguments.dry_run:
-        progress.say(f"Nothing was uploaded to {repository}: --dry-run.")
+        progress.done(f"nothing was uploaded to {repository}: --dry-run", repository=repository, url=None)
         return
     url = upload(prepared, target, _checked_card(card))
-    progress.say(f"[green]Done[/]: {url}")
+    progress.done(url, repository=repository, url=url)
 
 
 def _check_sampling(prepared: "Upload") -> None:
@@ -152,23 +149,20 @@ def _checked_card(path: Path) -> str:
 
 
 def _list_files(prepared: "Upload", card: Path, progress: ConsoleProgress) -> None:
-    from rich.markup import escape
-
     files = {card.name: card, **prepared.files}
     sizes = {name: file.stat().st_size for name, file in files.items()}
     for name, size in sizes.items():
-        progress.say(f"{size:>14,}  {escape(name)}")
+        progress.say(f"{size:>14,}  {name}")
     progress.say(f"{sum(sizes.values()):>14,}  bytes in {len(sizes)} files")
     for name in prepared.left_out[:5]:
-        progress.say(f"[yellow]left out[/] {escape(name)}")
+        progress.say(f" {name}", "left out", "yellow")
     if len(prepared.left_out) > 5:
-        progress.say(f"[yellow]left out[/] {len(prepared.left_out) - 5} more files")
+        progress.say(f" {len(prepared.left_out) - 5} more files", "left out", "yellow")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 done, 2 input that cannot be used, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
-    return run_cli(lambda: push(arguments))
+    """Entry point; returns the exit status, see `run_command`."""
+    return run_command(build_parser, push, argv)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cus
-from cus.cli.console import ConsoleProgress, describe_duration, run_cli
+from cus.cli.command import CommandParser, run_command
+from cus.cli.console import ConsoleProgress, add_output_options
 
 if TYPE_CHECKING:
     from cus.viewer import PathRequest, ViewScene
@@ -47,13 +47,11 @@ def _color(text: str) -> tuple[float, float, float]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options, with units and defaults."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "cus-view",
         description="Look at a 3D Gaussian scene in the browser, or record a camera path through it.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"closeupshot {cus.__version__}")
     parser.add_argument("path", type=Path, metavar="PATH", help="an output folder, or a file of 3D Gaussians")
     parser.add_argument(
         "--cameras",
@@ -63,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_server(parser.add_argument_group("browser"))
     _add_record(parser.add_argument_group("recording without a browser"))
+    add_output_options(parser)
     return parser
 
 
@@ -156,11 +155,10 @@ def record_path(scene: "ViewScene", arguments: argparse.Namespace, progress: Con
     report = progress.start("Recording", False)
     started = time.monotonic()
     steadiness = record(scene, path, arguments.record, recording, report)
-    seconds = time.monotonic() - started
-    progress.finish("Recording", seconds)
-    if steadiness is not None:
+    progress.finish("Recording", time.monotonic() - started)
+    if steadiness is not None and not arguments.json:
         print(steadiness.table())
-    progress.say(f"[green]Done[/] in {describe_duration(seconds)}: {len(path)} frames in {arguments.record}")
+    progress.done(f"{len(path)} frames in {arguments.record}", path=arguments.record, frames=len(path))
 
 
 def view(arguments: argparse.Namespace) -> None:
@@ -178,11 +176,11 @@ def view(arguments: argparse.Namespace) -> None:
         from cus.viewer.server import check_server
 
         check_server(arguments.host, arguments.port, arguments.max_gaussians)
-    with ConsoleProgress() as progress:
-        progress.say("[bold]CloseUpShot[/] loading ...")
-        scene = load_scene(arguments.path, arguments.cameras)
+    with ConsoleProgress.of(arguments) as progress:
+        with progress.loading():
+            scene = load_scene(arguments.path, arguments.cameras)
         for note in scene.notes:
-            progress.say(f"note: {note}")
+            progress.note(note)
         if arguments.record is not None:
             _request(arguments).check(scene)
             record_path(scene, arguments, progress)
@@ -204,9 +202,8 @@ def serve(scene: "ViewScene", arguments: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 done, 2 input that cannot be used, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
-    return run_cli(lambda: view(arguments))
+    """Entry point; returns the exit status, see `run_command`."""
+    return run_command(build_parser, view, argv)
 
 
 if __name__ == "__main__":

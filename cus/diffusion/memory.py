@@ -66,6 +66,13 @@ class Need:
         return round(OVERHEAD * (weights + self.working)) + FIXED_BYTES.get(device_type, FIXED_BYTES["cuda"])
 
 
+_PACE = {
+    "high": "it works at full speed",
+    "middle": "it works a little slower to fit",
+    "low": "it works slowly, in small pieces",
+}
+
+
 @dataclass(frozen=True)
 class Choice:
     """A plan that fits.
@@ -84,7 +91,8 @@ class Choice:
 
     def describe(self) -> str:
         """One line for the user."""
-        return f"memory: {self.need / GIB:.1f} GiB of {self.free / GIB:.1f} GiB free, plan {self.name}"
+        memory = f"the network takes about {self.need / GIB:.1f} GiB of memory, {self.free / GIB:.1f} GiB are free"
+        return f"{memory}: {_PACE[self.name]} (--memory {self.name})"
 
 
 def skeleton(model: StoredModel, dtype: torch.dtype = torch.float32) -> CloseUpShotPipeline:

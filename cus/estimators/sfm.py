@@ -9,9 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pycolmap
 import torch
 from torch import Tensor
+
+from cus.runtime import signal_handlers_kept
+
+with signal_handlers_kept():
+    import pycolmap
 
 MATCH_RATIO = 0.8
 MATCH_MAX_DISTANCE = 0.7  # between unit descriptors, COLMAP's default

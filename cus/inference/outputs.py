@@ -21,6 +21,17 @@ from cus.report.viewer import Splats, ViewerData, Views
 from cus.splats import save_ply, save_point_cloud
 
 
+def sizes(folder: Path) -> tuple[int, int]:
+    """Bytes of a run's `state/`, and of all its other files."""
+    state = rest = 0
+    for file in folder.rglob("*"):
+        if file.is_file() and file.relative_to(folder).parts[0] == "state":
+            state += file.stat().st_size
+        elif file.is_file():
+            rest += file.stat().st_size
+    return state, rest
+
+
 def to_bytes(images: Tensor) -> np.ndarray:
     """[..., 3, H, W] in [0, 1] -> [..., H, W, 3] uint8."""
     return (images.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).numpy()
@@ -157,6 +168,11 @@ def _viewer(settings: InferSettings, results: Results) -> ViewerData | None:
     )
 
 
+def _timings(results: Results) -> dict[str, float]:
+    loading = {"Loading": results.loading} if results.loading else {}
+    return loading | {STAGES[name]: seconds for name, seconds in results.seconds.items()}
+
+
 def write_report(folder: RunFolder, settings: InferSettings, results: Results, summary: dict[str, Any]) -> None:
     """`report.html`, of whatever is there."""
     scene, warped = results.scene, results.conditioning
@@ -170,12 +186,13 @@ def write_report(folder: RunFolder, settings: InferSettings, results: Results, s
         settings=summary["settings"],
         notes=summary["notes"],
         missing=summary["missing"],
+        running=summary["status"] == "running",
         inputs=list(zip(view_names(settings.views), to_bytes(results.batch.set.images), strict=True)),
         depths=None if scene is None else scene.depths.cpu().numpy(),
         confidences=None if scene is None else scene.confidences.cpu().numpy(),
         sequences={label: to_bytes(images) for label, images in sequences.items() if images is not None},
         coverage=None if warped is None else warped.coverage.cpu().numpy(),
-        timings={STAGES[name]: seconds for name, seconds in results.seconds.items()},
+        timings=_timings(results),
         reused=[STAGES[name] for name in results.reused],
         peak_memory_bytes=summary["peak_memory_bytes"],
         versions=summary["versions"],

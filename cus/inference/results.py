@@ -18,6 +18,7 @@ __all__ = ["STAGES", "Results"]
 class Results:
     """What a run has made so far; None where it has not come to it. `antialiased` says how the scene was fitted.
 
+    `loading` is the time in seconds that passed before the first stage, `seconds` those of each.
     `refined` are the cameras of frames and photographs, at the frames' size, where the fit has moved them.
     """
 
@@ -33,6 +34,7 @@ class Results:
     renders: Tensor | None = None
     antialiased: bool = True
     refined: Cameras | None = None
+    loading: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

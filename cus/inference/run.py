@@ -33,12 +33,22 @@ class Run:
         progress: is told of every stage.
         resume: reuse the stages that the folder holds, where they were made from the same inputs.
         overwrite: replace an earlier run in the folder.
+        started: when the work began, on the clock of `time.perf_counter`; None is now.
 
     Raises:
         InputError: anything that would stop the run later and can be known now.
     """
 
-    def __init__(self, settings: InferSettings, progress: Progress, *, resume: bool = False, overwrite: bool = False):
+    def __init__(
+        self,
+        settings: InferSettings,
+        progress: Progress,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        started: float | None = None,
+    ) -> None:
+        self.started = time.perf_counter() if started is None else started
         settings.check()
         self.settings = settings
         self.progress = progress
@@ -55,6 +65,7 @@ class Run:
         self.folder = RunFolder(settings.out)
         self.folder.prepare(resume=resume, overwrite=overwrite)
         self.results = Results(inputs, stages.read(inputs, settings))
+        self.results.loading = time.perf_counter() - self.started
         self.keys: dict[str, str] = {}
 
     def _plan_memory(self, inputs: stages.Inputs) -> Choice:
@@ -96,10 +107,14 @@ class Run:
         """Labels of the planned stages that are not finished."""
         return [STAGES[name] for name in self.planned() if name not in self.results.seconds]
 
-    def execute(self) -> None:
+    def execute(self, on_frames: Callable[[], None] | None = None) -> None:
         """Do what is not finished yet.
 
-        However it ends, `run.json` and `report.html` say what is there and what is missing.
+        However it ends, `run.json` and `report.html` say what is there and what is missing; they are there from the
+        time that frames exist.
+
+        Args:
+            on_frames: called when they are, if stages follow.
 
         Raises:
             InputError: photographs that cannot be used together, or a full disk.
@@ -109,6 +124,10 @@ class Run:
         try:
             for name in self.planned():
                 getattr(self, f"_{name}")()
+                if name == "frames":
+                    self._write_report("running")
+                    if on_frames is not None:
+                        on_frames()
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -237,7 +256,7 @@ class Run:
         started = time.perf_counter()
         self.progress.start(STAGES["report"], False)
         try:
-            outputs.write_report(self.folder, self.settings, self.results, self.summary(status))
+            self._write_report(status)
             self.results.seconds["report"] = time.perf_counter() - started
             self.folder.write_json("run.json", self.summary(status))
         except InputError:
@@ -245,6 +264,11 @@ class Run:
             if status == "finished":
                 raise
         self.progress.finish(STAGES["report"], time.perf_counter() - started)
+
+    def _write_report(self, status: str) -> None:
+        summary = self.summary(status)
+        outputs.write_report(self.folder, self.settings, self.results, summary)
+        self.folder.write_json("run.json", summary)
 
     def summary(self, status: str) -> dict[str, Any]:
         """What `run.json` holds: settings as used, notes, seconds a stage, peak memory, versions, files."""
@@ -267,6 +291,8 @@ class Run:
             "settings": used,
             "notes": self.results.notes,
             "seconds": {name: round(seconds, 2) for name, seconds in self.results.seconds.items()},
+            "loading_seconds": round(self.results.loading, 2),
+            "total_seconds": round(time.perf_counter() - self.started, 2),
             "reused": self.results.reused,
             "missing": self.missing(),
             "network_memory_bytes": {"estimated": self.memory.need, "free": self.memory.free} if self.memory else None,

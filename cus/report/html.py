@@ -27,6 +27,7 @@ class ReportData:
         settings: name -> value, as used.
         notes: what the reader should know, e.g. that a focal length was guessed.
         missing: stages that the run did not finish.
+        running: whether they were still to come when the page was written.
         inputs: (name, [H, W, 3] uint8) for each photograph.
         depths: [V, H, W] z-depths of the inputs, 0 = none.
         confidences: [V, H, W] in [0, 1].
@@ -45,6 +46,7 @@ class ReportData:
     settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    running: bool = False
     inputs: list[tuple[str, np.ndarray]] = field(default_factory=list)
     depths: np.ndarray | None = None
     confidences: np.ndarray | None = None
@@ -126,6 +128,7 @@ def write_report_html(path: Path | str, data: ReportData) -> None:
         viewer=data.viewer and viewer_context(data.viewer) | {"poster": jpeg_uri(data.viewer.poster)},
         notes=data.notes,
         missing=data.missing,
+        running=data.running,
         inputs=_inputs(data, limits),
         near=f"{near:.3g}",
         far=f"{far:.3g}",

@@ -1,0 +1,67 @@
+"""What went wrong in a command, in one line for the person at the keyboard, and in a file for whoever mends it."""
+
+import errno
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from cus.errors import InputError
+
+# Also docs/commands.md.
+DONE, OUR_BUG, INPUT, BROKEN_PIPE = 0, 1, 2, 141
+STATUSES = """\
+exit status: 0 done, 1 a bug of CloseUpShot, 2 something that you can mend, 130 ended by Ctrl-C, 143 by SIGTERM
+"""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# PyTorch says it in a RuntimeError, OpenCV in an error of its own.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Insufficient memory", "Failed to allocate")
+
+
+def explain(error: BaseException, advice: str) -> str | None:
+    """One line on what the user can mend; None where that is nothing, because the error is ours.
+
+    Args:
+        error: what ended the command.
+        advice: what to do where memory ran out, in the command's own options.
+    """
+    if isinstance(error, InputError):
+        return str(error)
+    if _is_out_of_memory(error):
+        wanted = str(error).strip().splitlines()
+        detail = f" ({wanted[0]})" if wanted else ""
+        return f"the memory does not suffice{detail}; {advice}"
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.errno in _FULL:
+            return f"the disk is full{_place(error)}: free some space and run the same command again"
+        return f"{error.strerror or error}{_place(error)}"
+    return None
+
+
+def _place(error: OSError) -> str:
+    return "" if error.filename is None else f": {os.fsdecode(error.filename)}"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    foreign = isinstance(error, RuntimeError) or type(error).__module__ == "cv2"
+    return foreign and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def record(error: BaseException, command: str) -> str:
+    """Write the traceback, with what a report should say, to a new file; where that fails, where the error arose."""
+    from cus.inference.machine import versions
+
+    arguments = " ".join(repr(argument) for argument in sys.argv[1:])
+    facts = [f"{name}: {value}" for name, value in {"command": f"{command} {arguments}", **versions()}.items()]
+    text = "\n".join([*facts, "", *traceback.format_exception(error)])
+    try:
+        number, name = tempfile.mkstemp(prefix=f"{command}-", suffix=".log")
+        with open(number, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        return f"the traceback is in {name}"
+    except OSError:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return f"at {Path(frame.filename).name}:{frame.lineno}"

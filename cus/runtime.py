@@ -1,0 +1,186 @@
+"""The process that a command runs in: an orderly end on Ctrl-C and SIGTERM, whatever native libraries do to signals."""
+
+import _thread
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import FrameType, TracebackType
+from typing import Any
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+# What a library may take over when it is loaded. Not every system has all of them.
+_TAKEN_OVER = [getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "ILL", "ABRT", "FPE", "SEGV")]
+# One press reaches a whole group of processes, and a launcher passes on what its children have had already.
+_SAME_PRESS_SECONDS = 0.3
+_SLOW_SECONDS = 2.0
+# Python's `signal.getsignal` knows only what was set through Python.
+_GETSIG, _SETSIG = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
+_GETSIG.restype = _SETSIG.restype = ctypes.c_void_p
+_GETSIG.argtypes, _SETSIG.argtypes = [ctypes.c_int], [ctypes.c_int, ctypes.c_void_p]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a command as Ctrl-C does."""
+
+
+@contextmanager
+def signal_handlers_kept() -> Iterator[None]:
+    """Undo what the code inside, as a rule an import, does to the handlers of signals.
+
+    COLMAP's library puts handlers of its own under Python's when it is loaded: SIGTERM then prints a stack trace, and
+    no handler of the program that imports it is ever called.
+    """
+    handlers = {number: _GETSIG(number) for number in _TAKEN_OVER}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            _SETSIG(number, handler)
+
+
+def interruption(number: int) -> KeyboardInterrupt:
+    """The exception that stands for a signal."""
+    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+
+
+def exit_status(error: KeyboardInterrupt) -> int:
+    """128 + the number of the signal, as shells count: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+
+
+class Interrupts:
+    """For the time of a `with` block, Ctrl-C and SIGTERM raise KeyboardInterrupt and `Terminated` in the main thread.
+
+    The first signal raises once. The second ends the process on the spot, also where the main thread is in native code
+    and Python's handlers cannot run. Signals that the parent process has this one ignore (nohup) stay ignored. Outside
+    the main thread the block changes nothing.
+
+    Args:
+        final: the block is all that the process does: a signal after it ends the process without words.
+
+    Attributes:
+        received: number of the signal that came, or None.
+    """
+
+    def __init__(self, *, final: bool = False) -> None:
+        self.final = final
+        self.received: int | None = None
+        self.previous: dict[int, Any] = {}
+        self.hook = sys.unraisablehook
+        self.wakeup = -1
+        self.writer: socket.socket | None = None
+
+    def __enter__(self) -> "Interrupts":
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        for number in ENDING:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self.previous[number] = signal.signal(number, self._raise)
+        self.hook, sys.unraisablehook = sys.unraisablehook, self._deliver_again
+        self._watch()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.writer is None:
+            return
+        signal.set_wakeup_fd(self.wakeup)
+        sys.unraisablehook = self.hook
+        for number, handler in self.previous.items():
+            signal.signal(number, signal.SIG_DFL if self.final else handler)
+        # Which ends the watch, too.
+        self.writer.close()
+        self.writer = None
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received = number
+            raise interruption(number)
+
+    def _deliver_again(self, lost: Any) -> None:
+        """An interrupt that met a finalizer, where Python drops exceptions, comes again a moment later."""
+        if not isinstance(lost.exc_value, KeyboardInterrupt) or self.received is None:
+            self.hook(lost)
+            return
+        number, self.received = self.received, None
+        timer = threading.Timer(0.05, _signal_main_thread, [number])
+        timer.daemon = True
+        timer.start()
+
+    def _watch(self) -> None:
+        """Have a thread read the signals that Python's own C handler writes down."""
+        _end_watch_in_children()
+        reader, self.writer = socket.socketpair()
+        self.writer.setblocking(False)
+        self.wakeup = signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=_watch_signals, args=(reader,), name="cus-signals", daemon=True).start()
+
+
+def _signal_main_thread(number: int) -> None:
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        # Unlike the other, this also wakes it up.
+        signal.pthread_kill(main, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))
+
+
+def _watch_signals(reader: socket.socket) -> None:
+    """End the process at the second signal of a kind."""
+    seen: dict[int, float] = {}
+    with reader:
+        while True:
+            try:
+                read = reader.recv(1)
+            except TimeoutError:
+                reader.settimeout(None)
+                say_to_terminal("\nstopping; Ctrl-C once more ends at once\n")
+                continue
+            if not read:
+                return
+            number, now = read[0], time.monotonic()
+            if number not in ENDING:
+                continue
+            if now - seen.setdefault(number, now) > _SAME_PRESS_SECONDS:
+                # The cursor that a progress bar has hidden.
+                say_to_terminal("\x1b[?25h\n")
+                os._exit(128 + number)
+            reader.settimeout(_SLOW_SECONDS)
+
+
+def say_to_terminal(text: str) -> None:
+    """Write to standard error, past everything that buffers, if it is a terminal."""
+    if os.isatty(2):
+        os.write(2, text.encode())
+
+
+@cache
+def _end_watch_in_children() -> None:
+    """A forked child must not write its own signals into its parent's watch."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+
+
+def exit_soon(status: int, seconds: float = 1.0) -> None:
+    """End the process after so many seconds, if threads that nobody stops keep it alive until then."""
+
+    def end() -> None:
+        time.sleep(seconds)
+        os._exit(status)
+
+    threading.Thread(target=end, name="cus-exit", daemon=True).start()
+
+
+def process_started() -> float:
+    """When this process was started, on the clock of `time.perf_counter`."""
+    import psutil
+
+    return time.perf_counter() - max(0.0, time.time() - psutil.Process().create_time())
