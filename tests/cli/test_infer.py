@@ -57,7 +57,9 @@ def test_one_view_is_not_enough_and_the_same_view_twice_is_one(capsys, tmp_path,
 def test_views_that_are_not_pictures_are_named(capsys, tmp_path, pair):
     text = tmp_path / "text.jpg"
     text.write_text("hello")
-    assert "text.jpg is text, not a picture" in refused(capsys, "--views", pair[0], str(text), "--out", str(tmp_path / "out"))
+    assert "text.jpg is text, not a picture" in refused(
+        capsys, "--views", pair[0], str(text), "--out", str(tmp_path / "out")
+    )
     missing = str(tmp_path / "none.jpg")
     assert "no such photograph" in refused(capsys, "--views", pair[0], missing, "--out", str(tmp_path / "out"))
 
