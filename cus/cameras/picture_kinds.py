@@ -9,6 +9,9 @@ from cus.errors import InputError
 
 # Pillow's names of the formats that are read; for others it would start other programs or take a preview for the whole.
 PILLOW_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "PPM", "JPEG2000")
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .mpo .png .tif .tiff .webp .avif .heic .heif .hif .bmp .gif .ppm .pgm .pnm .jp2".split()
+)
 _READ = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|II\*\x00|MM\x00\*|II\+\x00|MM\x00\+|RIFF....WEBP|GIF8[79]a|BM|P[1-6]\s|P[fF]\s"
     rb"|\xff\x4f\xff\x51|\x00\x00\x00\x0cjP  ",
@@ -95,7 +98,7 @@ def _refusal(path: Path, start: bytes) -> str:
         if re.match(pattern, start, re.DOTALL):
             return f"{path} is {name}; convert it first: {convert_command(path, command)}"
     if is_video(start):
-        return f"{path} is a video, not a picture; given alone with --views, its sharpest frames are chosen"
+        return f"{path} is not a picture but a video; given alone with --views, its sharpest frames are chosen"
     if start.startswith((b"PK\x03\x04", b"\x1f\x8b", b"Rar!", b"7z\xbc\xaf", b"BZh", b"\xfd7zXZ")):
         return f"{path} is an archive; unpack it and name the photographs in it"
     if start.startswith(b"version https://git-lfs"):
@@ -111,10 +114,12 @@ def _refusal_of_text(path: Path, start: bytes) -> str:
         command = convert_command(path, "rsvg-convert -w 2048 {0} -o {1}.png")
         return f"{path} is an SVG drawing; convert it first: {command}"
     if text[:15].lower().startswith((b"<!doctype html", b"<html")):
-        return f"{path} is a web page, not a picture: the download saved the page; fetch the picture itself"
+        return (
+            f"{path} is not a picture but a web page, which the download saved in its place; fetch the picture itself"
+        )
     printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in start[:512])
     if printable >= 0.95 * len(start[:512]):
-        return f"{path} is text, not a picture (it begins {start[:24]!r}); give a JPEG, PNG, TIFF or WebP"
+        return f"{path} is not a picture but text (it begins {start[:24]!r}); give a JPEG, PNG, TIFF or WebP"
     return (
         f"{path} is not a picture that can be read (it begins with the bytes {start[:8].hex(' ')}); "
         "give a JPEG, PNG, TIFF or WebP"

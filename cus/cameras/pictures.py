@@ -129,6 +129,21 @@ def decode(path: Path, upright: bool = True) -> Picture:
     return Picture(np.ascontiguousarray(pixels), mask, tuple(notes))
 
 
+def grey_preview(path: Path, longest_side: int) -> np.ndarray:
+    """[h, w] uint8, of at least `longest_side` along its longest side where the picture has that, quick for JPEG.
+
+    Raises:
+        InputError: as `decode`.
+    """
+    with _opened(path) as image:
+        scale = longest_side / max(image.size)
+        # JPEG is decoded at 1/2, 1/4 or 1/8 by its own transform, never below what is asked for.
+        image.draft("L", (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
+        if image.mode in ("1", "L", "RGB", "CMYK", "YCbCr"):
+            return np.asarray(image.convert("L"))
+    return cv2.cvtColor(decode(path).pixels, cv2.COLOR_RGB2GRAY)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """An open picture of a bounded size; what a decoder trips over while it is open becomes an InputError."""

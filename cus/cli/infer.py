@@ -16,6 +16,7 @@ EXAMPLES = """\
 examples:
   cus-infer --views a.jpg b.jpg
   cus-infer --views a.jpg b.jpg c.jpg --out out/door --trajectory zoom --zoom 4 --target 0.5,0.4 --frames 16 --seed 0
+  cus-infer --views clip.mp4 --max-views 6
   cus-infer --views a.jpg b.jpg --trajectory dolly --zoom 2.5 --target 0.3,0.6
   cus-infer --views a.jpg b.jpg --cameras transforms.json --conditioning-only
   cus-infer --views a.jpg b.jpg --model models/viewcrafter --memory low --estimator vggt
@@ -52,7 +53,14 @@ def _add_inputs(group: "argparse._ArgumentGroup") -> None:
         type=Path,
         required=True,
         metavar="PHOTO",
-        help="two or more photographs; the path starts at the first",
+        help="two or more photographs; the path starts at the first. A folder, a quoted pattern like 'shots/*.jpg' or a"
+        " video stands for its sharpest pictures, spread over names or time; videos leave theirs in FOLDER/photos",
+    )
+    group.add_argument(
+        "--max-views",
+        type=int,
+        metavar="N",
+        help="how many photographs at most (default: 8 of folders, patterns and videos, all files that are named)",
     )
     group.add_argument(
         "--cameras",

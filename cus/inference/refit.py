@@ -12,7 +12,6 @@ import torch
 from cus.cameras import Cameras, PhotoSet, load_transforms
 from cus.cameras.photos import Photo
 from cus.cameras.transforms_json import read_json
-from cus.conditioning import Conditioning
 from cus.errors import InputError
 from cus.inference import machine, outputs
 from cus.inference.fitting import FitOptions, fit
@@ -21,7 +20,7 @@ from cus.inference.labels import STAGES
 from cus.inference.progress import OnProgress
 from cus.inference.results import Results
 from cus.inference.settings import InferSettings, fingerprint
-from cus.inference.stages import Batch, Inputs, cloud_from, scene_from
+from cus.inference.stages import Batch, Inputs, cloud_from, conditioning_from, scene_from
 from cus.splats import FitConfig, Gaussians
 
 _NEEDED = ("scene", "conditioning", "frames", "cloud")
@@ -88,7 +87,7 @@ def read_run(path: Path, device: torch.device | str = "cpu") -> RecordedRun:
         batch,
         scene=scene,
         cameras=cameras,
-        conditioning=Conditioning(**states["conditioning"].tensors),
+        conditioning=conditioning_from(states["conditioning"]),
         frames=frames,
         cloud=cloud_from(states["cloud"]),
         seconds=dict(summary.get("seconds", {})),

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 import cus
-from cus.conditioning import Conditioning, ConditioningKind
+from cus.conditioning import ConditioningKind
 from cus.diffusion import CloseUpShotPipeline
 from cus.diffusion.memory import Choice, Clip
 from cus.errors import InputError
@@ -19,6 +19,7 @@ from cus.inference.folder import RunFolder, State
 from cus.inference.progress import OnProgress, Progress
 from cus.inference.results import STAGES, Results
 from cus.inference.settings import InferSettings, file_digest, fingerprint
+from cus.inference.view_choice import choose_views
 from cus.models.attention import set_attention_backend
 from cus.splats import Gaussians
 
@@ -50,10 +51,12 @@ class Run:
     ) -> None:
         self.started = time.perf_counter() if started is None else started
         settings.check()
+        self.views = choose_views(settings.views, settings.max_views, settings.out)
+        settings = replace(settings, views=self.views.paths)
         self.settings = settings
         self.progress = progress
         self.resume = resume
-        inputs = stages.inspect(settings)
+        inputs = stages.inspect(settings, self.views)
         self.stored = stages.find_model(settings.model, settings.variant)
         self.defaults = stages.model_defaults(self.stored)
         self.frames = settings.frames or self.defaults.frames
@@ -64,7 +67,11 @@ class Run:
         self.pipeline = self._load()
         self.folder = RunFolder(settings.out)
         self.folder.prepare(resume=resume, overwrite=overwrite)
-        self.results = Results(inputs, stages.read(inputs, settings))
+        for path, frame in self.views.frames.items():
+            data = frame.png()
+            self.folder.write(path.relative_to(settings.out), lambda part, data=data: part.write_bytes(data))
+        batch = stages.read(inputs, settings)
+        self.results = Results(inputs, batch, notes=[*self.views.notes, *batch.set.notes])
         self.results.loading = time.perf_counter() - self.started
         self.keys: dict[str, str] = {}
 
@@ -179,7 +186,7 @@ class Run:
         if self.kind != self.defaults.conditioning:
             trained = f"{settings.model} was trained on {self.defaults.conditioning}"
             results.notes.append(f"the conditioning images are {self.kind}, as asked for; {trained}")
-        results.cameras, results.conditioning = cameras, Conditioning(**state.tensors)
+        results.cameras, results.conditioning = cameras, stages.conditioning_from(state)
         outputs.write_conditioning(self.folder, settings, results)
 
     def _pass(self, name: str, structure: Tensor | None, made_from: list[Any]) -> Tensor:
@@ -207,7 +214,7 @@ class Run:
             return stages.state_of(stages.structure_images(cloud, made.cameras))
 
         state = self._stage("structure", [self.keys["coarse"]], make)
-        results.structure = Conditioning(**state.tensors)
+        results.structure = stages.conditioning_from(state)
 
     def _frames(self) -> None:
         results = self.results

@@ -28,7 +28,9 @@ class InferSettings:
     """One run, from photographs to a Gaussian scene.
 
     Attributes:
-        views: the photographs, two or more; the path starts at the first.
+        views: the photographs, two or more; the path starts at the first. A folder, a pattern or a video stands for
+            its sharpest pictures (`choose_views`).
+        max_views: how many photographs at most; None: 8 of folders, patterns and videos, all files that are named.
         out: the folder that the run fills.
         model: "mini", a folder written by `save_pretrained`, or a Hub id, "org/name" or "org/name@revision".
         variant: of its weights, such as "fp16"; None takes the standard ones.
@@ -62,6 +64,7 @@ class InferSettings:
 
     views: tuple[Path, ...]
     out: Path = Path("out")
+    max_views: int | None = None
     model: str = "mini"
     variant: str | None = None
     trajectory: str = "zoom"
@@ -92,15 +95,6 @@ class InferSettings:
 
     def check(self) -> None:
         """Refuse what cannot be done, before anything slow starts. Raises InputError."""
-        if len(self.views) < 2:
-            raise InputError(
-                f"two photographs or more are needed to see depth, got {len(self.views)}: --views a.jpg b.jpg"
-            )
-        repeated = {view for view in self.views if self.views.count(view) > 1}
-        if repeated:
-            raise InputError(
-                f"the same photograph is given twice: {sorted(map(str, repeated))[0]}; give different views"
-            )
         if self.trajectory not in get_args(Trajectory) and not Path(self.trajectory).is_file():
             known = ", ".join(get_args(Trajectory))
             raise InputError(f"no such trajectory: {self.trajectory!r}; expected {known}, or the path of a JSON file")
@@ -114,6 +108,7 @@ class InferSettings:
             read_camera_path(self.trajectory, 64, 64, self.frames)
         trajectories.check_arguments(self.end_zoom(), self.target, 1 if self.frames is None else self.frames)
         in_range("--frames", self.frames, 1, 1000)
+        in_range("--max-views", self.max_views, 2, 1000)
         in_range("--size", self.size, 64, 4096)
         in_range("--photo-size", self.photo_size, 128, 8192)
         in_range("--steps", self.steps, 1, 1000)

@@ -24,6 +24,7 @@ from cus.estimators.choice import prepare
 from cus.inference.folder import State
 from cus.inference.progress import OnProgress
 from cus.inference.settings import InferSettings
+from cus.inference.view_choice import Views
 from cus.splats import Gaussians
 
 
@@ -55,11 +56,13 @@ class Batch:
     focals: Tensor
 
 
-def inspect(settings: InferSettings) -> Inputs:
+def inspect(settings: InferSettings, views: Views) -> Inputs:
     """Look at every input before slow work starts. Raises InputError for the first that cannot be used."""
-    photos = tuple(inspect_photo(view) for view in settings.views)
+    photos = tuple(views.photo(path) or inspect_photo(path) for path in views.paths)
     posed = None
     if settings.cameras is not None:
+        if views.frames:
+            raise InputError("--cameras belong to photographs by their names; extract the frames of the video first")
         is_colmap = settings.cameras.is_dir() and not (settings.cameras / "transforms.json").exists()
         if is_colmap:
             listed = load_colmap(settings.cameras, settings.views[0].parent)
@@ -158,8 +161,14 @@ def scene_from(state: State) -> SceneEstimate:
 
 
 def state_of(value: Conditioning | Gaussians) -> State:
-    """The fields of a dataclass of tensors, to be recorded."""
-    return State({field.name: getattr(value, field.name) for field in fields(value)})
+    """The tensors of a dataclass, to be recorded."""
+    values = {field.name: getattr(value, field.name) for field in fields(value)}
+    return State({name: tensor for name, tensor in values.items() if isinstance(tensor, Tensor)})
+
+
+def conditioning_from(state: State) -> Conditioning:
+    """The conditioning that `state_of` recorded, without layers."""
+    return Conditioning(*(state.tensors[name] for name in ("images", "masks", "depths")))
 
 
 def frame_size(photo: Photo, longest_side: int) -> tuple[int, int]:

@@ -6,7 +6,8 @@ from tests.cameras.test_files import write_photo
 
 @pytest.fixture
 def pair(tmp_path) -> list[str]:
-    return [str(write_photo(tmp_path / name, 128, 96)) for name in ("a.jpg", "b.jpg")]
+    # Two different files: the same one twice is no pair.
+    return [str(write_photo(tmp_path / name, 128, 96, focal_35mm=mm)) for name, mm in (("a.jpg", 26), ("b.jpg", 27))]
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -57,7 +58,7 @@ def test_one_view_is_not_enough_and_the_same_view_twice_is_one(capsys, tmp_path,
 def test_views_that_are_not_pictures_are_named(capsys, tmp_path, pair):
     text = tmp_path / "text.jpg"
     text.write_text("hello")
-    assert "text.jpg is text, not a picture" in refused(
+    assert "text.jpg is not a picture but text" in refused(
         capsys, "--views", pair[0], str(text), "--out", str(tmp_path / "out")
     )
     missing = str(tmp_path / "none.jpg")
