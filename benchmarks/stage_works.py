@@ -13,11 +13,11 @@ from cus.cameras import Cameras, trajectories
 from cus.conditioning import fuse_views, hierarchical_warp, render_points
 from cus.datasets.procedural import random_scene, sample_reference_cameras
 from cus.datasets.procedural import render as photograph
-from cus.diffusion.latents import decode, encode
-from cus.diffusion.stored import checked_folder
+from cus.diffusion.latents import FirstStage, decode, encode
+from cus.diffusion.memory import skeleton
+from cus.diffusion.stored import checked_folder, open_model
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.inference.settings import DTYPES
-from cus.models.autoencoder import Autoencoder
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
 from cus.splats import FitConfig, Gaussians, Views, render
@@ -137,11 +137,10 @@ def unet(task: StageTask) -> Work:
     folder = checked_folder(task.model, "CloseUpShotPipeline")
     network = _loaded(UNet, folder, "unet", task)
     # Their sizes alone: the weights of the other parts are no part of what is measured.
-    vae: dict[str, Any] = cast(Any, Autoencoder).load_config(folder, subfolder="vae")
+    sizes = skeleton(open_model(folder))
     projector: dict[str, Any] = cast(Any, ImageProjector).load_config(folder, subfolder="image_projector")
-    shrink, image_tokens = 2 ** (len(vae["block_out_channels"]) - 1), projector["num_tokens"]
-    config, multiple = network.config, network.size_multiple
-    h, w = (-(-side // (shrink * multiple)) * multiple for side in (task.size.height, task.size.width))
+    image_tokens, config, multiple = projector["num_tokens"], network.config, sizes.size_multiple
+    h, w = (-(-side // multiple) * network.size_multiple for side in (task.size.height, task.size.width))
     sample = torch.randn(1, config["in_channels"], task.size.frames, h, w, device=task.device)
     context = torch.randn(1, config["text_tokens"] + image_tokens, config["context_dim"], device=task.device)
     timesteps = torch.full((1,), 500, device=task.device)
@@ -158,7 +157,7 @@ def decoding(task: StageTask) -> Work:
     """T frames from latents, with the skips of their conditioning images where the decoder has them."""
     vae, frames = _autoencoder(task), _frames(task)
     h, w = frames.shape[-2] // vae.downsample, frames.shape[-1] // vae.downsample
-    latents = torch.randn(len(frames), vae.config["latent_channels"], h, w, device=task.device)
+    latents = torch.randn(len(frames), vae.latent_channels, h, w, device=task.device)
     return _inferring(lambda: decode(vae, latents, frames))
 
 
@@ -207,9 +206,9 @@ def _scene(task: StageTask) -> SceneEstimate:
     return boards_before_a_wall(task.size.views, task.size.width, task.size.height).to(task.device)
 
 
-def _autoencoder(task: StageTask) -> Autoencoder:
+def _autoencoder(task: StageTask) -> FirstStage:
     folder = checked_folder(task.model, "CloseUpShotPipeline")
-    return _loaded(Autoencoder, folder, "vae", task)
+    return _loaded(type(skeleton(open_model(folder)).vae), folder, "vae", task)
 
 
 def _loaded(kind: Any, folder: str, subfolder: str, task: StageTask) -> Any:

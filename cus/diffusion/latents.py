@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from cus.models.autoencoder import Autoencoder
+from cus.models.unshuffle import UnshuffleAutoencoder
+
+FirstStage = Autoencoder | UnshuffleAutoencoder
 
 
 def to_model_range(images: Tensor) -> Tensor:
@@ -13,7 +16,7 @@ def to_model_range(images: Tensor) -> Tensor:
     return images * 2 - 1
 
 
-def encode(vae: Autoencoder, images: Tensor, generator: torch.Generator | None = None, chunk: int = 4) -> Tensor:
+def encode(vae: FirstStage, images: Tensor, generator: torch.Generator | None = None, chunk: int = 4) -> Tensor:
     """Scaled latents [T, C, h, w] of images [T, 3, H, W] in [0, 1], `chunk` frames at a time.
 
     With a generator they are samples of the posterior, as the checkpoints were trained; without, its mean.
@@ -22,7 +25,7 @@ def encode(vae: Autoencoder, images: Tensor, generator: torch.Generator | None =
     if generator is not None:
         # All of it before anything else, so that it is the same for every `chunk`.
         sides = (side // vae.downsample for side in images.shape[-2:])
-        shape = (len(images), vae.config.latent_channels, *sides)  # pyright: ignore[reportAttributeAccessIssue]
+        shape = (len(images), vae.latent_channels, *sides)
         noise = torch.randn(shape, generator=generator, device=generator.device)
     latents = []
     for start in range(0, len(images), chunk):
@@ -31,12 +34,12 @@ def encode(vae: Autoencoder, images: Tensor, generator: torch.Generator | None =
         latent = posterior.mean.float()
         if noise is not None:
             latent = latent + posterior.std.float() * noise[part].to(latent)
-        latents.append(latent * vae.config.scaling_factor)  # pyright: ignore[reportAttributeAccessIssue]
+        latents.append(latent * vae.scaling_factor)
     return torch.cat(latents)
 
 
 def decode(
-    vae: Autoencoder,
+    vae: FirstStage,
     latents: Tensor,
     conditioning: Tensor | None = None,
     chunk: int = 4,
@@ -49,9 +52,9 @@ def decode(
     frames = []
     for start in range(0, len(latents), chunk):
         part = slice(start, start + chunk)
-        scaled = (latents[part] / vae.config.scaling_factor).to(vae.dtype)  # pyright: ignore
+        scaled = (latents[part] / vae.scaling_factor).to(vae.dtype)
         features = None
-        if conditioning is not None and vae.skip_convs is not None:
+        if conditioning is not None and isinstance(vae, Autoencoder) and vae.skip_convs is not None:
             features = vae.skip_features(to_model_range(conditioning[part]).to(vae.dtype))
         decoded = vae.decode(scaled, skip_features=features).sample  # pyright: ignore[reportAttributeAccessIssue]
         frames.append(decoded.float() / 2 + 0.5)

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from cus.diffusion.layers import Layers
 from cus.diffusion.parts import NETWORKS, empty_network
 from cus.diffusion.pipeline import CloseUpShotPipeline
 from cus.diffusion.sampling import PLANS, Memory, MemoryPlan
@@ -128,11 +129,28 @@ def measure_need(pipeline: CloseUpShotPipeline, clip: Clip, plan: MemoryPlan) ->
     try:
         with _LiveBytes() as counted, _AttentionUnseen():
             # One step is as large as any number of them.
-            pipeline(images, conditioning, structure, steps=1, guidance=clip.guidance)
+            shown = _Layered(conditioning, _layers_like(conditioning, pipeline.sampling.layers))
+            pipeline(images, shown, structure, steps=1, guidance=clip.guidance)
     finally:
         pipeline.plan = kept
     given = sum(tensor.nbytes for tensor in (images, conditioning, structure) if tensor is not None)
     return Need(_weights(pipeline), counted.peak + given + _pictures(clip, clip.frames - frames))
+
+
+@dataclass(frozen=True)
+class _Layered:
+    """Conditioning images with layers."""
+
+    images: Tensor
+    layers: Layers | None
+
+
+def _layers_like(images: Tensor, count: int) -> Layers | None:
+    if count == 0:
+        return None
+    frames, _, height, width = images.shape
+    masks = images.new_empty(frames, count, height, width, dtype=torch.bool)
+    return Layers(images.new_empty(frames, count, 3, height, width), masks, images.new_empty(frames, height, width))
 
 
 def _weights(pipeline: CloseUpShotPipeline) -> dict[str, int]:

@@ -24,14 +24,16 @@ from cus.models.autoencoder import Autoencoder
 from cus.models.clip import ImageEncoder
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
+from cus.models.unshuffle import UnshuffleAutoencoder
 
-NETWORKS: dict[str, type[Any]] = {
-    "unet": UNet,
-    "vae": Autoencoder,
-    "image_encoder": ImageEncoder,
-    "image_projector": ImageProjector,
-    "prompt": PromptEmbeddings,
+NETWORKS: dict[str, tuple[type[Any], ...]] = {
+    "unet": (UNet,),
+    "vae": (Autoencoder, UnshuffleAutoencoder),
+    "image_encoder": (ImageEncoder,),
+    "image_projector": (ImageProjector,),
+    "prompt": (PromptEmbeddings,),
 }
+"""The classes that each part of a pipeline may be of."""
 # The number types that weights may have, as safetensors names them; others would be rounded or misread in silence.
 REAL = ("F64", "F32", "F16", "BF16")
 # Options that a network is built by in a loop, and what no network comes near.
@@ -73,13 +75,24 @@ def check_real(path: Path, tensors: dict[str, StoredTensor]) -> None:
         )
 
 
+def class_of(model: StoredModel, component: str) -> type[Any]:
+    """The class that a model's index names for a part. Raises InputError for one that does not belong there."""
+    entry = model.index.get(component)
+    named = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    for known in NETWORKS[component]:
+        if named == known.__name__:
+            return known
+    names = " or ".join(known.__name__ for known in NETWORKS[component])
+    raise InputError(f"the {component} of {model.source} is {named}; expected {names}: get the model again")
+
+
 def empty_network(model: StoredModel, component: str) -> nn.Module:
     """A part on the meta device, as its configuration says.
 
     Raises:
         InputError: there is no configuration, or it makes no network.
     """
-    network, where = NETWORKS[component], f"the {component} of {model.source}"
+    network, where = class_of(model, component), f"the {component} of {model.source}"
     known = inspect.signature(network.__init__).parameters
     config = {option: value for option, value in model.config(component).items() if option in known}
     for option, value in config.items():
@@ -142,8 +155,7 @@ def check_parts(model: StoredModel, folder: Path, variant: str | None = None) ->
     return networks
 
 
-def _check_shapes(folder: Path, stored: dict[str, StoredTensor], network: nn.Module) -> None:
-    where = f"the weights in {folder} are not those of its config.json"
+def _check_shapes(where: str, stored: dict[str, StoredTensor], network: nn.Module) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     if set(stored) != set(expected):
         missing, unknown = sorted(set(expected) - set(stored))[:3], sorted(set(stored) - set(expected))[:3]

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from cus.diffusion.context import ContextEncoder, PromptEmbeddings
 from cus.diffusion.hub import HubAccess, OnFetched
-from cus.diffusion.latents import decode, encode
+from cus.diffusion.latents import FirstStage, decode, encode
+from cus.diffusion.layers import LayeredConditioning, Layers, encode_layers, layer_channels, split_conditioning
 from cus.diffusion.objective import LatentTarget
 from cus.diffusion.parts import check_finite, check_parts
 from cus.diffusion.publish import Push, check_account, parse_target, prepare, upload
@@ -23,7 +24,6 @@ from cus.diffusion.sampling import PLANS, MemoryPlan, Sampling
 from cus.diffusion.schedule import NoiseSchedule
 from cus.diffusion.stored import StoredModel, explained, open_model
 from cus.models.attention import SpaceTransformer, TimeTransformer
-from cus.models.autoencoder import Autoencoder
 from cus.models.blocks import ResBlock
 from cus.models.clip import ImageEncoder
 from cus.models.projector import ImageProjector
@@ -46,7 +46,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
 
     Args:
         unet: `cus.models.UNet`.
-        vae: `cus.models.Autoencoder`.
+        vae: `cus.models.Autoencoder`, or `cus.models.UnshuffleAutoencoder`.
         image_encoder: CLIP image tower.
         image_projector: `cus.models.ImageProjector`.
         prompt: the prompts as text tokens.
@@ -59,7 +59,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
     def __init__(
         self,
         unet: UNet,
-        vae: Autoencoder,
+        vae: FirstStage,
         image_encoder: ImageEncoder,
         image_projector: ImageProjector,
         prompt: PromptEmbeddings,
@@ -71,6 +71,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         if unknown := set(sampling or {}) - known:
             raise ValueError(f"unknown sampling settings {sorted(unknown)}; known: {sorted(known)}")
         self.sampling = Sampling(**(sampling or {}))
+        _check_channels(unet, vae, self.sampling.layers)
         self.register_modules(
             unet=unet,
             vae=vae,
@@ -174,7 +175,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
     def __call__(
         self,
         images: Tensor,
-        conditioning: Tensor,
+        conditioning: Tensor | LayeredConditioning,
         structure: Tensor | None = None,
         *,
         steps: int | None = None,
@@ -191,7 +192,8 @@ class CloseUpShotPipeline(DiffusionPipeline):
         Args:
             images: [V, 3, H', W'] in [0, 1], the reference photographs; the first gives the image context.
             conditioning: [T, 3, H, W] in [0, 1], what the photographs show of each target camera, made as
-                `self.sampling.conditioning` says; any H, W, T.
+                `self.sampling.conditioning` says; any H, W, T. A checkpoint with `sampling.layers` needs the layers
+                too: pass the `cus.conditioning.Conditioning` itself.
             structure: [T, 3, H, W] in [0, 1], the global point cloud in the target cameras: the second pass (Eq. 7).
             steps: denoising steps. This and the next three: None takes the checkpoint's own (`self.sampling`).
             guidance: classifier-free guidance scale; 1 skips the unconditional branch.
@@ -208,8 +210,9 @@ class CloseUpShotPipeline(DiffusionPipeline):
         Raises:
             ValueError: shapes that do not belong together, or numbers out of range.
         """
-        _check(images, conditioning, structure)
         own = self.sampling
+        conditioning, layers = split_conditioning(conditioning, own.layers)
+        _check(images, conditioning, structure)
         request = _Request(
             steps or own.steps,
             own.guidance if guidance is None else guidance,
@@ -234,7 +237,8 @@ class CloseUpShotPipeline(DiffusionPipeline):
                     warped = torch.cat([end.frame, warped[1:]])
                 guide = None if structure is None else self._padded(structure[chunk.start : chunk.stop].to(warped))
                 padded = self._padded(warped)
-                latents, condition = self._latents(padded, guide, contexts, request, end, progress)
+                shown = None if layers is None else self._padded_layers(layers, chunk, warped)
+                latents, condition = self._latents(padded, shown, guide, contexts, request, end, progress)
                 if output_type == "latent":
                     break
                 made = self._decoded(latents, condition, padded, progress)[..., : warped.shape[-2], : warped.shape[-1]]
@@ -273,6 +277,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
     def _latents(
         self,
         padded: Tensor,
+        layers: Layers | None,
         guide: Tensor | None,
         contexts: tuple[Tensor, Tensor | None],
         request: _Request,
@@ -285,13 +290,21 @@ class CloseUpShotPipeline(DiffusionPipeline):
         structure = None if guide is None else _as_clip(encode(self.vae, guide, request.generator, at_once))
         source = request.generator
         noise = torch.randn(condition.shape, generator=source, device=source.device).to(condition)
+        noise = noise * self.sampling.noise
         target = LatentTarget(self.sampling.residual_scale)
+        shown, guided = condition, structure
+        if layers is not None:
+            frames = condition[0].transpose(0, 1)
+            extra = _as_clip(encode_layers(self.vae, layers, padded, frames, target, at_once))
+            # The layers of the first pass stay in the second: they are what the photographs show.
+            shown = torch.cat([condition, extra], dim=1)
+            guided = None if structure is None else torch.cat([structure, extra], dim=1)
         known = None
         if end is not None:
             first = target.encode(_as_clip(end.latent), condition[:, :, :1])[:, :, 0]
             known = keep_first_frame(first, noise, self.scheduler)
         diffused = ddim(
-            self._denoiser(condition, structure, contexts, request),
+            self._denoiser(shown, guided, contexts, request),
             noise,
             self.scheduler,
             request.steps,
@@ -306,7 +319,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
     def _denoiser(
         self, condition: Tensor, structure: Tensor | None, contexts: tuple[Tensor, Tensor | None], request: _Request
     ) -> Denoiser:
-        """The guided U-Net for one clip; the layers' keys and values of the contexts are computed here, once."""
+        """The guided U-Net for one clip; its attention's keys and values of the contexts are computed here, once."""
         frames = condition.shape[2]
 
         def plain(context: Tensor) -> Denoiser:
@@ -350,6 +363,16 @@ class CloseUpShotPipeline(DiffusionPipeline):
         right, below = -width % self.size_multiple, -height % self.size_multiple
         return F.pad(images, (0, right, 0, below), mode="replicate") if right or below else images
 
+    def _padded_layers(self, layers: Layers, chunk: range, like: Tensor) -> Layers:
+        """The layers of a chunk, as floats, padded as its images are."""
+
+        def padded(values: Tensor) -> Tensor:
+            part = values[chunk.start : chunk.stop].to(like)
+            flat = part.reshape(len(part), -1, *part.shape[-2:])
+            return self._padded(flat).unflatten(1, part.shape[1:-2]) if part.ndim > 3 else self._padded(flat)[:, 0]
+
+        return layers.map(padded)
+
 
 @dataclass(frozen=True)
 class _End:
@@ -383,6 +406,18 @@ def _check(images: Tensor, conditioning: Tensor, structure: Tensor | None) -> No
             raise ValueError(f"{name} must be [N, 3, H, W] with N >= 1, got {tuple(value.shape)}")
     if structure is not None and structure.shape != conditioning.shape:
         raise ValueError(f"structure must be {tuple(conditioning.shape)} as conditioning, got {tuple(structure.shape)}")
+
+
+def _check_channels(unet: UNet, vae: FirstStage, layers: int) -> None:
+    if not 0 <= layers <= 2:
+        raise ValueError(f"sampling.layers must be 0, 1 or 2, got {layers}")
+    latent, found = vae.latent_channels, (unet.config["out_channels"], unet.config["in_channels"])
+    expected = (latent, 2 * latent + layer_channels(layers, latent, vae.downsample))
+    if found != expected:
+        raise ValueError(
+            f"a U-Net for {type(vae).__name__} of {latent} channels with {layers} condition layers has out_channels "
+            f"{expected[0]} and in_channels {expected[1]}; this one has {found[0]} and {found[1]}"
+        )
 
 
 def _chunks(length: int, longest: int) -> list[range]:

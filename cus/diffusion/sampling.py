@@ -22,6 +22,9 @@ class Sampling:
         height: likewise.
         fps: frame rate the network is told.
         residual_scale: see `cus.diffusion.objective.LatentTarget`.
+        layers: condition layers that the network reads beside the merged image (`cus.diffusion.layers`), 0 to 2.
+        noise: what the starting noise is multiplied with; 0 makes a checkpoint of one step a plain regression, whose
+            frames depend on nothing drawn.
         second_pass: whether structure guidance is worth a second pass with this checkpoint, as measured after training.
         conditioning: the conditioning images it was trained on: "hierarchical" (Section III-B) or "points"
             (ViewCrafter's own point renders).
@@ -39,6 +42,8 @@ class Sampling:
     height: int = 576
     fps: int = 10
     residual_scale: float = 0.0
+    layers: int = 0
+    noise: float = 1.0
     second_pass: bool = True
     conditioning: Conditioning = "hierarchical"
 

@@ -26,6 +26,7 @@ PIPELINE = "CloseUpShotPipeline"
 CLASSES = (
     "cus.models.unet.UNet",
     "cus.models.autoencoder.Autoencoder",
+    "cus.models.unshuffle.UnshuffleAutoencoder",
     "cus.models.clip.ImageEncoder",
     "cus.models.projector.ImageProjector",
     "cus.diffusion.context.PromptEmbeddings",

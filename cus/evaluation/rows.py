@@ -200,7 +200,7 @@ class CaseWork(_Shared):
         pipeline = self.models[name]
         frames = pipeline(
             self.scene.images[order],
-            warped.images,
+            warped,
             structure,
             steps=row.steps,
             guidance=row.guidance,

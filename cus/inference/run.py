@@ -197,7 +197,7 @@ class Run:
         sampling = [*model, settings.steps, settings.guidance, settings.seed, str(settings.torch_dtype())]
 
         def make(on_progress: OnProgress) -> State:
-            made = stages.generate(pipeline, reference, warped.images, structure, settings, on_progress)
+            made = stages.generate(pipeline, reference, warped, structure, settings, on_progress)
             return State({"frames": made})
 
         return self._stage(name, [*made_from, *sampling], make).tensors["frames"]

@@ -13,7 +13,15 @@ from cus.cameras.conversions import focal_from_35mm, focal_from_fov
 from cus.cameras.path_files import CameraPath, read_camera_path
 from cus.cameras.photos import Photo, inspect_photo
 from cus.cameras.transforms_json import PosedPhotos
-from cus.conditioning import Conditioning, ConditioningKind, FusedCloud, conditioning_of, fuse_views, render_points
+from cus.conditioning import (
+    Conditioning,
+    ConditioningKind,
+    FusedCloud,
+    Layers,
+    conditioning_of,
+    fuse_views,
+    render_points,
+)
 from cus.diffusion import PLANS, CloseUpShotPipeline, MemoryPlan, Sampling
 from cus.diffusion.hub import OnFetched
 from cus.diffusion.memory import Choice, Clip, choose_plan, skeleton
@@ -26,6 +34,9 @@ from cus.inference.progress import OnProgress
 from cus.inference.settings import InferSettings
 from cus.inference.view_choice import Views
 from cus.splats import Gaussians
+
+
+LAYERS = "layers."  # before the names of the layers' tensors in a recorded conditioning
 
 
 @dataclass(frozen=True)
@@ -161,14 +172,28 @@ def scene_from(state: State) -> SceneEstimate:
 
 
 def state_of(value: Conditioning | Gaussians) -> State:
-    """The tensors of a dataclass, to be recorded."""
+    """The tensors of a dataclass, to be recorded; a conditioning's layers in 8 bits, as photographs are."""
     values = {field.name: getattr(value, field.name) for field in fields(value)}
-    return State({name: tensor for name, tensor in values.items() if isinstance(tensor, Tensor)})
+    tensors = {name: tensor for name, tensor in values.items() if isinstance(tensor, Tensor)}
+    layers = value.layers if isinstance(value, Conditioning) else None
+    if layers is not None:
+        tensors |= {f"{LAYERS}{name}": _to_bytes(getattr(layers, name)) for name in ("images", "masks", "gate")}
+    return State(tensors)
 
 
 def conditioning_from(state: State) -> Conditioning:
-    """The conditioning that `state_of` recorded, without layers."""
-    return Conditioning(*(state.tensors[name] for name in ("images", "masks", "depths")))
+    """The conditioning that `state_of` recorded."""
+    layers = {name.removeprefix(LAYERS): value for name, value in state.tensors.items() if name.startswith(LAYERS)}
+    rest = {name: value for name, value in state.tensors.items() if not name.startswith(LAYERS)}
+    if not layers:
+        return Conditioning(**rest)
+    floats = {name: value if value.dtype == torch.bool else value.float() / 255 for name, value in layers.items()}
+    return Conditioning(**rest, layers=Layers(**floats))
+
+
+def _to_bytes(values: Tensor) -> Tensor:
+    """[0, 1] -> 0 .. 255; what is bool stays."""
+    return values if values.dtype == torch.bool else (values.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def frame_size(photo: Photo, longest_side: int) -> tuple[int, int]:
@@ -243,7 +268,7 @@ def warp(
 def generate(
     pipeline: CloseUpShotPipeline,
     reference: Tensor,
-    conditioning: Tensor,
+    conditioning: Conditioning,
     structure: Tensor | None,
     settings: InferSettings,
     on_progress: OnProgress,

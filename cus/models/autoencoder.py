@@ -75,6 +75,16 @@ class Autoencoder(AutoencoderKL, ModelMixin):
         """Pixels of an image to one of its latent, along each axis."""
         return 2 ** (len(self.config["block_out_channels"]) - 1)
 
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return self.config["latent_channels"]
+
+    @property
+    def scaling_factor(self) -> float:
+        """Latents of the U-Net are these latents times this."""
+        return self.config["scaling_factor"]
+
     @apply_forward_hook
     def skip_features(self, images: Tensor) -> list[Tensor]:
         """The encoder's features of images [N, 3, H, W] in [-1, 1], finest level first: [N, C_i, H / 2^i, W / 2^i].

@@ -1,0 +1,117 @@
+"""Condition layers: what single references show, beside the image that merges them, as channels of the latent grid.
+
+A network that sees each reference's warp on its own can decide where they disagree; the merged image has decided
+already. The number of layers is a setting of the checkpoint (`Sampling.layers`); with none, the condition is the merged
+image's latent alone, as ViewCrafter's is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cus.diffusion.latents import FirstStage, encode, to_model_range
+from cus.diffusion.objective import LatentTarget
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Warps of the L best references of each target, the best one first.
+
+    Attributes:
+        images: [T, L, 3, H, W] in [0, 1].
+        masks: [T, L, H, W] bool or 0 .. 1, where a reference shows something.
+        gate: [T, H, W] 0 .. 1, how far the references agree.
+    """
+
+    images: Tensor
+    masks: Tensor
+    gate: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Layers":
+        """The same layers with each tensor changed."""
+        return Layers(change(self.images), change(self.masks), change(self.gate))
+
+
+class LayeredConditioning(Protocol):
+    """What `cus.conditioning` makes: images [T, 3, H, W] in [0, 1], with layers where its kind has them."""
+
+    @property
+    def images(self) -> Tensor:
+        """[T, 3, H, W] in [0, 1]."""
+        ...
+
+
+def layer_channels(layers: int, latent_channels: int, downsample: int) -> int:
+    """Channels that `layers` layers add to the condition: a latent and a mask each, and one gate."""
+    cells = downsample**2
+    return layers * (latent_channels + cells) + (cells if layers else 0)
+
+
+def split_conditioning(conditioning: "Tensor | LayeredConditioning", layers: int) -> tuple[Tensor, Layers | None]:
+    """The images, and the layers as far as a checkpoint reads them.
+
+    Args:
+        conditioning: images [T, 3, H, W], or images with layers.
+        layers: how many the checkpoint reads.
+
+    Raises:
+        ValueError: it reads more than there are, or a shape does not fit.
+    """
+    images = conditioning if isinstance(conditioning, Tensor) else conditioning.images
+    if layers == 0:
+        return images, None
+    found = None if isinstance(conditioning, Tensor) else getattr(conditioning, "layers", None)
+    if found is None or found.images.ndim != 5 or found.images.shape[1] < layers:
+        given = "none" if found is None else tuple(found.images.shape)
+        raise ValueError(
+            f"this checkpoint reads {layers} layer(s) [T, {layers}, 3, H, W] beside the conditioning images, got "
+            f"{given}; pass what cus.conditioning.fused_warp gives, not its images alone"
+        )
+    count, _, height, width = images.shape
+    kept = Layers(found.images[:, :layers], found.masks[:, :layers], found.gate)
+    expected = ((count, layers, 3, height, width), (count, layers, height, width), (count, height, width))
+    shapes = tuple(tuple(value.shape) for value in (kept.images, kept.masks, kept.gate))
+    if shapes != expected:
+        raise ValueError(f"layers (images, masks, gate) are {shapes}; expected {expected} for these images")
+    return images, kept
+
+
+def encode_layers(
+    vae: FirstStage,
+    layers: Layers,
+    images: Tensor,
+    condition: Tensor,
+    target: LatentTarget,
+    chunk: int = 4,
+) -> Tensor:
+    """Layers on the latent grid: [T, `layer_channels`, h, w]; latents and masks of each, then the gate.
+
+    A warp's latents enter as the target's do: where the network learns the change from the condition, as the change
+    from it. Where a reference shows nothing, the merged image stands in. Masks and gate are unfolded, not averaged:
+    every pixel of a cell has a channel.
+
+    Args:
+        vae: the first stage.
+        layers: at the images' size, multiples of `vae.downsample`.
+        images: [T, 3, H, W] in [0, 1], the merged images.
+        condition: [T, C, h, w], their scaled latents.
+        target: of the checkpoint.
+        chunk: frames encoded together.
+    """
+    parts = []
+    for index in range(layers.images.shape[1]):
+        mask = layers.masks[:, index].to(images)
+        filled = torch.lerp(images, layers.images[:, index], mask[:, None])
+        parts.append(target.encode(encode(vae, filled, None, chunk), condition))
+        parts.append(_unfolded(mask, vae.downsample))
+    parts.append(_unfolded(layers.gate.to(images), vae.downsample))
+    return torch.cat(parts, dim=1)
+
+
+def _unfolded(maps: Tensor, factor: int) -> Tensor:
+    """Maps [T, H, W] in [0, 1] -> [T, factor^2, H / factor, W / factor] in [-1, 1]."""
+    return F.pixel_unshuffle(to_model_range(maps)[:, None], factor)
