@@ -14,7 +14,7 @@ from torch import Tensor
 from cus.cameras.cameras import Cameras
 from cus.cameras.conversions import focal_from_fov, opencv_c2w_from_opengl_c2w, viewmats_from_c2w
 from cus.cameras.transforms_json import c2w_from_rows, load_transforms
-from cus.errors import InputError
+from cus.errors import InputError, shown
 from cus.files import read_json
 
 # As many as a run makes frames; of longer files so many can be chosen.
@@ -160,7 +160,7 @@ def _between_keyframes(keyframes: Cameras, frames: int | None) -> tuple[Cameras,
 
 def _entry(raw: Any, where: str) -> _Entry:
     if not isinstance(raw, dict):
-        raise InputError(f"{where}: expected an object with camera_to_world and fov, got {_short(raw)}")
+        raise InputError(f"{where}: expected an object with camera_to_world and fov, got {shown(raw)}")
     matrix = raw.get("camera_to_world", raw.get("matrix"))
     if matrix is None or "fov" not in raw:
         raise InputError(
@@ -186,7 +186,7 @@ def _c2w(matrix: Any, where: str, *, three_js: bool) -> Tensor:
         try:
             matrix = json.loads(matrix)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: the camera matrix is text, but no list of numbers: {_short(matrix)}") from error
+            raise InputError(f"{where}: the camera matrix is text, but no list of numbers: {shown(matrix)}") from error
     c2w = c2w_from_rows(matrix, where)
     last = c2w.new_tensor([0.0, 0.0, 0.0, 1.0])
     by_row, by_column = (bool(((side - last).abs() < 1e-3).all()) for side in (c2w[3], c2w[:, 3]))
@@ -216,12 +216,4 @@ def _checked(model: type[_Model], values: dict[str, Any], where: str) -> _Model:
         problem = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(map(str, problem["loc"])) or "it"
         said = problem["msg"].removeprefix("Input should be ")
-        raise InputError(f"{where}: {field} must be {said}, got {_short(problem['input'])}") from error
-
-
-def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):
-        return f"a {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."
+        raise InputError(f"{where}: {field} must be {said}, got {shown(problem['input'])}") from error

@@ -5,8 +5,6 @@ whatever a configuration promises, nothing is allocated before the weights are k
 """
 
 import inspect
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 from cus.diffusion.context import PromptEmbeddings
 from cus.diffusion.hub import first_line
 from cus.diffusion.stored import StoredModel, weight_files
-from cus.errors import InputError
+from cus.errors import InputError, shown
 from cus.files import require_regular
 from cus.models.autoencoder import Autoencoder
 from cus.models.clip import ImageEncoder
@@ -112,14 +110,12 @@ def _check_option(where: str, option: str, value: Any) -> None:
     good = len(values) <= _LONGEST_LIST and all(
         item is None
         or isinstance(item, str | bool)
-        or (isinstance(item, int | float) and math.isfinite(item) and abs(item) <= limit)
+        or (isinstance(item, int | float) and abs(item) <= limit)  # of NaN nothing is true
         for item in values
     )
     if not good:
-        text = json.dumps(value)
         raise InputError(
-            f"{where} has a configuration that makes no network ({option} is "
-            f"{text if len(text) < 60 else text[:57] + '...'}); get it again"
+            f"{where} has a configuration that makes no network ({option} is {shown(value)}); get it again"
         )
 
 
@@ -149,9 +145,7 @@ def check_parts(model: StoredModel, folder: Path, variant: str | None = None) ->
                 tensors = tensors_in(file)
                 check_real(file, tensors)
                 stored |= tensors
-            _check_shapes(
-                f"the weights in {folder / component} are not those of its config.json", stored, networks[component]
-            )
+            _check_shapes(folder / component, stored, networks[component])
     return networks
 
 

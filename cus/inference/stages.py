@@ -25,6 +25,7 @@ from cus.conditioning import (
 from cus.diffusion import PLANS, CloseUpShotPipeline, MemoryPlan, Sampling
 from cus.diffusion.hub import OnFetched
 from cus.diffusion.memory import Choice, Clip, choose_plan, skeleton
+from cus.diffusion.parts import check_parts
 from cus.diffusion.stored import StoredModel, explained, open_model
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
@@ -88,8 +89,8 @@ def find_model(source: str, variant: str | None = None) -> StoredModel:
     """A checkpoint, before its weights are read. Raises InputError where there is none."""
     model = open_model(source)
     if model.hub is None:
-        # A folder's gaps can be known now; a Hub model's weights are not fetched for this.
-        model.complete(variant)
+        # A folder's gaps and faults can be known now; a Hub model's weights are not fetched for this.
+        check_parts(model, model.complete(variant), variant)
     return model
 
 
@@ -123,7 +124,8 @@ def plan_memory(model: StoredModel, clip: Clip, settings: InferSettings) -> Choi
         InputError: the frames do not fit into the device's memory, with what would.
     """
     networks = skeleton(model, settings.torch_dtype())
-    return choose_plan(networks, clip, settings.torch_device(), settings.memory)
+    with explained(model.source):
+        return choose_plan(networks, clip, settings.torch_device(), settings.memory)
 
 
 def read(inputs: Inputs, settings: InferSettings) -> Batch:
