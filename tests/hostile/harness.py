@@ -145,24 +145,35 @@ def _called(case: Case) -> int:
 
 
 def _wait(child: int, started: float) -> tuple[int, int, str]:
-    """Exit status, peak of memory, and why it was stopped, if it was."""
-    peak, stopped = 0, ""
+    """Exit status, peak of memory, and why it was stopped, if it was.
+
+    On a machine that others use, too, a process may stand still for a while: its own seconds count, and those in which
+    it waits for something.
+    """
+    peak, stopped, busy, moved = 0, "", 0.0, started
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
             return os.waitstatus_to_exitcode(status), peak, stopped
-        peak = max(peak, _resident(child))
-        if not stopped and (peak > BYTES or time.monotonic() - started > SECONDS):
+        seconds, resident, waiting = _state(child)
+        now = time.monotonic()
+        if seconds > busy or not waiting:
+            busy, moved = seconds, now
+        peak = max(peak, resident)
+        if not stopped and (peak > BYTES or busy + (now - moved) > SECONDS):
             stopped = "memory" if peak > BYTES else "hang"
             os.killpg(child, signal.SIGKILL)
-        time.sleep(0.005)
+        time.sleep(0.01)
 
 
-def _resident(pid: int) -> int:
+def _state(pid: int) -> tuple[float, int, bool]:
+    """Seconds of processor time, bytes of memory, and whether it waits."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0, 0, False
+    seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds, int(fields[21]) * os.sysconf("SC_PAGE_SIZE"), fields[0] != "R"
 
 
 def _faults(case: Case, status: int, stopped: str, stderr: str) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ READERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("cus-view", ("out", "--record", "o.mp4", "--frames", "1", "--size", "64")),
 )
 RESUME = (
-    "--views", str(ROOT / "examples/courtyard/a.jpg"), str(ROOT / "examples/courtyard/b.jpg"), "--out", "out", "--resume",
-    "--photo-size", "192", "--size", "64", "--frames", "3", "--steps", "1", "--splat-iterations", "5",
+    "--views", str(ROOT / "examples/courtyard/a.jpg"), str(ROOT / "examples/courtyard/b.jpg"), "--out", "out",
+    "--resume", "--photo-size", "192", "--size", "64", "--frames", "3", "--steps", "1", "--splat-iterations", "5",
 )  # fmt: skip
 BAD = (
     ("empty", b""), ("cut", b"{"), ("a list", b"[]"), ("null", b"null"), ("deep", b"[" * 100_000),

@@ -34,10 +34,9 @@ def cases() -> Iterator[Case]:
         yield from _weights(f"type {dtype}", _retyped(dtype))
     for value in (math.nan, math.inf):
         yield from _weights(f"a value {value}", _with_value(value))
-    yield from _weights(
-        "of another shape", save({"positive": torch.zeros(1, 3, 16), "negative": torch.zeros(1, 2, 16)})
-    )
-    yield from _weights("without a tensor", save({"positive": torch.zeros(1, 2, 16)}))
+    weights = load(base.model_files()[f"image_projector/{WEIGHTS}"])
+    yield from _weights("of another shape", save(weights | {"queries": torch.zeros(1, 5, 16)}))
+    yield from _weights("without a tensor", save({"queries": weights["queries"]}))
     yield from _weights("empty", b"")
     yield from _weights("pickled", pickle.dumps(Trap()))
     for length in (0, 1, 2**40, 2**63, 2**64 - 1):
@@ -45,7 +44,7 @@ def cases() -> Iterator[Case]:
     for text in ("{}", "[1]", '{"a": 1}', '{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', "[" * 5000):
         content = text.encode().ljust(64)
         yield from _weights(f"a header {text[:20]}", struct.pack("<Q", len(content)) + content)
-    whole = base.model_files()[f"prompt/{WEIGHTS}"]
+    whole = base.model_files()[f"image_projector/{WEIGHTS}"]
     for cut in (4, 60, len(whole) - 1):
         yield from _weights(f"cut at {cut}", whole[:cut])
     yield from _configs()
@@ -53,18 +52,18 @@ def cases() -> Iterator[Case]:
 
 
 def _retyped(dtype: torch.dtype) -> bytes:
-    weights = load(base.model_files()[f"prompt/{WEIGHTS}"])
+    weights = load(base.model_files()[f"image_projector/{WEIGHTS}"])
     return save({name: value.to(dtype) for name, value in weights.items()}, {"format": "pt"})
 
 
 def _with_value(value: float) -> bytes:
-    weights = load(base.model_files()[f"prompt/{WEIGHTS}"])
-    weights["positive"][0, 0, 0] = value
+    weights = load(base.model_files()[f"image_projector/{WEIGHTS}"])
+    weights["queries"][0, 0, 0] = value
     return save(weights, {"format": "pt"})
 
 
 def _weights(name: str, content: bytes) -> Iterator[Case]:
-    yield from _model(name, {f"prompt/{WEIGHTS}": content})
+    yield from _model(name, {f"image_projector/{WEIGHTS}": content})
 
 
 def _model(name: str, files: dict[str, bytes]) -> Iterator[Case]:
@@ -140,8 +139,8 @@ def _checkpoints() -> Iterator[Case]:
         def in_model(folder: Path, make_kind: Any = make_kind) -> None:
             base.write_pictures(folder)
             base.write_model(folder / "model")
-            (folder / "model/prompt" / WEIGHTS).unlink()
-            make_kind(folder / "model/prompt" / WEIGHTS)
+            (folder / "model/image_projector" / WEIGHTS).unlink()
+            make_kind(folder / "model/image_projector" / WEIGHTS)
 
         for command, model in (("cus-infer", INFER), ("cus-push", PUSH), ("cus-convert", CONVERT)):
             yield Case("kinds", f"weights: {kind}", command, model, in_model)
