@@ -43,6 +43,8 @@ def free_port(host: str, port: int) -> int:
 
 def check_server(host: str, port: int, max_gaussians: int | None) -> None:
     """Raise InputError, before anything is loaded, where a viewer could not be started."""
+    if not host.strip():
+        raise InputError("--host is empty: give an address to listen on, 0.0.0.0 for all of this machine")
     free_port(host, port)
     if max_gaussians is not None and max_gaussians < 1:
         raise InputError(f"--max-gaussians must be at least 1, got {max_gaussians}")
