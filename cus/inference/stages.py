@@ -36,7 +36,6 @@ from cus.inference.settings import InferSettings
 from cus.inference.view_choice import Views
 from cus.splats import Gaussians
 
-
 LAYERS = "layers."  # before the names of the layers' tensors in a recorded conditioning
 
 
@@ -185,12 +184,12 @@ def state_of(value: Conditioning | Gaussians) -> State:
 
 def conditioning_from(state: State) -> Conditioning:
     """The conditioning that `state_of` recorded."""
-    layers = {name.removeprefix(LAYERS): value for name, value in state.tensors.items() if name.startswith(LAYERS)}
-    rest = {name: value for name, value in state.tensors.items() if not name.startswith(LAYERS)}
-    if not layers:
-        return Conditioning(**rest)
-    floats = {name: value if value.dtype == torch.bool else value.float() / 255 for name, value in layers.items()}
-    return Conditioning(**rest, layers=Layers(**floats))
+    tensors = state.tensors
+    layers = None
+    if f"{LAYERS}gate" in tensors:
+        images, masks, gate = (tensors[f"{LAYERS}{name}"] for name in ("images", "masks", "gate"))
+        layers = Layers(images.float() / 255, masks, gate.float() / 255)
+    return Conditioning(tensors["images"], tensors["masks"], tensors["depths"], layers)
 
 
 def _to_bytes(values: Tensor) -> Tensor:
