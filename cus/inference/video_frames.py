@@ -14,6 +14,7 @@ from av.error import FFmpegError
 from cus.cameras.pictures import SMALLEST_SIDE
 from cus.cameras.sharpness import sharpness
 from cus.errors import InputError
+from cus.inference.overlap import overlapping
 
 # What a file's first bytes say of the reader to use: ffmpeg's own guess would follow play lists to other files.
 _FORMATS = ((b"\x1a\x45\xdf\xa3", "matroska"), (b"RIFF", "avi"), (b"GIF8", "gif"), (b"FLV", "flv"), (b"\0\0\1", "mpeg"))
@@ -37,6 +38,10 @@ class Frame:
     seconds: float
     pixels: np.ndarray
 
+    def grey(self) -> np.ndarray:
+        """[H, W] uint8."""
+        return cv2.cvtColor(self.pixels, cv2.COLOR_RGB2GRAY)
+
     def png(self) -> bytes:
         """The frame as a PNG file."""
         done, encoded = cv2.imencode(".png", cv2.cvtColor(self.pixels, cv2.COLOR_RGB2BGR))
@@ -46,6 +51,8 @@ class Frame:
 
 def choose_frames(path: Path, start: bytes, count: int) -> tuple[list[Frame], list[str]]:
     """The sharpest frame of each of `count` equal parts of a video's time, and notes.
+
+    Where neighbours would share too little, the parts are those of some time around the middle (`overlapping`).
 
     Args:
         path: the video.
@@ -61,7 +68,9 @@ def choose_frames(path: Path, start: bytes, count: int) -> tuple[list[Frame], li
             if not container.streams.video:
                 found = "sound alone" if container.streams.audio else "nothing that can be decoded"
                 raise InputError(f"{path} holds {found}; give a whole video with pictures")
-            return _Chooser(path, container).choose(count)
+            chooser = _Chooser(path, container)
+            frames, part = overlapping(lambda low, high: chooser.choose(count, low, high), Frame.grey)
+            return frames, [*chooser.notes, *chooser.part_note(part)]
     except (FFmpegError, ValueError, IndexError, MemoryError, OverflowError, ArithmeticError) as error:
         raise InputError(f"{path} is not a video that can be decoded ({error}); export it again as MP4") from error
 
@@ -73,9 +82,11 @@ class _Chooser:
         self.stream = container.streams.video[0]
         self.stream.thread_type = "AUTO"
         self.notes: list[str] = []
+        self.begin, self.end = self._extent()
 
-    def choose(self, count: int) -> tuple[list[Frame], list[str]]:
-        begin, end = self._extent()
+    def choose(self, count: int, low: float, high: float) -> list[Frame]:
+        """The sharpest frames of the time between two fractions of the whole."""
+        begin, end = (self.begin + (self.end - self.begin) * share for share in (low, high))
         edges = [begin + (end - begin) * i / count for i in range(count + 1)]
         chosen: dict[float, Frame] = {}
         for early, late in pairwise(edges):
@@ -83,7 +94,17 @@ class _Chooser:
             best = self._best(middle - half, middle + half)
             if best is not None:
                 chosen.setdefault(best.seconds, best)
-        return [chosen[time] for time in sorted(chosen)], self.notes
+        return [chosen[time] for time in sorted(chosen)]
+
+    def part_note(self, part: float) -> list[str]:
+        """What to say of a choice from a part around the middle."""
+        if part == 1:
+            return []
+        middle, half = (self.begin + self.end) / 2, part * (self.end - self.begin) / 2
+        return [
+            f"{self.path.name}: only {middle - half:.1f} to {middle + half:.1f} s of {self.end - self.begin:.1f} are "
+            "used: frames farther apart share too little; a slower video or more --max-views covers more"
+        ]
 
     def _extent(self) -> tuple[float, float]:
         """First and last second; of a video that does not say it, of the frames that are decoded to find out."""

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 from cus.cameras.photos import Photo
 from cus.cameras.picture_kinds import RAW_SUFFIXES, SUFFIXES, is_video, raw_message
 from cus.cameras.pictures import grey_preview
 from cus.cameras.sharpness import LONGEST_SIDE, sharpness
 from cus.errors import InputError
+from cus.inference.overlap import overlapping
 from cus.inference.video_frames import Frame, choose_frames
 
 DEFAULT_MOST = 8
@@ -61,7 +64,8 @@ def choose_views(views: Sequence[Path], most: int | None, out: Path) -> Views:
     """The photographs that arguments name.
 
     A file stands for itself. Of a folder, a pattern (`'shots/*.jpg'`) or a video, the sharpest picture of each of so
-    many equal parts is taken, in the order of names or of time.
+    many equal parts is taken, in the order of names or of time; where neighbours would share too little for their
+    cameras to be found, of the parts of a stretch around the middle (`overlapping`).
 
     Args:
         views: files, folders, patterns and videos.
@@ -157,7 +161,34 @@ def _shares(count: int, sources: int) -> list[int]:
 def _chosen(pictures: Sequence[Path], count: int, name: str, notes: list[str]) -> list[Path]:
     """The sharpest readable picture of each of `count` equal parts; all that can be read where there are no more."""
     count = min(count, len(pictures))
-    damaged: list[str] = []
+    damaged: dict[Path, str] = {}
+
+    def choose(low: float, high: float) -> list[Path]:
+        return _sharpest(pictures[round(low * len(pictures)) : round(high * len(pictures))], count, damaged)
+
+    chosen, part = (choose(0, 1), 1.0) if count == len(pictures) else overlapping(choose, _grey)
+    if not chosen:
+        first = next(iter(damaged.values()))
+        raise InputError(f"{name}: none of its {len(pictures)} pictures could be read; the first: {first}")
+    if count < len(pictures):
+        names = ", ".join(path.name for path in chosen)
+        narrowed = "" if part == 1 else f" of the middle {100 * part:.0f} %, as pictures farther apart share too little"
+        notes.append(
+            f"{name}: of {len(pictures)} pictures in the order of their names, the sharpest of each of {count} equal "
+            f"parts{narrowed} is used: {names}; --max-views changes how many"
+        )
+    if damaged:
+        notes.append(
+            f"{name}: {len(damaged)} pictures could not be read and are left out; the first: "
+            f"{next(iter(damaged.values()))}"
+        )
+    return chosen
+
+
+def _sharpest(pictures: Sequence[Path], count: int, damaged: dict[Path, str]) -> list[Path]:
+    """The sharpest of each of `count` equal parts, or none where there are fewer; `damaged` takes what is not read."""
+    if len(pictures) < count:
+        return []
     edges = [round(len(pictures) * i / count) for i in range(count + 1)]
     chosen = []
     for first, last in pairwise(edges):
@@ -165,24 +196,18 @@ def _chosen(pictures: Sequence[Path], count: int, name: str, notes: list[str]) -
         part = [pictures[first + (last - first) * (2 * i + 1) // (2 * looked_at)] for i in range(looked_at)]
         scores = {path: score for path in part if (score := _score(path, damaged)) is not None}
         chosen += [max(scores, key=lambda path: scores[path])] if scores else []
-    if not chosen:
-        raise InputError(f"{name}: none of its {len(pictures)} pictures could be read; the first: {damaged[0]}")
-    if count < len(pictures):
-        names = ", ".join(path.name for path in chosen)
-        notes.append(
-            f"{name}: of {len(pictures)} pictures in the order of their names, the sharpest of each of {count} equal "
-            f"parts is used: {names}; --max-views changes how many"
-        )
-    if damaged:
-        notes.append(f"{name}: {len(damaged)} pictures could not be read and are left out; the first: {damaged[0]}")
     return chosen
 
 
-def _score(path: Path, damaged: list[str]) -> float | None:
+def _grey(path: Path) -> np.ndarray:
+    return grey_preview(path, LONGEST_SIDE)
+
+
+def _score(path: Path, damaged: dict[Path, str]) -> float | None:
     try:
-        return sharpness(grey_preview(path, LONGEST_SIDE))
+        return sharpness(_grey(path))
     except InputError as error:
-        damaged.append(str(error))
+        damaged[path] = str(error)
         return None
 
 
