@@ -21,9 +21,10 @@ ALLOWED = {
     "kernels": {"kernels"},
     "errors": set(),
     "files": set(),
+    "limits": set(),
     "runtime": set(),
 }
-EVERYWHERE = {"errors", "files", "kernels", "runtime"}
+EVERYWHERE = {"errors", "files", "kernels", "limits", "runtime"}
 ONE_FILE = (
     "gsplat",
     "open_clip",

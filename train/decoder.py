@@ -6,19 +6,17 @@
 """
 
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
-from cus.training.decoder import DecoderConfig, DecoderStage
-from cus.training.loop import train
-from cus.training.scripts import run
+from cus.cli.scripts import Counter, run_script
 
 
-def main(config: DecoderConfig, on_progress: Callable[[int, int], None]) -> None:
+def main(arguments: list[str], counter: Counter) -> None:
     """Train and export the pipeline to `<out>/export`."""
-    stage = DecoderStage(config)
-    train(stage, stage.dataset(), config.loop, Path(config.out), on_progress)
+    from cus.training.decoder import DecoderConfig, DecoderStage
+    from cus.training.scripts import train_stage
+
+    train_stage(DecoderConfig, DecoderStage, arguments, counter)
 
 
 if __name__ == "__main__":
-    sys.exit(run(DecoderConfig, main, sys.argv[1:]))
+    sys.exit(run_script(main, "train/decoder.py", __doc__, sys.argv[1:]))

@@ -4,19 +4,17 @@ Plain `python` trains in one process. The same command again continues where it 
 """
 
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
-from cus.training.loop import train
-from cus.training.scripts import run
-from cus.training.unet import UNetConfig, UNetStage
+from cus.cli.scripts import Counter, run_script
 
 
-def main(config: UNetConfig, on_progress: Callable[[int, int], None]) -> None:
+def main(arguments: list[str], counter: Counter) -> None:
     """Train and export the pipeline to `<out>/export`."""
-    stage = UNetStage(config)
-    train(stage, stage.dataset(), config.loop, Path(config.out), on_progress)
+    from cus.training.scripts import train_stage
+    from cus.training.unet import UNetConfig, UNetStage
+
+    train_stage(UNetConfig, UNetStage, arguments, counter)
 
 
 if __name__ == "__main__":
-    sys.exit(run(UNetConfig, main, sys.argv[1:]))
+    sys.exit(run_script(main, "train/unet.py", __doc__, sys.argv[1:]))

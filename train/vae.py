@@ -4,19 +4,17 @@
 """
 
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
-from cus.training.loop import train
-from cus.training.scripts import run
-from cus.training.vae import VaeConfig, VaeStage
+from cus.cli.scripts import Counter, run_script
 
 
-def main(config: VaeConfig, on_progress: Callable[[int, int], None]) -> None:
+def main(arguments: list[str], counter: Counter) -> None:
     """Train and export to `<out>/export`."""
-    stage = VaeStage(config)
-    train(stage, stage.dataset(), config.loop, Path(config.out), on_progress)
+    from cus.training.scripts import train_stage
+    from cus.training.vae import VaeConfig, VaeStage
+
+    train_stage(VaeConfig, VaeStage, arguments, counter)
 
 
 if __name__ == "__main__":
-    sys.exit(run(VaeConfig, main, sys.argv[1:]))
+    sys.exit(run_script(main, "train/vae.py", __doc__, sys.argv[1:]))

@@ -19,9 +19,10 @@ from cus.inference.labels import STAGES
 if TYPE_CHECKING:
     from cus.inference.progress import OnProgress
 
-# Where the output is no terminal: between two lines on one stage.
-_SECONDS_A_LINE = 10.0
+# Where the output is no terminal: between two lines on one stage, the longer it lasts.
+_SECONDS_A_LINE, _SHARE_OF_ELAPSED = 10.0, 0.05
 _LEAST_DONE = 0.02
+LOADING = "Loading"
 
 
 class _Console(Console):
@@ -146,9 +147,9 @@ class ConsoleProgress:
     @contextmanager
     def loading(self) -> Iterator[None]:
         """What comes before the work, since the command began: imports, checks of what was given, reading."""
-        self.start("Loading", False)
+        self.start(LOADING, False)
         yield
-        self.finish("Loading", time.perf_counter() - self.started)
+        self.finish(LOADING, time.perf_counter() - self.started)
 
     def finish(self, label: str, seconds: float) -> None:
         """End the stage of this name."""
@@ -199,7 +200,7 @@ class _StageLines:
     def begin(self, label: str) -> None:
         with self.lock:
             self.label, self.share = label, 0.0
-            if label == "Loading":
+            if label == LOADING:
                 self._print(label, "...")
             self.began = self.told = time.monotonic()
 
@@ -215,7 +216,7 @@ class _StageLines:
         while not self.stopped.wait(1.0):
             with self.lock:
                 now = time.monotonic()
-                if self.label and now - self.told >= _SECONDS_A_LINE:
+                if self.label and now - self.told >= max(_SECONDS_A_LINE, _SHARE_OF_ELAPSED * (now - self.began)):
                     self.told = now
                     try:
                         self._print(self.label, _so_far(round(now - self.began), self.share))

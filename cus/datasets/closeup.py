@@ -17,6 +17,7 @@ from cus.cameras import Cameras, trajectories
 from cus.conditioning import Conditioning, ConditioningKind, hierarchical_warp, render_points, render_scene_points
 from cus.datasets.clips import Clip
 from cus.estimators import SceneEstimate
+from cus.limits import limited
 
 Renderer = Callable[[Cameras], tuple[Tensor, Tensor]]
 """Images [N, 3, H, W] in [0, 1] and z-depths [N, H, W] of cameras."""
@@ -43,19 +44,19 @@ class ClipRecipe:
         structure_fraction: share of clips with the image of a global point cloud (Section III-D).
     """
 
-    frames: int = 8
-    width: int = 384
-    height: int = 216
-    window_width: int = 208
-    window_height: int = 128
-    close_up_fraction: float = 0.8
-    zoom: tuple[float, float] = (2.0, 5.0)
-    walk: tuple[float, float] = (0.3, 0.6)
-    depth_noise: float = 0.02
-    pose_noise: float = 0.3
+    frames: int = limited(8, low=1, high=1000)
+    width: int = limited(384, low=16, high=8192)
+    height: int = limited(216, low=16, high=8192)
+    window_width: int = limited(208, low=16, high=8192)
+    window_height: int = limited(128, low=16, high=8192)
+    close_up_fraction: float = limited(0.8, low=0, high=1)
+    zoom: tuple[float, float] = limited((2.0, 5.0), low=1, high=100)
+    walk: tuple[float, float] = limited((0.3, 0.6), low=0, high=0.95)
+    depth_noise: float = limited(0.02, low=0, high=1)
+    pose_noise: float = limited(0.3, low=0, high=90)
     conditioning: ConditioningKind = "hierarchical"
-    suppress_fraction: float = 0.5
-    structure_fraction: float = 0.5
+    suppress_fraction: float = limited(0.5, low=0, high=1)
+    structure_fraction: float = limited(0.5, low=0, high=1)
 
 
 def make_clip(render: Renderer, references: Cameras, recipe: ClipRecipe, seed: int, info: dict | None = None) -> Clip:

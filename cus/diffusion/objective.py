@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from cus.diffusion.schedule import NoiseSchedule
+from cus.limits import limited
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ class Objective:
         timestep_power: 1 draws timesteps uniformly; larger favours noisy ones: `t ~ N u^(1 / power)`.
     """
 
-    drop_text: float = 0.05
-    drop_image: float = 0.05
-    drop_both: float = 0.05
-    min_snr_gamma: float = 0.0
-    timestep_power: float = 1.0
+    drop_text: float = limited(0.05, low=0, high=1)
+    drop_image: float = limited(0.05, low=0, high=1)
+    drop_both: float = limited(0.05, low=0, high=1)
+    min_snr_gamma: float = limited(0.0, low=0)
+    timestep_power: float = limited(1.0, above=0)
 
     def draw_timesteps(self, batch: int, schedule: NoiseSchedule, generator: torch.Generator) -> torch.Tensor:
         """Int64 timesteps [batch] on the CPU."""

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cus.errors import InputError
+from cus.limits import check_limits
 
 T = TypeVar("T")
 
@@ -20,7 +21,8 @@ def resolve(kind: type[T], path: Path | str | None, overrides: list[str]) -> T:
     """An instance of the dataclass `kind`: its defaults, then the YAML file, then `a.b=value` overrides.
 
     Raises:
-        InputError: missing or malformed file, unknown key (the nearest known one is named), or a value of another type.
+        InputError: missing or malformed file, unknown key (the nearest known one is named), a value of another type or
+            outside its limits.
     """
     config = OmegaConf.structured(kind)
     layers = [] if path is None else [(str(path), _read(Path(path)))]
@@ -31,11 +33,15 @@ def resolve(kind: type[T], path: Path | str | None, overrides: list[str]) -> T:
             config = OmegaConf.merge(config, layer)
         except OmegaConfBaseException as error:
             raise InputError(f"{source}: {str(error).splitlines()[0]} (at {error.full_key})") from error
-    missing = OmegaConf.missing_keys(config)
-    if missing:
-        raise InputError(f"settings without a value: {', '.join(sorted(missing))}; give them as key=value")
-    resolved = OmegaConf.to_object(config)
+    try:
+        missing = OmegaConf.missing_keys(config)
+        if missing:
+            raise InputError(f"settings without a value: {', '.join(sorted(missing))}; give them as key=value")
+        resolved = OmegaConf.to_object(config)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise InputError(f"settings that cannot be: {str(error).splitlines()[0]}") from error
     assert isinstance(resolved, kind)
+    check_limits(resolved)
     return resolved
 
 
@@ -46,7 +52,10 @@ def construct(kind: type[T], arguments: dict[str, Any], setting: str) -> T:
         if name not in known:
             near = difflib.get_close_matches(name, [key for key in known if key != "self"], n=1, cutoff=0)
             raise InputError(f"unknown setting {setting}.{name}; did you mean {setting}.{near[0]}?")
-    return kind(**arguments)
+    try:
+        return kind(**arguments)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise InputError(f"settings {setting} that cannot be: {str(error).splitlines()[0]}") from error
 
 
 def save(config: Any, path: Path) -> None:
@@ -60,7 +69,9 @@ def _read(path: Path) -> DictConfig:
         raise InputError(f"no config file at {path}; the repository's are under configs/")
     try:
         config = OmegaConf.load(path)
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OmegaConfBaseException) as error:
         raise InputError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(config, DictConfig):
         raise InputError(f"{path} must hold a mapping of settings, got {type(config).__name__}")
@@ -71,7 +82,10 @@ def _parse(override: str) -> DictConfig:
     key, equals, _ = override.partition("=")
     if not equals or not key:
         raise InputError(f"expected key=value, got {override!r}")
-    return OmegaConf.from_dotlist([override])
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (yaml.YAMLError, RecursionError, OmegaConfBaseException, ValueError) as error:
+        raise InputError(f"{override!r:.80} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _check_keys(layer: DictConfig, kind: type, source: str, prefix: str = "") -> None:

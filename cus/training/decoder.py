@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cus.datasets.clips import clip_paths, load_clip
 from cus.diffusion import CloseUpShotPipeline
 from cus.diffusion.latents import to_model_range
+from cus.limits import limited
 from cus.models.autoencoder import Autoencoder
 from cus.training.latents import GeneratedCrops
 from cus.training.loop import LoopSettings
@@ -38,9 +39,9 @@ class DecoderConfig:
     clips: str = MISSING
     generated: str = MISSING
     held_out: str = ""
-    frames: int = 1
-    crop: tuple[int, int] = (72, 128)
-    gradient_weight: float = 0.25
+    frames: int = limited(1, low=1)
+    crop: tuple[int, int] = limited((72, 128), low=1, high=8192)
+    gradient_weight: float = limited(0.25, low=0)
     loop: LoopSettings = field(default_factory=lambda: LoopSettings(learning_rate=1e-4))
 
 

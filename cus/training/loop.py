@@ -22,6 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from cus.datasets.clips import item_seed
 from cus.errors import InputError
+from cus.limits import limited
+from cus.runtime import interruption
 from cus.training.state import Checkpoints, Ema
 from cus.training.tracking import Tracker
 
@@ -52,24 +54,24 @@ class LoopSettings:
         wandb_project: also log there; empty does not.
     """
 
-    steps: int = 5000
-    batch: int = 1
-    accumulate: int = 1
-    learning_rate: float = 1e-5
-    warmup: int = 0
-    decay: str = "constant"
-    weight_decay: float = 0.01
-    beta2: float = 0.999
-    clip_norm: float = 1.0
-    ema_decay: float = 0.0
-    precision: str = "bf16"
-    seed: int = 0
-    workers: int = 2
-    save_every: int = 500
-    keep: int = 2
-    log_every: int = 10
-    sample_every: int = 0
-    minutes: float = 0.0
+    steps: int = limited(5000, low=1)
+    batch: int = limited(1, low=1)
+    accumulate: int = limited(1, low=1)
+    learning_rate: float = limited(1e-5, above=0)
+    warmup: int = limited(0, low=0)
+    decay: str = limited("constant", choices=("constant", "cosine"))
+    weight_decay: float = limited(0.01, low=0)
+    beta2: float = limited(0.999, above=0, high=0.999999)
+    clip_norm: float = limited(1.0, low=0)
+    ema_decay: float = limited(0.0, low=0, high=0.999999)
+    precision: str = limited("bf16", choices=("float32", "bf16", "fp16"))
+    seed: int = limited(0, low=0, high=2**32 - 1)
+    workers: int = limited(2, low=0, high=256)
+    save_every: int = limited(500, low=1)
+    keep: int = limited(2, low=1)
+    log_every: int = limited(10, low=1)
+    sample_every: int = limited(0, low=0)
+    minutes: float = limited(0.0, low=0)
     wandb_project: str = ""
 
     def learning_rate_at(self, step: int) -> float:
@@ -123,6 +125,10 @@ def train(
 
     Returns:
         The number of steps done in all.
+
+    Raises:
+        InputError: settings or a checkpoint that do not fit.
+        KeyboardInterrupt: after an interrupt, when all is saved; `cus.runtime.Terminated` after SIGTERM.
     """
     accelerator = Accelerator(
         mixed_precision=_mixed_precision(settings.precision),
@@ -141,7 +147,7 @@ def train(
     tracker = Tracker(out, settings.wandb_project, enabled=accelerator.is_main_process)
     deadline = time.monotonic() + 60 * settings.minutes if settings.minutes else math.inf
     saved = done
-    with _stop_requests() as stop_requested:
+    with _stop_requests() as received:
         # Inside, so that the loader's processes inherit the handlers and Ctrl-C does not kill them first.
         batches = _batches(dataset, settings, done, accelerator)
         while done < settings.steps:
@@ -155,7 +161,7 @@ def train(
                 seconds = time.monotonic() - started
                 rate = settings.learning_rate_at(done - 1)
                 tracker.log(done, loss=loss, gradient_norm=norm, learning_rate=rate, seconds=seconds)
-            stop = _anywhere(stop_requested() or time.monotonic() > deadline, accelerator)
+            stop = _anywhere(bool(received) or time.monotonic() > deadline, accelerator)
             if done % settings.save_every == 0 or stop or done == settings.steps:
                 checkpoints.save(done)
                 saved = done
@@ -170,6 +176,10 @@ def train(
             stage.export(out / "export")
     tracker.close()
     accelerator.wait_for_everyone()
+    if received and done < settings.steps:
+        stopped = interruption(received[0])
+        stopped.add_note(f"step {done} of {settings.steps} is saved and exported; the same command goes on")
+        raise stopped
     return done
 
 
@@ -209,7 +219,7 @@ def _step(
             total += loss.detach() / settings.accumulate
     mean = accelerator.gather(total[None]).mean()  # pyright: ignore[reportAttributeAccessIssue]
     if not torch.isfinite(mean):
-        raise FloatingPointError(f"the loss of step {step + 1} is {float(mean)}; try a lower loop.learning_rate")
+        raise InputError(f"the loss of step {step + 1} is {float(mean)}; try a lower loop.learning_rate")
     return float(mean), float(norm or 0.0)
 
 
@@ -242,8 +252,8 @@ def _anywhere(flag: bool, accelerator: Accelerator) -> bool:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a question to ask between steps; a second signal does what it always did."""
+def _stop_requests() -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM in a list to be looked at between steps; a second signal does what it always did."""
     received: list[int] = []
     previous: dict[int, Any] = {}
 
@@ -254,7 +264,7 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
     for number in (signal.SIGINT, signal.SIGTERM):
         previous[number] = signal.signal(number, note)
     try:
-        yield lambda: bool(received)
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

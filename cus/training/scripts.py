@@ -1,38 +1,47 @@
-"""What the scripts in train/ share: read the settings, save them, run."""
+"""What the scripts in train/ and data/ share: read the settings, save them, run."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from accelerate.utils import set_seed
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cus.errors import InputError
 from cus.training import config as configs
+from cus.training.loop import train
 
 Config = TypeVar("Config")
 
 
-def run(kind: type[Config], act: Callable[[Config, Callable[[int, int], None]], object], arguments: list[str]) -> int:
-    """Resolve `[config.yaml] [key=value ...]` to a `kind`, save it in its `out` folder, call `act`.
+def train_stage(
+    kind: type[Any], stage_of: Callable[[Any], Any], arguments: list[str], on_progress: Callable[[int, int], None]
+) -> None:
+    """Train a stage to its end and export it to `<out>/export`.
 
-    Returns:
-        The exit status: 0, or 2 with a message for settings or data that cannot be used.
+    Args:
+        kind: the stage's settings; they have `out` and `loop`.
+        stage_of: makes the stage from them.
+        arguments: `[config.yaml] [key=value ...]`.
+        on_progress: called with (steps done, steps in all).
+
+    Raises:
+        InputError: settings or data that cannot be used.
+        KeyboardInterrupt: after an interrupt, when all is saved.
     """
+    config = settings_of(kind, arguments)
+    configs.save(config, Path(config.out) / "config.yaml")
+    # Before the model is built: the same seed must give the same first weights.
+    set_seed(config.loop.seed)
+    stage = stage_of(config)
+    train(stage, stage.dataset(), config.loop, Path(config.out), on_progress)
+
+
+def settings_of(kind: type[Config], arguments: list[str]) -> Config:
+    """`[config.yaml] [key=value ...]` as a `kind`. Raises InputError."""
+    unknown = [argument for argument in arguments if argument.startswith("-")]
+    if unknown:
+        raise InputError(f"unknown option {unknown[0]!r}; settings are given as key=value, see --help")
     files = [argument for argument in arguments if "=" not in argument]
-    try:
-        if len(files) > 1:
-            raise InputError(f"expected at most one config file, got {' '.join(files)}")
-        config = configs.resolve(kind, files[0] if files else None, [a for a in arguments if "=" in a])
-        configs.save(config, Path(config.out) / "config.yaml")  # pyright: ignore[reportAttributeAccessIssue]
-        # Before the model is built: the same seed must give the same first weights.
-        set_seed(config.loop.seed)  # pyright: ignore[reportAttributeAccessIssue]
-        columns = (TextColumn("steps"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns) as progress:
-            task = progress.add_task("steps", total=None)
-            act(config, lambda done, total: progress.update(task, completed=done, total=total))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if len(files) > 1:
+        raise InputError(f"expected at most one config file, got {' '.join(files)}")
+    return configs.resolve(kind, files[0] if files else None, [a for a in arguments if "=" in a])

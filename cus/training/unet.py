@@ -12,7 +12,7 @@ from cus.datasets.clips import Clip, clip_paths, load_clip
 from cus.diffusion import CloseUpShotPipeline, LatentTarget, NoiseSchedule, Objective, PromptEmbeddings, Sampling
 from cus.diffusion.context import ContextEncoder
 from cus.errors import InputError
-from cus.models.autoencoder import Autoencoder
+from cus.limits import limited
 from cus.models.clip import ImageEncoder
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
@@ -20,6 +20,7 @@ from cus.training.config import construct
 from cus.training.latents import LatentCrops
 from cus.training.loop import LoopSettings
 from cus.training.pictures import box_blurred, psnr, save_grid
+from cus.training.vae import read_autoencoder
 
 
 @dataclass
@@ -67,9 +68,9 @@ class UNetConfig:
     model: NewModel = field(default_factory=NewModel)
     sampling: Sampling = field(default_factory=Sampling)
     trained: list[str] = field(default_factory=lambda: ["unet", "image_projector"])
-    frames: int = 25
-    crop: tuple[int, int] = (72, 128)
-    structure_share: float = 0.5
+    frames: int = limited(25, low=1)
+    crop: tuple[int, int] = limited((72, 128), low=1, high=8192)
+    structure_share: float = limited(0.5, low=0, high=1)
     objective: Objective = field(default_factory=Objective)
     loop: LoopSettings = field(default_factory=LoopSettings)
 
@@ -78,13 +79,12 @@ def build(config: UNetConfig) -> CloseUpShotPipeline:
     """The pipeline to train: loaded from `config.init`, or new around a trained autoencoder."""
     if config.init:
         return CloseUpShotPipeline.from_pretrained(config.init, sampling=asdict(config.sampling))
-    if not Path(config.model.vae).is_dir() or not config.model.vae:
-        raise InputError(f"no autoencoder at {config.model.vae!r}: set init=, or model.vae= (see train/vae.py)")
+    vae = read_autoencoder(config.model.vae, "set init=, or model.vae=")
     unet = construct(UNet, config.model.unet, "model.unet")
     options = unet.config
     return CloseUpShotPipeline(
         unet=unet,
-        vae=Autoencoder.from_pretrained(config.model.vae),
+        vae=vae,
         image_encoder=construct(ImageEncoder, config.model.image_encoder, "model.image_encoder"),
         image_projector=construct(ImageProjector, config.model.image_projector, "model.image_projector"),
         prompt=PromptEmbeddings(options.text_tokens, options.context_dim),  # pyright: ignore[reportAttributeAccessIssue]

@@ -11,6 +11,8 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 
 from cus.datasets.clips import ClipCrops
+from cus.errors import InputError
+from cus.limits import limited
 from cus.models.autoencoder import Autoencoder
 from cus.training.config import construct
 from cus.training.loop import LoopSettings
@@ -38,12 +40,26 @@ class VaeConfig:
     clips: str = MISSING
     held_out: str = MISSING
     model: dict[str, Any] = field(default_factory=dict)
-    crop: tuple[int, int] = (96, 96)
-    start: str = "random"
-    color_mix: float = 0.3
-    kl_weight: float = 1e-6
-    gradient_weight: float = 1.0
+    crop: tuple[int, int] = limited((96, 96), low=1, high=8192)
+    start: str = limited("random", choices=("random", "subsampling"))
+    color_mix: float = limited(0.3, low=0, high=1)
+    kl_weight: float = limited(1e-6, low=0)
+    gradient_weight: float = limited(1.0, low=0)
     loop: LoopSettings = field(default_factory=LoopSettings)
+
+
+def read_autoencoder(folder: str, remedy: str = "name the export of a run") -> Autoencoder:
+    """A trained autoencoder. Raises InputError where there is none, with what to do."""
+    if not folder or not Path(folder).is_dir():
+        raise InputError(f"no autoencoder at {folder!r}: {remedy} (see train/vae.py)")
+    try:
+        vae = Autoencoder.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise InputError(
+            f"no autoencoder can be read in {folder!r} ({str(error).splitlines()[0]}): {remedy}"
+        ) from error
+    assert isinstance(vae, Autoencoder)
+    return vae
 
 
 def colors_mixed(images: Tensor, share: float, generator: torch.Generator) -> Tensor:

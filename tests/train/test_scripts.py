@@ -1,19 +1,30 @@
 """The training scripts as a user runs them: tiny models, real code, exact resuming."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import MISSING
 from safetensors.torch import load_file
 
 from cus.datasets.clips import Clip, save_clip
+from cus.errors import InputError
+from cus.training.caches import Caches
+from cus.training.decoder import DecoderConfig
+from cus.training.procedural_clips import ProceduralClips
+from cus.training.scripts import settings_of
+from cus.training.unet import UNetConfig
+from cus.training.vae import VaeConfig
 
 ROOT = Path(__file__).resolve().parents[2]
+DATA_SCRIPTS = ("data/cache_latents.py", "data/make_procedural.py")
 VAE = [
     "model.latent_channels=4",
     "model.block_out_channels=[8,8]",
@@ -127,7 +138,8 @@ def test_an_interrupt_saves_and_exports(tmp_path: Path, latents: Path, vae: Path
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    assert process.returncode == 130, output
+    assert "is saved and exported; the same command goes on" in output and "Traceback" not in output
     assert [path.name[:5] for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-"]
     assert (tmp_path / "run" / "export" / "model_index.json").is_file()
 
@@ -149,6 +161,44 @@ def test_the_decoder_learns_from_generated_latents_and_nothing_else_moves(
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     assert moved and not [key for key in moved if key.startswith(("encoder", "quant_conv"))]
     assert set(after) - set(before) == {key for key in after if "skip" in key}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (ProceduralClips, "clips=-1", "clips must be 1 or more, got -1"),
+        (ProceduralClips, "reference_widths=[384,0]", "reference_widths must be 16 to 8192, got 0"),
+        (ProceduralClips, "recipe.zoom=[.nan,5]", "recipe.zoom must be 1 to 100, got nan"),
+        (ProceduralClips, "scenes=traces", "scenes must be one of collage, traced, got 'traces'"),
+        (ProceduralClips, "clip=5", "did you mean 'clips'?"),
+        (Caches, "parts=0", "parts must be 1 or more, got 0"),
+        (Caches, "reference_sizes=10", "did you mean 'reference_size'?"),
+        (VaeConfig, "loop.steps=-1", "loop.steps must be 1 or more, got -1"),
+        (VaeConfig, "loop.batch=0", "loop.batch must be 1 or more, got 0"),
+        (UNetConfig, "loop.learning_rate=0", "loop.learning_rate must be above 0, got 0"),
+        (UNetConfig, "loop.precision=fp8", "loop.precision must be one of float32, bf16, fp16, got 'fp8'"),
+        (UNetConfig, "sampling.steps=0", "steps must be 1 to 1000, got 0"),
+        (UNetConfig, "frames=many", "frames"),
+        (UNetConfig, "loop.steps=${nothing}", "nothing"),
+        (UNetConfig, "crop=[", "cannot be read"),
+        (DecoderConfig, "crop=[0,4]", "crop must be 1 to 8192, got 0"),
+        (DecoderConfig, "gradient_weight=.inf", "gradient_weight must be 0 or more, got inf"),
+        (DecoderConfig, "--steps", "unknown option '--steps'; settings are given as key=value"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(kind, given, message) -> None:
+    needed = [f"{field.name}=x" for field in fields(kind) if field.default == MISSING]
+    with pytest.raises(InputError, match=re.escape(message)):
+        settings_of(kind, [*needed, given])
+    settings_of(kind, needed)
+
+
+@pytest.mark.parametrize("script", ["train/unet.py", "train/vae.py", "train/decoder.py", *DATA_SCRIPTS])
+def test_help_of_a_script_is_there_at_once_and_states_the_statuses(script: str) -> None:
+    command = [sys.executable, "-X", "importtime", str(ROOT / script), "--help"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "exit status: 0 done" in output.stdout and script in output.stdout
+    assert "| torch" not in output.stderr
 
 
 def test_bad_settings_end_with_a_message_and_status_two(tmp_path: Path) -> None:

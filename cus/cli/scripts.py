@@ -1,0 +1,56 @@
+"""The frame around the scripts in train/ and data/: what `cus.cli.command` is around the commands."""
+
+import os
+import time
+from collections.abc import Callable
+
+from cus.cli.command import Telling, debug_asked, guarded
+from cus.cli.console import LOADING, ConsoleProgress
+from cus.cli.failures import STATUSES
+from cus.runtime import process_started
+
+MEMORY_ADVICE = "take a smaller loop.batch=, crop= or frames="
+
+
+def run_script(
+    work: Callable[[list[str], "Counter"], object], path: str, words: str | None, arguments: list[str]
+) -> int:
+    """Call `work` with the arguments, `[config.yaml] [key=value ...]`; returns the exit status.
+
+    Args:
+        work: the script, called with the arguments and what it reports (done, total) to; slow imports are inside it.
+        path: of the script, from the repository's root.
+        words: what --help prints.
+        arguments: of the process, which ends with the script.
+    """
+    given = [argument for argument in arguments if argument != "--debug"]
+
+    def run() -> None:
+        if "-h" in given or "--help" in given:
+            print(f"{(words or path).strip()}\n\nThe settings: docs/training.md.\n\n{STATUSES}", end="")
+        else:
+            # Of several processes, one speaks.
+            quiet = os.environ.get("RANK", "0") != "0"
+            with ConsoleProgress(quiet=quiet, started=process_started()) as progress:
+                work(given, Counter(progress))
+
+    name = path.replace("/", "-").removesuffix(".py")
+    return guarded(run, Telling(name, MEMORY_ADVICE, debug=debug_asked(arguments)), final=True)
+
+
+class Counter:
+    """Shows how many steps or clips are done, from the first call on; what came before it was loading."""
+
+    def __init__(self, progress: ConsoleProgress) -> None:
+        self.progress, self.label = progress, ""
+        self.started = progress.started
+        progress.start(LOADING, False)
+
+    def __call__(self, done: int, total: int) -> None:  # noqa: D102
+        if not self.label:
+            self.progress.finish(LOADING, time.perf_counter() - self.started)
+            self.label, self.started = "Work", time.perf_counter()
+            self.report = self.progress.start(self.label, False)
+        self.report(done, total, f"{done} of {total}")
+        if done >= total:
+            self.progress.finish(self.label, time.perf_counter() - self.started)

@@ -1,0 +1,81 @@
+"""Close-up training clips from procedural scenes; data/make_procedural.py is their command."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from omegaconf import MISSING
+
+from cus.cameras import Cameras
+from cus.datasets import collage, procedural
+from cus.datasets.clips import save_clip
+from cus.datasets.closeup import ClipRecipe, make_clip
+from cus.errors import InputError
+from cus.limits import limited
+from cus.training import config
+
+
+@dataclass
+class ProceduralClips:
+    """What to build.
+
+    Attributes:
+        out: folder of the clips.
+        clips: how many.
+        scenes: "collage" (fast), "traced" (slower, closer to photographs).
+        first_seed: seed of the first clip; clip i has `first_seed + i`. Keep training and held-out ranges apart.
+        supersample: samples a pixel along each axis.
+        reference_widths: widths of the reference pictures, taken in turns. Photographs are warped at sizes from the
+            frames' own to several times that.
+        recipe: of each clip.
+        part: this process's share, 0 .. parts - 1.
+        parts: number of processes.
+    """
+
+    out: str = MISSING
+    clips: int = limited(100, low=1)
+    scenes: str = limited("collage", choices=("collage", "traced"))
+    first_seed: int = limited(0, low=0)
+    supersample: int = limited(2, low=1, high=16)
+    reference_widths: list[int] = limited(default_factory=lambda: [384, 512, 768, 1024], low=16, high=8192)
+    recipe: ClipRecipe = field(default_factory=ClipRecipe)
+    part: int = limited(0, low=0)
+    parts: int = limited(1, low=1)
+
+
+def scene_of(
+    settings: ProceduralClips, seed: int
+) -> tuple[Callable[[Cameras], tuple[torch.Tensor, torch.Tensor]], Cameras]:
+    """Renderer and reference cameras of scene `seed`."""
+    recipe = settings.recipe
+    width = settings.reference_widths[seed % len(settings.reference_widths)]
+    height = round(width * recipe.height / recipe.width)
+    if settings.scenes == "collage":
+        scene = collage.Collage.random(seed)
+        # Large references have pixels enough: edges need no further samples there.
+        samples = {width: 1} if width > 1.5 * recipe.width else {}
+        return (
+            lambda c: collage.render(scene, c, samples.get(c.width, settings.supersample)),
+            collage.reference_cameras(seed, width, height),
+        )
+    traced = procedural.random_scene(seed)
+    references = procedural.sample_reference_cameras(traced, seed, width, height)
+    return lambda c: procedural.render(traced, c, settings.supersample), references
+
+
+def build(settings: ProceduralClips, on_progress: Callable[[int, int], None]) -> None:
+    """Build what is missing. Raises InputError."""
+    if settings.part >= settings.parts:
+        raise InputError(f"part must be less than parts ({settings.parts}), got {settings.part}")
+    out = Path(settings.out)
+    config.save(settings, out / "settings.yaml")
+    indices = range(settings.part, settings.clips, settings.parts)
+    for done, index in enumerate(indices):
+        on_progress(done, len(indices))
+        seed = settings.first_seed + index
+        path = out / f"clip-{seed:07d}.safetensors"
+        if not path.exists():
+            render, references = scene_of(settings, seed)
+            save_clip(path, make_clip(render, references, settings.recipe, seed, {"scenes": settings.scenes}))
+    on_progress(len(indices), len(indices))
