@@ -76,6 +76,14 @@ def _add_server(group: "argparse._ArgumentGroup") -> None:
         "--port", type=int, default=8080, metavar="N", help="port; 0 takes any free one (default: %(default)s)"
     )
     group.add_argument(
+        "--allow-origin",
+        nargs="+",
+        default=[],
+        metavar="URL",
+        help="pages of other sites that may connect, such as https://hub.example.org where a proxy serves the page"
+        " (default: only the page itself)",
+    )
+    group.add_argument(
         "--open",
         action=argparse.BooleanOptionalAction,
         default=False,
@@ -175,7 +183,7 @@ def view(arguments: argparse.Namespace) -> None:
     else:
         from cus.viewer.server import check_server
 
-        check_server(arguments.host, arguments.port, arguments.max_gaussians)
+        check_server(arguments.host, arguments.port, arguments.max_gaussians, arguments.allow_origin)
     with ConsoleProgress.of(arguments) as progress:
         with progress.loading():
             scene = load_scene(arguments.path, arguments.cameras)
@@ -192,7 +200,7 @@ def serve(scene: "ViewScene", arguments: argparse.Namespace) -> None:
     """Serve the page until the keyboard interrupts."""
     from cus.viewer.server import Viewer
 
-    with Viewer(scene, arguments.host, arguments.port, arguments.max_gaussians) as viewer:
+    with Viewer(scene, arguments.host, arguments.port, arguments.max_gaussians, arguments.allow_origin) as viewer:
         print(f"{len(scene.gaussians)} Gaussians: open {viewer.address} (Ctrl-C ends)", flush=True)
         if arguments.open:
             import webbrowser

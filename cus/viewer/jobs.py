@@ -80,7 +80,7 @@ class OneAtATime:
         self._stop.set()
 
     def stop(self) -> None:
-        """Ask the job to stop, and wait until it has."""
+        """Ask the job to stop, and wait a second for it; its thread does not keep the process alive."""
         self.cancel()
         if self._thread is not None:
-            self._thread.join(timeout=30)
+            self._thread.join(timeout=1)

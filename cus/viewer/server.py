@@ -5,9 +5,11 @@ import io
 import logging
 import socket
 import threading
+from collections.abc import Sequence
 from types import ModuleType, TracebackType
 
 from cus.errors import InputError
+from cus.viewer.origins import check_origins, foreign_pages_refused
 from cus.viewer.panel import Panel
 from cus.viewer.scene import ViewScene
 from cus.viewer.stage import Stage
@@ -41,8 +43,9 @@ def free_port(host: str, port: int) -> int:
         ) from error
 
 
-def check_server(host: str, port: int, max_gaussians: int | None) -> None:
+def check_server(host: str, port: int, max_gaussians: int | None, origins: Sequence[str] = ()) -> None:
     """Raise InputError, before anything is loaded, where a viewer could not be started."""
+    check_origins(origins)
     if not host.strip():
         raise InputError("--host is empty: give an address to listen on, 0.0.0.0 for all of this machine")
     free_port(host, port)
@@ -59,20 +62,26 @@ class Viewer:
         host: address to listen on.
         port: 0 takes any free one.
         max_gaussians: show at most this many in the browser; recordings use all.
+        origins: pages of other sites that may connect, such as "https://hub.example.org".
 
     Raises:
         InputError: viser is not installed, or the port is taken.
     """
 
     def __init__(
-        self, scene: ViewScene, host: str = "127.0.0.1", port: int = 8080, max_gaussians: int | None = None
+        self,
+        scene: ViewScene,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        max_gaussians: int | None = None,
+        origins: Sequence[str] = (),
     ) -> None:
         viser = _viser()
         # A browser that opens a connection ahead and drops it would be reported with a traceback.
         logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
         self.host, self.port = host, free_port(host, port)
         # It prints its address in a box of its own, whatever it is told; the command says it in one line.
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), foreign_pages_refused(host, origins):
             self.server = viser.ViserServer(host, self.port, label=f"CloseUpShot: {scene.name}", verbose=False)
         self.stage = Stage(self.server, scene, max_gaussians)
         self.stage.build()
@@ -82,7 +91,8 @@ class Viewer:
     @property
     def address(self) -> str:
         """Where a browser finds the page."""
-        host = "localhost" if self.host == "0.0.0.0" else self.host
+        host = "localhost" if self.host in ("0.0.0.0", "::") else self.host
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.port}"
 
     def wait(self) -> None:
@@ -92,7 +102,8 @@ class Viewer:
     def close(self) -> None:
         """End the page, and a recording that is being made."""
         self.panel.stop()
-        self.server.stop()
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.server.stop()
 
     def __enter__(self) -> "Viewer":
         return self

@@ -1,6 +1,9 @@
 import json
+import signal
 import socket
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -99,6 +102,7 @@ def test_an_existing_video_is_kept_unless_it_is_given_up(out, tmp_path, capsys):
         (["--record", "walk.mp4", "--cameras", "none.json"], "no such cameras file"),
         (["--measure"], "--record"),
         (["--port", "70000"], "0 to 65535"),
+        (["--port", "0", "--allow-origin", "example.org"], "--allow-origin takes addresses like"),
         (["--max-gaussians", "0", "--port", "0"], "at least 1"),
     ],
 )
@@ -119,6 +123,27 @@ def test_a_port_in_use_is_refused_before_anything_is_loaded(tmp_path, capsys):
         taken.listen()
         message = refusal(capsys, tmp_path / "not there", "--port", taken.getsockname()[1])
     assert "cannot listen" in message and "--port" in message
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_page_stops_at_once_also_while_a_browser_is_connected(out, number, status):
+    pytest.importorskip("viser")
+    import viser
+    from websockets.sync.client import connect
+
+    command = [sys.executable, "-m", "cus.cli.view", str(out), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    address = process.stdout.readline().split("open ")[1].split(" ")[0]
+    # A client that never answers.
+    with connect(address.replace("http", "ws"), subprotocols=[f"viser-v{viser.__version__}"], max_size=None) as client:
+        client.recv(timeout=20)
+        started = time.monotonic()
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=30)
+        seconds = time.monotonic() - started
+    assert process.returncode == status and output == "" and errors.splitlines()[-1] == "interrupted"
+    assert seconds < 5, "two on a machine with nothing else to do"
 
 
 def test_without_viser_the_browser_is_refused_and_recording_works(out, tmp_path, monkeypatch, capsys):
