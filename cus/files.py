@@ -1,9 +1,18 @@
-"""Files as the commands meet them: what is no ordinary file is refused before anything waits for it."""
+"""Files as the commands meet and leave them.
+
+What is no ordinary file is refused before anything waits for it. What is written is whole or not there: a file is
+written beside its target under a name that starts with `PART`, reaches the disk, and is then renamed. Whoever reads the
+target sees the earlier file or the new one, and a process that is killed leaves a hidden part at most.
+"""
 
 import codecs
+import contextlib
+import errno
 import json
 import os
+import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +20,14 @@ from cus.errors import InputError
 
 # Of a JSON file, in bytes: more than any list of cameras or record of a run takes.
 LARGEST_JSON = 64 * 2**20
+
+# How the names of unfinished files and folders begin; followed by the process that writes them.
+PART = ".cus-part-"
+KEPT = "a file that was there is unchanged: free some space, or choose another place"
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -76,3 +93,114 @@ def _encoding(data: bytes) -> str:
     if data[1:2] == b"\0":
         return "utf-16-le"
     return "utf-16-be" if data[:1] == b"\0" else "utf-8"
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str, remedy: str = KEPT, *, parents: bool = False, sweep: bool = True) -> Iterator[Path]:
+    """A path beside `path` to write a file to, which takes its place when the block is through.
+
+    After an error or an interrupt nothing is left of the new file, nor of folders made for it, and the earlier file is
+    as it was.
+
+    Args:
+        path: the file to write.
+        remedy: what the user can do where it cannot be written.
+        parents: whether missing folders are made.
+        sweep: whether parts of the same file that killed processes have left are removed.
+
+    Yields:
+        The path to write to. Its suffix is the target's: many writers choose their format by it.
+
+    Raises:
+        InputError: the disk is full, or the place cannot be written to.
+    """
+    path = Path(path)
+    part = path.with_name(f"{PART}{os.getpid()}-{path.name}")
+    made: list[Path] = []
+    try:
+        with explained(path, remedy):
+            if parents:
+                made = [folder for folder in path.parents if not folder.exists()]
+                path.parent.mkdir(parents=True, exist_ok=True)
+            if sweep:
+                _remove_leftovers(path)
+            yield part
+            _reach_the_disk(part)
+            os.replace(part, path)
+        made = []
+    finally:
+        with contextlib.suppress(OSError):  # gone after the rename
+            part.unlink()
+        for folder in made:
+            with contextlib.suppress(OSError):  # in use by now
+                folder.rmdir()
+
+
+def write_text(path: Path | str, text: str, remedy: str = KEPT) -> None:
+    """Write a text file, UTF-8 with the newlines that the text has. Errors as in `replacing`."""
+    with replacing(path, remedy) as part:
+        part.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: Path | str, content: Any, remedy: str = KEPT) -> None:
+    """Write a JSON file. Errors as in `replacing`."""
+    write_text(path, json.dumps(content, indent=1) + "\n", remedy)
+
+
+@contextlib.contextmanager
+def explained(path: Path | str, remedy: str = KEPT) -> Iterator[None]:
+    """Turn what a failed write raises into an InputError that names the file, the reason and the remedy."""
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(_reason(Path(path), error.errno, error.strerror or str(error), remedy)) from error
+    except Exception as error:
+        # Writers in other languages have errors of their own (safetensors, torch.save), with the system's words in it.
+        words = " ".join(str(error).split())
+        found = next((number for number in (*_FULL, *_FORBIDDEN) if os.strerror(number) in words), None)
+        if found is None:
+            raise
+        raise InputError(_reason(Path(path), found, os.strerror(found), remedy)) from error
+
+
+def _reason(path: Path, number: int | None, words: str, remedy: str) -> str:
+    if number in _FULL:
+        return f"the disk is full: {path} could not be written; {remedy}"
+    if number in _FORBIDDEN:
+        return f"cannot write {path} ({words}): its folder is read-only or another user's; {remedy}"
+    return f"cannot write {path} ({words}); {remedy}"
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes have left half-written in a folder that no other process writes to."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.name.startswith(PART):
+                _remove(path)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the parts of one file whose processes are no more."""
+    import psutil
+
+    for other in path.parent.iterdir():
+        number, dash, name = other.name.removeprefix(PART).partition("-")
+        if not (other.name.startswith(PART) and dash and name == path.name and number.isdecimal()):
+            continue
+        if int(number) != os.getpid() and not psutil.pid_exists(int(number)):
+            _remove(other)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _reach_the_disk(path: Path) -> None:
+    """Wait until a file is on the disk: some file systems say only then that they are full."""
+    with path.open("r+b") as stream:
+        os.fsync(stream.fileno())

@@ -1,9 +1,13 @@
+import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from cus import files
 from cus.errors import InputError
 from cus.files import LARGEST_JSON, read_json, require_regular
 
@@ -49,3 +53,55 @@ def test_nothing_waits_for_what_is_no_ordinary_file(tmp_path: Path) -> None:
             require_regular(tmp_path / name)
     (tmp_path / "a.json").write_text(json.dumps({}))
     assert require_regular(tmp_path / "a.json") == 2
+
+
+def test_a_file_appears_only_when_it_is_complete_and_errors_leave_the_earlier_one(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with pytest.raises(ZeroDivisionError), files.replacing(path, parents=True) as part:
+        part.write_text("half")
+        raise ZeroDivisionError
+    assert not path.parent.exists(), "folders made for it go, too"
+    with pytest.raises(InputError, match="No such file"):
+        files.write_text(path, "no folder")
+    path.parent.mkdir()
+    files.write_text(path, "first\r\n")
+    assert path.read_bytes() == b"first\r\n"
+    with pytest.raises(KeyboardInterrupt), files.replacing(path) as part:
+        assert part.suffix == ".txt", "many writers choose their format by it"
+        part.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"first\r\n" and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "the disk is full: .*a.txt could not be written.*free some"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "the disk is full"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), "cannot write .*a.txt.*read-only or another user's"),
+        (OSError(errno.EACCES, os.strerror(errno.EACCES)), "read-only or another user's"),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "cannot write .*a.txt .Input/output error"),
+        (ValueError("Io error: No space left on device (os error 28)"), "the disk is full"),
+    ],
+)
+def test_what_stops_a_write_is_said_with_the_remedy(tmp_path, error, words):
+    with pytest.raises(InputError, match=words + ".*choose another place"), files.replacing(tmp_path / "a.txt") as part:
+        part.write_text("half")
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_the_writer_itself_stays_what_it_is(tmp_path):
+    with pytest.raises(ValueError, match="no such colour"), files.replacing(tmp_path / "a.txt"):
+        raise ValueError("no such colour")
+
+
+def test_parts_of_dead_processes_are_removed_and_those_of_living_ones_stay(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    living = tmp_path / f"{files.PART}{os.getppid()}-a.txt"
+    for path in (tmp_path / f"{files.PART}{ended.pid}-a.txt", living, tmp_path / f"{files.PART}{ended.pid}-b.txt"):
+        path.write_text("half")
+    files.write_text(tmp_path / "a.txt", "whole")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"a.txt", living.name, f"{files.PART}{ended.pid}-b.txt"}

@@ -19,12 +19,15 @@ ALLOWED = {
     "report": {"report"},
     "viewer": {"cameras", "splats", "report", "viewer"},
     "kernels": {"kernels"},
+    "digests": set(),
     "errors": set(),
     "files": set(),
+    "folder_lock": set(),
     "limits": set(),
+    "output_folder": {"files", "folder_lock"},
     "runtime": set(),
 }
-EVERYWHERE = {"errors", "files", "kernels", "limits", "runtime"}
+EVERYWHERE = {"digests", "errors", "files", "folder_lock", "kernels", "limits", "output_folder", "runtime"}
 ONE_FILE = (
     "gsplat",
     "open_clip",

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from cus.cameras.conversions import (
 )
 from cus.cameras.photos import PhotoSet, cameras_of, inspect_photo, to_batch, undistort
 from cus.errors import InputError
+from cus.files import write_json
 
 DISTORTION = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
 
@@ -227,7 +227,7 @@ def save_transforms(
 ) -> None:
     """Write cameras and their pictures' paths (relative to the file) as `transforms.json`; `extra` joins the top level.
 
-    The file replaces an earlier one only when it is complete.
+    The file replaces an earlier one only when it is complete. Raises InputError where it cannot be written.
     """
     if len(file_paths) != len(cameras):
         raise ValueError(f"expected {len(cameras)} paths, got {len(file_paths)}")
@@ -235,7 +235,4 @@ def save_transforms(
         frame_entry(viewmat, K, cameras.width, cameras.height, file)
         for viewmat, K, file in zip(cameras.viewmats.cpu(), cameras.Ks.cpu(), file_paths, strict=True)
     ]
-    path = Path(path)
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps({"camera_model": "OPENCV", "frames": frames, **(extra or {})}, indent=1))
-    os.replace(part, path)
+    write_json(path, {"camera_model": "OPENCV", "frames": frames, **(extra or {})})

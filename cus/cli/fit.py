@@ -197,8 +197,13 @@ def _fit_photographs(arguments: argparse.Namespace, options: "FitOptions", progr
     size = arguments.size or DEFAULT_SIZE
     scene = read_posed(arguments.folder, arguments.images, tuple(arguments.hold_out), size)
     folder = RunFolder(arguments.out or Path("out"))
-    folder.prepare(resume=arguments.resume, overwrite=arguments.overwrite)
-    summary = fit_photos(scene, options, folder, progress, device=device, resume=arguments.resume)
+    # Neither photographs nor cameras may be among what is replaced.
+    inputs = [*scene.posed.paths, arguments.folder / "transforms.json", arguments.folder / "sparse"]
+    folder.prepare(resume=arguments.resume, overwrite=arguments.overwrite, inputs=inputs)
+    try:
+        summary = fit_photos(scene, options, folder, progress, device=device, resume=arguments.resume)
+    finally:
+        folder.close()
     mean = sum(score["psnr"] for score in summary["training"]) / len(summary["training"])
     progress.say(f"{summary['gaussians']:,} Gaussians; the {len(summary['training'])} photographs: {mean:.2f} dB")
     for score in summary["held_out"]:

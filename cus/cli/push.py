@@ -1,7 +1,6 @@
 """`cus-push`: a model to the Hugging Face Hub, with a model card of what is known about it."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from cus.cli.command import CommandParser, run_command
 from cus.cli.console import ConsoleProgress, add_output_options
 from cus.errors import InputError
+from cus.files import write_text
 
 if TYPE_CHECKING:
     from cus.diffusion.publish import Upload
@@ -87,7 +87,7 @@ def push(arguments: argparse.Namespace) -> None:
     prepared = prepare(arguments.folder)
     _check_sampling(prepared)
     if arguments.new_card or not card.exists():
-        _write(card, _card_text(arguments, repository, prepared))
+        write_text(card, _card_text(arguments, repository, prepared), "copy the model to a folder of your own")
         progress.say(f"wrote {card}")
     _list_files(prepared, card, progress)
     if arguments.dry_run:
@@ -126,15 +126,6 @@ def _card_text(arguments: argparse.Namespace, repository: str, prepared: "Upload
     tables = [table for folder in arguments.results for table in read_tables(folder, is_model)]
     bases = tuple(dict.fromkeys([*arguments.base_model, *training.base_model]))
     return card_text(CardFacts(repository, prepared.facts, arguments.license, bases, training.stages, tables))
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; copy the model to a folder of your own") from error
 
 
 def _checked_card(path: Path) -> str:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cus.errors import InputError
+from cus.files import replacing
 
 FORMAT = "cus-clip-1"
 SUFFIX = ".safetensors"
@@ -52,7 +53,7 @@ class Clip:
 
 
 def save_clip(path: Path, clip: Clip) -> None:
-    """Write a clip; the file appears under its name only when complete."""
+    """Write a clip; the file appears only when complete. Raises InputError where it cannot be written."""
     tensors = {
         "references": _to_bytes(clip.references),
         "targets": _to_bytes(clip.targets),
@@ -61,10 +62,8 @@ def save_clip(path: Path, clip: Clip) -> None:
     }
     if clip.structure is not None:
         tensors["structure"] = _to_bytes(clip.structure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, {"format": FORMAT, "info": json.dumps(clip.info)})
-    part.replace(path)
+    with replacing(path, parents=True, sweep=False) as part:
+        save_file(tensors, part, {"format": FORMAT, "info": json.dumps(clip.info)})
 
 
 def load_clip(path: Path) -> Clip:

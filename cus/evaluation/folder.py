@@ -1,8 +1,7 @@
 """The folder that an evaluation fills: begun, gone on with, or refused because it holds another one."""
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from cus.errors import InputError
 from cus.evaluation.records import Record, latest_records, read_records
 from cus.evaluation.settings import EvalSettings, RowSettings
 from cus.evaluation.splits import Split, build_split, load_split, save_split
-from cus.inference.folder import remove
+from cus.output_folder import OutputFolder
 
 SPLIT, RECORDS, SETTINGS, PICTURES = "split.json", "records.jsonl", "settings.json", "pictures"
-# Everything that an evaluation leaves in its folder.
-MADE = (SPLIT, RECORDS, SETTINGS, PICTURES, "results.json", "results.md", "results.tex", "per_image.csv", "page.html")
+RESULTS = ("results.json", "results.md", "results.tex", "per_image.csv", "page.html")
+MADE = (SPLIT, RECORDS, SETTINGS, *RESULTS)
 # A table may be laid out anew; what its numbers depend on may not change.
 LAYOUT = ("title", "axes", "baseline", "metrics")
 # What a split file decides in their place.
@@ -61,13 +60,47 @@ class Begun:
     without_cases: dict[str, str]
 
 
-def check_free(out: Path, mode: Mode) -> None:
-    """Refuse a folder that holds an evaluation which is neither resumed nor replaced. Raises InputError."""
-    mode.check()
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; --out names a folder")
-    if (out / RECORDS).exists() and not (mode.resume or mode.overwrite):
-        raise InputError(f"{out} already holds an evaluation: --resume goes on with it, --overwrite replaces it")
+class EvaluationFolder(OutputFolder):
+    """The folder that an evaluation fills. An earlier one that is replaced stays until a file takes its place."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "an evaluation")
+        self._start: Callable[[], None] | None = None
+
+    def prepare(self, mode: Mode, inputs: Iterable[Path]) -> None:
+        """Lock the folder; `close` gives it back.
+
+        Args:
+            mode: what to do with an evaluation that is there.
+            inputs: files that the evaluation reads.
+
+        Raises:
+            InputError: it holds an evaluation that is neither resumed nor replaced, or files that no evaluation made;
+                it cannot be written, or another process works in it.
+        """
+        mode.check()
+        # Pictures lie among others' where a folder of that name is there: each file is looked at before it is written.
+        self.open(MADE, inputs)
+        if self.is_ours(RECORDS) and not (mode.resume or mode.overwrite):
+            self.close()
+            raise InputError(
+                f"{self.path} already holds an evaluation: --resume goes on with it, --overwrite replaces it"
+            )
+
+    def start(self, write: Callable[[], None], *, overwrite: bool) -> None:
+        """Call `write` for the first files, now, or with `overwrite` as soon as there is anything to write beside."""
+        if overwrite:
+            self._start = write
+        else:
+            write()
+
+    def claim(self, name: str) -> Path:
+        """See `OutputFolder.claim`."""
+        if self._start is not None:
+            start, self._start = self._start, None
+            self.remove(list(self.made))
+            start()
+        return super().claim(name)
 
 
 def held_size(out: Path, path: Path | None, mode: Mode) -> int:
@@ -78,13 +111,13 @@ def held_size(out: Path, path: Path | None, mode: Mode) -> int:
 
 
 def begin(
-    data: Path, out: Path, settings: EvalSettings, path: Path | None, metrics: Sequence[str], mode: Mode
+    data: Path, folder: EvaluationFolder, settings: EvalSettings, path: Path | None, metrics: Sequence[str], mode: Mode
 ) -> Begun:
     """Choose the cases or take those that are there, and write down what is going to be done.
 
     Args:
         data: folder of the scenes.
-        out: the folder to fill.
+        folder: to fill, prepared.
         settings: checked, with a size.
         path: a split file, or None.
         metrics: names of those that will be scored.
@@ -93,9 +126,9 @@ def begin(
     Raises:
         InputError: another evaluation in the folder, data that do not fit the split; nothing is changed then.
     """
-    check_free(out, mode)
+    out = folder.path
     if mode.resume and ((out / RECORDS).exists() or (out / SPLIT).is_file()):
-        return _resumed(data, out, settings, path, metrics, mode)
+        return _resumed(data, folder, settings, path, metrics, mode)
     if path is None:
         split, without = build_split(
             data, settings.made_protocol(), settings.size, settings.made_rules(), settings.scenes
@@ -105,11 +138,8 @@ def begin(
     if len(split) == 0:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(without.items())[:4])
         raise InputError(f"no scene in {data} gives a case: {reasons}")
-    # Not before all is known to be sound: a mistyped path must not cost the earlier evaluation.
-    if mode.overwrite and any((out / name).is_file() for name in (RECORDS, SETTINGS)):
-        for name in MADE:
-            remove(out / name)
-    _write(out, settings, split, without, path is not None)
+    # A mistyped path, or photographs without depth, must not cost the earlier evaluation.
+    folder.start(lambda: _write(folder, settings, split, without, path is not None), overwrite=mode.overwrite)
     return Begun(split, [], without)
 
 
@@ -124,8 +154,9 @@ def _from_file(path: Path, data: Path, settings: EvalSettings) -> Split:
 
 
 def _resumed(
-    data: Path, out: Path, settings: EvalSettings, path: Path | None, metrics: Sequence[str], mode: Mode
+    data: Path, folder: EvaluationFolder, settings: EvalSettings, path: Path | None, metrics: Sequence[str], mode: Mode
 ) -> Begun:
+    out = folder.path
     for name in (SPLIT, SETTINGS):
         if not (out / name).is_file():
             raise InputError(f"{out} cannot be resumed without its {name}; --overwrite starts anew")
@@ -150,7 +181,7 @@ def _resumed(
                 f"{out} holds pictures that were not scored by {', '.join(missing)}; give --metrics {known}, or "
                 "another --out"
             )
-    _write(out, settings, split, without, from_file)
+    _write(folder, settings, split, without, from_file)
     return Begun(split, records, without)
 
 
@@ -186,14 +217,9 @@ def _row_changes(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[
     ]
 
 
-def _write(out: Path, settings: EvalSettings, split: Split, without: dict[str, str], from_file: bool) -> None:
+def _write(
+    folder: EvaluationFolder, settings: EvalSettings, split: Split, without: dict[str, str], from_file: bool
+) -> None:
     content = {"settings": settings.summary(), "from_split_file": from_file, "without_cases": without}
-    path = out / SETTINGS
-    part = path.with_suffix(".part")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
-    save_split(out / SPLIT, split)
+    folder.write(SETTINGS, lambda part: part.write_text(json.dumps(content, indent=1) + "\n"))
+    folder.write(SPLIT, lambda part: save_split(part, split))

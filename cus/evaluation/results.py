@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from cus.evaluation.page import page_html
 from cus.evaluation.records import Record, json_number, latest_records, record_json
 from cus.evaluation.statistics import COVERAGE, Estimate
 from cus.evaluation.tables import Cell, Group, MetricLike, Summary, TableOptions, group_label, summarise
+from cus.files import write_text
 from cus.inference.machine import versions
 
 FORMAT = 1
@@ -96,13 +96,7 @@ def per_image_csv(records: Iterable[Record], summary: Summary) -> str:
 
 
 def _written(path: Path, text: str) -> Path:
-    """Write beside the target, then put it in its place, so that a reader never sees half a file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(path, text)
     return path
 
 

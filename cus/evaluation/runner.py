@@ -1,7 +1,6 @@
 """`cus-eval`: every row of every case of a split, scored, recorded as it happens, and resumed where it was cut off."""
 
 import math
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from cus.errors import InputError
 from cus.estimators import estimate_scene
 from cus.estimators.choice import prepare
 from cus.evaluation.covisibility import covisible
-from cus.evaluation.folder import PICTURES, RECORDS, Begun, Mode, begin, check_free, held_size
+from cus.evaluation.folder import PICTURES, RECORDS, RESULTS, Begun, EvaluationFolder, Mode, begin, held_size
 from cus.evaluation.metrics import Metric, best_blur, make_metrics
 from cus.evaluation.protocol import Case, index_of
 from cus.evaluation.records import Record, append_record, latest_records
@@ -28,6 +27,7 @@ from cus.evaluation.rows import CaseWork, Models, References
 from cus.evaluation.settings import EvalSettings, RowSettings, blurred_name
 from cus.evaluation.tables import MetricColumn, MetricLike
 from cus.evaluation.targets import Target, frame_size, read_target
+from cus.files import explained
 from cus.inference.progress import OnProgress
 from cus.inference.settings import torch_device
 from cus.inference.stages import find_model, model_defaults
@@ -86,21 +86,27 @@ def evaluate(
     """
     mode = mode or Mode()
     settings.check()
-    check_free(out, mode)
     torch_device(settings.device)
-    # By its own name from here on: tables of different estimators must not pass for the same.
-    settings = replace(settings, estimator=prepare(settings.estimator).estimator)
-    metrics, unavailable = make_metrics(settings.metrics, torch.device("cpu"))
-    settings, model_size = _with_models(settings)
-    settings = replace(settings, size=settings.size or held_size(out, split, mode) or model_size)
-    begun = begin(data, out, settings, split, [metric.name for metric in metrics], mode)
-    run = _Run(data, out, settings, begun, metrics, retry=mode.retry, on_progress=on_progress)
+    folder = EvaluationFolder(out)
+    # The split of the same folder is what resuming goes by.
+    folder.prepare(mode, [path for path in (split, data) if path is not None and not (mode.resume and path == split)])
     try:
-        for name in begun.split.scenes:
-            run.scene(name)
-            run.write()
+        # By its own name from here on: tables of different estimators must not pass for the same.
+        settings = replace(settings, estimator=prepare(settings.estimator).estimator)
+        metrics, unavailable = make_metrics(settings.metrics, torch.device("cpu"))
+        settings, model_size = _with_models(settings)
+        settings = replace(settings, size=settings.size or held_size(out, split, mode) or model_size)
+        begun = begin(data, folder, settings, split, [metric.name for metric in metrics], mode)
+        run = _Run(data, folder, settings, begun, metrics, retry=mode.retry, on_progress=on_progress)
+        try:
+            for name in begun.split.scenes:
+                run.scene(name)
+                run.write()
+        finally:
+            files = run.write()
+        folder.rewrite()
     finally:
-        files = run.write()
+        folder.close()
     return Outcome(files, latest_records(run.records), begun.without_cases, unavailable)
 
 
@@ -129,7 +135,7 @@ class _Run:
     def __init__(
         self,
         data: Path,
-        out: Path,
+        folder: EvaluationFolder,
         settings: EvalSettings,
         begun: Begun,
         metrics: list[Metric],
@@ -137,7 +143,7 @@ class _Run:
         retry: bool,
         on_progress: OnProgress | None,
     ) -> None:
-        self.data, self.out, self.settings, self.split = data, out, settings, begun.split
+        self.data, self.folder, self.settings, self.split = data, folder, settings, begun.split
         self.metrics, self.on_progress = metrics, on_progress
         self.without_cases = begun.without_cases
         self.models = Models(settings)
@@ -157,8 +163,10 @@ class _Run:
         summary = self.settings.summary()
         if self.without_cases:
             summary["scenes_without_cases"] = self.without_cases
+        for name in RESULTS:
+            self.folder.claim(name)
         return write_results(
-            self.out,
+            self.folder.path,
             self.records,
             columns,
             self.settings.row_names,
@@ -286,23 +294,18 @@ class _Run:
                         self._record(Record(scene, case.name, name, label, _group(case), {}, None, 0.0, reason))
 
     def _record(self, record: Record) -> None:
-        append_record(self.out / RECORDS, record)
+        path = self.folder.claim(RECORDS)
+        with explained(path, self.folder.remedy):
+            append_record(path, record)
         self.records.append(record)
         self.known.add((record.scene, record.case, record.row))
 
     def _save(self, scene: str, case: Case, name: str, picture: Tensor) -> str:
         """Write a PNG; returns its path relative to the output folder."""
         relative = Path(PICTURES) / scene / case.name / f"{name}.png"
-        path = self.out / relative
         pixels = (picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
         encoded = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
-        part = path.with_suffix(".part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(encoded.tobytes())
-            os.replace(part, path)
-        except OSError as error:
-            raise InputError(f"cannot write {path} ({error.strerror}); free some space and --resume") from error
+        self.folder.write(relative.as_posix(), lambda part: part.write_bytes(encoded.tobytes()))
         return relative.as_posix()
 
     def _say(self, words: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
@@ -24,6 +23,7 @@ from cus.evaluation.protocol import (
     photo_names,
     protocols_of,
 )
+from cus.files import replacing
 
 FORMAT = "cus-split-1"
 SHOWN = 8  # differences that a message lists
@@ -143,15 +143,8 @@ def build_split(
 
 def save_split(path: Path | str, split: Split) -> None:
     """Write a split file; it replaces an earlier one only when complete. Raises InputError where it cannot."""
-    path = Path(path)
-    content = {"format": FORMAT, **asdict(split)}
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"cannot write the split file {path}: {error.strerror}") from error
+    with replacing(path, parents=True) as part:
+        part.write_text(json.dumps({"format": FORMAT, **asdict(split)}, indent=1) + "\n")
 
 
 def load_split(path: Path | str, data_folder: Path | str | None = None) -> Split:

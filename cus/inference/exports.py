@@ -23,14 +23,13 @@ from cus.cameras.colmap import save_colmap, visible_points
 from cus.cameras.photos import filling_K, inspect_photo, undistort
 from cus.cameras.transforms_json import frame_entry, read_json
 from cus.errors import InputError
-from cus.inference.folder import remove
 from cus.inference.labels import STAGES
+from cus.output_folder import check_replaceable, new_folder
 from cus.splats.ply import load_point_cloud, save_point_cloud
 
 FOLDER_FORMATS = ("colmap", "nerfstudio")
 CAMERAS = ("all", "photos", "frames")
-# What an export makes in its folder; one that holds anything else is never replaced.
-_CONTENT = {"colmap": {"images", "sparse"}, "nerfstudio": {"images", "transforms.json", "points.ply"}}
+EXPORT = "an export"
 _COPIED = (".jpg", ".jpeg", ".png")
 OnProgress = Callable[[int, int], None]
 
@@ -143,11 +142,12 @@ def export_run(
     if file_format not in FOLDER_FORMATS or cameras not in CAMERAS:
         raise ValueError(f"expected one of {FOLDER_FORMATS} and of {CAMERAS}, got {file_format!r} and {cameras!r}")
     check_stage(folder, "scene", [])
-    check_out(out, _CONTENT[file_format], overwrite)
+    check_replaceable(out, EXPORT, overwrite=overwrite, inputs=[folder])
     views = collect_views(folder, cameras, photo_folder)
     check_stage(folder, "cloud", ["points.ply"])
     points, colors = load_point_cloud(folder / "points.ply")
-    with _new_folder(out) as part:
+    inputs = [folder, *(view.source for view in views)]
+    with new_folder(out, EXPORT, overwrite=overwrite, inputs=inputs) as part, _encoded(out):
         (part / "images").mkdir()
         pinholes, names = [], []
         for done, view in enumerate(views, start=1):
@@ -164,20 +164,6 @@ def export_run(
     photos = sum(view.name.startswith("photo_") for view in views)
     off_centre = sum(_is_off_centre(camera) for camera in pinholes)
     return Exported(out, photos, len(views) - photos, len(points), off_centre)
-
-
-def check_out(out: Path, content: set[str], overwrite: bool) -> None:
-    """Refuse a folder that is something else, or an earlier export unasked. Raises InputError."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise InputError(f"{out} is a file; name a folder with --out")
-    found = {path.name for path in out.iterdir()}
-    if found - content:
-        others = ", ".join(sorted(found - content)[:3])
-        raise InputError(f"{out} holds what no export made ({others}); name another folder with --out")
-    if found and not overwrite:
-        raise InputError(f"{out} already exists: --overwrite replaces it, --out names another folder")
 
 
 def write_picture(view: View, images: Path) -> tuple[str, Cameras]:
@@ -250,23 +236,9 @@ def _nerfstudio(cameras: Sequence[Cameras], names: Sequence[str]) -> dict[str, A
 
 
 @contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place at the end, or is removed where something goes wrong."""
-    part, earlier = out.with_name(f".part-{out.name}"), out.with_name(f".earlier-{out.name}")
+def _encoded(out: Path) -> Iterator[None]:
+    """Name the folder where a picture cannot be encoded."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        remove(part)
-        part.mkdir()
-        yield part
-        if out.exists():
-            os.replace(out, earlier)
-        os.replace(part, out)
-        remove(earlier)
-    except (OSError, cv2.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"cannot write {out}: {reason}. Choose another folder with --out or free some space"
-        ) from error
-    finally:
-        if part.exists():
-            remove(part)
+        yield
+    except cv2.error as error:
+        raise InputError(f"cannot write {out}: {error}") from error

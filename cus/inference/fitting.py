@@ -99,12 +99,16 @@ def fit(
 ) -> State:
     """The Gaussian scene (Eqs. 8 to 10), its renders along the path, and all cameras where they were moved.
 
-    With a checkpoint, a fit that was cut off goes on from it; the caller removes the file.
+    With a checkpoint, a fit that was cut off goes on from it, or starts anew with a note where it is damaged; the
+    caller removes the file.
     """
     views = supervision(made, cloud, options)
     config = options.config(views.images.device, views.cameras.width, views.cameras.height)
+    anew: list[str] = []
     record = FitRecord(
-        on_status=lambda now: on_progress(now.iteration, now.iterations, str(now)), checkpoint=checkpoint
+        on_status=lambda now: on_progress(now.iteration, now.iterations, str(now)),
+        checkpoint=checkpoint,
+        on_unusable=lambda reason: anew.append(f"Gaussian scene: {reason}, so the fit started anew"),
     )
     found = fit_views(views, cloud, config, options.seed, record)
     T = len(made.frames)
@@ -112,4 +116,4 @@ def fit(
     tensors = state_of(found.gaussians).tensors | {"renders": renders}
     if config.refine_cameras:
         tensors["refined_viewmats"] = found.cameras.viewmats
-    return State(tensors, (f"Gaussian scene: {found.status}",))
+    return State(tensors, (f"Gaussian scene: {found.status}", *anew))

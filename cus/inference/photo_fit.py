@@ -148,8 +148,13 @@ def fit_photos(
         cloud = fused_photos(estimate, on_cloud)
     made_from = [[str(scene.posed.paths[i]) for i in train], repr(config), options.seed, scene.size]
     checkpoint = folder.checkpoint("photos", fingerprint(made_from), keep=resume)
+    anew: list[str] = []
     with _stage(progress, "splat", seconds) as on_fit:
-        record = FitRecord(on_status=lambda now: on_fit(now.iteration, now.iterations, str(now)), checkpoint=checkpoint)
+        record = FitRecord(
+            on_status=lambda now: on_fit(now.iteration, now.iterations, str(now)),
+            checkpoint=checkpoint,
+            on_unusable=lambda reason: anew.append(f"Gaussian scene: {reason}, so the fit started anew"),
+        )
         found = fit_views(photo_views(estimate, valid[train]), cloud, config, options.seed, record)
     everything = Cameras.cat([found.cameras, cameras[held_out]]) if held_out else found.cameras
     renders = render(found.gaussians, everything, antialiased=config.antialiased)
@@ -157,14 +162,18 @@ def fit_photos(
     scores = [
         scored(names[i], picture, images[i], valid[i]) for i, picture in zip([*train, *held_out], renders, strict=True)
     ]
-    summary = _summary(scene, config, options, found, cloud, scores, seconds) | {"notes": [*estimate.notes]}
+    summary = _summary(scene, config, options, found, cloud, scores, seconds) | {"notes": [*estimate.notes, *anew]}
+    # fit.json goes before anything is replaced and comes last: as long as it is there, the rest is of one fit.
+    folder.remove(["fit.json"])
     folder.write("splat.ply", lambda part: save_ply(part, found.gaussians, antialiased=config.antialiased))
     _write_renders(folder, [names[i] for i in held_out], renders[len(train) :], images[held_out])
     if config.refine_cameras:
         paths = [os.path.relpath(scene.posed.paths[i].resolve(), folder.path.resolve()) for i in train]
         write_refined(folder, found.cameras, paths)
     folder.write_json("fit.json", summary)
-    checkpoint.unlink(missing_ok=True)
+    folder.discard(checkpoint)
+    folder.drop_earlier(states=True)
+    folder.rewrite()
     return summary
 
 

@@ -13,9 +13,10 @@ from cus.cameras import Cameras, PhotoSet, load_transforms
 from cus.cameras.photos import Photo
 from cus.cameras.transforms_json import read_json
 from cus.errors import InputError
+from cus.files import PART, explained
 from cus.inference import machine, outputs
 from cus.inference.fitting import FitOptions, fit
-from cus.inference.folder import REFINED, RunFolder, State, remove
+from cus.inference.folder import REFINED, RunFolder, State
 from cus.inference.labels import STAGES
 from cus.inference.progress import OnProgress
 from cus.inference.results import Results
@@ -66,7 +67,10 @@ def is_run(path: Path) -> bool:
 def read_run(path: Path, device: torch.device | str = "cpu") -> RecordedRun:
     """Read what a run has recorded. Raises InputError where a stage that the fit needs is missing or damaged."""
     summary = read_json(path / "run.json")
-    states = {name: _recorded(path, name, device) for name in _NEEDED}
+    keys = summary.get("stages", {})
+    states = {
+        name: _recorded(path, name, device, keys.get(name) if isinstance(keys, dict) else None) for name in _NEEDED
+    }
     settings = _settings(summary, path)
     scene = scene_from(states["scene"])
     targets = load_transforms(path)
@@ -128,23 +132,31 @@ def refit(
     device = results.cloud.points.device
     config = options.config(device, cameras.width, cameras.height)
     folder = _target(run, out, resume=resume, overwrite=overwrite)
-    made_from = [_digest(run.path), repr(config), repr(options)]
-    checkpoint = folder.checkpoint("refit", fingerprint(made_from), keep=resume)
-    started = time.perf_counter()
-    state = fit(results.generated(), results.cloud, options, on_progress, checkpoint)
-    tensors = dict(state.tensors)
-    renders, moved = tensors.pop("renders"), tensors.pop("refined_viewmats", None)
-    results.renders, results.gaussians = renders, Gaussians(**tensors)
-    if moved is not None:
-        results.refined = replace(results.generated().with_references()[2], viewmats=moved)
-    results.antialiased = config.antialiased
-    results.seconds["splat"] = time.perf_counter() - started
-    # Earlier words on a scene that is no more.
-    notes = [note for note in run.summary.get("notes", []) if not note.startswith(f"{STAGES['splat']}:")]
-    results.notes = [*notes, *state.notes]
-    settings = replace(run.settings, out=folder.path, splat_iterations=config.iterations)
-    _replace_all(folder, settings, results, state, _summary(run, options, config, folder), fingerprint(made_from))
-    checkpoint.unlink(missing_ok=True)
+    try:
+        made_from = [_digest(run.path), repr(config), repr(options)]
+        checkpoint = folder.checkpoint("refit", fingerprint(made_from), keep=resume)
+        started = time.perf_counter()
+        state = fit(results.generated(), results.cloud, options, on_progress, checkpoint)
+        tensors = dict(state.tensors)
+        renders, moved = tensors.pop("renders"), tensors.pop("refined_viewmats", None)
+        results.renders, results.gaussians = renders, Gaussians(**tensors)
+        if moved is not None:
+            results.refined = replace(results.generated().with_references()[2], viewmats=moved)
+        results.antialiased = config.antialiased
+        results.seconds["splat"] = time.perf_counter() - started
+        # Earlier words on a scene that is no more.
+        notes = [note for note in run.summary.get("notes", []) if not note.startswith(f"{STAGES['splat']}:")]
+        results.notes = [*notes, *state.notes]
+        settings = replace(run.settings, out=folder.path, splat_iterations=config.iterations)
+        if folder.path.resolve() != run.path.resolve():
+            _copy(run.path, folder)
+        _replace_all(folder, settings, results, state, _summary(run, options, config, folder), fingerprint(made_from))
+        folder.discard(checkpoint)
+        if folder.path.resolve() != run.path.resolve():
+            folder.drop_earlier(states=True)
+        folder.rewrite()
+    finally:
+        folder.close()
     return folder.path
 
 
@@ -169,29 +181,30 @@ def _replace_all(
     folder: RunFolder, settings: InferSettings, results: Results, state: State, summary: dict[str, Any], key: str
 ) -> None:
     """Make everything new beside what is there, then put it in place."""
-    part = RunFolder(folder.path / ".part-refit")
+    part = RunFolder(folder.path / f"{PART}refit")
     try:
-        remove(part.path)
-        part.path.mkdir()
+        shutil.rmtree(part.path, ignore_errors=True)
+        with explained(part.path, folder.remedy):
+            part.path.mkdir()
         part.save("splat", key, state)
         outputs.write_splat(part, settings, results)
         present = [*folder.files(), *(name for name in ("splat.mp4", "splat.ply") if name not in folder.files())]
         summary["files"] = present
         outputs.write_report(part, settings, results, summary)
         part.write_json("run.json", summary)
-        for name in _MADE:
-            os.replace(part.path / name, folder.path / name)
-        # Last, so that a folder never speaks of cameras that its scene was not fitted with.
-        if results.refined is not None:
-            os.replace(part.path / REFINED, folder.path / REFINED)
-        else:
-            remove(folder.path / REFINED)
+        # Cameras last, so that a folder never speaks of some that its scene was not fitted with.
+        for name in (*_MADE, *((REFINED,) if results.refined is not None else ())):
+            target = folder.claim(name)
+            with explained(target, folder.remedy):
+                os.replace(part.path / name, target)
+        if results.refined is None:
+            folder.remove([REFINED])
     finally:
-        remove(part.path)
+        shutil.rmtree(part.path, ignore_errors=True)
 
 
 def _target(run: RecordedRun, out: Path | None, *, resume: bool, overwrite: bool) -> RunFolder:
-    """The folder to fit in: the run's own, or a copy of it without what the fit makes."""
+    """The folder to fit in, locked: the run's own, or another one, which becomes a copy of it."""
     if out is None or out.resolve() == run.path.resolve():
         folder = RunFolder(run.path)
         folder.prepare(resume=True, overwrite=False)
@@ -199,27 +212,33 @@ def _target(run: RecordedRun, out: Path | None, *, resume: bool, overwrite: bool
     if run.path.resolve() in out.resolve().parents:
         raise InputError(f"{out} lies inside the run {run.path}; name a folder beside it with --out")
     folder = RunFolder(out)
-    folder.prepare(resume=resume, overwrite=overwrite)
-    left_out = shutil.ignore_patterns("splat.*", REFINED, "report.html", "run.json", "*.checkpoint", ".part-*")
-    try:
-        shutil.copytree(run.path, out, ignore=left_out, dirs_exist_ok=True)
-        _repoint_photos(run.path, folder)
-    except (OSError, shutil.Error) as error:
-        raise InputError(f"cannot copy {run.path} to {out} ({error}); free some space or name another folder") from None
+    photos = [photo.path for photo in run.results.inputs.photos]
+    folder.prepare(resume=resume, overwrite=overwrite, inputs=[run.path, *photos])
     return folder
+
+
+def _copy(source: Path, folder: RunFolder) -> None:
+    """Copy what the run has made, without what the fit makes anew; what else lies in its folder stays there."""
+    made = RunFolder(source)
+    for name in made.made:
+        if made.is_ours(name) and not name.endswith(("/", ".checkpoint")) and name not in (*_MADE, REFINED):
+            folder.write(name, lambda part, name=name: shutil.copyfile(source / name, part))
+    _repoint_photos(source, folder)
 
 
 def _repoint_photos(source: Path, folder: RunFolder) -> None:
     """Paths of photographs are relative to the folder: make them right for the copy."""
-    content = read_json(folder.path / "transforms.json")
+    content = read_json(source / "transforms.json")
     for photo in content.get("photos", []):
         photo["file_path"] = os.path.relpath((source / photo["file_path"]).resolve(), folder.path.resolve())
     folder.write_json("transforms.json", content)
 
 
-def _recorded(path: Path, stage: str, device: torch.device | str) -> State:
-    state = RunFolder(path).recorded(stage)
-    if state is None:
+def _recorded(path: Path, stage: str, device: torch.device | str, key: str | None) -> State:
+    """What a stage left, of the run that `run.json` speaks of: `key` is what it was made from, None where unknown."""
+    folder = RunFolder(path)
+    state = folder.recorded(stage)
+    if state is None or (key is not None and folder.fingerprint_of(stage) != key):
         raise InputError(
             f"{path} has no finished stage '{STAGES[stage]}' (state/{stage}.safetensors); run cus-infer once more with "
             "the same options and --resume, without --conditioning-only"

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from cus.inference.fitting import FitOptions, fit
 from cus.inference.folder import RunFolder, State
 from cus.inference.progress import OnProgress, Progress
 from cus.inference.results import STAGES, Results
-from cus.inference.settings import InferSettings, file_digest, fingerprint
+from cus.inference.settings import InferSettings, Trajectory, file_digest, fingerprint
 from cus.inference.view_choice import choose_views
 from cus.models.attention import set_attention_backend
 from cus.splats import Gaussians
@@ -58,6 +59,28 @@ class Run:
         self.resume = resume
         inputs = stages.inspect(settings, self.views)
         self.stored = stages.find_model(settings.model, settings.variant)
+        self.folder = RunFolder(settings.out)
+        # Before the model is loaded, which can take minutes.
+        frames = [path.relative_to(settings.out).as_posix() for path in self.views.frames]
+        self.folder.prepare(resume=resume, overwrite=overwrite, inputs=self._files(), also=frames)
+        try:
+            self._get_ready(inputs)
+        except BaseException:
+            self.folder.close()
+            raise
+
+    def _files(self) -> list[Path]:
+        """Everything that the run reads."""
+        settings = self.settings
+        path = None if settings.trajectory in get_args(Trajectory) else Path(settings.trajectory)
+        model = self.stored.folder if self.stored.hub is None else None
+        # Frames of videos are written by the run itself; their videos are among what is used.
+        photos = [*(view for view in settings.views if view not in self.views.frames), *self.views.sources]
+        return [*photos, *(file for file in (settings.cameras, path, model) if file is not None)]
+
+    def _get_ready(self, inputs: stages.Inputs) -> None:
+        """Settle what the settings leave open, load the model, and decode the photographs."""
+        settings = self.settings
         self.defaults = stages.model_defaults(self.stored)
         self.frames = settings.frames or self.defaults.frames
         self.size = settings.size or max(self.defaults.width, self.defaults.height)
@@ -65,11 +88,9 @@ class Run:
         self.kind: ConditioningKind = stages.conditioning_kind(settings, self.defaults)
         self.memory = None if settings.conditioning_only else self._plan_memory(inputs)
         self.pipeline = self._load()
-        self.folder = RunFolder(settings.out)
-        self.folder.prepare(resume=resume, overwrite=overwrite)
         for path, frame in self.views.frames.items():
             data = frame.png()
-            self.folder.write(path.relative_to(settings.out), lambda part, data=data: part.write_bytes(data))
+            self.folder.write(path.relative_to(settings.out).as_posix(), lambda part, data=data: part.write_bytes(data))
         batch = stages.read(inputs, settings)
         self.results = Results(inputs, batch, notes=[*self.views.notes, *batch.set.notes])
         self.results.loading = time.perf_counter() - self.started
@@ -132,15 +153,21 @@ class Run:
             for name in self.planned():
                 getattr(self, f"_{name}")()
                 if name == "frames":
-                    self._write_report("running")
+                    if self.folder.speaks_of_this_run():
+                        self._write_report("running")
                     if on_frames is not None:
                         on_frames()
+            # What the folder still holds of other settings belongs to no run any more.
+            self.folder.drop_earlier(states=True)
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
             raise
         finally:
-            self._report(status)
+            try:
+                self._report(status)
+            finally:
+                self.folder.close()
 
     def _stage(self, name: str, made_from: list[Any], make: Callable[[OnProgress], State]) -> State:
         """What a stage leaves: read where the folder holds it for the same `made_from`, else made and recorded."""
@@ -148,6 +175,9 @@ class Run:
         self.keys[name] = key
         started = time.perf_counter()
         state = self.folder.load(name, key) if self.resume else None
+        if name in self.folder.damaged:
+            again = f"{STAGES[name]}: what the folder held of it was damaged, so it was done again"
+            self.results.notes.append(again)
         on_progress = self.progress.start(STAGES[name], state is not None)
         if state is None:
             state = make(on_progress)
@@ -193,7 +223,7 @@ class Run:
         settings, results = self.settings, self.results
         warped, pipeline = known(results.conditioning), known(self.pipeline)
         reference = stages.first_reference(known(results.scene), results.batch, results.inputs.photos[0])
-        model = [self.stored.name, settings.variant]
+        model = [stages.model_identity(self.stored), settings.variant]
         sampling = [*model, settings.steps, settings.guidance, settings.seed, str(settings.torch_dtype())]
 
         def make(on_progress: OnProgress) -> State:
@@ -253,19 +283,23 @@ class Run:
             return fit(made, cloud, options, on_progress, checkpoint)
 
         state = self._stage("splat", made_from, make)
-        checkpoint.unlink(missing_ok=True)
+        self.folder.discard(checkpoint)
         tensors = dict(state.tensors)
         results.renders = tensors.pop("renders")
         results.gaussians = Gaussians(**tensors)
         outputs.write_splat(self.folder, settings, results)
 
     def _report(self, status: str) -> None:
+        if not (status == "finished" or self.folder.speaks_of_this_run()):
+            # Nothing was made: the folder is still the earlier run's, and what speaks of that one stays.
+            return
         started = time.perf_counter()
         self.progress.start(STAGES["report"], False)
         try:
             self._write_report(status)
             self.results.seconds["report"] = time.perf_counter() - started
             self.folder.write_json("run.json", self.summary(status))
+            self.folder.rewrite()
         except InputError:
             # After a failure the first error is the one that the user must read.
             if status == "finished":
@@ -301,6 +335,7 @@ class Run:
             "loading_seconds": round(self.results.loading, 2),
             "total_seconds": round(time.perf_counter() - self.started, 2),
             "reused": self.results.reused,
+            "stages": {name: self.keys[name] for name in self.planned() if name in self.results.seconds},
             "missing": self.missing(),
             "network_memory_bytes": {"estimated": self.memory.need, "free": self.memory.free} if self.memory else None,
             "peak_memory_bytes": machine.peak_memory(),

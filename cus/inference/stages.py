@@ -1,6 +1,7 @@
 """The stages of a run, each a function from what is known to what it adds (docs: the way of the data)."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from cus.diffusion import PLANS, CloseUpShotPipeline, MemoryPlan, Sampling
 from cus.diffusion.hub import OnFetched
 from cus.diffusion.memory import Choice, Clip, choose_plan, skeleton
 from cus.diffusion.parts import check_parts
-from cus.diffusion.stored import StoredModel, explained, open_model
+from cus.diffusion.stored import SHIPPED, StoredModel, explained, open_model
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.estimators.choice import prepare
@@ -97,6 +98,15 @@ def model_defaults(model: StoredModel) -> Sampling:
     """How the checkpoint wants to be sampled, from its index alone. Raises InputError where that does not say it."""
     with explained(model.source):
         return Sampling(**model.index["sampling"])
+
+
+def model_identity(model: StoredModel) -> list[Any]:
+    """What tells a model's weights from others: a commit of the Hub, or a folder's files with their sizes and times."""
+    if model.hub is not None or model.source in SHIPPED:
+        return [model.name]
+    files = sorted(path for path in model.folder.rglob("*") if path.suffix in (".json", ".safetensors"))
+    stats = [(path.relative_to(model.folder).as_posix(), path.stat()) for path in files]
+    return [model.name, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)]
 
 
 def load_model(

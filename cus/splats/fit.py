@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras
+from cus.errors import InputError
 from cus.splats.fit_checkpoint import fit_fingerprints, read_checkpoint, write_checkpoint
 from cus.splats.fit_config import FitConfig
 from cus.splats.fit_start import ColoredCloud, checked_cloud, starting_gaussians
@@ -46,12 +47,15 @@ class FitRecord:
         on_status: Called after every step.
         checkpoint: A file that the fit goes on from where it exists, and that it writes; None keeps nothing.
         every: Steps between checkpoints; one more follows the last step.
+        on_unusable: Called with the reason where the checkpoint is damaged or another fit's, which then starts anew;
+            None makes that an error.
     """
 
     on_progress: Callable[[int, int], None] | None = None
     on_status: Callable[[FitStatus], None] | None = None
     checkpoint: Path | None = None
     every: int = 100
+    on_unusable: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,13 @@ def _begin(
     """The fit at its start, or where its checkpoint stopped, and what records it."""
     path = record.checkpoint
     fingerprints = {} if path is None else fit_fingerprints(views, cloud, config, seed)
-    saved = None if path is None else read_checkpoint(path, fingerprints, views.images.device)
+    try:
+        saved = None if path is None else read_checkpoint(path, fingerprints, views.images.device)
+    except InputError as error:
+        if record.on_unusable is None:
+            raise
+        record.on_unusable(str(error).partition(";")[0])
+        saved = None
     if saved is None:
         parameters = Parameters(starting_gaussians(cloud, views, config), config.rates, config.max_stretch)
         optimization = Optimization(views, parameters, config, seed)

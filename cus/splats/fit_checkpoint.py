@@ -1,9 +1,7 @@
 """A fit on disk, so that it can go on where it stopped."""
 
-import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -11,12 +9,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from cus.digests import tensors_digest
 from cus.errors import InputError
+from cus.files import replacing
 from cus.splats.fit_config import FitConfig
 from cus.splats.fit_views import Views
 
 # Checkpoints of another layout are refused.
 _FORMAT = "closeupshot fit 1"
+_REMEDY = (
+    "free some space, or mend the folder, and run the same command again: it goes on from the checkpoint before, if "
+    "there was one"
+)
 
 
 def fit_fingerprints(views: Views, cloud: tuple[Tensor, Tensor], config: FitConfig, seed: int) -> dict[str, str]:
@@ -39,22 +43,12 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], fingerprints: dict[
         InputError: The disk is full, or the place cannot be written to.
     """
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = save(content, {"format": _FORMAT} | fingerprints)
-    part = path.with_name(f".part-{path.name}")
-    try:
-        with part.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(
-            f"the fit's checkpoint {path} could not be written ({error.strerror or error}); free some space and run "
-            "the same command again: it goes on from the checkpoint before, if there was one"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):  # gone after the rename
-            part.unlink()
+    metadata = {"format": _FORMAT} | fingerprints
+    metadata["sha256"] = tensors_digest(content, metadata.values())
+    if not path.parent.is_dir():
+        raise InputError(f"the fit's checkpoint {path} could not be written: there is no folder {path.parent}")
+    with replacing(path, _REMEDY, sweep=False) as part:
+        part.write_bytes(save(content, metadata))
 
 
 def read_checkpoint(path: Path, fingerprints: dict[str, str], device: torch.device | str) -> dict[str, Tensor] | None:
@@ -67,7 +61,7 @@ def read_checkpoint(path: Path, fingerprints: dict[str, str], device: torch.devi
         return None
     remedy = "delete it to start anew, or name another checkpoint"
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
                 raise InputError(f"{path} is not a checkpoint of this version's fit; {remedy}")
@@ -75,6 +69,9 @@ def read_checkpoint(path: Path, fingerprints: dict[str, str], device: torch.devi
                 if metadata.get(name) != value:
                     got = f" ({metadata.get(name)}; expected {value})" if name == "settings" else ""
                     raise InputError(f"the checkpoint {path} belongs to a fit with other {name}{got}; {remedy}")
-            return {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise InputError(f"the checkpoint {path} cannot be read ({error}); {remedy}") from error
+    if metadata.get("sha256") != tensors_digest(tensors, (_FORMAT, *fingerprints.values())):
+        raise InputError(f"the checkpoint {path} is damaged: its checksum does not fit; {remedy}")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}

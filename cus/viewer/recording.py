@@ -1,6 +1,5 @@
 """Recording a camera path into a video, and measuring what it shows."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 
 from cus.cameras import Cameras
 from cus.errors import InputError
+from cus.files import replacing, write_json
 from cus.report.video import write_video
 from cus.splats import rasterization
 from cus.viewer.scene import ViewScene
@@ -107,11 +107,12 @@ def record(
             on_progress(index + 1, len(cameras))
     if previous is not None:
         measures.append(_measures(*previous, None))
-    _write(out, lambda part: write_video(part, pictures, recording.fps))
+    with replacing(out) as part:
+        write_video(part, pictures, recording.fps)
     if not recording.measure:
         return None
     steadiness = Steadiness(tuple(measures))
-    _write(out.with_suffix(".json"), lambda part: part.write_text(json.dumps(steadiness.as_json(), indent=1)))
+    write_json(out.with_suffix(".json"), steadiness.as_json())
     return steadiness
 
 
@@ -138,16 +139,3 @@ def shots(scene: ViewScene, cameras: Cameras, background: Color = (0.0, 0.0, 0.0
         visible = (info["radii"][0] > 0).all(dim=-1)
         needles = needle_share(info["conics"][0], visible, max(camera.width, camera.height))
         yield Shot(camera, picture, alphas[0, ..., 0], depths), needles
-
-
-def _write(path: Path, writer: Callable[[Path], object]) -> None:
-    """Write through a temporary file beside the target: what stands there already is lost only to a complete one."""
-    # The suffix stays the last: the container format goes by it.
-    part = path.with_name(f".part-{path.name}")
-    try:
-        writer(part)
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)

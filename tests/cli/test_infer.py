@@ -72,6 +72,5 @@ def test_photographs_without_anything_in_common_are_refused_and_the_folder_says_
 
 
 def test_an_earlier_run_is_not_replaced_unasked(capsys, tmp_path, pair):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "run.json").write_text("{}")
+    refused(capsys, "--views", *pair, "--out", str(tmp_path / "out"), "--conditioning-only")
     assert "--overwrite" in refused(capsys, "--views", *pair, "--out", str(tmp_path / "out"))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cus.errors import InputError
 from cus.estimators.choice import choose
-from cus.evaluation.folder import MADE, RECORDS, Mode
+from cus.evaluation.folder import MADE, RECORDS, EvaluationFolder, Mode
 from cus.evaluation.runner import Outcome, evaluate
 from cus.evaluation.settings import EvalSettings, RowSettings, default_rows
 from cus.evaluation.splits import load_split
@@ -273,6 +273,31 @@ def test_overwriting_leaves_nothing_of_the_earlier_evaluation_and_what_is_not_it
     (tmp_path / "mine" / "pictures" / "holiday.jpg").write_text("mine")
     evaluate(data, tmp_path / "mine", small(WARP, scenes=["two"]), mode=OVERWRITE)
     assert (tmp_path / "mine" / "pictures" / "holiday.jpg").exists(), "no evaluation was there"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "records.jsonl").write_text("mine")
+    for mode in (OVERWRITE, RESUME, Mode()):
+        with pytest.raises(InputError, match="holds records.jsonl, which no run made"):
+            evaluate(data, tmp_path / "other", small(WARP, scenes=["two"]), mode=mode)
+    assert (tmp_path / "other" / "records.jsonl").read_text() == "mine"
+
+
+def test_an_earlier_evaluation_stays_until_the_new_one_has_something_to_show(data, copy, monkeypatch):
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cus.evaluation.runner.estimate_scene", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(data, copy, small(WARP, scenes=["two"]), mode=OVERWRITE)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_two_evaluations_at_once_in_a_folder_are_refused(data, copy):
+    folder = EvaluationFolder(copy)
+    folder.prepare(RESUME, [])
+    with pytest.raises(InputError, match="another run is at work"):
+        evaluate(data, copy, small(), mode=RESUME)
 
 
 def test_a_split_of_another_evaluation_gives_its_cases_and_size(data, whole, tmp_path):

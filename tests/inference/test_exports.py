@@ -175,11 +175,35 @@ def test_the_commands_default_places_and_what_they_refuse(copy: Path, capsys: py
 def test_a_folder_with_other_things_in_it_is_never_replaced(run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "images").mkdir(parents=True)
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="holds what no export made .thesis.tex"):
+    with pytest.raises(InputError, match="holds images/, which no command made"):
         export_run(run, tmp_path / "mine", "colmap", overwrite=True)
-    with pytest.raises(InputError, match="holds what no export made"):
+    with pytest.raises(InputError, match="is to be read, but lies in"):
         export_run(run, run, "colmap", overwrite=True)
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_data_set_that_looks_like_an_export_is_never_replaced(run: Path, tmp_path: Path) -> None:
+    """nerfstudio's own layout: images/ and transforms.json."""
+    (tmp_path / "garden" / "images").mkdir(parents=True)
+    (tmp_path / "garden" / "transforms.json").write_text("{}")
+    for file_format in ("colmap", "nerfstudio"):
+        with pytest.raises(InputError, match="which no command made"):
+            export_run(run, tmp_path / "garden", file_format, overwrite=True)
+    export_run(run, tmp_path / "made", "nerfstudio", cameras="frames")
+    (tmp_path / "made" / "images" / "mine.png").write_text("added by hand")
+    with pytest.raises(InputError, match="holds images/mine.png, which no command made"):
+        export_run(run, tmp_path / "made", "nerfstudio", overwrite=True)
+    assert (tmp_path / "garden" / "transforms.json").read_text() == "{}"
+
+
+def test_an_export_that_was_killed_while_it_took_its_place_is_mended(run: Path, tmp_path: Path) -> None:
+    export_run(run, tmp_path / "made", "nerfstudio", cameras="frames")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "made").rglob("*.png")}
+    (tmp_path / "made").rename(tmp_path / ".cus-earlier-made")
+    with pytest.raises(InputError, match="--overwrite replaces it"):
+        export_run(run, tmp_path / "made", "nerfstudio", cameras="frames")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "made").rglob("*.png")} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
 def test_a_stage_that_is_missing_is_named_with_what_makes_it(copy: Path, tmp_path: Path) -> None:
@@ -225,7 +249,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 for file_format in ("colmap", "nerfstudio"):
     try:
         export_run(Path(sys.argv[1]), Path(sys.argv[2]) / file_format, file_format, cameras="frames", overwrite=True)
-        print("written")
+        print("done")
     except InputError as error:
         print("refused", error)
 """
@@ -238,7 +262,7 @@ def test_a_full_disk_leaves_the_earlier_export(run: Path, tmp_path: Path) -> Non
     before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
     command = [sys.executable, "-c", FULL_DISK, str(run), str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True)
-    assert result.stdout.count("refused") == 2 and "written" not in result.stdout, result.stdout + result.stderr
+    assert result.stdout.count("refused") == 2 and "done" not in result.stdout, result.stdout + result.stderr
     assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before
 
 

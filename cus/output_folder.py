@@ -1,0 +1,383 @@
+"""The folder that a command fills: which files in it the command made, and nobody else's touched.
+
+`.closeupshot-files` lists every file that was written to the folder, one JSON string a line, before the file itself is
+written: whatever a killed run leaves is listed. Only listed files are ever replaced or removed.
+"""
+
+import contextlib
+import fnmatch
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cus import files
+from cus.errors import InputError
+from cus.folder_lock import NAME as LOCK
+from cus.folder_lock import FolderLock
+
+RECORD = ".closeupshot-files"
+LEAST_FREE_BYTES = 300 * 2**20
+RESUMABLE = "what was finished is kept: free some space, or mend the folder, and run the same command with --resume"
+# What file managers leave wherever they look.
+_CLUTTER = (".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+class OutputFolder:
+    """A folder with the list of what was made in it.
+
+    Args:
+        path: the folder; need not exist.
+        kind: what fills it, such as "a run of cus-infer"; another kind's folder is never taken over.
+        remedy: what the user can do where a file cannot be written.
+    """
+
+    def __init__(self, path: Path, kind: str, remedy: str = RESUMABLE) -> None:
+        self.path, self.kind, self.remedy = Path(path), kind, remedy
+        self.made, self.found_kind = _read_record(self.path)
+        self.lock: FolderLock | None = None
+        self._new: list[Path] = []
+
+    def open(self, planned: Sequence[str], inputs: Iterable[Path] = (), *, share: str = "") -> None:
+        """Lock the folder and make sure that nothing of the user's is in the way.
+
+        Args:
+            planned: patterns of the files that may be written, relative, such as "frames/*.png".
+            inputs: what is read; none of it may be among the files that the folder's record lists.
+            share: see `FolderLock`.
+
+        Raises:
+            InputError: another process works here, the folder cannot be written to, holds something of another kind
+                or files in the way that no command made, or lists an input as its own.
+        """
+        self._make()
+        lock = FolderLock(self.path, share)
+        try:
+            lock.acquire()
+        except OSError as error:
+            raise InputError(f"cannot write to {self.path} ({error.strerror}); choose another folder") from error
+        self.lock = lock
+        try:
+            # Only now: another process may have finished since.
+            self.made, self.found_kind = _read_record(self.path)
+            self._check_kind()
+            self._check_inputs(inputs)
+            self._check_free(planned)
+            if not share:
+                for folder in {self.path, *(self.path / name for name in self._made_folders())}:
+                    files.remove_parts(folder)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let others in; a folder that was made for this and is still empty goes."""
+        if self.lock is None:
+            return
+        self.lock.release()
+        self.lock = None
+        for folder in self._new:
+            with contextlib.suppress(OSError):  # something is in it
+                folder.rmdir()
+
+    def holds(self) -> list[str]:
+        """Listed files that are there, folders as such, at the top level: what the user is told of."""
+        found = dict.fromkeys(
+            PurePosixPath(name).parts[0] + ("/" if "/" in name.rstrip("/") else "")
+            for name in self.made
+            if self.is_ours(name)
+        )
+        return list(found)
+
+    def is_ours(self, name: str) -> bool:
+        """Whether a file or folder is there, is listed, and is not reached through a link of the user's."""
+        path = self.path / name
+        if name not in self.made or path.is_symlink():
+            return False
+        if not (path.is_dir() if name.endswith("/") else path.is_file()):
+            return False
+        return path.parent.resolve() == self.path.resolve() / PurePosixPath(name).parent
+
+    def write(self, name: str, writer: Callable[[Path], Any]) -> Path:
+        """Write a file through `writer(temporary path)`; it appears under its name only when complete."""
+        path = self.claim(name)
+        with files.replacing(path, self.remedy, sweep=False) as part:
+            writer(part)
+        return path
+
+    def claim(self, name: str) -> Path:
+        """List a file that is about to be written, with the folders that are made for it; its path.
+
+        Raises:
+            InputError: a file of that name is there that no command made, or the list cannot be written.
+        """
+        path = self.path / name
+        if not self.is_ours(name) and os.path.lexists(path) and not self._give_way(name):
+            raise InputError(f"{path} is there, and no command made it; move it away or choose another folder")
+        for parent in reversed(PurePosixPath(name).parents[:-1]):
+            folder = self.path / parent
+            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+                raise InputError(f"{folder} is a {'link' if folder.is_symlink() else 'file'}; a folder is made there")
+            if not folder.is_dir():
+                self._list(f"{parent}/")
+                with files.explained(folder, self.remedy):
+                    folder.mkdir()
+        self._list(name)
+        return path
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove listed files, then the listed folders that are empty without them; anything else stays."""
+        names = [name for name in names if name in self.made]
+        for name in names:
+            if self.is_ours(name) and not name.endswith("/"):
+                with files.explained(self.path / name, self.remedy):
+                    (self.path / name).unlink()
+        emptied = {f"{parent}/" for name in names for parent in PurePosixPath(name).parents} | set(names)
+        for folder in sorted((n for n in self.made if n.endswith("/")), key=len, reverse=True):
+            if folder in emptied and self.is_ours(folder):
+                with contextlib.suppress(OSError):  # something of the user's is in it
+                    (self.path / folder).rmdir()
+        if names:
+            self.rewrite()
+
+    def below(self, folder: str) -> list[str]:
+        """Listed names inside a sub-folder."""
+        return [name for name in self.made if name.startswith(f"{folder}/")]
+
+    def rewrite(self) -> None:
+        """Write the list anew, in order, without what is no longer there."""
+        self.made = dict.fromkeys(sorted(name for name in self.made if self.is_ours(name)))
+        lines = [_header(self.kind), *map(json.dumps, self.made)]
+        files.write_text(self.path / RECORD, "".join(f"{line}\n" for line in lines), self.remedy)
+
+    def _made_folders(self) -> list[str]:
+        return [name for name in self.made if name.endswith("/") and self.is_ours(name)]
+
+    def _list(self, name: str) -> None:
+        if name in self.made:
+            return
+        header = "" if self.found_kind else _header(self.kind) + "\n"
+        record = self.path / RECORD
+        with files.explained(record, self.remedy), record.open("ab+") as stream:
+            _end_last_line(stream)
+            stream.write(f"{header}{json.dumps(name)}\n".encode())
+        self.found_kind = self.kind
+        self.made[name] = None
+
+    def _give_way(self, name: str) -> bool:
+        """Whether an empty folder that stands where a listed file was has been removed."""
+        path = self.path / name
+        if name not in self.made or path.is_symlink() or not path.is_dir():
+            return False
+        with contextlib.suppress(OSError):
+            path.rmdir()
+            return True
+        return False
+
+    def _make(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file; name a folder with --out")
+        try:
+            self._new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {self.path} ({error.strerror}); choose another folder with --out"
+            ) from error
+        free = shutil.disk_usage(self.path).free
+        if free < LEAST_FREE_BYTES:
+            raise InputError(
+                f"only {free >> 20} MiB are free at {self.path}; {LEAST_FREE_BYTES >> 20} MiB are needed: "
+                "free some space or choose another folder with --out"
+            )
+
+    def _check_kind(self) -> None:
+        if self.found_kind and self.found_kind != self.kind and self.holds():
+            raise InputError(f"{self.path} holds {self.found_kind}, not {self.kind}; choose another folder with --out")
+
+    def _check_inputs(self, inputs: Iterable[Path]) -> None:
+        """No input may be, hold or lie in something that the folder's record lists."""
+        ours = {(self.path / name).resolve(): name for name in self.made if self.is_ours(name)}
+        plain = {path: name for path, name in ours.items() if not name.endswith("/")}
+        for given in inputs:
+            real = given.resolve()
+            hit = ours.get(real)
+            if hit is None and self.path.resolve() in real.parents:
+                hit = next((name for path, name in plain.items() if real in path.parents), None)
+            if hit is not None:
+                raise InputError(
+                    f"{given} is to be read, but it was written by {self.kind} in {self.path}, which would replace it; "
+                    "copy it elsewhere, or choose another folder with --out"
+                )
+
+    def _check_free(self, planned: Sequence[str]) -> None:
+        """Nothing that is not listed may stand where a file is going to be written."""
+        for top in dict.fromkeys(PurePosixPath(pattern).parts[0] for pattern in planned):
+            for path in sorted(self.path.glob(top)):
+                name = path.relative_to(self.path).as_posix()
+                if path.is_dir() and f"{top}/" not in planned and any(p.startswith(f"{top}/") for p in planned):
+                    self._check_folder(name, planned)
+                elif not self.is_ours(name) and not (name in self.made and _is_empty_folder(path)):
+                    self._refuse(name)
+
+    def _check_folder(self, name: str, planned: Sequence[str]) -> None:
+        path = self.path / name
+        inside = [p for p in sorted(path.iterdir()) if p.name not in _CLUTTER and not p.name.startswith(files.PART)]
+        if path.is_symlink() or (inside and not any(map(self.is_ours, self.below(name)))):
+            self._refuse(f"{name}/")
+        for entry in inside:
+            relative = entry.relative_to(self.path).as_posix()
+            ours = self.is_ours(relative) or self.is_ours(f"{relative}/")
+            if ours or (relative in self.made and _is_empty_folder(entry)):
+                continue
+            if any(fnmatch.fnmatchcase(relative, pattern) for pattern in planned):
+                self._refuse(relative)
+
+    def _refuse(self, name: str) -> None:
+        raise InputError(
+            f"{self.path} holds {name}, which no run made (its list {RECORD} does not name it), and {self.kind} would "
+            "write there; move it away or choose another folder with --out"
+        )
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, kind: str, *, overwrite: bool, inputs: Iterable[Path] = ()) -> Iterator[Path]:
+    """A folder beside `path` to fill, which takes its place when the block is through; errors leave all as it was.
+
+    Args:
+        path: the folder to make.
+        kind: what fills it, such as "an export".
+        overwrite: whether an earlier one of that kind is replaced.
+        inputs: what is read; none of it may lie in `path`.
+
+    Raises:
+        InputError: `path` holds anything that its record does not list, or an earlier folder of the kind unasked;
+            another process makes the same folder; the disk is full or read-only.
+    """
+    remedy = "nothing of it was kept: free some space, or choose another folder"
+    part = path.with_name(f"{files.PART}{os.getpid()}-{path.name}")
+    earlier = path.with_name(f".cus-earlier-{path.name}")
+    lock = FolderLock(path.parent, f"-{path.name}")
+    check_replaceable(path, kind, overwrite=overwrite, inputs=inputs)
+    with files.explained(path, remedy):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        try:
+            _recover(path, earlier, kind)
+            check_replaceable(path, kind, overwrite=overwrite, inputs=inputs)
+            part.mkdir()
+            yield part
+            _list_all(part, kind)
+            if path.exists():
+                os.replace(path, earlier)
+            os.replace(part, path)
+            _remove_listed(earlier, kind)
+        except InputError as error:
+            # What the user knows of is the folder itself.
+            raise InputError(str(error).replace(str(part), str(path))) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            _recover(path, earlier, kind)
+            lock.release()
+
+
+def check_replaceable(path: Path, kind: str, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """Refuse a folder that may not be replaced, see `new_folder`. Raises InputError."""
+    if not os.path.lexists(path):
+        return
+    if not path.is_dir() or path.is_symlink():
+        raise InputError(f"{path} is a {'link' if path.is_symlink() else 'file'}; name a folder that is not there yet")
+    for given in inputs:
+        if given.resolve() == path.resolve() or path.resolve() in given.resolve().parents:
+            raise InputError(f"{given} is to be read, but lies in {path}, which would be replaced; name another folder")
+    folder = OutputFolder(path, kind)
+    others = [name for name in _content(path) if not folder.is_ours(name)]
+    if others:
+        raise InputError(
+            f"{path} holds {others[0]}, which no command made (its list {RECORD} does not name it); name another folder"
+        )
+    if folder.found_kind not in ("", kind):
+        raise InputError(f"{path} holds {folder.found_kind}, not {kind}; name another folder")
+    if folder.made and not overwrite:
+        raise InputError(f"{path} already exists: --overwrite replaces it, or name another folder")
+
+
+def _content(path: Path) -> list[str]:
+    """Every file below a folder, and every folder with a slash, but for the list itself."""
+    found = []
+    for entry in sorted(path.rglob("*")):
+        name = entry.relative_to(path).as_posix()
+        if name != RECORD and entry.name not in _CLUTTER:
+            found.append(f"{name}/" if entry.is_dir() and not entry.is_symlink() else name)
+    return found
+
+
+def _list_all(path: Path, kind: str) -> None:
+    lines = [_header(kind), *map(json.dumps, _content(path))]
+    (path / RECORD).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _recover(path: Path, earlier: Path, kind: str) -> None:
+    """Put a folder back that was moved aside when its successor did not come, or remove it when that is there."""
+    if earlier.is_dir() and not path.exists():
+        os.replace(earlier, path)
+    _remove_listed(earlier, kind)
+
+
+def _remove_listed(path: Path, kind: str) -> None:
+    """Remove a folder with what its record lists; anything else, and the folder around it, stay."""
+    if not path.is_dir() or path.is_symlink():
+        return
+    folder = OutputFolder(path, kind)
+    folder.remove(list(folder.made))
+    if not _content(path):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+
+
+def _header(kind: str) -> str:
+    return json.dumps({"closeupshot": 1, "kind": kind})
+
+
+def _read_record(folder: Path) -> tuple[dict[str, None], str]:
+    """Names in a folder's list, and what the folder holds; ("", nothing) without one. A damaged line lists nothing."""
+    made: dict[str, None] = {}
+    kind = ""
+    try:
+        lines = (folder / RECORD).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return made, kind
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("kind"), str):
+            kind = entry["kind"]
+        elif isinstance(entry, str) and _is_inside(entry):
+            made[entry] = None
+    return made, kind
+
+
+def _is_inside(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts and parts[0] not in (RECORD, LOCK)
+
+
+def _end_last_line(stream: Any) -> None:
+    """Cut off what an interrupted write has left at the end of a file opened with "ab+"."""
+    size = stream.seek(0, os.SEEK_END)
+    if not size:
+        return
+    stream.seek(max(0, size - 65536))
+    tail = stream.read()
+    if not tail.endswith(b"\n"):
+        stream.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
