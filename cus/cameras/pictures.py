@@ -4,7 +4,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -189,10 +189,9 @@ def _open(path: Path, stream: BinaryIO, start: bytes) -> Image.Image:
     except InputError:
         raise
     except Exception as error:
-        with suppress(SyntaxError, KeyError, TypeError, ValueError, OSError, cv2.error):
-            unusual = _unusual_tiff(path, stream, start)
-            if unusual is not None:
-                return unusual
+        unusual = _unusual_tiff(path, stream, start)
+        if unusual is not None:
+            return unusual
         raise InputError(
             f"{path} is not a picture that can be read ({_reason(error)}); give a JPEG, PNG, TIFF or WebP"
         ) from error
@@ -320,19 +319,28 @@ def _unusual_tiff(path: Path, stream: BinaryIO, start: bytes) -> Image.Image | N
     """A TIFF of a kind that Pillow does not know, such as floating-point RGB, by OpenCV and as 8 bits; else None."""
     if start[:4] not in (b"II*\x00", b"MM\x00*"):
         return None
-    stream.seek(0)
-    tags = TiffImagePlugin.ImageFileDirectory_v2(start[:8])
-    stream.seek(tags.next)
-    tags.load(stream)
-    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
-    if tags[256] * tags[257] * sum(bits) > 8 * _LARGEST_UNUSUAL:
+    try:
+        orientation, values = _decode_with_opencv(stream, start)
+    # Pillow has its own word on damaged files, which is the one that is told.
+    except Exception:
         return None
-    stream.seek(0)
-    values = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.ndim != 3 or values.shape[2] not in (3, 4) or values.dtype.itemsize == 1:
         return None
     values = cv2.cvtColor(values, cv2.COLOR_BGR2RGB if values.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
     scale = 1 / 257 if values.dtype == np.uint16 else _scale_to_bytes(path, values, [])
     image = Image.fromarray(_to_bytes(values, scale))
-    image.getexif()[ExifTags.Base.Orientation] = tags.get(ExifTags.Base.Orientation, 1)
+    image.getexif()[ExifTags.Base.Orientation] = orientation
     return image
+
+
+def _decode_with_opencv(stream: BinaryIO, start: bytes) -> tuple[Any, np.ndarray | None]:
+    """Orientation and values [H, W, ...] of a TIFF, None for damaged ones or those that take too much memory."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2(start[:8])
+    stream.seek(tags.next)
+    tags.load(stream)
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+    if int(tags[256]) * int(tags[257]) * sum(bits) > 8 * _LARGEST_UNUSUAL:
+        return 1, None
+    stream.seek(0)
+    values = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    return tags.get(ExifTags.Base.Orientation, 1), values

@@ -23,6 +23,8 @@ _WINDOW = 3.0
 _LOOKED_AT = 12
 # Frames decoded for one slot, from the key frame before it on; without times, for the whole video.
 _MOST_DECODED = 1500
+# Pixels of anamorphic films are up to twice as wide as high.
+_WIDEST_PIXEL = 4.0
 _HDR = {16: "PQ", 18: "HLG"}
 
 
@@ -154,7 +156,9 @@ class _Chooser:
     def _pixels(self, frame: Any) -> np.ndarray:
         pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
         ratio = float(self.stream.sample_aspect_ratio or 1)
-        if abs(ratio - 1) > 1e-3:
+        if abs(ratio - 1) > 1e-3 and not 1 / _WIDEST_PIXEL <= ratio <= _WIDEST_PIXEL:
+            self._note(f"its pixels cannot be of the shape that it says ({ratio:g} to 1) and are taken as square")
+        elif abs(ratio - 1) > 1e-3:
             turned = round(frame.rotation / 90) % 2 == 1
             height, width = pixels.shape[:2]
             size = (width, round(height * ratio)) if turned else (round(width * ratio), height)

@@ -445,3 +445,18 @@ def test_text_over_a_photograph_changes_nothing_else(tmp_path):
     ImageDraw.Draw(image).text((3, 3), "a", fill=(9, 8, 7))
     image.save(tmp_path / "a.jpg", quality=95)
     assert np.array_equal(decode(tmp_path / "a.jpg").pixels, np.asarray(Image.open(tmp_path / "a.jpg")))
+
+
+def test_a_tiff_whose_tags_are_lists_is_an_input_error(tmp_path):
+    """Width and height of many values each: their product would fill the memory."""
+    path = tmp_path / "a.tif"
+    Image.fromarray(RAMP.astype(np.float32)).save(path)
+    data = bytearray(path.read_bytes())
+    first = int.from_bytes(data[4:8], "little")
+    for index in range(int.from_bytes(data[first : first + 2], "little")):
+        entry = first + 2 + 12 * index
+        if int.from_bytes(data[entry : entry + 2], "little") in (256, 257):
+            data[entry + 4 : entry + 8] = struct.pack("<I", 2000)
+    path.write_bytes(data)
+    with pytest.raises(InputError):
+        inspect_photo(path).pixels()

@@ -233,3 +233,19 @@ def test_sound_alone_is_no_video(tmp_path):
         container.mux(stream.encode())
     with pytest.raises(InputError, match="sound alone"):
         choose_views([path], 4, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("ratio", "width"), [(Fraction(4, 3), 85), (Fraction(1, 2000), 64)])
+def test_pixels_that_are_not_square_are_widened_where_their_shape_can_be(tmp_path, ratio, width):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.sample_aspect_ratio = ratio
+        for number in range(4):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 60 * number, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    views = choose_views([path], 2, tmp_path / "out")
+    assert views.frames[views.paths[0]].pixels.shape == (48, width, 3)
+    assert any("pixels" in note for note in views.notes)
