@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ import cus
 from cus.cameras import load_transforms
 from cus.cli.infer import main
 from cus.inference import InferSettings, Run
-from cus.report.video import read_video
+from cus.report.video import read_video, write_video
 from cus.splats import load_splats
 from tests.conftest import ROOT
 
@@ -202,3 +203,20 @@ def test_a_model_that_was_trained_on_point_renders_is_shown_them(tmp_path):
     assert main(["--views", *arguments]) == 0
     run = json.loads((tmp_path / "out/run.json").read_text())
     assert run["settings"]["conditioning"] == "points" and not any("trained on" in note for note in run["notes"])
+
+
+def test_frames_of_a_video_are_a_run_s_photographs_and_lie_in_its_folder(tmp_path):
+    """Half a second of each view of the example: of each half of the time one frame is taken."""
+    views = [cv2.resize(cv2.imread(view)[..., ::-1], (384, 216), interpolation=cv2.INTER_AREA) for view in VIEWS]
+    write_video(tmp_path / "clip.mp4", np.repeat(np.stack(views), 5, axis=0), 10)
+    arguments = ["--views", str(tmp_path / "clip.mp4"), "--max-views", "2", "--out", str(tmp_path / "out"), *SMALL]
+    assert main([*arguments, "--conditioning-only"]) == 0
+    frames = sorted((tmp_path / "out" / "photos").iterdir())
+    assert len(frames) == 2
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["settings"]["views"] == [str(frame) for frame in frames]
+    assert any("clip.mp4: of each of 2 equal parts" in note for note in run["notes"])
+    assert load_transforms(tmp_path / "out", "photos").paths[0].resolve() == frames[0].resolve()
+    assert main([*arguments, "--conditioning-only", "--resume"]) == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["reused"] == ["scene", "conditioning"]
+    assert [frame.name for frame in frames] == sorted(path.name for path in (tmp_path / "out" / "photos").iterdir())
