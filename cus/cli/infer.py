@@ -96,6 +96,12 @@ def _add_inputs(group: "argparse._ArgumentGroup") -> None:
         " weights are on this machine, else stereo; vggt:WEIGHTS names other weights, a Hub id such as"
         " facebook/VGGT-1B-Commercial, a folder or a file (default: %(default)s)",
     )
+    group.add_argument(
+        "--all-views",
+        action="store_true",
+        help="refuse photographs of which one cannot be placed; without it, such a one is left out with a note, as long"
+        " as two remain",
+    )
 
 
 def _add_path(group: "argparse._ArgumentGroup") -> None:

@@ -102,6 +102,8 @@ def estimate_scene(
     *,
     valid: Tensor | None = None,
     focals: Tensor | None = None,
+    sizes: Tensor | None = None,
+    all_views: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SceneEstimate:
     """Cameras, depth and confidence of a few photographs of one scene.
@@ -114,16 +116,24 @@ def estimate_scene(
             its weights are on this machine, else stereo. "vggt" and "dust3r" download their weights where they are
             missing; other weights may follow after a colon, as a Hub id, a folder or a file:
             "vggt:facebook/VGGT-1B-Commercial". The notes of the estimate name what was taken.
-        valid: [V, H, W] bool, False where a smaller photo was padded: no depth and no confidence there.
+        valid: [V, H, W] bool, False where a smaller photo was padded, masked or transparent: such pixels count for
+            nothing, and get no depth and no confidence.
         focals: [V] focal lengths in pixels of `images`, NaN where unknown; ignored when `cameras` are given.
+        sizes: [V, 2] width and height in pixels that each photograph fills from the top left, padding left out; its
+            middle is the principal point of cameras that are not known. None: the box around what is valid.
+        all_views: refuse photographs of which one cannot be placed; else stereo leaves it out with a note while two
+            remain. With given cameras nothing is left out: such a photograph gets no depth.
         on_progress: called with (steps done, steps in all).
+
+    Returns:
+        The estimate; its views are the photographs `SceneEstimate.used`, the first of which is the reference.
 
     Raises:
         InputError: one view, no features, no overlap, no parallax, given cameras that do not fit, or an estimator whose
             package or weights cannot be had.
         ValueError: arguments whose shapes do not belong together.
     """
-    check_arguments(images, cameras, valid, focals)
+    check_arguments(images, cameras, valid, focals, sizes)
     choice = prepare(estimator)
     rest: dict[str, Any] = {"valid": valid, "focals": focals, "on_progress": on_progress}
     if choice.weights is not None:
@@ -135,4 +145,4 @@ def estimate_scene(
                 raise
             choice = Choice("stereo", reason=f"VGGT with {len(images)} photographs needs more memory than the GPU has")
     # Not while the error is handled: its traceback keeps the network in the GPU's memory.
-    return estimate_stereo(images, cameras, **rest).with_notes(choice.note)
+    return estimate_stereo(images, cameras, sizes=sizes, all_views=all_views, **rest).with_notes(choice.note)

@@ -26,10 +26,11 @@ def round_trip_errors(inverse_depths: Tensor, cameras: Cameras, reference: int, 
     Returns:
         [S, H, W] pixels; inf where the source does not see the point.
     """
-    depths = torch.where(inverse_depths > 0, 1.0 / inverse_depths.clamp(min=1e-12), torch.zeros_like(inverse_depths))
-    height, width = depths.shape[1:]
+    ours = inverse_depths[reference]
+    depths = torch.where(ours > 0, 1.0 / ours.clamp(min=1e-12), torch.zeros_like(ours))
+    height, width = depths.shape
     size = depths.new_tensor([width, height])
-    points = cameras[reference].backproject(depths[reference : reference + 1]).reshape(-1, 3)
+    points = cameras[reference].backproject(depths[None]).reshape(-1, 3)
     home = cameras.pixel_centers()
     errors = []
     for source in sources:
@@ -44,7 +45,7 @@ def round_trip_errors(inverse_depths: Tensor, cameras: Cameras, reference: int, 
         world = (local @ c2w[:3, :3].T + c2w[:3, 3]).reshape(-1, 3)
         back, depth_back = (value[0] for value in cameras[reference].project(world))
         distance = (back.reshape(height, width, 2) - home).norm(dim=-1)
-        seen = inside & (found > 0) & (depth_back.reshape(height, width) > 0) & (depths[reference] > 0)
+        seen = inside & (found > 0) & (depth_back.reshape(height, width) > 0) & (depths > 0)
         errors.append(torch.where(seen, distance, torch.full_like(distance, torch.inf)))
     return torch.stack(errors)
 

@@ -1,19 +1,24 @@
 """Features, verified matches of pairs of views, and tracks through all of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from cus.errors import InputError
 from cus.estimators import sfm
 from cus.estimators.sfm import Intrinsics, Observations
 from cus.estimators.structure import error_threshold
 
 MIN_FEATURES = 30
 MIN_MATCHES = 20
+ALL_PAIRS_UP_TO = 8  # views; of more, each is matched with a bounded number
+ALIKE_NEIGHBOURS = 5
+ORDER_NEIGHBOURS = 2
+PREEMPTIVE_FEATURES = 400
 
 
 @dataclass(frozen=True)
@@ -25,59 +30,92 @@ class Pair:
     matches: np.ndarray
 
 
-def detect(images: Tensor, valid: Tensor | None, scale: float, least: int = MIN_FEATURES) -> list[sfm.Features]:
-    """SIFT features of every view, in pixels of the images shrunk by `scale`; refuses a view that has none."""
+def detect(
+    images: Tensor, valid: Tensor | None, scale: float, on_view: Callable[[], None] | None = None
+) -> list[sfm.Features]:
+    """SIFT features of every view, in pixels of the images shrunk by `scale`, the coarsest first.
+
+    A feature counts only where the blob that it marks lies on valid pixels.
+    """
     luma = torch.tensor([0.299, 0.587, 0.114], device=images.device)
-    grays = (images * luma[:, None, None]).sum(dim=1, keepdim=True)
-    if scale < 1.0:
-        size = [round(side * scale) for side in images.shape[-2:]]
-        grays = torch.nn.functional.interpolate(grays, size=size, mode="area")
     features = []
-    for view, gray in enumerate(grays[:, 0].clamp(0.0, 1.0).cpu().numpy()):
-        found = sfm.extract_features(gray)
-        if valid is not None:
-            x, y = (found.pixels / scale).astype(int).T
-            inside = valid[view].cpu().numpy()[y.clip(0, valid.shape[1] - 1), x.clip(0, valid.shape[2] - 1)]
-            found = sfm.Features(found.pixels[inside], found.descriptors[torch.from_numpy(inside)])
-        if len(found.pixels) < least:
-            raise InputError(
-                f"view {view + 1} has no structure to find it by ({len(found.pixels)} features, at least "
-                f"{least} are needed): is it black, blank or out of focus? Use another photograph"
-            )
+    for view, image in enumerate(images):
+        gray = (image * luma[:, None, None]).sum(dim=0)
+        if scale < 1.0:
+            size = [round(side * scale) for side in gray.shape]
+            gray = torch.nn.functional.interpolate(gray[None, None], size=size, mode="area")[0, 0]
+        found = sfm.extract_features(gray.clamp(0.0, 1.0).cpu().numpy())
+        if valid is not None and not bool(valid[view].all()):
+            found = found[_on_valid_pixels(found, valid[view].cpu().numpy(), scale)]
         features.append(found)
+        if on_view is not None:
+            on_view()
     return features
 
 
-def match_all(features: list[sfm.Features], cameras: list[Intrinsics]) -> list[Pair]:
-    """Matches of every pair of views that an essential matrix explains; refuses views that share too little."""
+def candidate_pairs(features: list[sfm.Features]) -> list[tuple[int, int]]:
+    """The pairs a < b of views to match: all of few views; of many, each view with those that look most like it.
+
+    What looks alike is told by matches of the coarsest features alone (preemptive matching, Wu, "Towards Linear-Time
+    Incremental Structure from Motion", 3DV 2013). The views before and after are taken as well: photographs are mostly
+    taken in an order.
+    """
+    count = len(features)
+    if count <= ALL_PAIRS_UP_TO:
+        return list(combinations(range(count), 2))
+    coarse = [f[np.arange(min(len(f.pixels), PREEMPTIVE_FEATURES))] for f in features]
+    likeness = np.zeros((count, count))
+    for a, b in combinations(range(count), 2):
+        likeness[a, b] = likeness[b, a] = len(sfm.match_features(coarse[a], coarse[b]))
+    chosen = {(a, b) for a, b in combinations(range(count), 2) if b - a <= ORDER_NEIGHBOURS}
+    for view in range(count):
+        for other in np.argsort(-likeness[view], kind="stable")[:ALIKE_NEIGHBOURS].tolist():
+            if other != view and likeness[view, other] > 0:
+                chosen.add((min(view, other), max(view, other)))
+    return sorted(chosen)
+
+
+def match_all(
+    features: list[sfm.Features], cameras: list[Intrinsics], on_pair: Callable[[int, int], None] | None = None
+) -> tuple[list[Pair], dict[tuple[int, int], int]]:
+    """Matches of pairs of views that an essential matrix explains.
+
+    Args:
+        features: of every view; a view with fewer than `MIN_FEATURES` is matched with none.
+        cameras: of every view; a focal length that is not known may be anything around the given one.
+        on_pair: called with (pairs done, pairs in all).
+
+    Returns:
+        The pairs with at least `MIN_MATCHES` matches, and the number of matches of every pair that was tried.
+    """
     pairs = []
     counts = {}
-    for a, b in combinations(range(len(features)), 2):
-        matches = sfm.match_features(features[a], features[b])
-        best = np.zeros(len(matches), dtype=bool)
-        if len(matches) >= MIN_MATCHES:
-            # Verification hardly depends on the focal length; three guesses cover wide angle to telephoto.
-            for factor in (1.0,) if cameras[a].known and cameras[b].known else (1.0, 0.6, 2.0):
-                guess_a, guess_b = (
-                    c if c.known else replace(c, focal=c.focal * factor) for c in (cameras[a], cameras[b])
-                )
-                pixels_a, pixels_b = features[a].pixels[matches[:, 0]], features[b].pixels[matches[:, 1]]
-                result = sfm.relative_pose(pixels_a, pixels_b, guess_a, guess_b, error_threshold(cameras[a]))
-                if result is not None and result[1].sum() > best.sum():
-                    best = result[1]
-        counts[a, b] = int(best.sum())
-        if counts[a, b] >= MIN_MATCHES:
-            pairs.append(Pair(a, b, matches[best]))
-    reached = _connected(pairs, len(features))
-    if len(reached) < len(features):
-        lost = min(set(range(len(features))) - reached)
-        found = ", ".join(f"{n} with view {a + b - lost + 1}" for (a, b), n in counts.items() if lost in (a, b))
-        raise InputError(
-            f"view {lost + 1} shares too little with the other views: {found} matches, at least {MIN_MATCHES} are "
-            "needed. Use photographs that overlap by half or more, taken at most some 40 degrees apart, or give "
-            "the cameras (--cameras transforms.json)"
-        )
-    return pairs
+    candidates = candidate_pairs(features)
+    for done, (a, b) in enumerate(candidates, start=1):
+        counts[a, b] = 0
+        if min(len(features[view].pixels) for view in (a, b)) >= MIN_FEATURES:
+            matches = sfm.match_features(features[a], features[b])
+            if len(matches) >= MIN_MATCHES:
+                matches = matches[_explained(features, cameras, Pair(a, b, matches))]
+            counts[a, b] = len(matches)
+            if len(matches) >= MIN_MATCHES:
+                pairs.append(Pair(a, b, matches))
+        if on_pair is not None:
+            on_pair(done, len(candidates))
+    return pairs, counts
+
+
+def connected(pairs: list[Pair], start: int) -> set[int]:
+    """The views that matches connect with view `start`, itself among them."""
+    reached = {start}
+    grown = True
+    while grown:
+        size = len(reached)
+        for pair in pairs:
+            if pair.a in reached or pair.b in reached:
+                reached |= {pair.a, pair.b}
+        grown = len(reached) > size
+    return reached
 
 
 def build_tracks(features: list[sfm.Features], pairs: list[Pair]) -> Observations:
@@ -117,10 +155,27 @@ def thinned(tracks: Observations, count: int) -> Observations:
     return Observations(track, kept.view, kept.pixels)
 
 
-def _connected(pairs: list[Pair], views: int) -> set[int]:
-    reached = {0}
-    for _ in range(views):
-        for pair in pairs:
-            if pair.a in reached or pair.b in reached:
-                reached |= {pair.a, pair.b}
-    return reached
+def _explained(features: list[sfm.Features], cameras: list[Intrinsics], pair: Pair) -> np.ndarray:
+    """[M] bool: matches that an essential matrix explains, at one at least of the focal lengths in question."""
+    a, b, matches = pair.a, pair.b, pair.matches
+    pixels_a, pixels_b = features[a].pixels[matches[:, 0]], features[b].pixels[matches[:, 1]]
+    found = np.zeros(len(matches), dtype=bool)
+    # Verification hardly depends on the focal length; three guesses cover wide angle to telephoto. What any of them
+    # explains counts: the best alone would speak for its own focal length later.
+    for factor in (1.0,) if cameras[a].known and cameras[b].known else (1.0, 0.6, 2.0):
+        guess_a, guess_b = (c if c.known else replace(c, focal=c.focal * factor) for c in (cameras[a], cameras[b]))
+        result = sfm.relative_pose(pixels_a, pixels_b, guess_a, guess_b, error_threshold(cameras[a]))
+        if result is not None:
+            found |= result[1]
+    return found
+
+
+def _on_valid_pixels(found: sfm.Features, valid: np.ndarray, scale: float) -> np.ndarray:
+    """[N] bool: features whose blob, of twice their scale, does not touch a pixel that is not valid."""
+    # A ring of valid pixels: the border of the picture itself is nothing that a feature could be mistaken for.
+    distance = cv2.distanceTransform(np.pad(valid, 1, constant_values=True).astype(np.uint8), cv2.DIST_L2, 3)[
+        1:-1, 1:-1
+    ]
+    x, y = (found.pixels / scale).astype(int).T
+    height, width = valid.shape
+    return distance[y.clip(0, height - 1), x.clip(0, width - 1)] > np.maximum(2.0 * found.scales / scale, 1.0)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.estimators.matching_cost import CONTRAST, cost_volume
+from cus.estimators.matching_cost import CONTRAST, UNKNOWN_COST, cost_volume
 from cus.estimators.semi_global import aggregate
 
 LUMA = (0.299, 0.587, 0.114)
@@ -62,16 +62,19 @@ class Sweep:
     @staticmethod
     def between(images: Tensor, cameras: Cameras, reference: int, sources: list[int], valid: Tensor) -> "Sweep":
         """The sweep of view `reference` against the views `sources`; images [V, 3, H, W], valid [V, H, W] bool."""
-        gray = grayscale(images)
+        gray = {view: grayscale(images[view]) for view in (reference, *sources)}
+        # A window that touches a pixel which is not valid says nothing.
+        inside = {view: _eroded(valid[view]) for view in sources}
         # Doubles, for the differences of large numbers; on the CPU, because not every device has them.
         viewmats, Ks = cameras.viewmats.cpu().double(), cameras.Ks.cpu().double()
         relative = viewmats[sources] @ torch.linalg.inv(viewmats[reference])
         pixels = F.pad(cameras.pixel_centers().cpu().double(), (0, 1), value=1.0)
         linear = Ks[sources] @ relative[:, :3, :3] @ torch.linalg.inv(Ks[reference])
-        rays = torch.einsum("sij,hwj->sihw", linear, pixels).float().to(gray.device)
-        shifts = (Ks[sources] @ relative[:, :3, 3:])[..., 0].float().to(gray.device)
-        matched = torch.stack([_match_contrast(gray[s], gray[reference]) for s in sources])
-        return Sweep(gray[reference], matched, rays, shifts, valid[reference], valid[sources])
+        rays = torch.einsum("sij,hwj->sihw", linear, pixels).float().to(images.device)
+        shifts = (Ks[sources] @ relative[:, :3, 3:])[..., 0].float().to(images.device)
+        ours = valid[reference]
+        matched = torch.stack([_match_contrast(gray[s], gray[reference], valid[s], ours) for s in sources])
+        return Sweep(gray[reference], matched, rays, shifts, ours, torch.stack([inside[s] for s in sources]))
 
     def displacement_rate(self, inverse_depth: float) -> float:
         """Mean speed in pixels, per unit of inverse depth, of what the fastest source sees at `inverse_depth`."""
@@ -118,9 +121,13 @@ def matching_costs(sweep: Sweep, planes: Tensor, window: int = 5) -> Tensor:
         window: side of the compared window in pixels.
 
     Returns:
-        [H, W, D] float32; `UNKNOWN_COST` where no source sees the hypothesis.
+        [H, W, D] float32; `UNKNOWN_COST` where no source sees the hypothesis, and where a window touches
+        pixels that are not valid.
     """
-    return cost_volume(sweep.gray, sweep.sources, sweep.sources_valid, sweep.rays, sweep.shifts, planes, window)
+    costs = cost_volume(sweep.gray, sweep.sources, sweep.sources_valid, sweep.rays, sweep.shifts, planes, window)
+    if not bool(sweep.valid.all()):
+        costs[~_eroded(sweep.valid)] = UNKNOWN_COST
+    return costs
 
 
 def aggregate_costs(costs: Tensor, sweep: Sweep, planes: Tensor, settings: SweepSettings) -> Tensor:
@@ -131,14 +138,28 @@ def aggregate_costs(costs: Tensor, sweep: Sweep, planes: Tensor, settings: Sweep
     return aggregate(costs, small, large)
 
 
-def _match_contrast(source: Tensor, reference: Tensor) -> Tensor:
+def _match_contrast(source: Tensor, reference: Tensor, source_valid: Tensor, reference_valid: Tensor) -> Tensor:
     """`source` scaled so that its local contrast is on average that of `reference` (differences of exposure)."""
 
-    def contrast(gray: Tensor) -> Tensor:
-        return (gray[:, 1:] - gray[:, :-1]).abs().mean() + (gray[1:] - gray[:-1]).abs().mean()
+    def contrast(gray: Tensor, valid: Tensor) -> Tensor:
+        across, down = (gray[:, 1:] - gray[:, :-1]).abs(), (gray[1:] - gray[:-1]).abs()
+        if bool(valid.all()):
+            return across.mean() + down.mean()
+        means = [
+            (values * inside).sum() / inside.sum().clamp(min=1)
+            for values, inside in ((across, valid[:, 1:] & valid[:, :-1]), (down, valid[1:] & valid[:-1]))
+        ]
+        return means[0] + means[1]
 
-    gain = (contrast(reference) / contrast(source).clamp(min=1e-6)).clamp(0.5, 2.0)
-    return source * gain
+    gain = contrast(reference, reference_valid) / contrast(source, source_valid).clamp(min=1e-6)
+    return source * gain.clamp(0.5, 2.0)
+
+
+def _eroded(valid: Tensor) -> Tensor:
+    """[H, W] bool: valid pixels whose neighbours within the picture, two away at most, are all valid."""
+    if bool(valid.all()):
+        return valid
+    return F.max_pool2d((~valid)[None].float(), 5, 1, 2)[0] == 0
 
 
 def _edge_strength(gray: Tensor) -> Tensor:

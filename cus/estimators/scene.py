@@ -26,6 +26,8 @@ class SceneEstimate:
         confidences: [V, H, W] float32 in [0, 1]; 0 where there is no depth.
         notes: what a user should know about how the estimate came about, e.g. that a focal length was guessed.
         gains: [V, 3] what each view's colours are multiplied with to be those of one common exposure; None: not known.
+        left_out: indices of the photographs given that could not be placed; the views are the others, in their order.
+        focal_range: pixels that a focal length which was not known lies between with a probability of 80 %.
     """
 
     images: Tensor
@@ -34,6 +36,8 @@ class SceneEstimate:
     confidences: Tensor
     notes: tuple[str, ...] = ()
     gains: Tensor | None = None
+    left_out: tuple[int, ...] = ()
+    focal_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         views, channels, height, width = self.images.shape
@@ -52,6 +56,12 @@ class SceneEstimate:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def used(self) -> tuple[int, ...]:
+        """The index of the photograph given that each view is."""
+        given = range(len(self) + len(self.left_out))
+        return tuple(index for index in given if index not in self.left_out)
 
     @property
     def reliable(self) -> Tensor:
@@ -105,7 +115,11 @@ class SceneEstimate:
 
 
 def check_arguments(
-    images: Tensor, cameras: "Cameras | None", valid: Tensor | None = None, focals: Tensor | None = None
+    images: Tensor,
+    cameras: "Cameras | None",
+    valid: Tensor | None = None,
+    focals: Tensor | None = None,
+    sizes: Tensor | None = None,
 ) -> None:
     """Refuse what no estimator can work on (`InputError`) and shapes that disagree (`ValueError`)."""
     if images.ndim != 4 or images.shape[1] != 3:
@@ -122,3 +136,5 @@ def check_arguments(
         raise ValueError(f"valid must be {(views, height, width)}, got {tuple(valid.shape)}")
     if focals is not None and focals.shape != (views,):
         raise ValueError(f"focals must be [{views}], got {tuple(focals.shape)}")
+    if sizes is not None and sizes.shape != (views, 2):
+        raise ValueError(f"sizes must be [{views}, 2], got {tuple(sizes.shape)}")

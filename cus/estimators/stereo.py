@@ -1,7 +1,7 @@
 """The embedded estimator: poses from features, depth from plane sweeps, no weights."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,22 +13,27 @@ from cus.errors import InputError
 from cus.estimators import poses
 from cus.estimators.consistency import agreeing, confidence, round_trip_errors
 from cus.estimators.filling import fill_unconfirmed, smooth_surfaces
+from cus.estimators.overlap import without_overlap
 from cus.estimators.plane_sweep import (
     Sweep,
     SweepSettings,
     aggregate_costs,
-    grayscale,
     matching_costs,
     place_planes,
     plane_spacing,
 )
 from cus.estimators.scene import SceneEstimate, check_arguments
-from cus.estimators.structure import Structure
+from cus.estimators.structure import MIN_COMMON, Structure
 from cus.estimators.upsampling import enlarge
 from cus.estimators.volumes import in_bytes, rival_margin, subpixel_argmin
 
 Progress = Callable[[int, int], None]
-POSE_STEPS = 4  # what finding the cameras takes, in units of one sweep
+STEPS_A_VIEW = 20  # that progress is told in
+# Shares of the time, as measured with four and eight photographs: of finding the cameras in all, and of the parts of
+# the rest (the last one is joining and enlarging).
+POSE_SHARE = 0.4
+COARSE, SWEEPING, FILLING = 0.15, 0.55, 0.2
+LEAST_CONFIRMED = 0.01  # share of a view's pixels; chance alone confirms less
 
 
 @dataclass(frozen=True)
@@ -75,32 +80,116 @@ def estimate_stereo(
     *,
     valid: Tensor | None = None,
     focals: Tensor | None = None,
+    sizes: Tensor | None = None,
+    all_views: bool = False,
     settings: StereoSettings | None = None,
     on_progress: Progress | None = None,
 ) -> SceneEstimate:
     """`estimate_scene` by feature matching and plane sweeps; arguments, result and errors as there."""
-    check_arguments(images, cameras, valid, focals)
+    check_arguments(images, cameras, valid, focals, sizes)
     settings = settings or StereoSettings()
-    cameras = None if cameras is None else cameras.to(images.device)
     valid = None if valid is None else valid.to(images.device)
-    steps = POSE_STEPS + 2 * len(images)
-    report = on_progress or (lambda done, total: None)
-    _refuse_blank(images, valid)
-    if cameras is None:
-        structure = poses.estimate_poses(
-            images, focals, valid, lambda done, total: report(POSE_STEPS * done // total, steps)
-        )
-        known = poses.cameras_of(structure, images)
-    else:
-        structure = poses.structure_of(images, cameras, valid)
-        known = cameras
-    report(POSE_STEPS, steps)
-    inverse, confidences = sweep_views(
-        images, known, valid, structure, settings, on_progress=lambda done, _: report(POSE_STEPS + done, steps)
+    report = _Shares(len(images), on_progress)
+    pictures, images = images, _without_invalid(images, valid)
+    if cameras is not None:
+        scene = _posed(images, cameras.to(images.device), valid, all_views, settings, report)
+        return replace(scene, images=pictures)
+    structure = poses.estimate_poses(
+        images, focals, valid, sizes=sizes, all_views=all_views, on_progress=report.of_poses
     )
-    depths = torch.where(inverse > 0, 1.0 / inverse.clamp(min=1e-12), torch.zeros_like(inverse))
-    scene = SceneEstimate(images, known, depths, confidences, structure.notes)
-    return scene if cameras is not None else scene.in_own_unit()
+    used = list(structure.used)
+    images, valid = images[used], None if valid is None else valid[used]
+    known = poses.cameras_of(structure, images)
+    swept = sweep_views(images, known, valid, structure, settings, report.of_sweeps)
+    left_out = tuple(view for view in range(report.views) if view not in used)
+    scene = SceneEstimate(
+        pictures[used],
+        known,
+        swept.depths,
+        swept.confidences,
+        structure.notes,
+        left_out=left_out,
+        focal_range=structure.focal_range,
+    )
+    return scene.in_own_unit()
+
+
+def _without_invalid(images: Tensor, valid: Tensor | None) -> Tensor:
+    """The images with the mean colour of each in the place of pixels that are not valid, whatever those show."""
+    if valid is None or bool(valid.all()):
+        return images
+    share = valid.to(images)[:, None]
+    mean = (images * share).sum(dim=(2, 3), keepdim=True) / share.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+    return torch.where(valid[:, None], images, mean)
+
+
+def _posed(
+    images: Tensor,
+    cameras: Cameras,
+    valid: Tensor | None,
+    all_views: bool,
+    settings: StereoSettings,
+    report: "_Shares",
+) -> SceneEstimate:
+    """Depth of views whose cameras are known; a view that nothing else shows gets none, with a note."""
+    structure = poses.structure_of(images, cameras, valid)
+    reasons = without_overlap(images, cameras, valid, structure)
+    _refuse_too_few(reasons, len(images), all_views)
+    report.of_poses(1.0)
+    chosen = [view for view in range(len(images)) if view not in reasons]
+    some = structure.subset(chosen)
+    part = None if valid is None else valid[chosen]
+    swept = sweep_views(images[chosen], cameras[chosen], part, some, settings, report.of_sweeps)
+    depths, confidences = images.new_zeros(2, *images[:, 0].shape)
+    depths[chosen], confidences[chosen] = swept.depths, swept.confidences
+    for place, view in enumerate(chosen):
+        if swept.confirmed[place] < LEAST_CONFIRMED and len(some.depths_seen_by(place)) < MIN_COMMON:
+            reasons[view] = "no other photograph confirms what it shows"
+    if len(images) - len(reasons) >= 2:
+        _refuse_too_few(reasons, len(images), all_views)
+        depths[list(reasons)] = confidences[list(reasons)] = 0.0
+        notes = [f"view {view + 1} gets no depth: {reason}" for view, reason in sorted(reasons.items())]
+    else:
+        notes = ["hardly any depth is confirmed by a second photograph: do the cameras belong to these photographs?"]
+    return SceneEstimate(images, cameras, depths, confidences, tuple(notes))
+
+
+def _refuse_too_few(reasons: dict[int, str], views: int, all_views: bool) -> None:
+    """Raise InputError where fewer than two views can get a depth, or one cannot though all are to."""
+    if reasons and (all_views or views - len(reasons) < 2):
+        view, reason = min(reasons.items())
+        raise InputError(f"view {view + 1} cannot get a depth: {reason}; use another photograph, or leave it out")
+
+
+class _Shares:
+    """Turns shares of the two parts of the work into steps: finding the cameras, then sweeping the views."""
+
+    def __init__(self, views: int, on_progress: Progress | None) -> None:
+        self.views, self._on_progress, self._last = views, on_progress, 0
+
+    def of_poses(self, share: float) -> None:
+        """Tell how much of the first part is done."""
+        self._tell(POSE_SHARE * share)
+
+    def of_sweeps(self, share: float) -> None:
+        """Tell how much of the second part is done."""
+        self._tell(POSE_SHARE + (1 - POSE_SHARE) * share)
+
+    def _tell(self, share: float) -> None:
+        steps = STEPS_A_VIEW * self.views
+        # A model that is begun anew does not take back what was told.
+        self._last = max(self._last, min(int(share * steps + 1e-6), steps))
+        if self._on_progress is not None:
+            self._on_progress(self._last, steps)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Depths and confidences [V, H, W] of posed views, and the share [V] of the swept pixels that others confirm."""
+
+    depths: Tensor
+    confidences: Tensor
+    confirmed: Tensor
 
 
 def sweep_views(
@@ -109,18 +198,19 @@ def sweep_views(
     valid: Tensor | None,
     structure: Structure,
     settings: StereoSettings,
-    on_progress: Progress,
-) -> tuple[Tensor, Tensor]:
-    """Inverse depths and confidences [V, H, W] of posed views, at the size of `images`."""
+    on_progress: Callable[[float], None],
+) -> Swept:
+    """Depth of posed views, at the size of `images`; 0 with a confidence of 0 where `valid` is False."""
     views, _, height, width = images.shape
     sources = [structure.sources_for(view, settings.max_sources) for view in range(views)]
     ranges = _search_ranges(images, cameras, valid, structure, sources, settings)
+    on_progress(COARSE)
     small, small_cameras, small_valid = _shrunk(images, cameras, valid, settings.longest_side)
     swept = []
     for view in range(views):
         sweep = Sweep.between(small, small_cameras, view, sources[view], small_valid)
         swept.append(_sweep_view(sweep, sources[view], ranges[view], settings.sweep))
-        on_progress(view + 1, 2 * views)
+        on_progress(COARSE + SWEEPING * (view + 1) / views)
 
     first, agree = _cross_check(swept, small_cameras, small_valid)
     filled = torch.empty_like(first)
@@ -134,8 +224,8 @@ def sweep_views(
             agree[state.sources],
             settings.sweep,
         )
-        filled[view] = state.inverse_depths(positions)
-        on_progress(views + view + 1, 2 * views)
+        filled[view] = state.inverse_depths(positions) * small_valid[view]
+        on_progress(COARSE + SWEEPING + FILLING * (view + 1) / views)
 
     inverse = images.new_zeros(views, height, width)
     confidences = images.new_zeros(views, height, width)
@@ -144,16 +234,19 @@ def sweep_views(
         positions = state.positions_of(filled[view])
         index = positions.round().long().clamp(0, len(state.planes) - 1)
         cost = state.costs.gather(-1, index[..., None])[..., 0].float() / 255
-        trust = confidence(errors, agree[view], state.margin, cost)
+        trust = confidence(errors, agree[view], state.margin, cost) * small_valid[view]
         reach = settings.same_surface / state.spacing
         smooth = state.inverse_depths(smooth_surfaces(positions, state.sweep.gray, trust.square(), reach))
         if (height, width) == tuple(small.shape[-2:]):
             inverse[view], confidences[view] = smooth, trust
         else:
             inverse[view], confidences[view] = enlarge(smooth, trust, small[view], images[view])
+        on_progress(1.0 - (1.0 - COARSE - SWEEPING - FILLING) * (views - view - 1) / views)
     if valid is not None:
         inverse, confidences = inverse * valid, confidences * valid
-    return inverse, confidences
+    depths = torch.where(inverse > 0, 1.0 / inverse.clamp(min=1e-12), torch.zeros_like(inverse))
+    share = agree.flatten(1).float().mean(dim=1)
+    return Swept(depths, torch.where(depths > 0, confidences, torch.zeros_like(depths)), share)
 
 
 def _sweep_view(sweep: Sweep, sources: list[int], bounds: tuple[float, float], settings: SweepSettings) -> _View:
@@ -166,7 +259,7 @@ def _sweep_view(sweep: Sweep, sources: list[int], bounds: tuple[float, float], s
 
 def _cross_check(swept: list[_View], cameras: Cameras, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Inverse depths [V, H, W] of the first sweeps and where another view confirms them [V, H, W] bool."""
-    inverse = torch.stack([state.inverse_depths(state.positions) for state in swept])
+    inverse = torch.stack([state.inverse_depths(state.positions) for state in swept]) * valid
     agree = torch.zeros_like(valid)
     for view, state in enumerate(swept):
         errors = round_trip_errors(inverse, cameras, view, state.sources)
@@ -213,11 +306,14 @@ def _generous_range(structure: Structure, view: int, sweep: Sweep) -> tuple[floa
     if len(inverse) >= 8:
         low, high = np.percentile(inverse, [1, 99])
         return float(0.3 * low), float(2.0 * high)
-    # Without sparse points: from infinity to a displacement of a third of the picture.
-    rate = sweep.displacement_rate(0.0)
-    if rate <= 0:
-        raise InputError("the given cameras see nothing in common; do they belong to these photographs, in this order?")
-    return 0.0, 0.33 * sweep.gray.shape[1] / rate
+    # Without sparse points: from infinity, or as far away as the sources see, to a displacement of a third of the
+    # picture.
+    baseline = float(sweep.shifts.norm(dim=1).max()) / sweep.gray.shape[1]
+    for farthest in (0.0, *(0.05 * 2.0**step / max(baseline, 1e-12) for step in range(8))):
+        rate = sweep.displacement_rate(farthest)
+        if rate > 0:
+            return farthest, farthest + 0.33 * sweep.gray.shape[1] / rate
+    raise InputError("the given cameras see nothing in common; do they belong to these photographs, in this order?")
 
 
 def _shrunk(
@@ -232,10 +328,3 @@ def _shrunk(
     small = F.interpolate(images, size=size, mode="area")
     inside = F.interpolate(valid[:, None].float(), size=size, mode="area")[:, 0] > 0.99
     return small, cameras.resized(size[1], size[0]), inside
-
-
-def _refuse_blank(images: Tensor, valid: Tensor | None) -> None:
-    for view, gray in enumerate(grayscale(images)):
-        content = gray if valid is None else gray[valid[view]]
-        if content.numel() == 0 or float(content.max() - content.min()) < 0.02:
-            raise InputError(f"view {view + 1} is blank (one flat colour); use another photograph")

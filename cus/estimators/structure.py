@@ -1,13 +1,14 @@
 """Sparse points with the cameras that see them: triangulation, reprojection, choice of sources."""
 
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cus.estimators.sfm import Intrinsics, Observations
 
 MIN_ANGLE = 1.0  # degrees between the rays of a point; below, its depth means nothing
+MIN_COMMON = 8  # points that two views must share to be called neighbours
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Structure:
         cameras: V intrinsics, in pixels of the images given.
         points: [T, 3] float64.
         observations: inlier observations of the points, pixels of the images given.
-        cost: mean truncated squared reprojection error over all matched observations, in units of the threshold.
+        used: the views of the input that these are, ascending; the others could not be placed.
+        focal_range: what the focal length that was not known lies between with a probability of 80 %, in pixels.
         notes: what the user should know.
     """
 
@@ -27,7 +29,8 @@ class Structure:
     cameras: list[Intrinsics]
     points: np.ndarray
     observations: Observations
-    cost: float
+    used: tuple[int, ...]
+    focal_range: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
 
     def depths_seen_by(self, view: int) -> np.ndarray:
@@ -35,24 +38,44 @@ class Structure:
         mine = self.points[self.observations.track[self.observations.view == view]]
         return mine @ self.viewmats[view, 2, :3] + self.viewmats[view, 2, 3]
 
-    def sources_for(self, view: int, count: int) -> list[int]:
-        """The `count` other views best suited to measure depth in `view`: many common points under a good angle."""
-        others = [v for v in range(len(self.viewmats)) if v != view]
-        seen = np.zeros((len(self.viewmats), len(self.points)), dtype=bool)
-        seen[self.observations.view, self.observations.track] = True
-        centers = -np.einsum("nji,nj->ni", self.viewmats[:, :3, :3], self.viewmats[:, :3, 3])
+    def subset(self, views: Sequence[int]) -> "Structure":
+        """The structure of some of the views, numbered anew; points that they do not see stay, unobserved."""
+        number = np.full(len(self.cameras), -1)
+        number[list(views)] = np.arange(len(views))
+        kept = self.observations[number[self.observations.view] >= 0]
+        return replace(
+            self,
+            viewmats=self.viewmats[list(views)],
+            cameras=[self.cameras[view] for view in views],
+            observations=Observations(kept.track, number[kept.view], kept.pixels),
+            used=tuple(self.used[view] for view in views),
+        )
 
-        def worth(other: int) -> float:
-            points = self.points[seen[view] & seen[other]]
+    def sources_for(self, view: int, count: int) -> list[int]:
+        """The `count` other views best suited to measure depth in `view`: many common points under a good angle.
+
+        Views without common points are taken only where no view has any: those that look most the same way.
+        """
+        mine = np.zeros(len(self.points), dtype=bool)
+        mine[self.observations.track[self.observations.view == view]] = True
+        shared = self.observations[mine[self.observations.track]]
+        centers = -np.einsum("nji,nj->ni", self.viewmats[:, :3, :3], self.viewmats[:, :3, 3])
+        worth = {}
+        for other in range(len(self.viewmats)):
+            points = self.points[shared.track[shared.view == other]]
+            if other == view or len(points) < MIN_COMMON:
+                continue
             a, b = (
                 (v / np.linalg.norm(v, axis=1, keepdims=True))
                 for v in (points - centers[view], points - centers[other])
             )
             angles = np.degrees(np.arccos((a * b).sum(axis=1).clip(-1.0, 1.0)))
             # 5 to 10 degrees measure best: less gives little depth, more changes the look of a surface.
-            return float(np.minimum(angles / 5.0, 10.0 / angles.clip(1e-6)).clip(max=1.0).sum())
-
-        return sorted(sorted(others, key=worth, reverse=True)[:count])
+            worth[other] = float(np.minimum(angles / 5.0, 10.0 / angles.clip(1e-6)).clip(max=1.0).sum())
+        if not worth:
+            alike = self.viewmats[:, 2, :3] @ self.viewmats[view, 2, :3]
+            worth = {other: float(alike[other]) for other in range(len(self.viewmats)) if other != view}
+        return sorted(sorted(worth, key=lambda other: worth[other], reverse=True)[:count])
 
 
 def triangulate(
@@ -99,20 +122,6 @@ def reprojection(
     return np.linalg.norm(projected - seen.pixels, axis=1), depths
 
 
-def truncated_cost(
-    viewmats: dict[int, np.ndarray],
-    cameras: list[Intrinsics],
-    points: np.ndarray,
-    tracks: Observations,
-    threshold: float,
-) -> float:
-    """Mean squared reprojection error of all observations, each at most 1 (so without any), in units of `threshold`."""
-    if len(tracks) == 0:
-        return 1.0
-    errors, depths = reprojection(viewmats, cameras, points, tracks)
-    return float(np.where(depths > 0, np.minimum(errors / threshold, 1.0) ** 2, 1.0).mean())
-
-
 def error_threshold(camera: Intrinsics) -> float:
     """Reprojection error in pixels beyond which an observation is wrong."""
     return 1.0 + 0.001 * max(camera.width, camera.height)
@@ -122,14 +131,18 @@ def _widest_angle(
     centers: np.ndarray, points: np.ndarray, tracks: Observations, good: np.ndarray, count: int
 ) -> np.ndarray:
     """[T] degrees between the two rays of a point that are farthest apart."""
-    directions = np.full((count, len(centers), 3), np.nan)
-    rays = points[tracks.track[good]] - centers[tracks.view[good]]
-    directions[tracks.track[good], tracks.view[good]] = rays / np.linalg.norm(rays, axis=1, keepdims=True).clip(1e-12)
-    widest = np.zeros(count)
-    for a, b in combinations(range(len(centers)), 2):
-        cosine = (directions[:, a] * directions[:, b]).sum(axis=1)
-        widest = np.fmax(widest, np.degrees(np.arccos(cosine.clip(-1.0, 1.0))))
-    return widest
+    chosen = np.flatnonzero(good)
+    chosen = chosen[np.argsort(tracks.track[chosen], kind="stable")]
+    track = tracks.track[chosen]
+    rays = points[track] - centers[tracks.view[chosen]]
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True).clip(1e-12)
+    least = np.ones(count)  # cosine
+    # Observations of one track follow each other: all its pairs are those at a distance of 1, 2, ... of each other.
+    for distance in range(1, int(np.bincount(track).max(initial=1))):
+        same = track[distance:] == track[:-distance]
+        cosines = (rays[distance:][same] * rays[:-distance][same]).sum(axis=1)
+        np.minimum.at(least, track[distance:][same], cosines)
+    return np.degrees(np.arccos(least.clip(-1.0, 1.0)))
 
 
 def _rays(seen: Observations, cameras: list[Intrinsics]) -> np.ndarray:

@@ -214,8 +214,9 @@ class _Run:
             return References(scene, valid, self.models), None
         focals = cameras.Ks[:, 0, 0]
         scene = estimate_scene(images, None, self.settings.estimator, valid=valid, focals=focals)
-        alignment = align_cameras(scene.cameras, cameras)
-        return References(scene.moved(alignment), valid, self.models), alignment
+        used = list(scene.used)
+        alignment = align_cameras(scene.cameras, cameras[used])
+        return References(scene.moved(alignment), valid[used], self.models), alignment
 
     def _case(
         self,

@@ -50,12 +50,18 @@ def view_names(views: tuple[Path, ...]) -> list[str]:
     return [stem if stems.count(stem) == 1 else f"{stem}_{index}" for index, stem in enumerate(stems)]
 
 
+def placed_names(settings: InferSettings, results: Results) -> list[str]:
+    """`view_names` of the views that the run goes on with: all, or those that could be placed."""
+    names = view_names(settings.views)
+    return names if results.scene is None else [names[view] for view in results.scene.used]
+
+
 def write_scene(folder: RunFolder, settings: InferSettings, results: Results) -> None:
     """`depth/`: for each input view its depth (scene units, 0 = none) and confidence, as arrays and in colour."""
     scene = results.scene
     assert scene is not None
     folder.clear("depth")
-    for index, name in enumerate(view_names(settings.views)):
+    for index, name in enumerate(placed_names(settings, results)):
         depth, confidence = scene.depths[index].cpu().numpy(), scene.confidences[index].cpu().numpy()
         folder.write(f"depth/{name}_depth.npy", lambda part, array=depth: np.save(part, array))
         folder.write(f"depth/{name}_confidence.npy", lambda part, array=confidence: np.save(part, array))
@@ -161,7 +167,7 @@ def _viewer(settings: InferSettings, results: Results) -> ViewerData | None:
     return ViewerData(
         splats=Splats(*(array.cpu().numpy() for array in arrays)),
         path=_views(path, [f"frame {index}" for index in range(len(path))], [(path.width, path.height)] * len(path)),
-        photos=_views(scene.cameras, view_names(settings.views), inside),
+        photos=_views(scene.cameras, placed_names(settings, results), inside),
         poster=to_bytes(renders[-1]),
         frames_per_second=settings.fps,
         antialiased=results.antialiased,
@@ -187,7 +193,7 @@ def write_report(folder: RunFolder, settings: InferSettings, results: Results, s
         notes=summary["notes"],
         missing=summary["missing"],
         running=summary["status"] == "running",
-        inputs=list(zip(view_names(settings.views), to_bytes(results.batch.set.images), strict=True)),
+        inputs=list(zip(placed_names(settings, results), to_bytes(results.batch.set.images), strict=True)),
         depths=None if scene is None else scene.depths.cpu().numpy(),
         confidences=None if scene is None else scene.confidences.cpu().numpy(),
         sequences={label: to_bytes(images) for label, images in sequences.items() if images is not None},

@@ -85,7 +85,9 @@ def read_run(path: Path, device: torch.device | str = "cpu") -> RecordedRun:
     posed = load_transforms(path, "photos")
     photos = tuple(Photo(p, *size, None) for p, size in zip(posed.paths, posed.sizes, strict=True))
     scales = (scene.cameras.Ks.cpu() / posed.Ks)[:, (0, 1), (0, 1)]
-    batch = Batch(PhotoSet(scene.images, scene.images.sum(dim=1) > 0, scales), None, scene.cameras.Ks[:, 0, 0])
+    sizes = (torch.tensor(posed.sizes) * scales).round()
+    photo_set = PhotoSet(scene.images, scene.images.sum(dim=1) > 0, scales)
+    batch = Batch(photo_set, None, scene.cameras.Ks[:, 0, 0], sizes)
     results = Results(
         Inputs(photos, None),
         batch,

@@ -1,5 +1,6 @@
 """What a run makes, stage by stage."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -38,6 +39,11 @@ class Results:
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def keep(self, views: Sequence[int]) -> None:
+        """Go on with these photographs alone: those that the scene estimate could place."""
+        if len(views) < len(self.inputs.photos):
+            self.inputs, self.batch = self.inputs.select(views), self.batch.select(views)
 
     def generated(self) -> Generated:
         """The newest frames with what they were made from; the stages that make them must have run."""

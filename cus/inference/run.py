@@ -195,8 +195,10 @@ class Run:
         files = [file_digest(view) for view in settings.views]
         cameras = settings.cameras and file_digest(settings.cameras)
         made_from = [files, cameras, settings.photo_size, settings.focal_35mm, settings.fov, settings.estimator]
+        made_from.append(settings.all_views)
         state = self._stage("scene", made_from, lambda report: stages.estimate(results.batch, settings, report))
         results.scene = stages.scene_from(state)
+        results.keep(results.scene.used)
         outputs.write_scene(self.folder, settings, results)
 
     def _conditioning(self) -> None:

@@ -44,6 +44,7 @@ class InferSettings:
         focal_35mm: focal length of the photographs as 35 mm equivalent in mm, over EXIF's; or None.
         fov: horizontal field of view of the photographs in degrees, over EXIF's; or None.
         estimator: "auto", or an estimator with or without its weights, see `estimate_scene`.
+        all_views: refuse photographs of which one cannot be placed, instead of leaving it out with a note.
         conditioning: what conditioning images the network is shown, "hierarchical" (Section III-B) or "points"
             (ViewCrafter's own point renders); "auto": those that the model was trained on.
         suppress_background: whether leaked background is removed from hierarchical conditioning (Section III-C).
@@ -77,6 +78,7 @@ class InferSettings:
     focal_35mm: float | None = None
     fov: float | None = None
     estimator: str = "auto"
+    all_views: bool = False
     conditioning: ConditioningKind | Literal["auto"] = "auto"
     suppress_background: bool = True
     structure: bool | None = None

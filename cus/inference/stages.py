@@ -1,6 +1,7 @@
 """The stages of a run, each a function from what is known to what it adds (docs: the way of the data)."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -52,6 +53,11 @@ class Inputs:
     photos: tuple[Photo, ...]
     posed: PosedPhotos | None
 
+    def select(self, views: Sequence[int]) -> "Inputs":
+        """Some of the photographs."""
+        photos = tuple(self.photos[view] for view in views)
+        return Inputs(photos, None if self.posed is None else self.posed.select(list(views)))
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -61,11 +67,21 @@ class Batch:
         set: images, valid pixels and scales, at one common size W x H.
         cameras: known cameras at that size, or None.
         focals: [V] focal lengths in pixels of the batch, NaN where unknown.
+        sizes: [V, 2] width and height that each photograph fills; the rest is padding.
     """
 
     set: PhotoSet
     cameras: Cameras | None
     focals: Tensor
+    sizes: Tensor
+
+    def select(self, views: Sequence[int]) -> "Batch":
+        """Some of the photographs."""
+        chosen = list(views)
+        part = self.set
+        part = replace(part, images=part.images[chosen], valid=part.valid[chosen], scales=part.scales[chosen])
+        cameras = None if self.cameras is None else self.cameras[chosen]
+        return Batch(part, cameras, self.focals[chosen], self.sizes[chosen])
 
 
 def inspect(settings: InferSettings, views: Views) -> Inputs:
@@ -144,10 +160,12 @@ def read(inputs: Inputs, settings: InferSettings) -> Batch:
         longest = max(max(widths), max(heights))
         scale = min(1.0, settings.photo_size / longest)
         photo_set, cameras = inputs.posed.read(round(max(widths) * scale), round(max(heights) * scale))
-        return Batch(photo_set, cameras, cameras.Ks[:, 0, 0])
+        sizes = torch.tensor(inputs.posed.sizes) * photo_set.scales
+        return Batch(photo_set, cameras, cameras.Ks[:, 0, 0], sizes.round())
     photo_set = read_photos(inputs.photos, settings.photo_size)
     focals = [_focal(photo, settings) for photo in inputs.photos]
-    return Batch(photo_set, None, torch.tensor(focals) * photo_set.scales[:, 0])
+    sizes = torch.tensor([(photo.width, photo.height) for photo in inputs.photos]) * photo_set.scales
+    return Batch(photo_set, None, torch.tensor(focals) * photo_set.scales[:, 0], sizes.round())
 
 
 def _focal(photo: Photo, settings: InferSettings) -> float:
@@ -167,11 +185,14 @@ def estimate(batch: Batch, settings: InferSettings, on_progress: OnProgress) -> 
         settings.estimator,
         valid=batch.set.valid,
         focals=batch.focals,
+        sizes=batch.sizes,
+        all_views=settings.all_views,
         on_progress=on_progress,
     )
     cameras = {"viewmats": scene.cameras.viewmats, "Ks": scene.cameras.Ks}
     maps = {"images": scene.images, "depths": scene.depths, "confidences": scene.confidences}
-    return State(maps | cameras, scene.notes)
+    left_out = {"left_out": torch.tensor(scene.left_out, dtype=torch.int64)}
+    return State(maps | cameras | left_out, scene.notes)
 
 
 def scene_from(state: State) -> SceneEstimate:
@@ -179,7 +200,9 @@ def scene_from(state: State) -> SceneEstimate:
     tensors = state.tensors
     height, width = tensors["images"].shape[-2:]
     cameras = Cameras(tensors["viewmats"], tensors["Ks"], width, height)
-    return SceneEstimate(tensors["images"], cameras, tensors["depths"], tensors["confidences"], state.notes)
+    left_out = tuple(tensors["left_out"].tolist()) if "left_out" in tensors else ()
+    maps = tensors["images"], cameras, tensors["depths"], tensors["confidences"]
+    return SceneEstimate(*maps, notes=state.notes, left_out=left_out)
 
 
 def state_of(value: Conditioning | Gaussians) -> State:

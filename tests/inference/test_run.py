@@ -220,3 +220,24 @@ def test_frames_of_a_video_are_a_run_s_photographs_and_lie_in_its_folder(tmp_pat
     assert main([*arguments, "--conditioning-only", "--resume"]) == 0
     assert json.loads((tmp_path / "out" / "run.json").read_text())["reused"] == ["scene", "conditioning"]
     assert [frame.name for frame in frames] == sorted(path.name for path in (tmp_path / "out" / "photos").iterdir())
+
+
+def test_a_photograph_that_cannot_be_placed_is_in_no_output_and_all_views_refuses_it(tmp_path, capsys):
+    noise = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+    stranger = tmp_path / "stranger.png"
+    Image.fromarray(noise).resize((384, 288), Image.Resampling.BICUBIC).save(stranger)
+    out = tmp_path / "out"
+    arguments = ["--views", str(stranger), *VIEWS, "--out", str(out), *SMALL, "--conditioning-only"]
+    assert main(arguments) == 0
+    assert sorted(path.name for path in (out / "depth").glob("*.npy")) == [
+        f"{view}_{kind}.npy" for view in ("a", "b") for kind in ("confidence", "depth")
+    ]
+    photos = json.loads((out / "transforms.json").read_text())["photos"]
+    assert [Path(photo["file_path"]).name for photo in photos] == ["a.jpg", "b.jpg"]
+    with Image.open(VIEWS[0]) as first:
+        assert (photos[0]["w"], photos[0]["h"]) == first.size
+    assert any("view 1 is left out" in note for note in json.loads((out / "run.json").read_text())["notes"])
+    assert main([*arguments, "--resume"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--overwrite", "--all-views"]) == 2
+    assert "view 1 cannot be placed" in capsys.readouterr().err
