@@ -23,6 +23,7 @@ from cus.diffusion.sampler import Denoiser, ddim, guided, guided_at_once, keep_f
 from cus.diffusion.sampling import PLANS, MemoryPlan, Sampling
 from cus.diffusion.schedule import NoiseSchedule
 from cus.diffusion.stored import StoredModel, explained, open_model
+from cus.kernels.threads import yield_cores
 from cus.models.attention import SpaceTransformer, TimeTransformer
 from cus.models.blocks import ResBlock
 from cus.models.clip import ImageEncoder
@@ -210,6 +211,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         Raises:
             ValueError: shapes that do not belong together, or numbers out of range.
         """
+        yield_cores()
         own = self.sampling
         conditioning, layers = split_conditioning(conditioning, own.layers)
         _check(images, conditioning, structure)

@@ -12,6 +12,7 @@ from cus.estimators import dust3r, vggt
 from cus.estimators.predictions import MemoryShortage
 from cus.estimators.scene import SceneEstimate, check_arguments
 from cus.estimators.stereo import estimate_stereo
+from cus.kernels.threads import yield_cores
 
 ESTIMATORS = ("auto", "stereo", "vggt", "dust3r")
 
@@ -134,6 +135,7 @@ def estimate_scene(
         ValueError: arguments whose shapes do not belong together.
     """
     check_arguments(images, cameras, valid, focals, sizes)
+    yield_cores()
     choice = prepare(estimator)
     rest: dict[str, Any] = {"valid": valid, "focals": focals, "on_progress": on_progress}
     if choice.weights is not None:

@@ -9,6 +9,8 @@ system libraries.
 import ctypes
 import functools
 import itertools
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +28,7 @@ def in_pieces(work: Callable[[int, int], object], count: int, pieces_a_thread: i
     Pieces are handed out as threads become free; what a piece is does not depend on that, so that results do not either
     as long as pieces write to places of their own. The first error is raised after all threads have stopped.
     """
+    yield_cores()
     threads = torch.get_num_threads()
     size = max(1, -(-count // (threads * pieces_a_thread)))
     starts = itertools.count(0, size)  # its next() is atomic under the GIL
@@ -56,6 +59,35 @@ def _on_threads(worker: Callable[[], None], threads: int) -> None:
     worker()
     for other in others:
         other.result()
+
+
+def yield_cores() -> None:
+    """Have torch's threads give their cores away while they wait for work, which GNU's OpenMP leaves to chance.
+
+    Its threads watch for work for milliseconds before they sleep, unless the process has more of them than the machine
+    has cores; on a machine where others compute too, that makes torch two to four times slower. So a thread of ours
+    holds some that never do anything. `OMP_WAIT_POLICY=PASSIVE` does the same, but is read only when torch is loaded;
+    where that or `GOMP_SPINCOUNT` is set, it holds. Called by whatever computes long; once is enough.
+    """
+    if torch.get_num_threads() > 1 and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        _hold_idle_threads()
+
+
+@functools.cache
+def _hold_idle_threads() -> None:
+    parallel = _openmp_parallel()
+    if parallel is None:
+        return
+    started = threading.Event()
+
+    def hold() -> None:
+        # The threads of a team stay with the thread that made it.
+        parallel(_OPENMP_TASK(lambda _: None), None, os.cpu_count() or 1, 0)
+        started.set()
+        threading.Event().wait()
+
+    threading.Thread(target=hold, name="cus-idle", daemon=True).start()
+    started.wait()
 
 
 @functools.cache

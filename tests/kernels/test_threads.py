@@ -1,3 +1,4 @@
+import os
 import sys
 import threading
 import time
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from cus.kernels import threads as threads_module
-from cus.kernels.threads import in_pieces
+from cus.kernels.threads import in_pieces, yield_cores
 
 
 @pytest.mark.parametrize("openmp", [True, False], ids=["openmp", "pool"])
@@ -46,3 +47,22 @@ def test_an_error_in_one_piece_reaches_the_caller(openmp: bool, monkeypatch) -> 
 
     with pytest.raises(ValueError, match="piece of 70"):
         in_pieces(work, 100)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or (os.cpu_count() or 1) < 2, reason="needs GNU's OpenMP and two cores")
+@pytest.mark.skipif("OMP_WAIT_POLICY" in os.environ, reason="the environment says how threads wait")
+def test_threads_that_wait_for_torchs_next_operation_take_no_time_of_a_core() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        yield_cores()
+        values = torch.zeros(100_000)
+        values.add_(1)
+        started = time.process_time()
+        for _ in range(100):
+            values.add_(1)
+            time.sleep(3e-3)
+        # Threads that watch for work take milliseconds each time.
+        assert time.process_time() - started < 0.15
+    finally:
+        torch.set_num_threads(before)
