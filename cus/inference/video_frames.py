@@ -74,7 +74,8 @@ def choose_frames(path: Path, start: bytes, count: int) -> tuple[list[Frame], li
             frames, part = overlapping(lambda low, high: chooser.choose(count, low, high), Frame.grey)
             return frames, [*chooser.notes, *chooser.part_note(part)]
     except (FFmpegError, ValueError, IndexError, MemoryError, OverflowError, ArithmeticError) as error:
-        raise InputError(f"{path} is not a video that can be decoded ({error}); export it again as MP4") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} is not a video that can be decoded ({reason}); export it again as MP4") from error
 
 
 class _Chooser:

@@ -46,6 +46,37 @@ def cases() -> Iterator[Case]:
             "either" if "size" in words else "refused",
         )
 
+    yield from _choices()
+
+
+def _choices() -> Iterator[Case]:
+    """Folders, patterns and videos instead of photographs."""
+    png = _saved(base.picture(), "PNG")
+    files = {
+        "empty/x.txt": b"x",
+        "texts/a.jpg": b"x",
+        "texts/b.jpg": b"y",
+        "none.mp4": b"\0\0\0\x18ftypmp42" + bytes(99),
+        "noise.mp4": b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 9,
+        "zeros.webm": b"\x1a\x45\xdf\xa3" + bytes(2000),
+        "list.mp4": b"\0\0\0\x08ftyp#EXTM3U\nimages/0.png\n",
+        "one.gif": b"GIF89a" + bytes(9),
+        "copies/a.png": png,
+        "copies/b.png": png,
+    }
+
+    def make(folder: Path) -> None:
+        for name, content in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+
+    for view in (*files, "empty", "texts", "copies", "texts/*.jpg", "*.nothing", "**/[", "/dev", "/proc/self"):
+        yield Case("views", f"--views {view}", "cus-infer", ("--views", view, *INFER), make)
+    for count in ("0", "1", "-5", "nan", "99999999999999999999"):
+        yield Case(
+            "views", f"--max-views {count}", "cus-infer", ("--views", "texts", "--max-views", count, *INFER), make
+        )
+
 
 def _write_some(folder: Path) -> None:
     base.write_posed(folder)
