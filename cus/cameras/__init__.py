@@ -2,11 +2,14 @@
 
 from cus.cameras import trajectories
 from cus.cameras.cameras import Cameras
+from cus.cameras.lenses import Lens
 from cus.cameras.photos import Photo, PhotoSet, read_photos
-from cus.cameras.transforms_json import PosedPhotos, load_transforms, save_transforms
+from cus.cameras.posed import PosedPhotos
+from cus.cameras.transforms_json import load_transforms, save_transforms
 
 __all__ = [
     "Cameras",
+    "Lens",
     "Photo",
     "PhotoSet",
     "PosedPhotos",

@@ -1,4 +1,4 @@
-"""COLMAP models in and out, through pycolmap."""
+"""COLMAP models in and out; pycolmap writes them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,33 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cus.cameras.cameras import Cameras
-from cus.cameras.transforms_json import PosedPhotos
+from cus.cameras.colmap_files import read_model
+from cus.cameras.picture_files import PictureFinder
+from cus.cameras.posed import PosedPhotos, posed_photos
 from cus.errors import InputError
 from cus.runtime import signal_handlers_kept
-
-# Where in COLMAP's parameters fx fy cx cy and OpenCV's k1 k2 p1 p2 k3 k4 k5 k6 stand; missing ones are zero.
-_LENSES: dict[str, tuple[tuple[int, int, int, int], tuple[int, ...]]] = {
-    "SIMPLE_PINHOLE": ((0, 0, 1, 2), ()),
-    "PINHOLE": ((0, 1, 2, 3), ()),
-    "SIMPLE_RADIAL": ((0, 0, 1, 2), (3,)),
-    "RADIAL": ((0, 0, 1, 2), (3, 4)),
-    "OPENCV": ((0, 1, 2, 3), (4, 5, 6, 7)),
-    "FULL_OPENCV": ((0, 1, 2, 3), (4, 5, 6, 7, 8, 9, 10, 11)),
-}
-
-
-def _lens(camera: Any, where: str) -> tuple[Tensor, list[float]]:
-    name = camera.model.name
-    if name not in _LENSES:
-        raise InputError(f"{where}: COLMAP camera model {name} is not supported; run COLMAP's image_undistorter first")
-    params = [float(p) for p in camera.params]
-    (fx, fy, cx, cy), lens = _LENSES[name]
-    K = torch.tensor([[params[fx], 0, params[cx]], [0, params[fy], params[cy]], [0, 0, 1]], dtype=torch.float32)
-    distortion = [params[i] for i in lens]
-    return K, distortion + [0.0] * (8 - len(distortion))
 
 
 def load_colmap(model: Path | str, images: Path | str) -> PosedPhotos:
@@ -41,31 +23,31 @@ def load_colmap(model: Path | str, images: Path | str) -> PosedPhotos:
     COLMAP's axes and pixel centres are the project's.
 
     Raises:
-        InputError: no model in the folder, no registered image, or a lens that OpenCV's model does not cover.
+        InputError: no model in the folder, no registered image, a file that is damaged, or a camera or pose that cannot
+            be.
     """
-    with signal_handlers_kept():
-        import pycolmap
-
-    try:
-        reconstruction = pycolmap.Reconstruction(str(model))
-    except (ValueError, RuntimeError, OSError, MemoryError) as error:
-        raise InputError(
-            f"no COLMAP model in {model} (expected cameras, images and points3D, .bin or .txt): {error}"
-        ) from error
-    registered = sorted((i for i in reconstruction.images.values() if i.has_pose), key=lambda i: i.name)
-    if not registered:
-        raise InputError(f"the COLMAP model in {model} has no registered image")
-    viewmats = torch.eye(4).repeat(len(registered), 1, 1)
-    Ks, sizes, distortion = [], [], []
-    for index, image in enumerate(registered):
-        viewmats[index, :3] = torch.from_numpy(np.asarray(image.cam_from_world().matrix())).float()
-        camera = reconstruction.cameras[image.camera_id]
-        K, lens = _lens(camera, f"{model}, image {image.name}")
-        Ks.append(K)
-        sizes.append((int(camera.width), int(camera.height)))
-        distortion.append(lens)
-    paths = tuple(Path(images) / image.name for image in registered)
-    return PosedPhotos(paths, viewmats, torch.stack(Ks), tuple(sizes), torch.tensor(distortion, dtype=torch.float64))
+    model = Path(model)
+    cameras, registered = read_model(model)
+    w2c = torch.eye(4, dtype=torch.float64).repeat(len(registered), 1, 1)
+    quaternions = np.array([image.quaternion for image in registered])
+    w2c[:, :3, :3] = torch.from_numpy(Rotation.from_quat(quaternions, scalar_first=True).as_matrix())
+    w2c[:, :3, 3] = torch.tensor([image.translation for image in registered], dtype=torch.float64)
+    c2w = torch.eye(4, dtype=torch.float64).repeat(len(registered), 1, 1)
+    c2w[:, :3, :3] = w2c[:, :3, :3].mT
+    c2w[:, :3, 3] = -(w2c[:, :3, :3].mT @ w2c[:, :3, 3:])[..., 0]
+    own = [cameras[image.camera] for image in registered]
+    Ks = torch.eye(3, dtype=torch.float64).repeat(len(own), 1, 1)
+    Ks[:, 0, 0], Ks[:, 1, 1] = torch.tensor([camera.focal for camera in own], dtype=torch.float64).T
+    Ks[:, :2, 2] = torch.tensor([camera.center for camera in own], dtype=torch.float64)
+    finder = PictureFinder()
+    return posed_photos(
+        [finder.below(Path(images), image.name)[0] for image in registered],
+        c2w,
+        Ks,
+        [(camera.width, camera.height) for camera in own],
+        lenses=[camera.lens for camera in own],
+        wheres=[f"{model}, image {image.name[-60:]}" for image in registered],
+    )
 
 
 def save_colmap(
@@ -75,6 +57,7 @@ def save_colmap(
     points: Tensor | None = None,
     colors: Tensor | None = None,
     seen: Sequence[Tensor] | None = None,
+    origin: Tensor | None = None,
 ) -> None:
     """Write a binary COLMAP model: one PINHOLE camera an image.
 
@@ -86,6 +69,8 @@ def save_colmap(
         colors: [M, 3] RGB in [0, 1], or None for black points.
         seen: for each of the N pictures the indices of the points that it observes, at their projections
             (`visible_points`); None: no observations.
+        origin: [3] float64 of the world of cameras and points (`PosedPhotos.origin`), which is added back: the model
+            is in float64.
 
     Raises:
         InputError: the model could not be written whole.
@@ -97,6 +82,7 @@ def save_colmap(
     if len(names) != len(views) or (seen is not None and len(seen) != len(views)):
         raise ValueError(f"expected {len(views)} names and lists of points, got {len(names)}")
     xyz = torch.zeros(0, 3, dtype=torch.float64) if points is None else points.detach().cpu().double()
+    moved = torch.zeros(3, dtype=torch.float64) if origin is None else origin.double()
     tracks = [pycolmap.Track() for _ in range(len(xyz))]
     reconstruction = pycolmap.Reconstruction()
     for index, (view, name) in enumerate(zip(views, names, strict=True), start=1):
@@ -108,12 +94,16 @@ def save_colmap(
         viewmat = view.viewmats.cpu().double()
         pixels = Cameras(viewmat, K[None], view.width, view.height).project(xyz[observed])[0][0].numpy()
         image = pycolmap.Image(name=name, keypoints=pixels, camera_id=index, image_id=index)
-        reconstruction.add_image_with_trivial_frame(image, pycolmap.Rigid3d(viewmat[0, :3].numpy()))
+        # Far from zero, a rotation in single precision would move the centre.
+        rotation = torch.from_numpy(Rotation.from_matrix(viewmat[0, :3, :3].numpy()).as_matrix())
+        center = moved - viewmat[0, :3, :3].T @ viewmat[0, :3, 3]
+        pose = torch.cat([rotation, -(rotation @ center)[:, None]], dim=1)
+        reconstruction.add_image_with_trivial_frame(image, pycolmap.Rigid3d(pose.numpy()))
         for place, point in enumerate(observed.tolist()):
             tracks[point].add_element(index, place)
     rgb = torch.zeros_like(xyz) if colors is None else colors.detach().cpu()
     bytes_ = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    for point, track, color in zip(xyz.numpy(), tracks, bytes_, strict=True):
+    for point, track, color in zip((xyz + moved).numpy(), tracks, bytes_, strict=True):
         reconstruction.add_point3D(point, track, color)
     reconstruction.update_point_3d_errors()
     _write_whole_model(reconstruction, Path(folder))

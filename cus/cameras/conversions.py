@@ -1,5 +1,7 @@
 """Every change of camera axes in the project, in functions named `b_from_a` (docs/conventions.md)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -62,24 +64,47 @@ def rdf_sh_from_rub(sh: Tensor) -> Tensor:
     return sh * sh.new_tensor(_SH_SIGNS_Y_Z[: sh.shape[-2]])[:, None]
 
 
-def viewmats_from_c2w(c2w: Tensor) -> Tensor:
+def viewmats_from_c2w(c2w: Tensor, names: Sequence[str] | None = None) -> Tensor:
     """[..., 4, 4] world-to-camera from camera-to-world; the rotation is first made exactly orthonormal (SVD).
 
+    Args:
+        c2w: camera-to-world matrices.
+        names: of the N matrices [N, 4, 4], for messages.
+
     Raises:
-        ValueError: a rotation part further than 1e-2 from a rotation, or a reflection.
+        ValueError: a last row other than 0 0 0 1, or a 3x3 part further than 1e-2 from a rotation; the message names
+            the first such matrix and says whether it is scaled, mirrored or skewed.
     """
     c2w = c2w.double()
     u, _, vh = torch.linalg.svd(c2w[..., :3, :3])
     rotations = u @ vh
-    if bool((torch.linalg.det(rotations) < 0).any()):
-        raise ValueError("camera-to-world matrices contain a reflection")
-    if bool(((rotations - c2w[..., :3, :3]).abs() > 1e-2).any()):
-        raise ValueError("camera-to-world matrices are not rigid: their upper-left 3x3 part is not a rotation")
+    last = c2w.new_tensor([0.0, 0.0, 0.0, 1.0])
+    bad = ((c2w[..., 3, :] - last).abs() > 1e-3).any(dim=-1) | (torch.linalg.det(rotations) < 0)
+    bad |= ((rotations - c2w[..., :3, :3]).abs() > 1e-2).flatten(-2).any(dim=-1)
+    if bool(bad.any()):
+        first = int(bad.flatten().nonzero()[0])
+        name = f"camera-to-world matrix {first}" if names is None else names[first]
+        raise ValueError(f"{name}: {_not_rigid(c2w.reshape(-1, 4, 4)[first])}")
     viewmats = torch.zeros_like(c2w)
     viewmats[..., :3, :3] = rotations.mT
     viewmats[..., :3, 3] = -(rotations.mT @ c2w[..., :3, 3:])[..., 0]
     viewmats[..., 3, 3] = 1
     return viewmats.float()
+
+
+def _not_rigid(matrix: Tensor) -> str:
+    """Why a matrix [4, 4] is no rigid motion, for people."""
+    row = [round(value, 4) + 0.0 for value in matrix[3].tolist()]
+    if (matrix[3] - matrix.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().max() > 1e-3:
+        return f"the matrix is not rigid: its last row must be 0 0 0 1, got {row}"
+    lengths = matrix[:3, :3].norm(dim=0)
+    if float(torch.linalg.det(matrix[:3, :3])) < 0:
+        return "the matrix contains a reflection (its determinant is negative); one axis points the wrong way"
+    normal = matrix[:3, :3] / lengths.clamp(min=1e-12)
+    if (normal.mT @ normal - torch.eye(3).to(normal)).abs().max() < 1e-2:
+        scales = ", ".join(f"{length:.4g}" for length in lengths.tolist())
+        return f"the matrix is not rigid: its axes are scaled (lengths {scales}, expected 1); divide the scale out"
+    return "the matrix is not rigid: its upper-left 3x3 part is not a rotation (its columns are not perpendicular)"
 
 
 def focal_from_35mm(focal_35mm: float, width: int, height: int) -> float:

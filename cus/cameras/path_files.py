@@ -64,7 +64,9 @@ class CameraPath:
     notes: tuple[str, ...] = ()
 
 
-def read_camera_path(path: Path | str, width: int, height: int, frames: int | None = None) -> CameraPath:
+def read_camera_path(
+    path: Path | str, width: int, height: int, frames: int | None = None, origin: Tensor | None = None
+) -> CameraPath:
     """Cameras of a `transforms.json` (its pictures need not exist) or of a nerfstudio camera path.
 
     Pixels stay square. Where the pictures have another aspect than the file's, all that the path shows stays in view,
@@ -77,13 +79,14 @@ def read_camera_path(path: Path | str, width: int, height: int, frames: int | No
         height: of the pictures, pixels.
         frames: take so many of the cameras, spread evenly from the first to the last, or go from keyframe to keyframe
             in so many; None takes all that are there.
+        origin: [3] float64, the point of the file's world that the scene's world has at zero (`PosedPhotos.origin`).
 
     Raises:
         InputError: a file that is neither, is empty, or has more than MOST_CAMERAS without `frames`; a field that is
             missing, of another type or out of its range; a matrix that is no rigid motion; a camera that makes no
             perspective pictures.
     """
-    path = Path(path)
+    path, zero = Path(path), torch.zeros(3, dtype=torch.float64)
     content = read_json(path)
     if "camera_path" in content or "keyframes" in content:
         return _nerfstudio_path(content, path, width, height, frames)
@@ -91,7 +94,7 @@ def read_camera_path(path: Path | str, width: int, height: int, frames: int | No
     if not isinstance(listed, list):
         raise InputError(f"{path} is no camera path: expected a list 'frames' (transforms.json) or 'camera_path'")
     chosen = _chosen(len(listed), path, frames)
-    posed = load_transforms(path).select(chosen)
+    posed = load_transforms(path, is_path=True).select(chosen).moved(zero if origin is None else origin)
     sizes = torch.tensor(posed.sizes, dtype=torch.float64)
     scales = torch.minimum(width / sizes[:, 0], height / sizes[:, 1])
     Ks = posed.Ks.double()

@@ -1,4 +1,4 @@
-"""Photographs from disk: decoding, EXIF, lens distortion, and one common size for a batch."""
+"""Photographs from disk: decoding, EXIF, and one common size for a batch."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -8,11 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from cus.cameras.cameras import Cameras
+from cus.cameras.picture_kinds import PILLOW_FORMATS
 from cus.cameras.pictures import Picture, decode, read_header
 from cus.errors import InputError
+from cus.files import require_regular
 
 # Large pictures are resampled in bands of so many pixels.
 _BAND_PIXELS = 1_000_000
@@ -211,68 +214,57 @@ def common_size(sizes: Sequence[tuple[int, int]], longest_side: int) -> tuple[in
     return max(w for w, _ in fitted), max(h for _, h in fitted)
 
 
-def read_photos(photos: Sequence[Photo], longest_side: int) -> PhotoSet:
+def read_photos(photos: Sequence[Photo], longest_side: int, masks: Sequence[Path | None] = ()) -> PhotoSet:
     """Decode photographs into one batch whose longest side is at most `longest_side` pixels.
 
     Photographs of other sizes or orientations keep their aspect and are padded; nothing is cropped.
-    """
-    width, height = common_size([(photo.width, photo.height) for photo in photos], longest_side)
-    return batch_of((photo.picture() for photo in photos), width, height, [photo.path.name for photo in photos])
 
-
-def undistort(
-    pixels: np.ndarray, K: np.ndarray, distortion: np.ndarray, new_K: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Remove OpenCV lens distortion (k1 k2 p1 p2 [k3 ...]): ([h, w, 3], mask [h, w] bool or None).
-
-    The straightened picture has the intrinsics `new_K`, by default K. The mask is False where it has no source pixel.
-    `cv2` puts pixel centres at whole numbers, the project at half ones, so the principal point is moved for the call.
-    """
-    if not np.any(distortion):
-        return pixels, None
-    K_cv, new_K_cv = (matrix.astype(np.float64).copy() for matrix in (K, K if new_K is None else new_K))
-    K_cv[:2, 2] -= 0.5
-    new_K_cv[:2, 2] -= 0.5
-    height, width = pixels.shape[:2]
-    lens = distortion.astype(np.float64)
-    maps = cv2.initUndistortRectifyMap(K_cv, lens, None, new_K_cv, (width, height), cv2.CV_32FC1)
-    straight = cv2.remap(pixels, maps[0], maps[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT)
-    mask = (maps[0] >= 0) & (maps[0] <= width - 1) & (maps[1] >= 0) & (maps[1] <= height - 1)
-    return straight, mask
-
-
-def filling_K(K: np.ndarray, distortion: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Intrinsics with which the straightened picture of the same size has a source pixel everywhere.
-
-    The focal lengths grow by the smallest factor >= 1 that leaves no empty border; the principal point stays.
+    Args:
+        photos: V photographs.
+        longest_side: pixels.
+        masks: V files that are black where a photograph is to be ignored, or None; empty: none has one.
 
     Raises:
-        InputError: no factor up to 4 is enough, so the coefficients cannot be those of this picture.
+        InputError: a photograph or mask that does not decode, or a mask of another shape (`read_mask`).
     """
-    xs, ys = np.arange(width) + 0.5, np.arange(height) + 0.5
-    border = np.concatenate(
-        [np.stack([xs, np.full(width, y)], axis=1) for y in (0.5, height - 0.5)]
-        + [np.stack([np.full(height, x), ys], axis=1) for x in (0.5, width - 0.5)]
-    )
-    rays = np.concatenate([(border - K[:2, 2]) / K[[0, 1], [0, 1]], np.ones((len(border), 1))], axis=1)
+    width, height = common_size([(photo.width, photo.height) for photo in photos], longest_side)
+    pairs = zip(photos, masks or [None] * len(photos), strict=True)
+    return batch_of((with_mask(*pair) for pair in pairs), width, height, [photo.path.name for photo in photos])
 
-    def fills(factor: float) -> bool:
-        bent = rays * [1 / factor, 1 / factor, 1]
-        source = cv2.projectPoints(bent, np.zeros(3), np.zeros(3), K.astype(np.float64), distortion)[0][:, 0]
-        return bool((source >= 0.5).all() and (source <= [width - 0.5, height - 0.5]).all())
 
-    low, high = 1.0, 4.0
-    if not np.any(distortion) or fills(low):
-        return K
-    if not fills(high):
-        raise InputError(f"lens distortion {distortion.tolist()} cannot be removed from {width}x{height} pixels")
-    while high - low > 1e-4:
-        middle = (low + high) / 2
-        low, high = (low, middle) if fills(middle) else (middle, high)
-    filled = K.astype(np.float64).copy()
-    # A hair more, for the single precision of the maps.
-    filled[:2, :2] *= high + 1e-4
-    return filled
+def read_mask(path: Path, photo: Photo) -> np.ndarray:
+    """[h, w] bool at the photograph's size from a picture that is black where the photograph is to be ignored.
+
+    A mask of another size is resampled to the nearest pixel.
+
+    Raises:
+        InputError: no or a damaged file, or one of another shape than the photograph.
+    """
+    require_regular(path)
+    try:
+        with Image.open(path, formats=PILLOW_FORMATS) as image:
+            # JPEG's black is not quite 0; in other files 0 and 1 may be all that a mask holds.
+            mask = np.asarray(image.convert("L")) > (127 if image.format == "JPEG" else 0)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"cannot read the mask {path} of {photo.path} ({error})") from error
+    height, width = mask.shape
+    if not same_shape((width, height), (photo.width, photo.height)):
+        raise InputError(
+            f"the mask {path} is {width}x{height} pixels, but {photo.path} is {photo.width}x{photo.height}, which is "
+            "another shape; masks are as large as the photographs, or shrunk copies"
+        )
+    if (width, height) == (photo.width, photo.height):
+        return mask
+    return cv2.resize(mask.astype(np.uint8), (photo.width, photo.height), interpolation=cv2.INTER_NEAREST) > 0
+
+
+def with_mask(photo: Photo, mask: Path | None) -> Picture:
+    """A decoded photograph whose usable pixels are those of its own and of a mask's file; errors as `read_mask`."""
+    picture = photo.picture()
+    if mask is None:
+        return picture
+    keep = read_mask(mask, photo)
+    return replace(picture, mask=keep if picture.mask is None else picture.mask & keep)
 
 
 def cameras_of(viewmats: Tensor, Ks: Tensor, photos: PhotoSet) -> Cameras:

@@ -27,7 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         "cus-fit",
         description="Fit a 3D Gaussian scene: to a run of cus-infer anew, from its recorded frames, depths and point "
-        "cloud, or to a folder of posed photographs (transforms.json or a COLMAP model) alone.",
+        "cloud, or to posed photographs alone: a folder or file of cameras in a layout of nerfstudio, "
+        "instant-ngp, Blender, COLMAP, LLFF, DL3DV or RealEstate10K. Where masks/ lies "
+        "beside images/, what a mask has black is ignored.",
         epilog=EXAMPLES,
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="output folder of cus-infer, or posed photographs")
@@ -95,7 +97,11 @@ def _add_confidences(group: "argparse._ArgumentGroup") -> None:
 
 def _add_photographs(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="photographs of a COLMAP model (default: DIR/images)"
+        "--images",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the photographs (default: as the cameras' file has it, else DIR/images, images_2, images_4, "
+        "images_8 or input)",
     )
     group.add_argument(
         "--hold-out",
@@ -143,7 +149,7 @@ def fit(arguments: argparse.Namespace) -> None:
             from cus.inference.refit import is_run
 
         folder = arguments.folder
-        if not folder.is_dir():
+        if not folder.exists():
             raise InputError(f"no such folder: {folder}; name the output of cus-infer or a folder of posed photographs")
         options = options_from(arguments)
         options.check()
@@ -154,8 +160,8 @@ def fit(arguments: argparse.Namespace) -> None:
                 _fit_photographs(arguments, options, progress)
             else:
                 raise InputError(
-                    f"{folder} holds neither a run of cus-infer (run.json) nor posed photographs (transforms.json, or "
-                    "a COLMAP model in it or in sparse/0)"
+                    f"{folder} holds neither a run of cus-infer (run.json) nor posed photographs (transforms.json, a "
+                    "COLMAP model in it or in sparse/0, poses_bounds.npy, or RealEstate10K's ID.txt)"
                 )
         except KeyboardInterrupt as error:
             error.add_note("earlier results are as they were; the same command with --resume goes on with this fit")
@@ -196,6 +202,8 @@ def _fit_photographs(arguments: argparse.Namespace, options: "FitOptions", progr
     device = torch_device(arguments.device)
     size = arguments.size or DEFAULT_SIZE
     scene = read_posed(arguments.folder, arguments.images, tuple(arguments.hold_out), size)
+    for note in scene.posed.notes:
+        progress.note(note)
     folder = RunFolder(arguments.out or Path("out"))
     # Neither photographs nor cameras may be among what is replaced.
     inputs = [*scene.posed.paths, arguments.folder / "transforms.json", arguments.folder / "sparse"]

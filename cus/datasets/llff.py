@@ -6,8 +6,10 @@ import numpy as np
 import torch
 
 from cus.cameras import PosedPhotos
-from cus.cameras.conversions import opencv_c2w_from_llff_c2w, viewmats_from_c2w
-from cus.datasets.stored_photos import SCALES, at_file_size, picture_files
+from cus.cameras.conversions import opencv_c2w_from_llff_c2w
+from cus.cameras.picture_files import picture_files
+from cus.cameras.posed import posed_photos
+from cus.datasets.stored_photos import SCALES
 from cus.errors import InputError
 
 FILE = "poses_bounds.npy"
@@ -40,20 +42,18 @@ def load_llff(folder: Path | str, images: Path | str | None = None) -> PosedPhot
     matrices = rows[:, :15].reshape(-1, 3, 5)
     c2w = np.tile(np.eye(4), (len(rows), 1, 1))
     c2w[:, :3] = matrices[:, :, :4]
-    try:
-        viewmats = viewmats_from_c2w(opencv_c2w_from_llff_c2w(torch.from_numpy(c2w)))
-    except ValueError as error:
-        raise InputError(f"{folder / FILE}: {error}") from error
     heights, widths, focals = matrices[:, :, 4].T
     if not bool(((heights >= 1) & (widths >= 1) & (focals > 0)).all()):
         raise InputError(
             f"{folder / FILE}: sizes and focal lengths must be positive, column 5 says {matrices[0, :, 4]}"
         )
-    Ks = torch.eye(3).repeat(len(rows), 1, 1)
-    Ks[:, 0, 0] = Ks[:, 1, 1] = torch.from_numpy(focals).float()
-    Ks[:, 0, 2], Ks[:, 1, 2] = torch.from_numpy(widths / 2).float(), torch.from_numpy(heights / 2).float()
-    sizes = tuple((round(w), round(h)) for w, h in zip(widths.tolist(), heights.tolist(), strict=True))
-    return at_file_size(PosedPhotos(tuple(paths), viewmats, Ks, sizes, torch.zeros(len(rows), 8, dtype=torch.float64)))
+    Ks = torch.eye(3, dtype=torch.float64).repeat(len(rows), 1, 1)
+    Ks[:, 0, 0] = Ks[:, 1, 1] = torch.from_numpy(focals)
+    Ks[:, 0, 2], Ks[:, 1, 2] = torch.from_numpy(widths / 2), torch.from_numpy(heights / 2)
+    sizes = [(round(w), round(h)) for w, h in zip(widths.tolist(), heights.tolist(), strict=True)]
+    wheres = [f"{folder / FILE}, row {index}" for index in range(len(rows))]
+    posed = posed_photos(paths, opencv_c2w_from_llff_c2w(torch.from_numpy(c2w)), Ks, sizes, wheres=wheres)
+    return posed.at_file_size()
 
 
 def _read(path: Path) -> np.ndarray:

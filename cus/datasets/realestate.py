@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from cus.cameras import PosedPhotos
-from cus.cameras.conversions import viewmats_from_c2w
 from cus.cameras.photos import inspect_photo
-from cus.datasets.stored_photos import SUFFIXES
+from cus.cameras.picture_files import SUFFIXES
+from cus.cameras.posed import posed_photos
 from cus.errors import InputError
 
 FIELDS = 19
@@ -60,8 +60,8 @@ def load_realestate(cameras: Path | str, frames: Path | str | None = None) -> Po
         frames: folder of the frames; by default `frames_folder` looks for it.
 
     Raises:
-        InputError: a file that is not of this format, frames that are missing or unreadable, or matrices that are not
-            rigid.
+        InputError: a file that is not of this format, fewer than two frames on disk, unreadable ones, or matrices that
+            are not rigid.
     """
     cameras = Path(cameras)
     stamps, values = _read(cameras)
@@ -73,27 +73,30 @@ def load_realestate(cameras: Path | str, frames: Path | str | None = None) -> Po
         )
     folder = next((f for f in (folder, folder / "images") if _frame(f, stamps[0]) is not None), folder)
     paths = [_frame(folder, stamp) for stamp in stamps]
+    there = [index for index, path in enumerate(paths) if path is not None]
     missing = [stamp for stamp, path in zip(stamps, paths, strict=True) if path is None]
+    notes = []
     if missing:
-        raise InputError(
-            f"{len(missing)} of {len(stamps)} frames of {cameras} are missing in {folder}, the first is "
-            f"{missing[0]}.png; extract them, or take their lines out of the file"
-        )
+        counted = f"{len(missing)} of {len(stamps)} frames of {cameras} are missing in {folder}"
+        if len(there) < 2:
+            raise InputError(f"{counted}, the first is {missing[0]}.png; two are needed: extract them from the video")
+        notes = [f"{counted} and left out, e.g. {missing[0]}.png"]
+    stamps, values = [stamps[index] for index in there], values[there]
     found = tuple(path for path in paths if path is not None)
-    photos = [inspect_photo(path) for path in found]
+    photos = [inspect_photo(path, upright=False) for path in found]
     w2c = torch.eye(4, dtype=torch.float64).repeat(len(found), 1, 1)
     w2c[:, :3] = torch.from_numpy(values[:, 6:].reshape(-1, 3, 4))
     try:
-        viewmats = viewmats_from_c2w(torch.linalg.inv(w2c))
-    except (ValueError, RuntimeError) as error:
+        c2w = torch.linalg.inv(w2c)
+    except RuntimeError as error:
         raise InputError(f"{cameras}: {error}") from error
     sizes = tuple((photo.width, photo.height) for photo in photos)
     extent = torch.tensor(sizes, dtype=torch.float64)
     fractions = torch.from_numpy(values[:, :4])
-    Ks = torch.eye(3).repeat(len(found), 1, 1)
-    Ks[:, 0, 0], Ks[:, 1, 1] = (fractions[:, :2] * extent).float().unbind(dim=1)
-    Ks[:, 0, 2], Ks[:, 1, 2] = (fractions[:, 2:] * extent).float().unbind(dim=1)
-    return PosedPhotos(found, viewmats, Ks, sizes, torch.zeros(len(found), 8, dtype=torch.float64))
+    Ks = torch.eye(3, dtype=torch.float64).repeat(len(found), 1, 1)
+    Ks[:, 0, 0], Ks[:, 1, 1] = (fractions[:, :2] * extent).unbind(dim=1)
+    Ks[:, 0, 2], Ks[:, 1, 2] = (fractions[:, 2:] * extent).unbind(dim=1)
+    return posed_photos(found, c2w, Ks, sizes, wheres=[f"{cameras}, frame {stamp}" for stamp in stamps], notes=notes)
 
 
 def _read(path: Path) -> tuple[list[str], np.ndarray]:

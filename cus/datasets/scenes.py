@@ -1,32 +1,40 @@
-"""Posed photographs on disk, in any of the layouts that data sets come in, behind one entry.
+"""Posed photographs on disk, in any of the layouts that data sets come in, behind one entry for all commands.
 
 | layout | recognised by |
 | --- | --- |
-| nerfstudio | `transforms.json`; photographs at the scale that is there (images, images_2, images_4, images_8) |
-| DL3DV (10K, Benchmark, Drone) | the same below `nerfstudio/`, `colmap/` or in the scene folder; or `gaussian_splat/` |
-| COLMAP | a model in `sparse/0`, `sparse` or `colmap/sparse/0`, photographs in `images` or another scale |
+| nerfstudio, instant-ngp | `transforms.json`; photographs in images, images_2, images_4 or images_8 |
+| Blender (NeRF synthetic) | `transforms_train.json`, `transforms_test.json`, `transforms_val.json` |
+| DL3DV (10K, Benchmark, Drone) | the same below `nerfstudio/`, `colmap/` or in the folder; or `gaussian_splat/` |
+| COLMAP | a model in `sparse/0`, `sparse`, also below `colmap`, `dense`, `undistorted`; `images` .., `input` |
 | LLFF | `poses_bounds.npy` beside `images` |
 | RealEstate10K, ACID | camera text files, frames named by timestamp (`cus.datasets.realestate`) |
 
-Where a folder fits several, the first counts. A folder that fits none is searched for scenes, two levels down.
+Where a folder fits several, the first counts. A folder that fits none is searched for scenes, two levels down. Of
+several COLMAP models the one with the most photographs is taken. Of Blender's files a scene is the training ones.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+import torch
+
 from cus.cameras import PosedPhotos, load_transforms
 from cus.cameras.colmap import load_colmap
+from cus.cameras.colmap_files import image_count, model_files
+from cus.cameras.picture_files import picture_files
 from cus.datasets.llff import FILE as LLFF_FILE
 from cus.datasets.llff import load_llff
 from cus.datasets.realestate import is_camera_file, load_realestate
-from cus.datasets.stored_photos import on_disk, picture_files
+from cus.datasets.stored_photos import FOLDERS, on_disk
 from cus.errors import InputError
 
 Kind = Literal["transforms", "colmap", "llff", "realestate"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-MODELS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/colmap/sparse/0", ".")
+# Where in a scene's folder a COLMAP project may lie; the models are in its `sparse`, in folders there, or in itself.
+PROJECTS = (".", "colmap", "colmap/colmap", "dense", "dense/0", "undistorted")
+SPLITS = ("transforms_train.json", "transforms_test.json", "transforms_val.json")
 SUBFOLDERS = ("nerfstudio", "colmap", "gaussian_splat")
 LEVELS = 2
 
@@ -66,36 +74,61 @@ def find_scenes(path: Path | str) -> list[SceneSource]:
     return found
 
 
-def open_source(source: SceneSource) -> PosedPhotos:
+def open_source(source: SceneSource, images: Path | None = None) -> PosedPhotos:
     """Read a scene's cameras and look for its photographs; intrinsics are those of the files.
 
+    Args:
+        source: the scene.
+        images: folder of the photographs; None: where the layout has them.
+
     Raises:
-        InputError: what the layout's reader refuses, missing photographs, or fewer than two.
+        InputError: what the layout's reader refuses, or fewer than two photographs on disk.
     """
+    if images is not None and not images.is_dir():
+        raise InputError(f"there is no folder of photographs {images}")
     if source.kind == "transforms":
-        posed = on_disk(load_transforms(source.path))
+        posed = _open_transforms(source.path, images)
     elif source.kind == "colmap":
-        posed = _open_colmap(source.path)
+        posed = _open_colmap(source.path, images)
     elif source.kind == "llff":
-        posed = load_llff(source.path)
+        posed = on_disk(load_llff(source.path, images))
     else:
-        posed = load_realestate(source.path)
+        posed = on_disk(load_realestate(source.path, images))
     if len(posed) < 2:
         raise InputError(f"{source.path} has one photograph; a scene needs at least two, with overlap")
     return posed
 
 
-def open_scene(path: Path | str) -> PosedPhotos:
-    """The one scene in a file or folder.
+def open_cameras(path: Path | str) -> PosedPhotos:
+    """The cameras of the one scene in a file or folder, to be matched with photographs that lie anywhere.
+
+    Raises:
+        InputError: as `find_scenes` and the layouts' readers, or several scenes.
+    """
+    source = _only(find_scenes(path), Path(path))
+    if source.kind == "transforms":
+        return _joined([load_transforms(file) for file in _transforms_files(source.path)])
+    if source.kind == "colmap":
+        model, project, notes = _best_model(source.path)
+        posed = load_colmap(model, project / "images")
+        return replace(posed, notes=(*posed.notes, *notes))
+    return open_source(source)
+
+
+def _only(found: list[SceneSource], path: Path) -> SceneSource:
+    if len(found) > 1:
+        names = ", ".join(source.name for source in found[:4])
+        raise InputError(f"{path} holds {len(found)} scenes ({names}, ...); name one of them")
+    return found[0]
+
+
+def open_scene(path: Path | str, images: Path | None = None) -> PosedPhotos:
+    """The one scene in a file or folder; `images` as for `open_source`.
 
     Raises:
         InputError: as `find_scenes` and `open_source`, or several scenes.
     """
-    found = find_scenes(path)
-    if len(found) > 1:
-        names = ", ".join(source.name for source in found[:4])
-        raise InputError(f"{path} holds {len(found)} scenes ({names}, ...); name one of them")
-    return open_source(found[0])
+    return open_source(_only(find_scenes(path), Path(path)), images)
 
 
 def open_scenes(path: Path | str, failures: dict[str, str] | None = None) -> dict[str, PosedPhotos]:
@@ -122,8 +155,10 @@ def open_scenes(path: Path | str, failures: dict[str, str] | None = None) -> dic
 def _search(path: Path, root: Path, levels: int) -> Iterator[SceneSource]:
     name = path.relative_to(root).as_posix() if path != root else path.resolve().name
     if path.is_file():
-        if path.name == "transforms.json":
+        if path.suffix.lower() == ".json":
             yield SceneSource(path.resolve().parent.name, "transforms", path)
+        elif path.name == LLFF_FILE:
+            yield SceneSource(path.resolve().parent.name, "llff", path.parent)
         elif is_camera_file(path):
             yield SceneSource(name.removesuffix(".txt"), "realestate", path)
         return
@@ -145,33 +180,111 @@ def _search(path: Path, root: Path, levels: int) -> Iterator[SceneSource]:
 def _recognise(folder: Path) -> tuple[Kind, Path] | None:
     """Kind and place of the scene that a folder is, or None."""
     for place in (folder, *(folder / sub for sub in SUBFOLDERS)):
-        if (place / "transforms.json").is_file():
+        if _transforms_files(place):
             return "transforms", place
     for place in (folder, *(folder / sub for sub in SUBFOLDERS)):
-        if _model_of(place) is not None:
+        if any(_models(place / project) for project in PROJECTS):
             return "colmap", place
     if (folder / LLFF_FILE).is_file():
         return "llff", folder
     return None
 
 
-def _model_of(folder: Path) -> Path | None:
-    for name in MODELS:
-        for suffix in (".bin", ".txt"):
-            if (folder / name / f"images{suffix}").is_file() and (folder / name / f"cameras{suffix}").is_file():
-                return folder / name
-    return None
+def _transforms_files(path: Path) -> list[Path]:
+    """The files that make up a scene: the file itself, a folder's transforms.json, or Blender's, training first."""
+    if path.is_file():
+        return [path]
+    if (path / "transforms.json").is_file():
+        return [path / "transforms.json"]
+    return [path / name for name in SPLITS if (path / name).is_file()]
 
 
-def _open_colmap(folder: Path) -> PosedPhotos:
-    model = _model_of(folder)
-    if model is None:
-        raise InputError(f"no COLMAP model in {folder}; looked in {', '.join(MODELS)}")
-    posed = load_colmap(model, folder / "images")
-    if not any(path.is_file() for path in posed.paths):
-        # Names in a model may begin with the photographs' folder, or lie beside the model.
-        names = [path.relative_to(folder / "images") for path in posed.paths]
-        beside = tuple(folder / name for name in names)
-        if all(path.is_file() for path in beside):
-            posed = replace(posed, paths=beside)
-    return on_disk(posed)
+def _open_transforms(path: Path, images: Path | None) -> PosedPhotos:
+    files = _transforms_files(path)
+    if not files:
+        raise InputError(f"there is no transforms.json in {path}")
+    posed = load_transforms(files[0])
+    if len(files) > 1:
+        others = " and ".join(file.name for file in files[1:])
+        note = f"{files[0].name} is read, {others} beside it not; name another of them to use it"
+        posed = replace(posed, notes=(*posed.notes, note))
+    if images is None:
+        return on_disk(posed)
+    names = [_name_in_folder(photo) for photo in posed.paths]
+    return on_disk(replace(posed, paths=tuple(images / name for name in names)))
+
+
+def _name_in_folder(path: Path) -> Path:
+    """A photograph's path below the folder of photographs that its own path names, else its file name."""
+    root = next((parent for parent in path.parents if parent.name in FOLDERS), path.parent)
+    return path.relative_to(root)
+
+
+def _joined(parts: Sequence[PosedPhotos]) -> PosedPhotos:
+    """The photographs of several files of one world, relative to the first one's origin."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    parts = [part.moved(first.origin) for part in parts]
+    return PosedPhotos(
+        tuple(path for part in parts for path in part.paths),
+        torch.cat([part.viewmats for part in parts]),
+        torch.cat([part.Ks for part in parts]),
+        tuple(size for part in parts for size in part.sizes),
+        tuple(lens for part in parts for lens in part.lenses),
+        masks=tuple(mask for part in parts for mask in part.masks),
+        origin=first.origin,
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
+
+
+def _models(project: Path) -> list[Path]:
+    """The COLMAP models of a project's folder, the one with the most photographs first."""
+    sparse = project / "sparse"
+    folders = sorted(sparse.iterdir()) if sparse.is_dir() else []
+    found = [folder for folder in (*folders, sparse, project) if model_files(folder) is not None]
+    return sorted(found, key=image_count, reverse=True)
+
+
+def _best_model(folder: Path) -> tuple[Path, Path, tuple[str, ...]]:
+    """The model to read in a scene's folder, the project that it belongs to, and a note where there are several.
+
+    Of several projects (as mapped, and undistorted) the first whose photographs are on disk.
+    """
+    projects = [(folder / name, _models(folder / name)) for name in PROJECTS]
+    projects = [(project, models) for project, models in projects if models]
+    if not projects:
+        raise InputError(f"no COLMAP model in {folder}; looked in {', '.join(PROJECTS)} and in sparse there")
+    with_photos = [
+        (project, models)
+        for project, models in projects
+        if any(_has_pictures(root) for root in _roots(project, folder)[: len(FOLDERS)])
+    ]
+    project, models = (with_photos or projects)[0]
+    if len(models) == 1:
+        return models[0], project, ()
+    counts = ", ".join(f"{model.relative_to(project).as_posix()}: {image_count(model)}" for model in models)
+    note = f"{project} holds {len(models)} COLMAP models of which the largest is read (photographs: {counts})"
+    return models[0], project, (note,)
+
+
+def _has_pictures(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _roots(project: Path, folder: Path) -> list[Path]:
+    """Where the photographs of a project in a scene's folder may lie, the likeliest first."""
+    scene = folder.resolve()
+    above = [scene.parent.parent] if scene.parent.name == "sparse" else [scene.parent] if scene.name == "sparse" else []
+    places = list(dict.fromkeys([project, folder, *above]))
+    return [place / name for place in places for name in FOLDERS] + places
+
+
+def _open_colmap(folder: Path, images: Path | None) -> PosedPhotos:
+    model, project, notes = _best_model(folder)
+    posed = load_colmap(model, images or project / "images")
+    posed = replace(posed, notes=(*posed.notes, *notes))
+    if images is not None:
+        return on_disk(posed)
+    names = [path.relative_to(project / "images") for path in posed.paths]
+    return on_disk(posed, _roots(project, folder), names)

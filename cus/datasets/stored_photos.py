@@ -1,81 +1,102 @@
-"""Cameras matched with the photographs that lie on disk: at which scale, of which size, and which are missing."""
+"""Cameras matched with the photographs that lie on disk: in which folder, of which size, with which masks."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cus.cameras import PosedPhotos
-from cus.cameras.photos import inspect_photo
+from cus.cameras.picture_files import PictureFinder
 from cus.errors import InputError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 # Data sets store shrunk copies beside the originals, under the same names; the largest that is there is taken.
 SCALES = ("images", "images_2", "images_4", "images_8")
+FOLDERS = (*SCALES, "input")
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """The pictures of a folder by name, without those of its subfolders."""
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+def on_disk(posed: PosedPhotos, roots: Sequence[Path] = (), names: Sequence[Path] = ()) -> PosedPhotos:
+    """The photographs that exist, with intrinsics in pixels of their files and with their masks.
 
+    They are looked for where `posed` says; then with a folder `images` in their paths replaced by `images_2`,
+    `images_4`, `images_8`; then by `names` in each of `roots`. The first of these with the most photographs is taken;
+    a note counts those that are nowhere. Masks that `posed` does not name are those of `masks_beside`.
 
-def on_disk(posed: PosedPhotos) -> PosedPhotos:
-    """The same cameras with the files that exist and with intrinsics in pixels of those files.
-
-    Where the named photographs are missing, a folder `images` in their paths stands for `images_2`, `images_4` and
-    `images_8` too; the largest scale that has them all is taken. A file of another size than its camera's moves the
-    intrinsics to its own size, as long as the shape is the same.
+    Args:
+        posed: cameras with the paths as listed.
+        roots: further folders.
+        names: V paths below each of them.
 
     Raises:
-        InputError: photographs that are missing at every scale, unreadable ones, or ones of another shape.
+        InputError: fewer than two photographs there, unreadable ones, or ones of another shape.
     """
-    return at_file_size(replace(posed, paths=_existing(posed.paths)))
+    finder = PictureFinder()
+    places = [list(posed.paths), *([_at_scale(path, scale) for path in posed.paths] for scale in SCALES)]
+    places += [[root / name for name in names] for root in roots if root.is_dir()]
+    best: list[Path | None] = []
+    for place in places:
+        found = [finder.find(path) for path in place]
+        if not best or sum(path is not None for path in found) > sum(path is not None for path in best):
+            best = found
+        if all(best):
+            break
+    kept = [index for index, path in enumerate(best) if path is not None]
+    lost = [path for path, found in zip(posed.paths, best, strict=True) if found is None]
+    if lost and len(kept) < 2:
+        raise InputError(
+            f"{len(lost)} of {len(posed)} photographs that have cameras are missing, the first is {lost[0]} (looked in "
+            f"the folders {', '.join(FOLDERS)}, too); two are needed: copy them there"
+        )
+    chosen = replace(posed.select(kept), paths=tuple(path for path in best if path is not None))
+    if lost:
+        note = f"{len(lost)} of {len(posed)} photographs that have cameras are missing and left out, e.g. {lost[0]}"
+        chosen = replace(chosen, notes=(*chosen.notes, note))
+    return with_masks(chosen.at_file_size())
 
 
-def at_file_size(posed: PosedPhotos) -> PosedPhotos:
-    """Cameras moved from the size that they were made for to that of their files; errors as `on_disk`."""
-    Ks, sizes = posed.Ks.clone(), []
-    for index, (path, (width, height)) in enumerate(zip(posed.paths, posed.sizes, strict=True)):
-        photo = inspect_photo(path)
-        # Shrunk copies are rounded to whole pixels.
-        if (
-            abs(photo.height - height * photo.width / width) > 1.5
-            and abs(photo.width - width * photo.height / height) > 1.5
-        ):
+def with_masks(posed: PosedPhotos) -> PosedPhotos:
+    """The same with the masks that lie beside the photographs, and a note of how many there are.
+
+    Raises:
+        InputError: a mask that the cameras' file names does not exist.
+    """
+    for path, mask in zip(posed.paths, posed.masks, strict=True):
+        if mask is not None and not os.path.isfile(mask):
             raise InputError(
-                f"{path} is {photo.width}x{photo.height} pixels, but its camera is for {width}x{height}, which is "
-                "another shape; give the photographs that the cameras were made for (turned? cropped?)"
+                f"there is no mask {mask}, which {path} is said to have; copy it there or take mask_path out"
             )
-        Ks[index, 0] *= photo.width / width
-        Ks[index, 1] *= photo.height / height
-        sizes.append((photo.width, photo.height))
-    return replace(posed, Ks=Ks, sizes=tuple(sizes))
+    masks = tuple(own or beside for own, beside in zip(posed.masks, masks_beside(posed.paths), strict=True))
+    count = sum(mask is not None for mask in masks)
+    if not count:
+        return posed
+    return replace(posed, masks=masks, notes=(*posed.notes, mask_note(count, len(posed))))
 
 
-def _existing(paths: Sequence[Path]) -> tuple[Path, ...]:
-    missing = [path for path in paths if not path.is_file()]
-    if not missing:
-        return tuple(paths)
-    for scale in SCALES:
-        moved = [_at_scale(path, scale) for path in paths]
-        if all(found for _, found in moved):
-            return tuple(path for path, _ in moved)
-        lost = [path for path, found in moved if not found]
-        missing = lost if len(lost) < len(missing) else missing
-    raise InputError(
-        f"{len(missing)} of {len(paths)} photographs that have cameras are missing, the first is {missing[0]} (of the "
-        f"folders {', '.join(SCALES)} the fullest); copy the photographs there, or remove their cameras"
-    )
+def mask_note(count: int, photographs: int) -> str:
+    """What is said where masks are used."""
+    return f"{count} of {photographs} photographs have masks: where they are black, a photograph counts for nothing"
 
 
-def _at_scale(path: Path, scale: str) -> tuple[Path, bool]:
-    """The file of the same name in the folder `scale` in place of `images`, with any extension; whether it exists."""
+def masks_beside(paths: Sequence[Path]) -> tuple[Path | None, ...]:
+    """For each photograph its mask in a folder `masks` beside the photographs' folder, or None.
+
+    `scene/images/a/b.jpg` has `scene/masks/a/b.png` (or another extension) or, as COLMAP names them,
+    `scene/masks/a/b.jpg.png`.
+    """
+    finder = PictureFinder()
+    found = []
+    for path in paths:
+        root = next((parent for parent in path.parents if parent.name in FOLDERS), path.parent)
+        place = root.parent / "masks" / path.relative_to(root)
+        colmap = place.with_name(place.name + ".png")
+        exists = root.name != "masks" and os.path.isdir(root.parent / "masks")
+        found.append((finder.find(colmap) or finder.find(place)) if exists else None)
+    return tuple(found)
+
+
+def _at_scale(path: Path, scale: str) -> Path:
+    """The path with the folder `scale` in place of `images`; the same where there is no such folder in it."""
     parts = list(path.parts)
     places = [i for i, part in enumerate(parts[:-1]) if part in SCALES]
-    if not places:
-        return path, path.is_file()
-    parts[places[-1]] = scale
-    moved = Path(*parts)
-    candidates = [moved, *(moved.with_suffix(s) for suffix in SUFFIXES for s in (suffix, suffix.upper()))]
-    return next(((candidate, True) for candidate in candidates if candidate.is_file()), (moved, False))
+    if places:
+        parts[places[-1]] = scale
+    return Path(*parts)

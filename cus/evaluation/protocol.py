@@ -6,7 +6,6 @@ are held-out photographs: a zoom is a crop of one at full resolution, a dolly is
 Spacing is the angle between the references as the scene sees them, which is free of units. `Rules` holds every number.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,16 +123,7 @@ class Triple:
 
 def photo_names(posed: PosedPhotos) -> list[str]:
     """A name for each photograph that no other of the scene has: its file's name, else its path below their folder."""
-    counts = Counter(path.name for path in posed.paths)
-    if max(counts.values()) == 1:
-        return [path.name for path in posed.paths]
-    parents = [path.absolute().parent for path in posed.paths]
-    shared = next(p for p in (parents[0], *parents[0].parents) if all(q.is_relative_to(p) for q in parents))
-    names = [path.absolute().relative_to(shared).as_posix() for path in posed.paths]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise InputError(f"the scene lists {twice[0]} {Counter(names)[twice[0]]} times; each photograph has one camera")
-    return names
+    return posed.names
 
 
 def index_of(posed: PosedPhotos, name: str) -> int:

@@ -224,7 +224,7 @@ def _photos(posed: PosedPhotos, names: Sequence[str]) -> tuple[SplitPhoto, ...]:
     for name in names:
         index = index_of(posed, name)
         viewmat = posed.viewmats[index].double()
-        x, y, z = (-(viewmat[:3, :3].T @ viewmat[:3, 3])).tolist()
+        x, y, z = (posed.origin - viewmat[:3, :3].T @ viewmat[:3, 3]).tolist()
         photos.append(SplitPhoto(name, *posed.sizes[index], float(posed.Ks[index, 0, 0]), (x, y, z)))
     return tuple(photos)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras, PosedPhotos
-from cus.cameras.photos import inspect_photo, resize, undistort
+from cus.cameras.photos import resize
 from cus.errors import InputError
 from cus.evaluation.protocol import Case, index_of, window_of
 
@@ -21,7 +21,8 @@ class Target:
     Attributes:
         picture: [3, h, w] float32 RGB in [0, 1], straightened, averaged by area from the photograph's own pixels.
         camera: one camera of h x w pixels with the crop's exact intrinsics.
-        valid: [h, w] bool, False where the straightened photograph has no pixels (corners of a distorted lens).
+        valid: [h, w] bool, False where the straightened photograph has no pixels (corners of a distorted lens) or its
+            mask is black.
         note: why the picture is smaller than asked for, or None.
     """
 
@@ -89,21 +90,21 @@ def read_target(posed: PosedPhotos, case: Case, longest_side: int) -> Target:
     """
     crop = _crop_of(posed, case, longest_side)
     index = index_of(posed, case.target)
-    photo = inspect_photo(posed.paths[index])
-    if (photo.width, photo.height) != posed.sizes[index]:
-        size = posed.sizes[index]
+    straight = posed.straight_picture(index)
+    pixels, mask = straight.pixels, straight.mask
+    width, height = posed.sizes[index]
+    if pixels.shape[:2] != (height, width):
         raise InputError(
-            f"{photo.path} is {photo.width}x{photo.height} pixels, but its camera is for {size[0]}x{size[1]}"
+            f"{posed.paths[index]} is {pixels.shape[1]}x{pixels.shape[0]} pixels, but its camera is for "
+            f"{width}x{height}"
         )
-    K = posed.Ks[index]
-    pixels, mask = undistort(photo.pixels(), K.numpy(), posed.distortion[index].numpy())
     rows, columns = slice(crop.y, crop.y + crop.height), slice(crop.x, crop.x + crop.width)
     size = crop.out_width, crop.out_height
     part = resize(np.ascontiguousarray(pixels[rows, columns]).astype(np.float32) / 255, *size)
     valid = torch.ones(crop.out_height, crop.out_width, dtype=torch.bool)
     if mask is not None:
         valid = torch.from_numpy(resize(mask[rows, columns].astype(np.float32), *size) > 0.999)
-    full = Cameras(posed.viewmats[index : index + 1], K[None], photo.width, photo.height)
+    full = Cameras(posed.viewmats[index : index + 1], posed.Ks[index : index + 1], width, height)
     camera = full.cropped(crop.x, crop.y, crop.width, crop.height).resized(*size)
     note = None
     if max(size) < longest_side:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from cus.cameras import Cameras, PosedPhotos, load_transforms
 from cus.cameras.colmap import save_colmap, visible_points
-from cus.cameras.photos import filling_K, inspect_photo, undistort
+from cus.cameras.lenses import Lens, filling_K, undistort
+from cus.cameras.photos import inspect_photo
 from cus.cameras.transforms_json import frame_entry, read_json
 from cus.errors import InputError
 from cus.inference.labels import STAGES
@@ -42,13 +43,15 @@ class View:
         name: its file name in `images/`.
         source: the file it comes from.
         camera: one pinhole camera at the picture's resolution; of a bent photograph, before it is straightened.
-        distortion: [8] OpenCV coefficients, zeros where the picture is straight.
+        lens: that the picture is bent by.
+        upright: whether the camera is for the picture as EXIF turns it, not as stored.
     """
 
     name: str
     source: Path
     camera: Cameras
-    distortion: Tensor
+    lens: Lens
+    upright: bool
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ def export_run(
     views = collect_views(folder, cameras, photo_folder)
     check_stage(folder, "cloud", ["points.ply"])
     points, colors = load_point_cloud(folder / "points.ply")
+    origin = load_transforms(folder).origin
     inputs = [folder, *(view.source for view in views)]
     with new_folder(out, EXPORT, overwrite=overwrite, inputs=inputs) as part, _encoded(out):
         (part / "images").mkdir()
@@ -157,10 +161,13 @@ def export_run(
             if on_progress:
                 on_progress(done, len(views))
         if file_format == "colmap":
-            save_colmap(part / "sparse" / "0", pinholes, names, points, colors, visible_points(pinholes, points))
+            seen = visible_points(pinholes, points)
+            save_colmap(part / "sparse" / "0", pinholes, names, points, colors, seen, origin)
         else:
+            # Far from zero, single precision would not hold the points.
+            points = points.double() + origin if bool(origin.any()) else points
             save_point_cloud(part / "points.ply", points, colors)
-            (part / "transforms.json").write_text(json.dumps(_nerfstudio(pinholes, names), indent=1))
+            (part / "transforms.json").write_text(json.dumps(_nerfstudio(pinholes, names, origin), indent=1))
     photos = sum(view.name.startswith("photo_") for view in views)
     off_centre = sum(_is_off_centre(camera) for camera in pinholes)
     return Exported(out, photos, len(views) - photos, len(points), off_centre)
@@ -176,16 +183,16 @@ def write_picture(view: View, images: Path) -> tuple[str, Cameras]:
     """
     with Image.open(view.source) as image:
         upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    bent = bool(view.distortion.any())
+    bent = view.lens.bends
     if upright and not bent and view.source.suffix.lower() in _COPIED:
         shutil.copyfile(view.source, images / view.name)
         return view.name, view.camera
     camera = view.camera
-    pixels = inspect_photo(view.source).pixels()
+    pixels = inspect_photo(view.source, view.upright).pixels()
     if bent:
         K = camera.Ks[0].double().numpy()
-        new_K = filling_K(K, view.distortion.numpy(), camera.width, camera.height)
-        pixels, _ = undistort(pixels, K, view.distortion.numpy(), new_K)
+        new_K = filling_K(K, view.lens, camera.width, camera.height)
+        pixels, _ = undistort(pixels, K, view.lens, new_K)
         camera = replace(camera, Ks=torch.from_numpy(new_K).float()[None])
     name = f"{Path(view.name).stem}.png"
     Image.fromarray(pixels).save(images / name)
@@ -194,13 +201,13 @@ def write_picture(view: View, images: Path) -> tuple[str, Cameras]:
 
 def _view(posed: PosedPhotos, index: int, name: str) -> View:
     path, (width, height) = posed.paths[index], posed.sizes[index]
-    photo = inspect_photo(path)
+    photo = posed.photo(index)
     if (photo.width, photo.height) != (width, height):
         raise InputError(
             f"{path} is {photo.width}x{photo.height} pixels, but the run used one of {width}x{height}; give that one"
         )
     camera = Cameras(posed.viewmats[index : index + 1], posed.Ks[index : index + 1], width, height)
-    return View(name, path, camera, posed.distortion[index])
+    return View(name, path, camera, posed.lenses[index], photo.upright)
 
 
 def _find_photos(folder: Path, posed: PosedPhotos, photo_folder: Path | None) -> tuple[Path, ...]:
@@ -227,9 +234,9 @@ def _is_off_centre(camera: Cameras) -> bool:
     return bool(((camera.Ks[0, :2, 2] - middle).abs() > 1).any())
 
 
-def _nerfstudio(cameras: Sequence[Cameras], names: Sequence[str]) -> dict[str, Any]:
+def _nerfstudio(cameras: Sequence[Cameras], names: Sequence[str], origin: Tensor) -> dict[str, Any]:
     frames = [
-        frame_entry(camera.viewmats[0], camera.Ks[0], camera.width, camera.height, f"images/{name}")
+        frame_entry(camera.viewmats[0], camera.Ks[0], camera.width, camera.height, f"images/{name}", origin)
         for camera, name in zip(cameras, names, strict=True)
     ]
     return {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": frames}

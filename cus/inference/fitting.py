@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from cus.conditioning import FusedCloud
 from cus.inference.folder import State
@@ -81,13 +83,21 @@ def supervision(made: Generated, cloud: FusedCloud, options: FitOptions) -> View
     T = len(made.frames)
     pixel = cloud.pixel_confidence.float().clone() if options.pixel_confidence else torch.ones_like(depths)
     pixel[:T].clamp_(min=LEAST_CONFIDENCE)
-    # A photograph is evidence wherever it has a pixel, consistent with others or not.
-    pixel[T:] = (images[T:].sum(dim=1) > 0).to(pixel)
+    # A photograph is evidence wherever it has a pixel that counts, consistent with others or not.
+    pixel[T:] = _photographed(made, images[T:]).to(pixel)
     image = torch.ones(len(cameras), device=pixel.device)
     if options.image_confidence:
         image[:T] = image_confidence(cameras[:T], cameras[T:])
     references = torch.arange(len(cameras), device=pixel.device) >= T
     return Views(images, cameras, pixel, image, depths, references)
+
+
+def _photographed(made: Generated, images: Tensor) -> Tensor:
+    """[V, H, W] bool: pixels of the photographs [V, 3, H, W], at the frames' size, that wholly count."""
+    if made.valid is None:
+        return torch.ones_like(images[:, 0], dtype=torch.bool)
+    shares = F.interpolate(made.valid.to(images)[:, None], images.shape[-2:], mode="area")[:, 0]
+    return shares > 0.999
 
 
 def fit(

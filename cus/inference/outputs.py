@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras, save_transforms
-from cus.cameras.transforms_json import DISTORTION, frame_entry
+from cus.cameras.transforms_json import frame_entry, lens_entries
 from cus.inference.folder import REFINED, RunFolder
 from cus.inference.results import STAGES, Results
 from cus.inference.settings import InferSettings
@@ -78,9 +78,15 @@ def _photo_entries(folder: RunFolder, results: Results) -> list[dict[str, Any]]:
         K = scene.cameras.Ks[index].cpu().clone()
         K[:2] /= results.batch.set.scales[index][:, None]
         path = os.path.relpath(photo.path.resolve(), folder.path.resolve())
-        entry = frame_entry(scene.cameras.viewmats[index].cpu(), K, photo.width, photo.height, path)
+        entry = frame_entry(
+            scene.cameras.viewmats[index].cpu(), K, photo.width, photo.height, path, results.batch.origin
+        )
+        entry["upright"] = photo.upright
         if inputs.posed is not None:
-            entry |= dict(zip(DISTORTION, inputs.posed.distortion[index].tolist(), strict=True))
+            entry |= lens_entries(inputs.posed.lenses[index])
+        mask = inputs.masks[index] if inputs.masks else None
+        if mask is not None:
+            entry["mask_path"] = os.path.relpath(mask.resolve(), folder.path.resolve())
         entries.append(entry)
     return entries
 
@@ -96,11 +102,11 @@ def write_cameras(folder: RunFolder, results: Results, cameras: Cameras) -> None
     extra = {
         "photos": _photo_entries(folder, results),
         "frames_at_photo_size": [
-            frame_entry(viewmat, K, large.width, large.height, name)
+            frame_entry(viewmat, K, large.width, large.height, name, results.batch.origin)
             for viewmat, K, name in zip(large.viewmats.cpu(), large.Ks.cpu(), names, strict=True)
         ],
     }
-    folder.write("transforms.json", lambda part: save_transforms(part, cameras, names, extra))
+    folder.write("transforms.json", lambda part: save_transforms(part, cameras, names, extra, results.batch.origin))
 
 
 def write_sequence(folder: RunFolder, name: str, video: str, images: Tensor, fps: int) -> None:
@@ -140,13 +146,13 @@ def write_splat(folder: RunFolder, settings: InferSettings, results: Results) ->
     folder.write("splat.mp4", lambda part: write_video(part, to_bytes(renders), settings.fps))
     if results.refined is not None:
         photos = [os.path.relpath(photo.path.resolve(), settings.out.resolve()) for photo in results.inputs.photos]
-        write_refined(folder, results.refined, photos)
+        write_refined(folder, results.refined, photos, results.batch.origin)
 
 
-def write_refined(folder: RunFolder, cameras: Cameras, photos: list[str]) -> None:
+def write_refined(folder: RunFolder, cameras: Cameras, photos: list[str], origin: Tensor | None = None) -> None:
     """`refined_cameras.json`: where a fit that moves cameras has moved them, frames first, then the photographs."""
     frames = [f"frames/{index:04d}.png" for index in range(len(cameras) - len(photos))]
-    folder.write(REFINED, lambda part: save_transforms(part, cameras, [*frames, *photos]))
+    folder.write(REFINED, lambda part: save_transforms(part, cameras, [*frames, *photos], None, origin))
 
 
 def _views(cameras: Cameras, names: list[str], sizes: list[tuple[int, int]]) -> Views:

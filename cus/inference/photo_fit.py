@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cus.cameras import Cameras, PosedPhotos, load_transforms
-from cus.cameras.colmap import load_colmap
-from cus.cameras.photos import inspect_photo
+from cus.cameras import Cameras, PosedPhotos
 from cus.conditioning import FusedCloud, fuse_views
+from cus.datasets.scenes import find_scenes, open_scene
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.inference import machine
@@ -69,8 +68,11 @@ class Score:
 
 
 def is_posed(path: Path) -> bool:
-    """Whether a folder holds posed photographs: a transforms.json or a COLMAP model."""
-    return (path / "transforms.json").is_file() or _model_in(path) is not None
+    """Whether a folder or file holds posed photographs, in a layout of `cus.datasets.scenes`."""
+    try:
+        return bool(find_scenes(path))
+    except InputError:
+        return False
 
 
 def read_posed(
@@ -79,24 +81,16 @@ def read_posed(
     """Find the photographs of a folder and their cameras, and check each file's header.
 
     Args:
-        path: with a transforms.json, or with a COLMAP model in it, in `sparse/0` or in `sparse`.
-        images: the folder of a COLMAP model's photographs; None is `images` beside the model.
-        hold_out: names of photographs, with or without their extension.
+        path: a scene in one of the layouts of `cus.datasets.scenes`.
+        images: the folder of the photographs; None is where the layout has them.
+        hold_out: names or last parts of paths of photographs, with or without their extension.
         size: longest side to work at, pixels.
 
     Raises:
-        InputError: no cameras, unknown names, too few photographs, files that are missing or of another size.
+        InputError: no cameras, unknown names, too few photographs, or files of another shape than their cameras'.
     """
-    model = _model_in(path)
-    if (path / "transforms.json").is_file():
-        if images is not None:
-            raise InputError(f"{path} has a transforms.json, which names its photographs; leave out --images")
-        posed = load_transforms(path)
-    elif model is not None:
-        posed = load_colmap(model, images or path / "images")
-    else:
-        raise InputError(f"{path} holds no cameras: expected run.json, transforms.json or a COLMAP model")
-    indices = tuple(_index_of(name, posed) for name in hold_out)
+    posed = open_scene(path, images)
+    indices = tuple(posed.find(name) for name in hold_out)
     if len(set(indices)) != len(indices):
         raise InputError("a photograph is named twice with --hold-out")
     scene = PhotoScene(posed, indices, size)
@@ -104,13 +98,6 @@ def read_posed(
         raise InputError(
             f"depth needs at least two photographs, got {len(scene.training)} after holding out {len(indices)}"
         )
-    for file, expected in zip(posed.paths, posed.sizes, strict=True):
-        photo = inspect_photo(file)
-        if (photo.width, photo.height) != expected:
-            raise InputError(
-                f"{file} is {photo.width}x{photo.height} pixels, but its camera is for {expected[0]}x{expected[1]}; "
-                "give the photograph that the cameras were made for"
-            )
     return scene
 
 
@@ -162,14 +149,16 @@ def fit_photos(
     scores = [
         scored(names[i], picture, images[i], valid[i]) for i, picture in zip([*train, *held_out], renders, strict=True)
     ]
-    summary = _summary(scene, config, options, found, cloud, scores, seconds) | {"notes": [*estimate.notes, *anew]}
+    summary = _summary(scene, config, options, found, cloud, scores, seconds) | {
+        "notes": [*scene.posed.notes, *estimate.notes, *anew]
+    }
     # fit.json goes before anything is replaced and comes last: as long as it is there, the rest is of one fit.
     folder.remove(["fit.json"])
     folder.write("splat.ply", lambda part: save_ply(part, found.gaussians, antialiased=config.antialiased))
     _write_renders(folder, [names[i] for i in held_out], renders[len(train) :], images[held_out])
     if config.refine_cameras:
         paths = [os.path.relpath(scene.posed.paths[i].resolve(), folder.path.resolve()) for i in train]
-        write_refined(folder, found.cameras, paths)
+        write_refined(folder, found.cameras, paths, scene.posed.origin)
     folder.write_json("fit.json", summary)
     folder.discard(checkpoint)
     folder.drop_earlier(states=True)
@@ -253,20 +242,3 @@ def _write_renders(folder: RunFolder, names: list[str], renders: Tensor, truths:
     folder.clear("renders")
     for name, picture, truth in zip(names, renders, truths, strict=True):
         save_png(folder, f"renders/{name}.png", np.concatenate([to_bytes(picture), to_bytes(truth)], axis=1))
-
-
-def _model_in(path: Path) -> Path | None:
-    """Where below a folder its COLMAP model lies, or None."""
-    for model in (path, path / "sparse" / "0", path / "sparse"):
-        if any((model / f"cameras.{kind}").is_file() for kind in ("bin", "txt")):
-            return model
-    return None
-
-
-def _index_of(name: str, posed: PosedPhotos) -> int:
-    found = [i for i, path in enumerate(posed.paths) if name in (path.name, path.stem, str(path))]
-    if len(found) != 1:
-        known = ", ".join(path.name for path in posed.paths[:12]) + (", ..." if len(posed) > 12 else "")
-        problem = "no photograph" if not found else "more than one photograph"
-        raise InputError(f"{problem} is called {name!r}; there are {known}")
-    return found[0]

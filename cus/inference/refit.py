@@ -83,11 +83,14 @@ def read_run(path: Path, device: torch.device | str = "cpu") -> RecordedRun:
             f"{len(frames)} of {frames.shape[-1]}x{frames.shape[-2]}; run cus-infer once more with --resume"
         )
     posed = load_transforms(path, "photos")
-    photos = tuple(Photo(p, *size, None) for p, size in zip(posed.paths, posed.sizes, strict=True))
+    photos = tuple(
+        Photo(p, *size, None, upright) for p, size, upright in zip(posed.paths, posed.sizes, posed.upright, strict=True)
+    )
     scales = (scene.cameras.Ks.cpu() / posed.Ks)[:, (0, 1), (0, 1)]
     sizes = (torch.tensor(posed.sizes) * scales).round()
-    photo_set = PhotoSet(scene.images, scene.images.sum(dim=1) > 0, scales)
-    batch = Batch(photo_set, None, scene.cameras.Ks[:, 0, 0], sizes)
+    # Runs of earlier versions did not record which pixels count; padding is black.
+    valid = states["scene"].tensors.get("valid", scene.images.sum(dim=1) > 0).bool()
+    batch = Batch(PhotoSet(scene.images, valid, scales), None, scene.cameras.Ks[:, 0, 0], sizes, posed.origin)
     results = Results(
         Inputs(photos, None),
         batch,

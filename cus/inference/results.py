@@ -49,4 +49,4 @@ class Results:
         """The newest frames with what they were made from; the stages that make them must have run."""
         scene, cameras, warped, frames = self.scene, self.cameras, self.conditioning, self.frames
         assert scene is not None and cameras is not None and warped is not None and frames is not None
-        return Generated(scene, cameras, warped, frames)
+        return Generated(scene, cameras, warped, frames, self.batch.set.valid)

@@ -92,7 +92,7 @@ class Run:
             data = frame.png()
             self.folder.write(path.relative_to(settings.out).as_posix(), lambda part, data=data: part.write_bytes(data))
         batch = stages.read(inputs, settings)
-        self.results = Results(inputs, batch, notes=[*self.views.notes, *batch.set.notes])
+        self.results = Results(inputs, batch, notes=[*self.views.notes, *inputs.notes, *batch.set.notes])
         self.results.loading = time.perf_counter() - self.started
         self.keys: dict[str, str] = {}
 
@@ -193,8 +193,10 @@ class Run:
     def _scene(self) -> None:
         settings, results = self.settings, self.results
         files = [file_digest(view) for view in settings.views]
-        cameras = settings.cameras and file_digest(settings.cameras)
-        made_from = [files, cameras, settings.photo_size, settings.focal_35mm, settings.fov, settings.estimator]
+        posed = results.inputs.posed
+        cameras = posed and [posed.viewmats.tolist(), posed.Ks.tolist(), posed.sizes, repr(posed.lenses)]
+        masks = [mask and file_digest(mask) for mask in results.inputs.masks]
+        made_from = [files, cameras, masks, settings.photo_size, settings.focal_35mm, settings.fov, settings.estimator]
         made_from.append(settings.all_views)
         state = self._stage("scene", made_from, lambda report: stages.estimate(results.batch, settings, report))
         results.scene = stages.scene_from(state)

@@ -1,7 +1,8 @@
 """The stages of a run, each a function from what is known to what it adds (docs: the way of the data)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,12 +10,10 @@ import torch.nn.functional as F
 from diffusers.utils import logging
 from torch import Tensor
 
-from cus.cameras import Cameras, PhotoSet, load_transforms, read_photos, trajectories
-from cus.cameras.colmap import load_colmap
+from cus.cameras import Cameras, PhotoSet, PosedPhotos, read_photos, trajectories
 from cus.cameras.conversions import focal_from_35mm, focal_from_fov
 from cus.cameras.path_files import CameraPath, read_camera_path
 from cus.cameras.photos import Photo, inspect_photo
-from cus.cameras.transforms_json import PosedPhotos
 from cus.conditioning import (
     Conditioning,
     ConditioningKind,
@@ -24,6 +23,8 @@ from cus.conditioning import (
     fuse_views,
     render_points,
 )
+from cus.datasets.scenes import open_cameras
+from cus.datasets.stored_photos import mask_note, masks_beside, with_masks
 from cus.diffusion import PLANS, CloseUpShotPipeline, MemoryPlan, Sampling
 from cus.diffusion.hub import OnFetched
 from cus.diffusion.memory import Choice, Clip, choose_plan, skeleton
@@ -48,15 +49,20 @@ class Inputs:
     Attributes:
         photos: what their headers say, V of them.
         posed: their known cameras, or None.
+        masks: V files that are black where a photograph is to be ignored, or None; empty: none has one.
+        notes: what the user should know about how they are read.
     """
 
     photos: tuple[Photo, ...]
     posed: PosedPhotos | None
+    masks: tuple[Path | None, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def select(self, views: Sequence[int]) -> "Inputs":
         """Some of the photographs."""
         photos = tuple(self.photos[view] for view in views)
-        return Inputs(photos, None if self.posed is None else self.posed.select(list(views)))
+        masks = tuple(self.masks[view] for view in views) if self.masks else ()
+        return Inputs(photos, None if self.posed is None else self.posed.select(list(views)), masks, self.notes)
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,14 @@ class Batch:
         cameras: known cameras at that size, or None.
         focals: [V] focal lengths in pixels of the batch, NaN where unknown.
         sizes: [V, 2] width and height that each photograph fills; the rest is padding.
+        origin: [3] of the known cameras' world (`PosedPhotos.origin`), else zero.
     """
 
     set: PhotoSet
     cameras: Cameras | None
     focals: Tensor
     sizes: Tensor
+    origin: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def select(self, views: Sequence[int]) -> "Batch":
         """Some of the photographs."""
@@ -81,24 +89,23 @@ class Batch:
         part = self.set
         part = replace(part, images=part.images[chosen], valid=part.valid[chosen], scales=part.scales[chosen])
         cameras = None if self.cameras is None else self.cameras[chosen]
-        return Batch(part, cameras, self.focals[chosen], self.sizes[chosen])
+        return Batch(part, cameras, self.focals[chosen], self.sizes[chosen], self.origin)
 
 
 def inspect(settings: InferSettings, views: Views) -> Inputs:
     """Look at every input before slow work starts. Raises InputError for the first that cannot be used."""
-    photos = tuple(views.photo(path) or inspect_photo(path) for path in views.paths)
-    posed = None
     if settings.cameras is not None:
         if views.frames:
             raise InputError("--cameras belong to photographs by their names; extract the frames of the video first")
-        is_colmap = settings.cameras.is_dir() and not (settings.cameras / "transforms.json").exists()
-        if is_colmap:
-            listed = load_colmap(settings.cameras, settings.views[0].parent)
-        else:
-            listed = load_transforms(settings.cameras)
-        posed = listed.match(settings.views)
+        posed = with_masks(open_cameras(settings.cameras).match(views.paths).at_file_size())
+        inputs = Inputs(tuple(posed.photo(index) for index in range(len(posed))), posed, posed.masks, posed.notes)
+    else:
+        masks = masks_beside(views.paths)
+        count = sum(mask is not None for mask in masks)
+        notes = (mask_note(count, len(masks)),) if count else ()
+        inputs = Inputs(tuple(views.photo(path) or inspect_photo(path) for path in views.paths), None, masks, notes)
     prepare(settings.estimator)
-    return Inputs(photos, posed)
+    return inputs
 
 
 def find_model(source: str, variant: str | None = None) -> StoredModel:
@@ -161,8 +168,8 @@ def read(inputs: Inputs, settings: InferSettings) -> Batch:
         scale = min(1.0, settings.photo_size / longest)
         photo_set, cameras = inputs.posed.read(round(max(widths) * scale), round(max(heights) * scale))
         sizes = torch.tensor(inputs.posed.sizes) * photo_set.scales
-        return Batch(photo_set, cameras, cameras.Ks[:, 0, 0], sizes.round())
-    photo_set = read_photos(inputs.photos, settings.photo_size)
+        return Batch(photo_set, cameras, cameras.Ks[:, 0, 0], sizes.round(), inputs.posed.origin)
+    photo_set = read_photos(inputs.photos, settings.photo_size, inputs.masks)
     focals = [_focal(photo, settings) for photo in inputs.photos]
     sizes = torch.tensor([(photo.width, photo.height) for photo in inputs.photos]) * photo_set.scales
     return Batch(photo_set, None, torch.tensor(focals) * photo_set.scales[:, 0], sizes.round())
@@ -191,6 +198,7 @@ def estimate(batch: Batch, settings: InferSettings, on_progress: OnProgress) -> 
     )
     cameras = {"viewmats": scene.cameras.viewmats, "Ks": scene.cameras.Ks}
     maps = {"images": scene.images, "depths": scene.depths, "confidences": scene.confidences}
+    maps["valid"] = batch.set.valid[list(scene.used)]
     left_out = {"left_out": torch.tensor(scene.left_out, dtype=torch.int64)}
     return State(maps | cameras | left_out, scene.notes)
 
@@ -269,7 +277,7 @@ def target_cameras(
         path = move(cameras, zoom, target, frames, depth=depth_at(scene, inside, target))
     else:
         # A file says where every camera stands, and how many there are.
-        return read_camera_path(settings.trajectory, width, height, settings.frames)
+        return read_camera_path(settings.trajectory, width, height, settings.frames, batch.origin)
     return CameraPath(path.resized(width, height))
 
 
@@ -331,12 +339,14 @@ class Generated:
         cameras: T cameras of the frames.
         warped: their conditioning.
         frames: [T, 3, H, W] in [0, 1].
+        valid: [V, H', W'] bool, where the photographs have pixels that count, at the scene's size; None: everywhere.
     """
 
     scene: SceneEstimate
     cameras: Cameras
     warped: Conditioning
     frames: Tensor
+    valid: Tensor | None = None
 
     def with_references(self) -> tuple[Tensor, Tensor, Cameras]:
         """Frames, then photographs, as one batch at the frames' size: images, depths [T + V, H, W], cameras.

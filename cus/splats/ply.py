@@ -99,7 +99,7 @@ def save_point_cloud(path: str | Path, points: Tensor, colors: Tensor) -> None:
 
     Args:
         path: Of the file.
-        points: [N, 3], any N, finite.
+        points: [N, 3], any N, finite; float64 ones are written as such, others as float32.
         colors: RGB in [0, 1] [N, 3]; stored as bytes.
 
     Raises:
@@ -109,7 +109,8 @@ def save_point_cloud(path: str | Path, points: Tensor, colors: Tensor) -> None:
         raise ValueError(f"expected points and colors [N, 3], got {list(points.shape)} and {list(colors.shape)}")
     if not bool(torch.isfinite(points).all()):
         raise InputError(f"points for {path} are NaN or infinite")
-    fields = [(name, "<f4") for name in "xyz"] + [(name, "u1") for name in _COLORS]
+    number = "<f8" if points.dtype == torch.float64 else "<f4"
+    fields = [(name, number) for name in "xyz"] + [(name, "u1") for name in _COLORS]
     vertices = np.empty(len(points), dtype=fields)
     for i, name in enumerate("xyz"):
         vertices[name] = points[:, i].detach().cpu().numpy()

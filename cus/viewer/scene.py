@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cus.cameras import Cameras, PosedPhotos, load_transforms
 from cus.cameras.transforms_json import read_json
+from cus.datasets.scenes import open_cameras, open_scene
 from cus.errors import InputError
 from cus.splats import Gaussians, read_splats
 from cus.splats.ply import load_point_cloud
@@ -148,9 +149,14 @@ def _splat_file(folder: Path) -> Path:
 
 def _load_cameras(path: Path) -> tuple[PosedPhotos, PosedPhotos | None]:
     """Photographs and the frames of the run's path; another program's file has photographs alone, called frames."""
-    frames = load_transforms(path)
     file = path / "transforms.json" if path.is_dir() else path
-    return (load_transforms(file, "photos"), frames) if "photos" in read_json(file) else (frames, None)
+    if file.suffix.lower() == ".json" and file.is_file() and "photos" in read_json(file):
+        return load_transforms(file, "photos"), load_transforms(file)
+    try:
+        return open_scene(path), None
+    except InputError:
+        # Cameras can be looked from without their photographs; what is wrong with the cameras is said here.
+        return open_cameras(path), None
 
 
 def load_points(path: Path) -> Points:

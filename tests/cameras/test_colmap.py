@@ -12,7 +12,7 @@ import torch
 
 from cus.cameras import Cameras
 from cus.cameras.colmap import load_colmap, save_colmap, visible_points
-from cus.cameras.photos import filling_K, undistort
+from cus.cameras.lenses import Lens, filling_K, undistort
 from cus.errors import InputError
 from tests.cameras.test_cameras import random_cameras
 
@@ -132,7 +132,7 @@ def test_a_cut_model_is_no_model(tmp_path: Path) -> None:
 def test_a_straightened_picture_can_be_full_to_its_border(k1: float) -> None:
     K = np.array([[300.0, 0, 160.5], [0, 310.0, 119.0], [0, 0, 1]])
     lens = np.array([k1, 0.02, 0.002, -0.001, 0, 0, 0, 0])
-    new_K = filling_K(K, lens, 320, 240)
+    new_K = filling_K(K, Lens.from_opencv(lens), 320, 240)
     assert new_K[0, 0] >= K[0, 0] and np.allclose(new_K[:, 2], K[:, 2])
     # A dot at the bent projection of a ray moves to the ray's projection by the new intrinsics.
     K_cv = K.copy()
@@ -141,7 +141,7 @@ def test_a_straightened_picture_can_be_full_to_its_border(k1: float) -> None:
     u, v = cv2.projectPoints(ray, np.zeros(3), np.zeros(3), K_cv, lens)[0].reshape(2)
     ys, xs = np.mgrid[:240, :320]
     dot = (255 * np.exp(-((xs - u) ** 2 + (ys - v) ** 2) / 8)).astype(np.uint8)
-    straight, mask = undistort(np.repeat(dot[..., None], 3, axis=2), K, lens, new_K)
+    straight, mask = undistort(np.repeat(dot[..., None], 3, axis=2), K, Lens.from_opencv(lens), new_K)
     assert mask is not None and mask.all(), "no pixel without a source"
     weights = straight[..., 0].astype(float)
     centre = np.array([(weights * (xs + 0.5)).sum(), (weights * (ys + 0.5)).sum()]) / weights.sum()
@@ -150,6 +150,6 @@ def test_a_straightened_picture_can_be_full_to_its_border(k1: float) -> None:
 
 def test_a_straight_lens_needs_no_other_intrinsics_and_an_impossible_one_is_refused() -> None:
     K = np.array([[300.0, 0, 160.5], [0, 310.0, 119.0], [0, 0, 1]])
-    assert np.array_equal(filling_K(K, np.zeros(8), 320, 240), K)
+    assert np.array_equal(filling_K(K, Lens(), 320, 240), K)
     with pytest.raises(InputError, match="cannot be removed"):
-        filling_K(K, np.array([400.0, 0, 0, 0, 0, 0, 0, 0]), 320, 240)
+        filling_K(K, Lens.from_opencv([400.0]), 320, 240)

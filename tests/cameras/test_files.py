@@ -10,7 +10,8 @@ from PIL import Image
 from cus.cameras import load_transforms, read_photos, save_transforms
 from cus.cameras.colmap import load_colmap, save_colmap
 from cus.cameras.conversions import focal_from_35mm, focal_from_fov, opencv_c2w_from_opengl_c2w, viewmats_from_c2w
-from cus.cameras.photos import inspect_photo, undistort
+from cus.cameras.lenses import Lens, undistort
+from cus.cameras.photos import inspect_photo
 from cus.errors import InputError
 from tests.cameras.test_cameras import random_cameras
 
@@ -61,7 +62,7 @@ def test_undistorted_pixels_lie_where_opencv_projects_them():
     (u, v), _ = cv2.projectPoints(ray, np.zeros(3), np.zeros(3), K_cv, lens)[0].reshape(2), None
     ys, xs = np.mgrid[:240, :320]
     dot = (255 * np.exp(-((xs - u) ** 2 + (ys - v) ** 2) / 8)).astype(np.uint8)
-    straight, mask = undistort(np.repeat(dot[..., None], 3, axis=2), K, lens)
+    straight, mask = undistort(np.repeat(dot[..., None], 3, axis=2), K, Lens.from_opencv(lens))
     weights = straight[..., 0].astype(float)
     centre = np.array([(weights * (xs + 0.5)).sum(), (weights * (ys + 0.5)).sum()]) / weights.sum()
     expected = (K @ ray[0, 0])[:2]
@@ -105,9 +106,16 @@ def test_photographs_of_other_shapes_are_padded_and_never_cropped(tmp_path):
         ({"fl_x": 1, "frames": [{"file_path": "a.jpg", "w": 4, "h": 4, "transform_matrix": [[1]]}]}, "4x4"),
         (
             {"fl_x": -1, "frames": [{"file_path": "a", "w": 4, "h": 4, "transform_matrix": np.eye(4).tolist()}]},
-            "positive",
+            "fl_x must be greater than 0, got -1",
         ),
-        ({"camera_model": "OPENCV_FISHEYE", "frames": [{}]}, "not supported"),
+        (
+            {
+                "camera_model": "EQUIRECTANGULAR",
+                "fl_x": 1,
+                "frames": [{"file_path": "a", "w": 4, "h": 4, "transform_matrix": np.eye(4).tolist()}],
+            },
+            "EQUIRECTANGULAR is not supported",
+        ),
     ],
 )
 def test_a_transforms_file_that_lacks_something_says_what(tmp_path, content, message):
@@ -138,7 +146,7 @@ def test_photographs_are_matched_to_cameras_by_name(tmp_path):
     save_transforms(tmp_path / "transforms.json", cameras, ["images/a.jpg", "images/b.jpg"])
     posed = load_transforms(tmp_path).match(["elsewhere/b.jpg"])
     torch.testing.assert_close(posed.viewmats, cameras.viewmats[1:])
-    with pytest.raises(InputError, match=r"no camera .*c.jpg"):
+    with pytest.raises(InputError, match=r"no photograph with a camera is called c.jpg"):
         load_transforms(tmp_path).match(["c.jpg"])
 
 

@@ -176,7 +176,7 @@ def test_what_cannot_be_fitted_is_said_before_the_work(run, wall, tmp_path, caps
     assert "no such folder" in refused(str(tmp_path / "missing"))
     (tmp_path / "empty").mkdir()
     assert "neither a run of cus-infer" in refused(str(tmp_path / "empty"))
-    assert "no photograph is called '0009'" in refused(str(wall), "--hold-out", "0009")
+    assert "no photograph with a camera is called 0009" in refused(str(wall), "--hold-out", "0009")
     assert "at least two photographs" in refused(str(wall), "--hold-out", *(f"{i:04d}" for i in range(4)))
     assert "named twice" in refused(str(wall), "--hold-out", "0001", "0001.png")
     assert "--iterations must be" in refused(str(run), "--iterations", "0")
@@ -186,8 +186,9 @@ def test_what_cannot_be_fitted_is_said_before_the_work(run, wall, tmp_path, caps
     assert "cannot be used here" in refused(str(run), "--device", "toaster")
     Image.new("RGB", (50, 40)).save(wall / "images" / "0003.png")
     assert "is 50x40 pixels, but its camera is for 96x64" in refused(str(wall))
-    (wall / "images" / "0003.png").unlink()
-    assert "no such photograph" in refused(str(wall))
+    for index in range(1, 5):
+        (wall / "images" / f"{index:04d}.png").unlink()
+    assert "4 of 5 photographs that have cameras are missing" in refused(str(wall))
     assert not (tmp_path / "out").exists()
 
 

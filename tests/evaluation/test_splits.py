@@ -66,7 +66,8 @@ def test_a_single_scene_is_a_data_folder_too(data, split, tmp_path, monkeypatch)
 def test_scenes_without_cases_are_listed_with_their_reason(data, tmp_path):
     shutil.copytree(data / "wall", tmp_path / "wall")
     shutil.copytree(data / "wall", tmp_path / "broken")
-    (tmp_path / "broken" / "images" / "0001.png").unlink()
+    for path in sorted((tmp_path / "broken" / "images").iterdir())[1:]:
+        path.unlink()
     split, failures = build_split(tmp_path, "closeup", 96, RULES)
     assert set(split.scenes) == {"wall"} and "missing" in failures["broken"]
     with pytest.raises(InputError, match="no scene door"):
@@ -86,7 +87,7 @@ def test_data_that_changed_are_told(data, split, tmp_path):
             image.resize((144, 96)).save(path)
     assert all("144x96 pixels, 288x192 in the split" in line for line in differences(split, copy))
     (copy / "wall" / "images" / "0002.png").unlink()
-    assert "missing" in differences(split, copy)[0]
+    assert any("no photograph 0002.png" in line for line in differences(split, copy))
 
 
 def test_other_cameras_are_told(data, split, tmp_path):

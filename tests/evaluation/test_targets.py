@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cus.cameras import Cameras, PosedPhotos, load_transforms, save_transforms
+from cus.cameras import Cameras, Lens, PosedPhotos, load_transforms, save_transforms
 from cus.errors import InputError
 from cus.evaluation.protocol import Case
 from cus.evaluation.targets import read_target, target_size, target_view
@@ -79,9 +79,7 @@ def test_nothing_is_enlarged(noise):
 
 
 def test_a_distorted_lens_is_straightened_and_its_empty_corners_are_marked(noise):
-    distortion = noise.distortion.clone()
-    distortion[:, 0] = 0.3
-    bent = replace(noise, distortion=distortion)
+    bent = replace(noise, lenses=(Lens("SIMPLE_RADIAL", (0.3,)),) * len(noise))
     whole = read_target(bent, case(), 150)
     assert not whole.valid.all() and whole.valid[40:60, 60:90].all()
     assert whole.picture[:, ~whole.valid].mean() < whole.picture[:, whole.valid].mean()

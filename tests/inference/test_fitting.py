@@ -26,7 +26,7 @@ def made() -> Generated:
     scene = SceneEstimate(grey, photos, depths, torch.ones_like(depths))
     masks = torch.ones(3, 32, 48, dtype=torch.bool)
     warped = Conditioning(torch.full((3, 3, 32, 48), 0.5), masks, torch.full((3, 32, 48), 2.0))
-    return Generated(scene, frames, warped, torch.full((3, 3, 32, 48), 0.5))
+    return Generated(scene, frames, warped, torch.full((3, 3, 32, 48), 0.5), grey[:, 0] > 0)
 
 
 def cloud(counts: torch.Tensor) -> FusedCloud:
