@@ -205,10 +205,11 @@ def write_report(folder: RunFolder, settings: InferSettings, results: Results, s
         sequences={label: to_bytes(images) for label, images in sequences.items() if images is not None},
         coverage=None if warped is None else warped.coverage.cpu().numpy(),
         timings=_timings(results),
+        seconds=summary["total_seconds"],
         reused=[STAGES[name] for name in results.reused],
         peak_memory_bytes=summary["peak_memory_bytes"],
         versions=summary["versions"],
-        files=[*summary["files"], "report.html", "run.json"],
+        files=list(dict.fromkeys([*summary["files"], "report.html", "run.json"])),
         fps=settings.fps,
         viewer=_viewer(settings, results),
     )

@@ -99,6 +99,7 @@ def read_run(path: Path, device: torch.device | str = "cpu") -> RecordedRun:
         conditioning=conditioning_from(states["conditioning"]),
         frames=frames,
         cloud=cloud_from(states["cloud"]),
+        loading=float(summary.get("loading_seconds", 0.0)),
         seconds=dict(summary.get("seconds", {})),
         reused=[name for name in summary.get("reused", []) if name != "splat"],
     )
@@ -177,6 +178,7 @@ def _summary(run: RecordedRun, options: FitOptions, config: FitConfig, folder: R
         "reused": results.reused,
         "missing": [name for name in run.summary.get("missing", []) if name != STAGES["splat"]],
         "seconds": {name: round(value, 2) for name, value in results.seconds.items()},
+        "total_seconds": round(results.loading + sum(results.seconds.values()), 2),
         "peak_memory_bytes": machine.peak_memory(),
         "versions": machine.versions(),
     }

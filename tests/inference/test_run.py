@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import cv2
@@ -118,6 +119,42 @@ def test_the_same_seed_gives_the_same_frames(out, tmp_path):
     # Of the first run only the scene and the conditioning are alike: it had a second pass.
     for name in ("conditioning/0003.png",):
         assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_the_report_is_there_before_the_fit_and_says_what_is_still_to_come(tmp_path, monkeypatch):
+    settings = InferSettings(
+        tuple(map(Path, VIEWS)), tmp_path / "out", photo_size=384, size=96, frames=3, structure=False, steps=1
+    )
+    run = Run(settings, Silent(), started=time.perf_counter() - 100)
+    seen: list[str] = []
+
+    def look() -> None:
+        seen.append((tmp_path / "out" / "report.html").read_text())
+        seen.append((tmp_path / "out" / "run.json").read_text())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.execute(look)
+    page, record = seen[0], json.loads(seen[1])
+    assert "Still to come when this page was written: Point cloud, Gaussian scene" in page
+    assert "Generated frames" in page and "--resume" not in page
+    assert record["status"] == "running" and record["total_seconds"] > record["loading_seconds"] > 100
+    # However it ends, the page says that nothing more comes by itself.
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Still to come" not in page and "Missing: Gaussian scene" in page
+    assert page.count("<code>report.html</code>") == 1
+
+
+def test_a_quick_run_leaves_the_gaussian_scene_to_cus_fit(tmp_path, capsys):
+    arguments = ["--views", *VIEWS, "--out", str(tmp_path / "out"), *SMALL, "--no-structure", "--quick", "--json"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    end = json.loads(printed.out.splitlines()[-1])
+    assert f"cus-fit {tmp_path / 'out'} adds it" in printed.err and not (tmp_path / "out" / "splat.ply").exists()
+    assert end["status"] == 0 and Path(end["report"]).is_file() and end["seconds"] > sum(end["stages"].values())
+    assert end["bytes"] + end["state_bytes"] == sum(
+        f.stat().st_size for f in (tmp_path / "out").rglob("*") if f.is_file()
+    )
 
 
 def test_an_interrupted_run_keeps_what_is_finished_and_resumes(tmp_path, monkeypatch):
