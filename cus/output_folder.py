@@ -115,6 +115,9 @@ class OutputFolder:
             InputError: a file of that name is there that no command made, or the list cannot be written.
         """
         path = self.path / name
+        if not self.is_ours(name) and os.path.lexists(path):
+            # Another process that shares the work may have listed it since.
+            self.made |= _read_record(self.path)[0]
         if not self.is_ours(name) and os.path.lexists(path) and not self._give_way(name):
             raise InputError(f"{path} is there, and no command made it; move it away or choose another folder")
         for parent in reversed(PurePosixPath(name).parents[:-1]):
@@ -126,6 +129,39 @@ class OutputFolder:
                 with files.explained(folder, self.remedy):
                     folder.mkdir()
         self._list(name)
+        return path
+
+    def adopt(self, part: Path, name: str = "") -> None:
+        """Move every file below `part`, a folder written beside, to its place below the sub-folder `name`.
+
+        Files that a command has left there earlier, and that are not among the new ones, are removed.
+        """
+        found = [file.relative_to(part).as_posix() for file in sorted(part.rglob("*")) if file.is_file()]
+        new = [f"{name}/{file}" if name else file for file in found]
+        for file, target in zip(found, new, strict=True):
+            path = self.claim(target)
+            with files.explained(path, self.remedy):
+                os.replace(part / file, path)
+        shutil.rmtree(part, ignore_errors=True)
+        kept = {f"{parent}/" for file in new for parent in PurePosixPath(file).parents} | set(new)
+        self.remove([file for file in self.below(name) if file not in kept] if name else [])
+
+    def adopt_whole(self, part: Path, name: str) -> None:
+        """Move a folder written beside to its place at once: it is there complete, or not at all."""
+        for file in (path for path in sorted(part.rglob("*")) if path.is_file()):
+            self._list(f"{name}/{file.relative_to(part).as_posix()}")
+        for folder in (part, *(path for path in sorted(part.rglob("*")) if path.is_dir())):
+            self._list(f"{name}/{folder.relative_to(part).as_posix()}/".replace("/./", "/"))
+        path = self.claim(f"{name}/")
+        with files.explained(path, self.remedy):
+            os.replace(part, path)
+
+    def part(self, name: str) -> Path:
+        """An empty folder to write to before `adopt`."""
+        path = self.path / f"{files.PART}{name}"
+        shutil.rmtree(path, ignore_errors=True)
+        with files.explained(path, self.remedy):
+            path.mkdir()
         return path
 
     def remove(self, names: Iterable[str]) -> None:

@@ -66,6 +66,15 @@ def save_clip(path: Path, clip: Clip) -> None:
         save_file(tensors, part, {"format": FORMAT, "info": json.dumps(clip.info)})
 
 
+def is_clip(path: Path) -> bool:
+    """Whether a file is a clip, and not cut off."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
+
+
 def load_clip(path: Path) -> Clip:
     """Read a whole clip. Raises InputError if the file is missing, damaged or something else."""
     try:

@@ -10,7 +10,10 @@ from omegaconf import MISSING
 from cus.diffusion import CloseUpShotPipeline
 from cus.errors import InputError
 from cus.limits import limited
+from cus.output_folder import OutputFolder
+from cus.training import config
 from cus.training.latents import cache_generated, cache_latents
+from cus.training.scripts import REMEDY
 from cus.training.vae import read_autoencoder
 
 
@@ -47,16 +50,22 @@ def build(settings: Caches, on_progress: Callable[[int, int], None]) -> None:
         raise InputError("give either vae= (a folder with an autoencoder) or pipeline= (to store generated latents)")
     if settings.part >= settings.parts:
         raise InputError(f"part must be less than parts ({settings.parts}), got {settings.part}")
-    clips, out, share = Path(settings.clips), Path(settings.out), (settings.part, settings.parts)
+    clips, share = Path(settings.clips), (settings.part, settings.parts)
     try:
         device = torch.device(settings.device)
     except RuntimeError as error:
         raise InputError(f"device={settings.device} is no device of torch: cpu, cuda, cuda:1, ...") from error
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-        if settings.pipeline:
-            pipeline = CloseUpShotPipeline.from_pretrained(settings.pipeline).to(device)
-            cache_generated(clips, out, pipeline, share, on_progress)
-        else:
-            vae = read_autoencoder(settings.vae)
-            vae.to(device)  # pyright: ignore[reportArgumentType]
-            cache_latents(clips, out, vae, settings.reference_size, share, on_progress)
+    folder = OutputFolder(Path(settings.out), "a cache of latents", REMEDY)
+    folder.open(("settings.yaml", "*.safetensors"), share=f"-{settings.part}-of-{settings.parts}")
+    try:
+        config.write(settings, folder, "settings.yaml", ("out", "device", "part", "parts"))
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            if settings.pipeline:
+                pipeline = CloseUpShotPipeline.from_pretrained(settings.pipeline).to(device)
+                cache_generated(clips, folder, pipeline, share, on_progress)
+            else:
+                vae = read_autoencoder(settings.vae)
+                vae.to(device)  # pyright: ignore[reportArgumentType]
+                cache_latents(clips, folder, vae, settings.reference_size, share, on_progress)
+    finally:
+        folder.close()

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import inspect
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cus.errors import InputError
 from cus.limits import check_limits
+from cus.output_folder import OutputFolder
 
 T = TypeVar("T")
 
@@ -58,10 +60,50 @@ def construct(kind: type[T], arguments: dict[str, Any], setting: str) -> T:
         raise InputError(f"settings {setting} that cannot be: {str(error).splitlines()[0]}") from error
 
 
+def write(config: Any, folder: OutputFolder, name: str, free: Collection[str]) -> None:
+    """Write a resolved config as YAML to a folder; `resolve` reads it back.
+
+    Args:
+        config: a dataclass.
+        folder: locked; where it has a config of that name, the folder is gone on with.
+        name: of the file.
+        free: dotted names of what may differ from the earlier config.
+
+    Raises:
+        InputError: another setting differs: what the folder holds would be mixed with something else.
+    """
+    now = OmegaConf.structured(config)
+    path = folder.path / name
+    if folder.is_ours(name):
+        try:
+            then = _flat(OmegaConf.to_container(_read(path)))
+        except InputError:  # damaged: it is written anew
+            then = {}
+        # As the file will say it: tuples become lists.
+        values = _flat(OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(now))))
+        changed = [key for key in values if key in then and then[key] != values[key] and key not in free]
+        if changed:
+            changes = "; ".join(f"{key} was {then[key]!r}, is {values[key]!r}" for key in changed)
+            raise InputError(
+                f"{folder.path} was made with other settings ({changes}); give the same ones or another out= (a path "
+                f"that has only moved can be put right in {path})"
+            )
+        if values == then:
+            return
+    folder.write(name, lambda part: save(config, part))
+
+
 def save(config: Any, path: Path) -> None:
     """Write a resolved config as YAML; `resolve` reads it back."""
     path.parent.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.structured(config), path)
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    if not isinstance(content, dict):
+        return {prefix[:-1]: content}
+    return {name: value for key, inner in content.items() for name, value in _flat(inner, f"{prefix}{key}.").items()}
 
 
 def _read(path: Path) -> DictConfig:

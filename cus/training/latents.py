@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,6 +18,7 @@ from cus.diffusion import CloseUpShotPipeline
 from cus.diffusion.latents import to_model_range
 from cus.errors import InputError
 from cus.models.autoencoder import Autoencoder
+from cus.output_folder import OutputFolder
 
 FORMAT = "cus-latents-1"
 VIDEOS = ("targets", "conditioning", "structure")
@@ -26,7 +27,7 @@ VIDEOS = ("targets", "conditioning", "structure")
 @torch.inference_mode()
 def cache_latents(
     clips: Path,
-    out: Path,
+    folder: OutputFolder,
     vae: Autoencoder,
     reference_size: int,
     share: tuple[int, int] = (0, 1),
@@ -36,7 +37,7 @@ def cache_latents(
 
     Args:
         clips: folder of clips.
-        out: folder of the caches.
+        folder: of the caches, opened.
         vae: the autoencoder, on the device to compute on.
         reference_size: side of the square that the image tower sees, in pixels.
         share: (part, parts): this process takes every `parts`-th clip.
@@ -45,18 +46,14 @@ def cache_latents(
     device = next(vae.parameters()).device
     paths = clip_paths(clips)[share[0] :: share[1]]
     for done, path in enumerate(paths):
-        target = out / path.name
-        if not target.exists():
+        if not (folder.is_ours(path.name) and is_cache(folder.path / path.name)):
             clip = load_clip(path)
             tensors = {"reference": _squashed(clip.references[:1], reference_size)}
             for name in VIDEOS:
                 video = getattr(clip, name)
                 if video is not None:
                     tensors[name] = _posterior(vae, video.to(device))
-            out.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(target.name + ".part")
-            save_file(tensors, part, {"format": FORMAT})
-            part.replace(target)
+            _store(folder, path.name, tensors)
         if on_progress is not None:
             on_progress(done + 1, len(paths))
 
@@ -64,7 +61,7 @@ def cache_latents(
 @torch.inference_mode()
 def cache_generated(
     clips: Path,
-    out: Path,
+    folder: OutputFolder,
     pipeline: CloseUpShotPipeline,
     share: tuple[int, int] = (0, 1),
     on_progress: Callable[[int, int], None] | None = None,
@@ -72,17 +69,26 @@ def cache_generated(
     """Store the latents that pass 1 generates for every clip, `generated` [T, C, h, w] float16; see `cache_latents`."""
     paths = clip_paths(clips)[share[0] :: share[1]]
     for done, path in enumerate(paths):
-        target = out / path.name
-        if not target.exists():
+        if not (folder.is_ours(path.name) and is_cache(folder.path / path.name)):
             clip = load_clip(path)
             generator = torch.Generator().manual_seed(item_seed(0, done))
             latents = pipeline(clip.references, clip.conditioning, generator=generator, output_type="latent")
-            out.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(target.name + ".part")
-            save_file({"generated": latents.half().cpu().contiguous()}, part, {"format": FORMAT})
-            part.replace(target)
+            _store(folder, path.name, {"generated": latents.half().cpu().contiguous()})
         if on_progress is not None:
             on_progress(done + 1, len(paths))
+
+
+def _store(folder: OutputFolder, name: str, tensors: dict[str, Tensor]) -> None:
+    folder.write(name, lambda part: save_file(tensors, part, {"format": FORMAT}))
+
+
+def is_cache(path: Path) -> bool:
+    """Whether a file is a cache, and not cut off."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
 
 
 class GeneratedCrops(torch.utils.data.Dataset):

@@ -22,7 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from cus.datasets.clips import item_seed
 from cus.errors import InputError
+from cus.files import explained
 from cus.limits import limited
+from cus.output_folder import OutputFolder
 from cus.runtime import interruption
 from cus.training.state import Checkpoints, Ema
 from cus.training.tracking import Tracker
@@ -111,7 +113,7 @@ def train(
     stage: Stage,
     dataset: Dataset,
     settings: LoopSettings,
-    out: Path,
+    folder: OutputFolder,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Train until the last step, the time limit or an interrupt (SIGINT, SIGTERM), then save and export.
@@ -120,7 +122,7 @@ def train(
         stage: model, loss, samples, export.
         dataset: item `i` is a function of `i`; never exhausted.
         settings: see `LoopSettings`.
-        out: folder of the run; a checkpoint in it is continued.
+        folder: of the run, opened by the first process; a checkpoint in it is continued.
         on_progress: called with (steps done, steps in all).
 
     Returns:
@@ -142,9 +144,9 @@ def train(
     )
     module, optimizer = accelerator.prepare(stage.module, optimizer)
     ema = Ema(parameters, settings.ema_decay)
-    checkpoints = Checkpoints(accelerator, out / "checkpoints", settings.keep, ema)
+    checkpoints = Checkpoints(accelerator, folder, settings.keep, ema)
     done = checkpoints.resume()
-    tracker = Tracker(out, settings.wandb_project, enabled=accelerator.is_main_process)
+    tracker = Tracker(folder, settings.wandb_project, enabled=accelerator.is_main_process)
     deadline = time.monotonic() + 60 * settings.minutes if settings.minutes else math.inf
     saved = done
     with _stop_requests() as received:
@@ -167,13 +169,16 @@ def train(
                 saved = done
             if settings.sample_every and done % settings.sample_every == 0 and accelerator.is_main_process:
                 with ema.applied(), torch.no_grad():
-                    tracker.log(done, **stage.sample(out / "samples", done))
+                    tracker.log(done, **_sampled(stage, folder, done))
             if stop:
                 break
     assert saved == done
     if accelerator.is_main_process:
         with ema.applied():
-            stage.export(out / "export")
+            part = folder.part("export")
+            with explained(folder.path / "export", folder.remedy):
+                stage.export(part)
+            folder.adopt(part, "export")
     tracker.close()
     accelerator.wait_for_everyone()
     if received and done < settings.steps:
@@ -181,6 +186,16 @@ def train(
         stopped.add_note(f"step {done} of {settings.steps} is saved and exported; the same command goes on")
         raise stopped
     return done
+
+
+def _sampled(stage: Stage, folder: OutputFolder, step: int) -> dict[str, float]:
+    """Sample pictures in `samples/`, beside the earlier ones."""
+    part = folder.part("samples")
+    with explained(folder.path / "samples", folder.remedy):
+        (part / "samples").mkdir()
+        measures = stage.sample(part / "samples", step)
+    folder.adopt(part)
+    return measures
 
 
 def _mixed_precision(precision: str) -> str:

@@ -9,11 +9,13 @@ from omegaconf import MISSING
 
 from cus.cameras import Cameras
 from cus.datasets import collage, procedural
-from cus.datasets.clips import save_clip
+from cus.datasets.clips import is_clip, save_clip
 from cus.datasets.closeup import ClipRecipe, make_clip
 from cus.errors import InputError
 from cus.limits import limited
+from cus.output_folder import OutputFolder
 from cus.training import config
+from cus.training.scripts import REMEDY
 
 
 @dataclass
@@ -68,14 +70,20 @@ def build(settings: ProceduralClips, on_progress: Callable[[int, int], None]) ->
     """Build what is missing. Raises InputError."""
     if settings.part >= settings.parts:
         raise InputError(f"part must be less than parts ({settings.parts}), got {settings.part}")
-    out = Path(settings.out)
-    config.save(settings, out / "settings.yaml")
-    indices = range(settings.part, settings.clips, settings.parts)
-    for done, index in enumerate(indices):
-        on_progress(done, len(indices))
-        seed = settings.first_seed + index
-        path = out / f"clip-{seed:07d}.safetensors"
-        if not path.exists():
-            render, references = scene_of(settings, seed)
-            save_clip(path, make_clip(render, references, settings.recipe, seed, {"scenes": settings.scenes}))
-    on_progress(len(indices), len(indices))
+    folder = OutputFolder(Path(settings.out), "training clips", REMEDY)
+    folder.open(("settings.yaml", "clip-*.safetensors"), share=f"-{settings.part}-of-{settings.parts}")
+    try:
+        # A clip depends on its seed, not on how many there are.
+        config.write(settings, folder, "settings.yaml", ("out", "clips", "first_seed", "part", "parts"))
+        indices = range(settings.part, settings.clips, settings.parts)
+        for done, index in enumerate(indices):
+            on_progress(done, len(indices))
+            seed = settings.first_seed + index
+            name = f"clip-{seed:07d}.safetensors"
+            if not (folder.is_ours(name) and is_clip(folder.path / name)):
+                render, references = scene_of(settings, seed)
+                clip = make_clip(render, references, settings.recipe, seed, {"scenes": settings.scenes})
+                save_clip(folder.claim(name), clip)
+        on_progress(len(indices), len(indices))
+    finally:
+        folder.close()

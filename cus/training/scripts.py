@@ -1,5 +1,6 @@
 """What the scripts in train/ and data/ share: read the settings, save them, run."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,10 +8,21 @@ from typing import Any, TypeVar
 from accelerate.utils import set_seed
 
 from cus.errors import InputError
+from cus.output_folder import OutputFolder
 from cus.training import config as configs
 from cus.training.loop import train
 
 Config = TypeVar("Config")
+
+REMEDY = "what was saved is kept: free some space, or mend the folder, and run the same command again"
+# What a training run writes.
+PLANNED = ("config.yaml", "log.jsonl", "checkpoints/step-????????", "samples/*", "export/*")
+# What may change while a training run goes on: how long, how often, where.
+FREE = (
+    *("out", "held_out"),
+    *(f"loop.{name}" for name in ("steps", "minutes", "workers", "save_every", "keep", "log_every", "sample_every")),
+    "loop.wandb_project",
+)
 
 
 def train_stage(
@@ -29,11 +41,18 @@ def train_stage(
         KeyboardInterrupt: after an interrupt, when all is saved.
     """
     config = settings_of(kind, arguments)
-    configs.save(config, Path(config.out) / "config.yaml")
-    # Before the model is built: the same seed must give the same first weights.
-    set_seed(config.loop.seed)
-    stage = stage_of(config)
-    train(stage, stage.dataset(), config.loop, Path(config.out), on_progress)
+    folder = OutputFolder(Path(config.out), "a training run", REMEDY)
+    # Of several processes that train together, the first one writes.
+    if int(os.environ.get("RANK", "0")) == 0:
+        folder.open(PLANNED)
+        configs.write(config, folder, "config.yaml", FREE)
+    try:
+        # Before the model is built: the same seed must give the same first weights.
+        set_seed(config.loop.seed)
+        stage = stage_of(config)
+        train(stage, stage.dataset(), config.loop, folder, on_progress)
+    finally:
+        folder.close()
 
 
 def settings_of(kind: type[Config], arguments: list[str]) -> Config:

@@ -1,7 +1,6 @@
 """What a run must remember: averaged weights and checkpoints."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from cus.errors import InputError
+from cus.files import PART, explained
+from cus.output_folder import OutputFolder
 
 
 class Ema:
@@ -63,12 +64,12 @@ class Ema:
 
 
 class Checkpoints:
-    """Folders `step-00001234` with model, EMA, optimizer and the random states of every process.
+    """Folders `checkpoints/step-00001234` with model, EMA, optimizer and the random states of every process.
 
     A folder gets its name when it is complete, so an interrupted save is never resumed from.
     """
 
-    def __init__(self, accelerator: Accelerator, folder: Path, keep: int, ema: Ema) -> None:
+    def __init__(self, accelerator: Accelerator, folder: OutputFolder, keep: int, ema: Ema) -> None:
         if keep < 1:
             raise ValueError(f"at least one checkpoint must be kept, got keep={keep}")
         self.accelerator, self.folder, self.keep = accelerator, folder, keep
@@ -91,20 +92,23 @@ class Checkpoints:
 
     def save(self, step: int) -> None:
         """Write the checkpoint of `step` and drop the oldest beyond `keep`."""
-        final = self.folder / f"step-{step:08d}"
-        part = self.folder / f"{final.name}.part"
+        name = f"checkpoints/step-{step:08d}"
+        # All processes write to it.
+        part = self.folder.path / f"{PART}checkpoint"
         if self.accelerator.is_main_process:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
+            self.folder.part("checkpoint")
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(part))
+        with explained(self.folder.path / name, self.folder.remedy):
+            self.accelerator.save_state(str(part))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            shutil.rmtree(final, ignore_errors=True)
-            part.rename(final)
-            for _, old in self._found()[: -self.keep]:
-                shutil.rmtree(old)
+            self.folder.remove(self.folder.below(name))
+            self.folder.adopt_whole(part, name)
+            for _, path in self._found()[: -self.keep]:
+                self.folder.remove(self.folder.below(f"checkpoints/{path.name}"))
 
     def _found(self) -> list[tuple[int, Path]]:
-        matches = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in self.folder.glob("step-*"))
+        matches = (
+            (re.fullmatch(r"step-(\d+)", path.name), path) for path in (self.folder.path / "checkpoints").glob("step-*")
+        )
         return sorted((int(match[1]), path) for match, path in matches if match)

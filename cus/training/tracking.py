@@ -2,21 +2,24 @@
 
 import json
 import time
-from pathlib import Path
 
 from cus.errors import InputError
+from cus.files import explained
+from cus.output_folder import OutputFolder
 
 
 class Tracker:
     """Appends `{"step": ..., "time": ..., name: value}` lines to `log.jsonl`; to wandb too if a project is named."""
 
-    def __init__(self, out: Path, wandb_project: str = "", *, enabled: bool = True) -> None:
+    def __init__(self, folder: OutputFolder, wandb_project: str = "", *, enabled: bool = True) -> None:
         self.run = None
         self.file = None
         if not enabled:
             return
-        out.mkdir(parents=True, exist_ok=True)
-        self.file = (out / "log.jsonl").open("a", buffering=1)
+        self.folder, out = folder, folder.path
+        self.path = folder.claim("log.jsonl")
+        with explained(self.path, folder.remedy):
+            self.file = self.path.open("a", buffering=1)
         if wandb_project:
             try:
                 import wandb
@@ -27,7 +30,8 @@ class Tracker:
     def log(self, step: int, **values: float) -> None:
         """Record numbers of a step."""
         if self.file is not None:
-            self.file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
+            with explained(self.path, self.folder.remedy):
+                self.file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
         if self.run is not None:
             self.run.log(values, step=step)
 
