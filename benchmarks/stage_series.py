@@ -125,7 +125,7 @@ def _geometry(device: str) -> dict[str, Stage]:
     planes = "planes lie a pixel apart, so their number grows with the width until 192"
     compared = (
         "each view is compared with up to 4 others: quadratic up to 5 views, linear beyond; where cameras are "
-        "estimated, features are matched between all pairs, and each view that is added has all refined anew"
+        "estimated, features are matched between all pairs of up to 8 views, of more between each and up to 7 others"
     )
     return {
         "estimator": Stage(
@@ -135,7 +135,7 @@ def _geometry(device: str) -> dict[str, Stage]:
             None,
             (
                 Series("pixels", _widths(Size(), 256, 384, 512, 640), 1.5, planes),
-                Series("views", _views(Size(width=192), 2, 3, 5, 8), 2.0, compared),
+                Series("views", _views(Size(width=192), 2, 3, 5, 8, 16), 2.0, compared),
             ),
             smallest=256,
         ),

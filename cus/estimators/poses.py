@@ -29,7 +29,7 @@ from cus.estimators.structure import Structure, error_threshold, triangulate
 
 LONGEST_SIDE = 1024  # SIFT works on at most this size
 PROFILED_PAIRS = 3  # that a focal length is guessed from
-WEAK_GUESS = 1.2  # ratio of the ends of a focal length's range beyond which more should be told
+WEAK_GUESS = 1.35  # ratio of the ends of a focal length's range beyond which more should be told
 FLAT_CONTRAST = 0.02  # a picture of less shows one colour
 # Shares of the work of finding poses, as far as they can be foreseen.
 DETECTION, MATCHING, PLACEMENT = 0.3, 0.3, 0.4

@@ -199,7 +199,8 @@ def _prepared(
 
 def fused_photos(estimate: SceneEstimate, on_progress: OnProgress | None = None) -> FusedCloud:
     """The point cloud of photographs alone."""
-    needed = min(_AGREEING, len(estimate) - 2)
+    with_depth = int((estimate.depths > 0).flatten(1).any(dim=1).sum())
+    needed = max(0, min(_AGREEING, with_depth - 2))
     return fuse_views(
         estimate.images, estimate.depths, estimate.cameras, scale=estimate.scale, needed=needed, on_progress=on_progress
     )

@@ -7,6 +7,8 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
+from cus.estimators.poses import initial_intrinsics
+from cus.inference.photo_fit import fused_photos
 from tests.estimators import planes
 
 FOCAL = 170.0
@@ -80,6 +82,11 @@ def test_with_known_cameras_a_photograph_without_overlap_gets_no_depth_and_a_not
     assert ((scene.depths[:2] / alone.depths - 1).abs() < 0.02).float().mean() > 0.995
 
 
+def test_a_photograph_without_depth_does_not_keep_the_others_from_being_fused():
+    images, cameras = facing_away()
+    assert len(fused_photos(estimate_scene(images, cameras, "stereo")).points) > 10_000
+
+
 def test_all_views_insists_with_known_cameras():
     images, cameras = facing_away()
     with pytest.raises(InputError, match="view 3 cannot get a depth"):
@@ -114,8 +121,6 @@ def test_what_pixels_that_are_not_valid_show_changes_nothing(known: bool):
 
 
 def test_the_principal_point_is_the_middle_of_the_photograph_and_not_of_its_mask():
-    from cus.estimators.poses import initial_intrinsics
-
     images = torch.zeros(2, 3, 120, 160)
     valid = torch.ones(2, 120, 160, dtype=torch.bool)
     valid[:, :, 100:] = False
