@@ -152,7 +152,8 @@ class _Stages:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, see `run_command`."""
-    return run_command(build_parser, convert, argv)
+    advice = "close other programs, or try a smaller --shard-size"
+    return run_command(build_parser, convert, argv, memory_advice=advice)
 
 
 if __name__ == "__main__":

@@ -167,7 +167,8 @@ def _tell(outcome: "Outcome", progress: ConsoleProgress) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, see `run_command`."""
-    return run_command(build_parser, _run, arguments)
+    advice = "try a smaller --size"
+    return run_command(build_parser, _run, arguments, memory_advice=advice)
 
 
 if __name__ == "__main__":

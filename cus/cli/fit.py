@@ -213,7 +213,9 @@ def _fit_photographs(arguments: argparse.Namespace, options: "FitOptions", progr
     finally:
         folder.close()
     mean = sum(score["psnr"] for score in summary["training"]) / len(summary["training"])
-    progress.say(f"{summary['gaussians']:,} Gaussians; the {len(summary['training'])} photographs: {mean:.2f} dB")
+    progress.say(
+        f"{summary['gaussians']:,} Gaussians; PSNR at the {len(summary['training'])} photographs fitted: {mean:.2f} dB"
+    )
     for score in summary["held_out"]:
         progress.say(f"held out {score['name']}: PSNR {score['psnr']:.2f} dB, SSIM {score['ssim']:.3f}")
     scores = {name: summary[name] for name in ("gaussians", "training", "held_out")}
@@ -222,7 +224,8 @@ def _fit_photographs(arguments: argparse.Namespace, options: "FitOptions", progr
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, see `run_command`."""
-    return run_command(build_parser, fit, argv)
+    advice = "try a smaller --size or --max-gaussians"
+    return run_command(build_parser, fit, argv, memory_advice=advice)
 
 
 if __name__ == "__main__":

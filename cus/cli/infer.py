@@ -305,7 +305,8 @@ def _done(run: "Run", progress: ConsoleProgress) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, see `run_command`."""
-    return run_command(build_parser, infer, argv)
+    advice = "try --memory low, a smaller --size or --photo-size, or fewer --frames"
+    return run_command(build_parser, infer, argv, memory_advice=advice)
 
 
 if __name__ == "__main__":

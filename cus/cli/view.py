@@ -211,7 +211,8 @@ def serve(scene: "ViewScene", arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, see `run_command`."""
-    return run_command(build_parser, view, argv)
+    advice = "try a smaller --size or --max-gaussians"
+    return run_command(build_parser, view, argv, memory_advice=advice)
 
 
 if __name__ == "__main__":

@@ -126,4 +126,6 @@ def fit(
     tensors = state_of(found.gaussians).tensors | {"renders": renders}
     if config.refine_cameras:
         tensors["refined_viewmats"] = found.cameras.viewmats
-    return State(tensors, (f"Gaussian scene: {found.status}", *anew))
+    status = found.status
+    match = f"their renders match what they were fitted to at {status.psnr:.1f} dB PSNR"
+    return State(tensors, (f"Gaussian scene: {status.gaussians:,} Gaussians; {match}", *anew))
