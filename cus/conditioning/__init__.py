@@ -2,6 +2,7 @@
 
 from cus.conditioning.conditioning import Conditioning, Layers
 from cus.conditioning.discs import render_discs
+from cus.conditioning.fused.agreement import agree
 from cus.conditioning.fused.warp import fused_warp
 from cus.conditioning.fusion import FusedCloud, fuse_views
 from cus.conditioning.hierarchical import hierarchical_warp
@@ -16,6 +17,7 @@ __all__ = [
     "ConditioningKind",
     "FusedCloud",
     "Layers",
+    "agree",
     "conditioning_of",
     "depth_edges",
     "divide_reliability",

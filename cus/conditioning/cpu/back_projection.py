@@ -7,8 +7,9 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from cus.conditioning.cpu.sampling import REASSOCIATED
 from cus.conditioning.fused.blend import Layer
-from cus.conditioning.fused.sharpening import LEAST_PIXELS, LEAST_WEIGHT, ROUNDS
+from cus.conditioning.fused.sharpening import LEAST_MAGNIFICATION, LEAST_PIXELS, LEAST_WEIGHT, ROUNDS
 from cus.conditioning.fused.views import Placement, View
 from cus.conditioning.warp import TIE
 
@@ -24,8 +25,11 @@ def back_projected_cpu(
     weights: Tensor,
     image: Tensor,
     mask: Tensor,
+    magnification: float,
 ) -> Tensor:
     """`back_projected` of float32 pictures; of each photograph only the part that the target sees is held."""
+    if magnification < LEAST_MAGNIFICATION:
+        return image
     cells = [
         _Cells(view, place.gain, layer, share, mask)
         for view, place, layer, share in zip(views, places, layers, weights, strict=True)
@@ -102,7 +106,7 @@ def _residual(
                     sums[k, i, j] = 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=REASSOCIATED)
 def _spread(error, weights, xs, ys, scale_x, scale_y, left, top, step):  # pragma: no cover - compiled
     """Add the error [3, h, w] at the target's pixels, Catmull-Rom, times their weights."""
     h, w = error.shape[1:]
@@ -119,18 +123,22 @@ def _spread(error, weights, xs, ys, scale_x, scale_y, left, top, step):  # pragm
             _catmull_rom(y - np.float32(i), wy)
             inside = j >= 1 and i >= 1 and j + 3 <= w and i + 3 <= h
             for k in range(3):
-                total = np.float32(0)
-                for a in range(4):
-                    line = np.float32(0)
-                    if inside:
-                        source = error[k, i - 1 + a]
-                        for b in range(4):
-                            line += wx[b] * source[j - 1 + b]
-                    else:
-                        source = error[k, min(max(i - 1 + a, 0), h - 1)]
-                        for b in range(4):
-                            line += wx[b] * source[min(max(j - 1 + b, 0), w - 1)]
-                    total += wy[a] * line
+                a = b = c = d = np.float32(0)
+                if inside:
+                    for m in range(4):
+                        weight, line = wy[m], i - 1 + m
+                        a += weight * error[k, line, j - 1]
+                        b += weight * error[k, line, j]
+                        c += weight * error[k, line, j + 1]
+                        d += weight * error[k, line, j + 2]
+                else:
+                    for m in range(4):
+                        weight, line = wy[m], min(max(i - 1 + m, 0), h - 1)
+                        a += weight * error[k, line, min(max(j - 1, 0), w - 1)]
+                        b += weight * error[k, line, min(max(j, 0), w - 1)]
+                        c += weight * error[k, line, min(max(j + 1, 0), w - 1)]
+                        d += weight * error[k, line, min(max(j + 2, 0), w - 1)]
+                total = wx[0] * a + wx[1] * b + wx[2] * c + wx[3] * d
                 step[k, row, column] += share * total
 
 

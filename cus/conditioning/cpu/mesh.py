@@ -7,7 +7,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from cus.conditioning.fused.mesh import CELL_OVERLAP, CELL_REACH, NEAR, SLACK, Surface, inverse_slopes
+from cus.conditioning.fused.mesh import CELL_OVERLAP, CELL_REACH, NEAR, SLACK, Surface
 from cus.conditioning.reliability import EDGE_THRESHOLD
 
 _EDGE, _SLACK = EDGE_THRESHOLD, SLACK
@@ -15,47 +15,59 @@ _OUT, _IN = CELL_REACH + CELL_OVERLAP, CELL_OVERLAP
 
 
 def rasterise_cpu(
-    depths: Tensor, reliable: Tensor, M: Tensor, v: Tensor, size: tuple[int, int], limits: Tensor | None = None
+    depths: Tensor,
+    confidences: Tensor,
+    reliable: Tensor,
+    slopes: tuple[Tensor, Tensor],
+    M: Tensor,
+    v: Tensor,
+    size: tuple[int, int],
+    limits: Tensor | None = None,
 ) -> Surface:
     """`cus.conditioning.fused.mesh.rasterise` in a kernel, in float32 but for the geometry."""
-    inverse, x, y = (np.zeros(size, np.float32) for _ in range(3))
+    inverse, confidence = (np.zeros(size, np.float32) for _ in range(2))
     trusted = np.zeros(size, np.bool_)
-    bounds = np.full(size, np.inf, np.float32) if limits is None else limits.numpy()
-    right, down = (slope.numpy() for slope in inverse_slopes(depths.double()))
-    _rasterise(depths.numpy(), reliable.numpy(), right, down, M.numpy(), v.numpy(), bounds, inverse, x, y, trusted)
-    return Surface(*(torch.from_numpy(found) for found in (inverse, x, y, trusted)))
+    bounds = np.full((1, 1), np.inf, np.float32) if limits is None else limits.numpy()
+    maps = depths.numpy(), confidences.numpy(), reliable.numpy(), slopes[0].numpy(), slopes[1].numpy()
+    _rasterise(*maps, M.numpy(), v.numpy(), bounds, inverse, confidence, trusted)
+    return Surface(*(torch.from_numpy(found) for found in (inverse, confidence, trusted)))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _rasterise(depths, reliable, right, down, M, v, limits, Q, X, Y, R):  # pragma: no cover - compiled
+def _rasterise(depths, confidences, reliable, right, down, M, v, limits, Q, C, R):  # pragma: no cover - compiled
     h, w = depths.shape
-    corners = np.empty((4, 5))
+    # Two rows of vertices (x, y, 1 / z, confidence) in turn, and the four of a cell.
+    vertices = np.zeros((2 * w + 4, 4))
+    cell = 2 * w
     smooth = np.zeros((h + 1, w + 1), np.bool_)
-    above, below = np.empty((w, 5)), np.empty((w, 5))
     for i in range(h):
+        above, below = ((i + 1) % 2) * w, (i % 2) * w
         for j in range(w):
-            _vertex(j + 0.5, i + 0.5, np.float64(depths[i, j]), M, v, below[j])
-        if i:
-            for j in range(w - 1):
-                if not _is_smooth(depths, i - 1, j):
-                    continue
-                smooth[i, j + 1] = True
-                trusted = reliable[i - 1, j] and reliable[i - 1, j + 1] and reliable[i, j] and reliable[i, j + 1]
-                a, b, c, d = above[j], above[j + 1], below[j], below[j + 1]
-                # Split along the flatter diagonal of the reference's own 1 / z.
-                falling = abs(1 / np.float64(depths[i - 1, j]) - 1 / np.float64(depths[i, j + 1])) <= abs(
-                    1 / np.float64(depths[i - 1, j + 1]) - 1 / np.float64(depths[i, j])
-                )
-                if falling:
-                    _triangle(a, b, d, trusted, limits, Q, X, Y, R)
-                    _triangle(a, d, c, trusted, limits, Q, X, Y, R)
-                else:
-                    _triangle(a, b, c, trusted, limits, Q, X, Y, R)
-                    _triangle(b, d, c, trusted, limits, Q, X, Y, R)
-        above, below = below, above
+            _vertex(j + 0.5, i + 0.5, np.float64(depths[i, j]), M, v, vertices, below + j)
+            vertices[below + j, 3] = confidences[i, j]
+        if i == 0:
+            continue
+        for j in range(w - 1):
+            if not _is_smooth(depths, i - 1, j):
+                continue
+            smooth[i, j + 1] = True
+            trusted = reliable[i - 1, j] and reliable[i - 1, j + 1] and reliable[i, j] and reliable[i, j + 1]
+            a, b, c, d = above + j, above + j + 1, below + j, below + j + 1
+            # Split along the flatter diagonal of the reference's own 1 / z.
+            falling = abs(1 / np.float64(depths[i - 1, j]) - 1 / np.float64(depths[i, j + 1])) <= abs(
+                1 / np.float64(depths[i - 1, j + 1]) - 1 / np.float64(depths[i, j])
+            )
+            if falling:
+                _triangle(vertices, a, b, d, trusted, limits, Q, C, R)
+                _triangle(vertices, a, d, c, trusted, limits, Q, C, R)
+            else:
+                _triangle(vertices, a, b, c, trusted, limits, Q, C, R)
+                _triangle(vertices, b, d, c, trusted, limits, Q, C, R)
     for i in range(h):
         for j in range(w):
             if not depths[i, j] > 0:
+                continue
+            if smooth[i, j] and smooth[i, j + 1] and smooth[i + 1, j] and smooth[i + 1, j + 1]:
                 continue
             q = 1 / np.float64(depths[i, j])
             for k in range(4):
@@ -70,9 +82,10 @@ def _rasterise(depths, reliable, right, down, M, v, limits, Q, X, Y, R):  # prag
                     if dy == 0:
                         step_y = -step_y
                     moved = max(q + right[i, j] * step_x + down[i, j] * step_y, 0.5 * q)
-                    _vertex(j + 0.5 + step_x, i + 0.5 + step_y, 1 / moved, M, v, corners[m])
-                _triangle(corners[0], corners[1], corners[3], reliable[i, j], limits, Q, X, Y, R)
-                _triangle(corners[0], corners[3], corners[2], reliable[i, j], limits, Q, X, Y, R)
+                    _vertex(j + 0.5 + step_x, i + 0.5 + step_y, 1 / moved, M, v, vertices, cell + m)
+                    vertices[cell + m, 3] = confidences[i, j]
+                _triangle(vertices, cell, cell + 1, cell + 3, reliable[i, j], limits, Q, C, R)
+                _triangle(vertices, cell, cell + 3, cell + 2, reliable[i, j], limits, Q, C, R)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
@@ -83,29 +96,27 @@ def _is_smooth(depths, i, j):  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _vertex(x, y, z, M, v, into):  # pragma: no cover - compiled
-    """(x, y, 1 / z) in the target, then (x, y) in the reference; 1 / z is 0 for what lies behind or has no depth."""
+def _vertex(x, y, z, M, v, vertices, place):  # pragma: no cover - compiled
+    """(x, y, 1 / z) in the target; 1 / z is 0 for what lies behind or has no depth."""
     q = 1 / z if z > 0 else 0.0
     s = M[2, 0] * x + M[2, 1] * y + M[2, 2] + v[2] * q
-    into[2] = 0.0
+    vertices[place, 2] = 0.0
     if q > 0 and s > NEAR:
-        into[0] = (M[0, 0] * x + M[0, 1] * y + M[0, 2] + v[0] * q) / s
-        into[1] = (M[1, 0] * x + M[1, 1] * y + M[1, 2] + v[1] * q) / s
-        into[2] = q / s
-        into[3] = x
-        into[4] = y
+        vertices[place, 0] = (M[0, 0] * x + M[0, 1] * y + M[0, 2] + v[0] * q) / s
+        vertices[place, 1] = (M[1, 0] * x + M[1, 1] * y + M[1, 2] + v[1] * q) / s
+        vertices[place, 2] = q / s
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _triangle(a, b, c, trusted, limits, Q, X, Y, R):  # pragma: no cover - compiled
-    H, W = Q.shape
-    x0, y0, q0 = a[0], a[1], a[2]
-    x1, y1, q1 = b[0], b[1], b[2]
-    x2, y2, q2 = c[0], c[1], c[2]
+def _triangle(vertices, a, b, c, trusted, limits, Q, C, R):  # pragma: no cover - compiled
+    x0, y0, q0 = vertices[a, 0], vertices[a, 1], vertices[a, 2]
+    x1, y1, q1 = vertices[b, 0], vertices[b, 1], vertices[b, 2]
+    x2, y2, q2 = vertices[c, 0], vertices[c, 1], vertices[c, 2]
     if not (q0 > 0 and q1 > 0 and q2 > 0):
         return
-    low_x, high_x = min(x0, min(x1, x2)), max(x0, max(x1, x2))
+    H, W = Q.shape
     low_y, high_y = min(y0, min(y1, y2)), max(y0, max(y1, y2))
+    low_x, high_x = min(x0, min(x1, x2)), max(x0, max(x1, x2))
     if high_x < 0.5 or low_x > W - 0.5 or high_y < 0.5 or low_y > H - 0.5:
         return
     area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
@@ -113,21 +124,24 @@ def _triangle(a, b, c, trusted, limits, Q, X, Y, R):  # pragma: no cover - compi
         return
     left, last = int(max(math.ceil(low_x - 0.5), 0.0)), int(min(math.floor(high_x - 0.5), W - 1.0))
     top, bottom = int(max(math.ceil(low_y - 0.5), 0.0)), int(min(math.floor(high_y - 0.5), H - 1.0))
+    limited = limits.shape[0] > 1
     scale = 1 / area
+    # Barycentric coordinates are linear along a row.
+    step_1, step_2 = (y2 - y0) * scale, -(y1 - y0) * scale
     for row in range(top, bottom + 1):
         py = row + 0.5
+        start_1 = -(x2 - x0) * (py - y0) * scale
+        start_2 = (x1 - x0) * (py - y0) * scale
         for column in range(left, last + 1):
-            px = column + 0.5
-            b1 = ((px - x0) * (y2 - y0) - (x2 - x0) * (py - y0)) * scale
-            b2 = ((x1 - x0) * (py - y0) - (px - x0) * (y1 - y0)) * scale
+            along = column + 0.5 - x0
+            b1, b2 = start_1 + along * step_1, start_2 + along * step_2
             b0 = 1 - b1 - b2
-            if b0 < -_SLACK or b1 < -_SLACK or b2 < -_SLACK:
+            if min(b0, min(b1, b2)) < -_SLACK:
                 continue
             q = b0 * q0 + b1 * q1 + b2 * q2
-            if trusted and q * limits[row, column] < 1:
+            if limited and trusted and q * limits[row, column] < 1:
                 continue
             if (trusted and not R[row, column]) or (trusted == R[row, column] and q > Q[row, column]):
                 Q[row, column] = q
-                X[row, column] = (b0 * q0 * a[3] + b1 * q1 * b[3] + b2 * q2 * c[3]) / q
-                Y[row, column] = (b0 * q0 * a[4] + b1 * q1 * b[4] + b2 * q2 * c[4]) / q
+                C[row, column] = b0 * vertices[a, 3] + b1 * vertices[b, 3] + b2 * vertices[c, 3]
                 R[row, column] = trusted

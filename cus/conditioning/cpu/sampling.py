@@ -11,7 +11,8 @@ from cus.conditioning.reliability import EDGE_THRESHOLD
 _EDGE = np.float32(EDGE_THRESHOLD)
 # Lanczos weights are read off a table of this many places between two pixels, linearly between them: 1e-6 off.
 _PHASES = 512
-_BYTE = np.float32(1 / 255)
+# Sums may be taken in any order, so that they fill vectors.
+REASSOCIATED = {"contract", "reassoc", "nsz"}
 
 
 def _lanczos_table() -> np.ndarray:
@@ -24,7 +25,7 @@ def _lanczos_table() -> np.ndarray:
 LANCZOS_TABLE = _lanczos_table()
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=REASSOCIATED)
 def lanczos(pixels, offset, h, w, x, y, table, wx, wy, into):  # pragma: no cover - compiled
     """Three channels of a picture at a point of it, into `into` [3]; uint8 stands for 0 .. 1.
 
@@ -49,12 +50,19 @@ def lanczos(pixels, offset, h, w, x, y, table, wx, wy, into):  # pragma: no cove
         total = np.float32(0)
         base = offset + channel * h * w
         if inside:
+            # A sum for each column, so that a row of pixels is read and weighed as a vector.
+            a = b = c = d = e = f = np.float32(0)
+            start = base + row * w + column
             for i in range(6):
-                start = base + (row + i) * w + column
-                line = np.float32(0)
-                for j in range(6):
-                    line += wx[j] * np.float32(pixels[start + j])
-                total += wy[i] * line
+                weight = wy[i]
+                a += weight * np.float32(pixels[start])
+                b += weight * np.float32(pixels[start + 1])
+                c += weight * np.float32(pixels[start + 2])
+                d += weight * np.float32(pixels[start + 3])
+                e += weight * np.float32(pixels[start + 4])
+                f += weight * np.float32(pixels[start + 5])
+                start += w
+            total = wx[0] * a + wx[1] * b + wx[2] * c + wx[3] * d + wx[4] * e + wx[5] * f
         else:
             for i in range(6):
                 start = base + min(max(row + i, 0), h - 1) * w
@@ -90,28 +98,6 @@ def inverse_depth(inverse, x, y):  # pragma: no cover - compiled
     return inverse[min(int(y), h - 1), min(int(x), w - 1)]
 
 
-def bilinear_cpu(values: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Values [h, w] at points [H, W] of it, bilinear, the border's pixels go on."""
-    found = np.empty(tuple(x.shape), np.float32)
-    _bilinear(values.contiguous().numpy(), x.numpy(), y.numpy(), found)
-    return torch.from_numpy(found)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _bilinear(values, xs, ys, found):  # pragma: no cover - compiled
-    h, w = values.shape
-    for row in range(xs.shape[0]):
-        for column in range(xs.shape[1]):
-            x = min(max(xs[row, column] - np.float32(0.5), np.float32(0)), np.float32(w - 1))
-            y = min(max(ys[row, column] - np.float32(0.5), np.float32(0)), np.float32(h - 1))
-            j, i = int(x), int(y)
-            fx, fy = x - np.float32(j), y - np.float32(i)
-            right, below = min(j + 1, w - 1), min(i + 1, h - 1)
-            upper = values[i, j] + (values[i, right] - values[i, j]) * fx
-            lower = values[below, j] + (values[below, right] - values[below, j]) * fx
-            found[row, column] = upper + (lower - upper) * fy
-
-
 def blur_cpu(values: Tensor, sigma: float) -> Tensor:
     """`cus.conditioning.fused.sampling.blur` of float32 [..., H, W]."""
     weights = blur_weights(sigma).float().numpy()
@@ -124,7 +110,7 @@ def blur_cpu(values: Tensor, sigma: float) -> Tensor:
     return torch.from_numpy(found).view(values.shape)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=REASSOCIATED)
 def _blur(plane, weights, into):  # pragma: no cover - compiled
     """Down the columns a line at a time, then along that line."""
     height, width = plane.shape

@@ -13,7 +13,7 @@ SAME_SURFACE = 0.05
 LEAST_CONFIDENCE = 0.01
 
 
-def fuse_depths(surfaces: Sequence[Surface], confidences: Sequence[Tensor]) -> Tensor:
+def fuse_depths(surfaces: Sequence[Surface]) -> Tensor:
     """The fused 1 / z of a target.
 
     Reliable surfaces go before the others. Each of a pixel's surfaces is backed by all that agree with it, by the
@@ -21,7 +21,6 @@ def fuse_depths(surfaces: Sequence[Surface], confidences: Sequence[Tensor]) -> T
 
     Args:
         surfaces: V of them, of one target.
-        confidences: V maps [H, W] of their surfaces' confidence.
 
     Returns:
         [H, W] float64; 0 where no reference has a surface.
@@ -29,7 +28,7 @@ def fuse_depths(surfaces: Sequence[Surface], confidences: Sequence[Tensor]) -> T
     inverse = torch.stack([surface.inverse for surface in surfaces])
     reliable = torch.stack([surface.reliable for surface in surfaces])
     counted = (inverse > 0) & (reliable | ~reliable.any(dim=0))
-    weights = torch.stack(list(confidences)).to(inverse).clamp(min=LEAST_CONFIDENCE) ** 2 * counted
+    weights = torch.stack([surface.confidences for surface in surfaces]).clamp(min=LEAST_CONFIDENCE) ** 2 * counted
     best_support, fused = torch.zeros_like(inverse[0]), torch.zeros_like(inverse[0])
     for own, there in zip(inverse, counted, strict=True):
         agrees = (inverse - own).abs() <= SAME_SURFACE * torch.maximum(inverse, own)

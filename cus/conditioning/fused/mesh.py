@@ -31,19 +31,20 @@ class Surface:
 
     Attributes:
         inverse: [H, W] 1 / z in the target; 0 where there is no surface.
-        x, y: [H, W] the pixel coordinates in the reference that the surface comes from.
+        confidences: [H, W] of the reference's depth there.
         reliable: [H, W] bool.
     """
 
     inverse: Tensor
-    x: Tensor
-    y: Tensor
+    confidences: Tensor
     reliable: Tensor
 
 
 def rasterise(
     depths: Tensor,
+    confidences: Tensor,
     reliable: Tensor,
+    slopes: tuple[Tensor, Tensor],
     M: Tensor,
     v: Tensor,
     size: tuple[int, int],
@@ -53,20 +54,22 @@ def rasterise(
 
     Args:
         depths: [h, w] z-depths of the reference, 0 = none.
+        confidences: [h, w].
         reliable: [h, w] bool; a triangle is reliable where all its corners are.
+        slopes: of 1 / z, `inverse_slopes(depths)`.
         M: [3, 3] float64; the reference's pixel p at depth z lands at the target's homogeneous pixel z M p + v
             (`pixel_map`).
         v: [3] float64.
         size: (H, W) of the target.
         limits: [H, W], the largest depth of a reliable surface at each pixel; None takes all.
     """
-    triangles, trusted = mesh_triangles(depths, reliable)
+    triangles, trusted = mesh_triangles(depths, confidences, reliable, slopes)
     corners = project_vertices(triangles, M, v)
     first = _draw(corners[trusted], triangles[trusted], size, limits)
     rest = _draw(corners[~trusted], triangles[~trusted], size, None)
     use = first[0] > 0
-    inverse, x, y = (torch.where(use, a, b) for a, b in zip(first, rest, strict=True))
-    return Surface(inverse, x, y, use)
+    inverse, confidence = (torch.where(use, a, b) for a, b in zip(first, rest, strict=True))
+    return Surface(inverse, confidence, use)
 
 
 def inverse_slopes(depths: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,21 +93,26 @@ def inverse_slopes(depths: Tensor) -> tuple[Tensor, Tensor]:
     return slopes[0], slopes[1]
 
 
-def mesh_triangles(depths: Tensor, reliable: Tensor) -> tuple[Tensor, Tensor]:
+def mesh_triangles(
+    depths: Tensor, confidences: Tensor, reliable: Tensor, slopes: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
     """The mesh of a depth map.
 
     Args:
         depths: [h, w] z-depths, 0 = none.
+        confidences: [h, w].
         reliable: [h, w] bool.
+        slopes: `inverse_slopes(depths)`.
 
     Returns:
-        triangles [N, 3 corners, (x, y, 1 / z)] float64 in the reference's pixels, and [N] bool, which are reliable.
+        triangles [N, 3 corners, (x, y, 1 / z, confidence)] float64 in the reference's pixels, and [N] bool, which are
+        reliable.
     """
     depths = depths.double()
     h, w = depths.shape
     inverse = torch.where(depths > 0, 1 / depths.clamp(min=1e-12), 0.0)
     ys, xs = torch.meshgrid(torch.arange(h).double() + 0.5, torch.arange(w).double() + 0.5, indexing="ij")
-    vertices = torch.stack([xs.to(depths.device), ys.to(depths.device), inverse], dim=-1)
+    vertices = torch.stack([xs.to(depths.device), ys.to(depths.device), inverse, confidences.double()], dim=-1)
     quads = torch.stack([vertices[:-1, :-1], vertices[:-1, 1:], vertices[1:, :-1], vertices[1:, 1:]], dim=2)
     z = torch.stack([depths[:-1, :-1], depths[:-1, 1:], depths[1:, :-1], depths[1:, 1:]], dim=2)
     trust = reliable[:-1, :-1] & reliable[:-1, 1:] & reliable[1:, :-1] & reliable[1:, 1:]
@@ -121,25 +129,25 @@ def mesh_triangles(depths: Tensor, reliable: Tensor) -> tuple[Tensor, Tensor]:
         for three in corners:
             parts.append(quads[chosen][:, list(three)])
             trusted.append(trust[chosen])
-    cells, cells_trusted = _cells(vertices, smooth, depths, reliable)
+    cells, cells_trusted = _cells(vertices, smooth, reliable, slopes)
     return torch.cat([*parts, cells]), torch.cat([*trusted, cells_trusted])
 
 
-def _cells(vertices: Tensor, smooth: Tensor, depths: Tensor, reliable: Tensor) -> tuple[Tensor, Tensor]:
+def _cells(vertices: Tensor, smooth: Tensor, reliable: Tensor, slopes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Quarter cells at the corners of pixels that no smooth quad covers, two triangles each."""
-    right, down = inverse_slopes(depths)
+    right, down = slopes
     covered = F.pad(smooth, (1, 1, 1, 1), value=False)
-    h, w = depths.shape
+    h, w = reliable.shape
     parts, trusted = [], []
     for dy, dx in CORNERS:
         quad = covered[(1 + dy) // 2 : (1 + dy) // 2 + h, (1 + dx) // 2 : (1 + dx) // 2 + w]
-        chosen = (depths > 0) & ~quad
+        chosen = (vertices[..., 2] > 0) & ~quad
         center = vertices[chosen]
         out_x, out_y = dx * (CELL_REACH + CELL_OVERLAP), dy * (CELL_REACH + CELL_OVERLAP)
         in_x, in_y = -dx * CELL_OVERLAP, -dy * CELL_OVERLAP
-        slopes = right[chosen], down[chosen]
+        own = right[chosen], down[chosen]
         a, b, c, d = (
-            _moved(center, slopes, *step) for step in ((in_x, in_y), (out_x, in_y), (in_x, out_y), (out_x, out_y))
+            _moved(center, own, *step) for step in ((in_x, in_y), (out_x, in_y), (in_x, out_y), (out_x, out_y))
         )
         parts += [torch.stack([a, b, d], dim=1), torch.stack([a, d, c], dim=1)]
         trusted += [reliable[chosen]] * 2
@@ -147,15 +155,15 @@ def _cells(vertices: Tensor, smooth: Tensor, depths: Tensor, reliable: Tensor) -
 
 
 def _moved(center: Tensor, slopes: tuple[Tensor, Tensor], dx: float, dy: float) -> Tensor:
-    """Vertices [N, 3] moved along their planes by (dx, dy) pixels; 1 / z changes by half at most."""
+    """Vertices [N, 4] moved along their planes by (dx, dy) pixels; 1 / z changes by half at most."""
     q = center[:, 2]
     moved = q + slopes[0] * dx + slopes[1] * dy
-    return torch.stack([center[:, 0] + dx, center[:, 1] + dy, torch.maximum(moved, 0.5 * q)], dim=1)
+    return torch.stack([center[:, 0] + dx, center[:, 1] + dy, torch.maximum(moved, 0.5 * q), center[:, 3]], dim=1)
 
 
 def project_vertices(triangles: Tensor, M: Tensor, v: Tensor) -> Tensor:
-    """[N, 3, (x, y, 1 / z)] of the reference -> the same of the target; 1 / z is 0 for what lies behind it."""
-    x, y, q = triangles.unbind(-1)
+    """[N, 3, (x, y, 1 / z, ...)] of the reference -> the target's (x, y, 1 / z); 1 / z is 0 for what lies behind it."""
+    x, y, q = triangles[..., :3].unbind(-1)
     pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
     # Homogeneous, divided by the reference's depth.
     points = pixels @ M.T + v * q[..., None]
@@ -165,10 +173,8 @@ def project_vertices(triangles: Tensor, M: Tensor, v: Tensor) -> Tensor:
     return torch.stack([points[..., 0] / safe, points[..., 1] / safe, torch.where(front, q / safe, 0.0)], dim=-1)
 
 
-def _draw(
-    corners: Tensor, sources: Tensor, size: tuple[int, int], limits: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Z-buffer of triangles [N, 3, (x, y, 1 / z)]: 1 / z and the reference's x and y, [H, W] each."""
+def _draw(corners: Tensor, sources: Tensor, size: tuple[int, int], limits: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Z-buffer of triangles [N, 3, (x, y, 1 / z)]: 1 / z and the reference's confidence, [H, W] each."""
     height, width = size
     buffer = torch.zeros(height * width, dtype=torch.float64, device=corners.device)
     winner = torch.full((height * width,), -1, dtype=torch.long, device=corners.device)
@@ -223,16 +229,12 @@ def _barycentric(corners: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]
 
 def _attributes(
     buffer: Tensor, winner: Tensor, corners: Tensor, sources: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """1 / z, and the reference's x and y, perspective-correct, of the winning triangles."""
+) -> tuple[Tensor, Tensor]:
+    """1 / z, and the confidence, of the winning triangles."""
     height, width = size
     pixels = (winner >= 0).nonzero().squeeze(1)
     chosen = winner[pixels]
     weights, _ = _barycentric(corners[chosen], pixels % width + 0.5, pixels // width + 0.5)
-    shares = weights * corners[chosen][..., 2] / buffer[pixels][:, None]
-    found = [torch.zeros_like(buffer) for _ in range(3)]
-    found[0][pixels] = buffer[pixels]
-    for k in (0, 1):
-        found[1 + k][pixels] = (shares * sources[chosen][..., k]).sum(dim=1)
-    inverse, x, y = (value.view(height, width) for value in found)
-    return inverse, x, y
+    confidence = torch.zeros_like(buffer)
+    confidence[pixels] = (weights * sources[chosen][..., 3]).sum(dim=1)
+    return buffer.view(height, width), confidence.view(height, width)

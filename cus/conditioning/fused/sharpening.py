@@ -14,6 +14,8 @@ from cus.conditioning.warp import TIE
 ROUNDS = 4
 # A reference's pixel is predicted from at least this many target pixels, of those that it has at least this weight in.
 LEAST_PIXELS, LEAST_WEIGHT = 6, 0.05
+# Below this magnification hardly any of the reference's pixels has as many.
+LEAST_MAGNIFICATION = 1.8
 # Widths of the gate's Gaussians and of the softening, in pixels of the photographs.
 DETAIL_SIGMA, GATE_SIGMA, SOFT_SIGMA = 2.0, 1.0, 0.375
 _NOISE = 1e-5
@@ -24,9 +26,11 @@ def magnification_of(layers: Sequence[Layer], weights: Tensor) -> float:
     """How many target pixels a pixel of the photographs is wide: the geometric mean over the target, by weight."""
     total, logarithms = 0.0, 0.0
     for layer, share in zip(layers, weights, strict=True):
-        seen = layer.footprint > 0
+        # It changes slowly over the picture: every fourth row and column will do.
+        footprint, share = layer.footprint[::4, ::4], share[::4, ::4]
+        seen = footprint > 0
         total += float(share[seen].sum())
-        logarithms -= float((share[seen] * layer.footprint[seen].log()).sum())
+        logarithms -= float((share[seen] * footprint[seen].log()).sum())
     return math.exp(logarithms / total) if total > 0 else 1.0
 
 
@@ -74,6 +78,7 @@ def back_projected(
     weights: Tensor,
     image: Tensor,
     mask: Tensor,
+    magnification: float,
 ) -> Tensor:
     """The picture made such that its means over the references' pixels are those pixels' colours.
 
@@ -84,7 +89,10 @@ def back_projected(
         weights: [V, H, W], normalised.
         image: [3, H, W].
         mask: [H, W] bool, False in holes.
+        magnification: target pixels a photograph's pixel; a low one leaves the picture as it is.
     """
+    if magnification < LEAST_MAGNIFICATION:
+        return image
     cells = [
         _Cells(view, place.gain, layer, share, mask)
         for view, place, layer, share in zip(views, places, layers, weights, strict=True)

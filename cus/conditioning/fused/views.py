@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras
+from cus.conditioning.fused.mesh import inverse_slopes
 from cus.conditioning.fused.sampling import levels_of
 from cus.conditioning.reliability import divide_reliability
 from cus.conditioning.warp import pixel_map
@@ -50,6 +51,11 @@ class View:
     def inverse_float(self) -> Tensor:
         """`inverse` in float32, for kernels."""
         return self.inverse.float().contiguous()
+
+    @cached_property
+    def slopes(self) -> tuple[Tensor, Tensor]:
+        """Of 1 / z, see `inverse_slopes`."""
+        return inverse_slopes(self.depths.double())
 
     @cached_property
     def packed(self) -> tuple[Tensor, Tensor, np.ndarray]:

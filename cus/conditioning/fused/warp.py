@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -10,16 +9,11 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.conditioning.conditioning import Conditioning, blank_conditioning
-from cus.conditioning.cpu.back_projection import back_projected_cpu
-from cus.conditioning.cpu.blend import fuse_depths_cpu, look_up_cpu
-from cus.conditioning.cpu.mesh import rasterise_cpu
 from cus.conditioning.cpu.occlusion import sample_spacing_cpu
-from cus.conditioning.cpu.sampling import bilinear_cpu, blur_cpu
-from cus.conditioning.fused import sampling
-from cus.conditioning.fused.blend import Layer, look_up, normalised
-from cus.conditioning.fused.depth import fuse_depths
-from cus.conditioning.fused.mesh import Surface, rasterise
-from cus.conditioning.fused.sharpening import back_projected, gate, magnification_of, sharpened
+from cus.conditioning.fused.agreement import agree
+from cus.conditioning.fused.blend import normalised
+from cus.conditioning.fused.operations import KERNELS, TORCH, Operations
+from cus.conditioning.fused.sharpening import gate, magnification_of, sharpened
 from cus.conditioning.fused.suppression import suppression_limits
 from cus.conditioning.fused.views import View, placements, views_of
 from cus.conditioning.occlusion import DEPTH_TOLERANCE, sample_spacing
@@ -37,46 +31,20 @@ _ASPECT_TOLERANCE = 0.02
 SEEN = 0.5
 
 
-@dataclass(frozen=True)
-class Operations:
-    """The parts of the warp that cost time: in tensor operations, or in kernels that say the same.
-
-    Attributes:
-        rasterise: see `cus.conditioning.fused.mesh.rasterise`.
-        bilinear: values [h, w] at points x, y [H, W] of them.
-        fuse_depths: see `cus.conditioning.fused.depth.fuse_depths`.
-        look_up: see `cus.conditioning.fused.blend.look_up`.
-        back_projected: see `cus.conditioning.fused.sharpening.back_projected`.
-        blur: see `cus.conditioning.fused.sampling.blur`.
-    """
-
-    rasterise: Callable[..., Surface]
-    bilinear: Callable[[Tensor, Tensor, Tensor], Tensor]
-    fuse_depths: Callable[[list[Surface], list[Tensor]], Tensor]
-    look_up: Callable[..., Layer]
-    back_projected: Callable[..., Tensor]
-    blur: Callable[[Tensor, float], Tensor]
-
-
-def _bilinear(values: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    return sampling.sample(values[None], x, y, sampling.LINEAR)[0]
-
-
-TORCH = Operations(rasterise, _bilinear, fuse_depths, look_up, back_projected, sampling.blur)
-KERNELS = Operations(rasterise_cpu, bilinear_cpu, fuse_depths_cpu, look_up_cpu, back_projected_cpu, blur_cpu)
-
-
 def fused_warp(
     scene: "SceneEstimate",
     target_cameras: Cameras,
     photographs: Sequence[Tensor] | None = None,
     suppress_background: bool = True,
     *,
+    agreed: bool = False,
     with_layers: bool = True,
     backend: Backend = "auto",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Conditioning:
     """Sample every photograph backwards through one fused depth of each target.
+
+    First the references are made to agree (`agree`). Then, for each target:
 
     1. Each reference's depth map is a mesh, drawn into the target: reliable surfaces first, the unreliable ones fill
        what is still open; through a depth edge nothing is stretched.
@@ -95,6 +63,8 @@ def fused_warp(
         photographs: the same views at any larger size, V tensors [3, Hi, Wi], float32 in [0, 1] or uint8; colours come
             from them. None takes the scene's own images.
         suppress_background: remove background that leaks through sparse foreground (Eq. 5), as `hierarchical_warp`.
+        agreed: whether the scene has been through `agree`; if not, it is here. Where several calls share a scene, call
+            `agree` once and pass what it gives.
         with_layers: whether `Conditioning.layers` is filled.
         backend: "cpu" for float32 on the CPU, in Numba kernels, a thread a target (the first call on a machine compiles
             them, some seconds); "torch" anywhere, the oracle of the tests. "auto" takes the first that fits.
@@ -115,7 +85,11 @@ def fused_warp(
     check_photographs(scene, photographs)
     compiled = resolved_backend(backend, (scene.images, scene.depths), "a float32 scene") == "cpu"
     targets = target_cameras.to(scene.images.device)
+    if not agreed:
+        scene = agree(scene, photographs, backend=backend)
     views = views_of(scene, photographs)
+    for view in views:
+        _ = view.slopes, view.packed, view.inverse_float  # once, before threads ask for them
     references, tolerance = [], math.inf
     if suppress_background and bool(scene.reliable.any()):
         references = references_of(scene, sample_spacing_cpu if compiled else sample_spacing)
@@ -191,7 +165,7 @@ class _Target:
         image = torch.stack([share * layer.colors for share, layer in zip(weights, layers, strict=True)]).sum(dim=0)
         magnification = magnification_of(layers, weights)
         agreement = gate(layers, weights, image, magnification, self.operations.blur)
-        projected = self.operations.back_projected(self.views, self.places, layers, weights, image, mask)
+        projected = self.operations.back_projected(self.views, self.places, layers, weights, image, mask, magnification)
         image = sharpened(image, projected, agreement, magnification, self.operations.blur)
         conditioning.images[index] = torch.where(mask, image, 0.0).clamp(0, 1)
         conditioning.masks[index] = mask
@@ -206,12 +180,13 @@ class _Target:
 
     def inverse_depth(self) -> Tensor:
         """[H, W] the fused 1 / z, 0 in holes."""
-        surfaces, confidences = [], []
-        for view, place in self._pairs():
-            surface = self.operations.rasterise(view.depths, view.reliable, place.M, place.v, self.size, self.limits)
-            surfaces.append(surface)
-            confidences.append(self.operations.bilinear(view.confidences, surface.x, surface.y))
-        return self.operations.fuse_depths(surfaces, confidences)
+        surfaces = [
+            self.operations.rasterise(
+                view.depths, view.confidences, view.reliable, view.slopes, place.M, place.v, self.size, self.limits
+            )
+            for view, place in self._pairs()
+        ]
+        return self.operations.fuse_depths(surfaces)
 
     def _pairs(self):
         return zip(self.views, self.places, strict=True)

@@ -1,0 +1,231 @@
+"""References made to agree, once for a scene: depths that show the same in all of them, and one exposure.
+
+A depth that is a little wrong puts the other references' pictures beside a reference's own. How far is measured by
+optical flow; along the epipolar line it is a correction of the depth. Every target then uses the same corrected depths,
+so that the frames of a path cannot disagree.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.conditioning.fused.operations import KERNELS, TORCH, Operations
+from cus.conditioning.fused.sampling import inverse_depth_at
+from cus.conditioning.fused.sharpening import gray
+from cus.conditioning.fused.views import Placement, View, views_of
+from cus.conditioning.options import Backend, resolved_backend
+
+if TYPE_CHECKING:
+    from cus.estimators import SceneEstimate
+
+# Flow is measured at twice the working size where that is at most so many pixels along the longest side.
+LARGEST_ENLARGED = 1280
+# Rounds, by the width in pixels, at which flow is measured, of the Gaussian that smooths the corrections.
+SMOOTHING = (4.0, 2.5, 1.5)
+# The longest displacement that a round corrects, in the same pixels.
+LONGEST_STEP = 3.0
+# A correction stands where it lowers the difference to the other pictures, over a Gaussian of so many pixels, at least
+# to this share of what it was: right depths stay.
+ACCEPTANCE_SIGMA, ACCEPTED = 4.0, 0.95
+# A reference is held to at most so many others, the nearest, so that the cost is linear in the references.
+PARTNERS = 3
+# Weight of pixels that no other reference sees, which take the corrections around them.
+_UNSEEN = 0.02
+# Optical flow needs a few of its patches along each side.
+PATCH, SMALLEST_SIDE = 8, 32
+
+
+def agree(
+    scene: "SceneEstimate",
+    photographs: Sequence[Tensor] | None = None,
+    *,
+    smoothing: Sequence[float] = SMOOTHING,
+    backend: Backend = "auto",
+) -> "SceneEstimate":
+    """The scene with its depths refined until the references show the same, and with the gains of their exposures.
+
+    Args:
+        scene: V references; one alone stays as it is.
+        photographs: the same views at any larger size, as `fused_warp` takes them.
+        smoothing: of each round, in pixels of the enlarged pictures; () leaves the depths as they are.
+        backend: see `fused_warp`.
+
+    Returns:
+        The scene with other `depths`, and `gains`; what has no depth still has none.
+    """
+    views = views_of(scene, photographs)
+    enlargement = 2 if 2 * max(scene.images.shape[-2:]) <= LARGEST_ENLARGED else 1
+    if len(views) < 2 or enlargement * min(scene.images.shape[-2:]) < SMALLEST_SIDE:
+        return scene
+    compiled = resolved_backend(backend, (scene.images, scene.depths), "a float32 scene") == "cpu"
+    operations = KERNELS if compiled else TORCH
+    pictures = [_Picture.of(view, enlargement, operations) for view in views]
+    partners = _partners(views)
+    for sigma in smoothing:
+        inverse = [
+            _refined(picture, view.inverse, [views[other] for other in others], sigma, operations)
+            for picture, view, others in zip(pictures, views, partners, strict=True)
+        ]
+        views = [_with_inverse(view, q) for view, q in zip(views, inverse, strict=True)]
+    gains = _gains(views, pictures, partners, operations)
+    return replace(scene, depths=torch.stack([view.depths for view in views]), gains=gains)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A reference enlarged.
+
+    Attributes:
+        colors: [3, H, W].
+        x, y: [H, W] float64 in pixels of the working size.
+        camera: of H x W pixels.
+        enlargement: how many times the working size it is.
+    """
+
+    colors: Tensor
+    x: Tensor
+    y: Tensor
+    camera: Cameras
+    enlargement: int
+
+    @staticmethod
+    def of(view: View, enlargement: int, operations: Operations) -> "_Picture":
+        height, width = (enlargement * side for side in view.depths.shape)
+        camera = view.camera.resized(width, height)
+        # Seen from its own place a depth says nothing, so that any will do.
+        anywhere = torch.ones((height, width), dtype=view.depths.dtype, device=view.depths.device)
+        layer = operations.look_up(view, Placement.between(view.camera, camera), anywhere)
+        pixels = camera.pixel_centers().double() / enlargement
+        return _Picture(layer.colors.to(view.depths.dtype), pixels[..., 0], pixels[..., 1], camera, enlargement)
+
+
+def _partners(views: Sequence[View]) -> list[list[int]]:
+    """For each view the nearest others."""
+    centers = torch.cat([view.camera.centers for view in views]).double()
+    order = torch.cdist(centers, centers).argsort(dim=1, stable=True).tolist()
+    return [[other for other in row if other != index][:PARTNERS] for index, row in enumerate(order)]
+
+
+def _with_inverse(view: View, inverse: Tensor) -> View:
+    depths = torch.where(inverse > 0, 1 / inverse.clamp(min=1e-12), 0.0).to(view.depths.dtype)
+    return replace(view, inverse=inverse, depths=depths)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What another reference shows at the surface of one, enlarged.
+
+    Attributes:
+        shown: [H, W] gray; the reference's own where the other sees nothing.
+        colors: [3, H, W].
+        seen: [H, W] 0 .. 1, how well the other's depth agrees.
+        along: [2, H, W] by how many enlarged pixels the other's picture moves when the logarithm of 1 / z grows by 1.
+    """
+
+    shown: Tensor
+    colors: Tensor
+    seen: Tensor
+    along: Tensor
+
+
+def _look(picture: _Picture, inverse: Tensor, other: View, operations: Operations) -> _Look:
+    """Of one reference's picture with its 1 / z [h, w] at another view."""
+    place = Placement.between(other.camera, picture.camera)
+    if picture.enlargement > 1:
+        inverse = inverse_depth_at(inverse, picture.x, picture.y)
+    layer = operations.look_up(other, place, inverse.to(picture.colors.dtype))
+    z = 1 / inverse.clamp(min=1e-12)
+    M, v = place.M_back.to(z.device), place.v_back.to(z.device)
+    far = z * (picture.enlargement * (M[2, 0] * picture.x + M[2, 1] * picture.y) + M[2, 2]) + v[2]
+    along = torch.stack([v[0] - layer.x * v[2], v[1] - layer.y * v[2]]) / far.clamp(min=1e-9)
+    # Pixels of the other's working size that an enlarged pixel covers.
+    scale_x, scale_y = other.photo_scale
+    footprint = layer.footprint / math.sqrt(scale_x * scale_y)
+    shown = torch.where(layer.footprint > 0, gray(layer.colors), gray(picture.colors))
+    return _Look(shown, layer.colors, layer.seen, along / footprint.clamp(min=1e-6))
+
+
+def _refined(
+    picture: _Picture, inverse: Tensor, others: Sequence[View], sigma: float, operations: Operations
+) -> Tensor:
+    """[h, w] a reference's 1 / z after one round."""
+    before = [_look(picture, inverse, other, operations) for other in others]
+    correction = _correction(picture, before, sigma, operations)
+    refined = inverse * (1 + F.avg_pool2d(correction[None].to(inverse), picture.enlargement)[0])
+    after = [_look(picture, refined, other, operations) for other in others]
+    differences = [_difference(picture, looks, before, operations) for looks in (before, after)]
+    better = (differences[1] < ACCEPTED * differences[0]).float()
+    if picture.enlargement > 1:
+        better = F.avg_pool2d(better[None], picture.enlargement)[0]
+    return torch.where(better > 0.5, refined, inverse)
+
+
+def _correction(picture: _Picture, looks: Sequence[_Look], sigma: float, operations: Operations) -> Tensor:
+    """[H, W] by which share 1 / z should grow, by the optical flow between a reference and what the others show."""
+    own = gray(picture.colors)
+    total, weight, seen = torch.zeros_like(own), torch.zeros_like(own), torch.zeros_like(own)
+    for look in looks:
+        along = look.along.to(own)
+        squared = along.square().sum(dim=0).clamp(min=1e-6)
+        step = (along * _flow(own, look.shown).to(own)).sum(dim=0) / squared
+        longest = LONGEST_STEP / squared.sqrt()
+        step = torch.maximum(torch.minimum(step, longest), -longest)
+        total += step * look.seen * squared
+        weight += look.seen * squared
+        seen = torch.maximum(seen, look.seen.to(own))
+    trust = seen + _UNSEEN
+    both = operations.blur(torch.stack([total / weight.clamp(min=1e-12) * trust, trust]), sigma)
+    return both[0] / both[1] * (4 * seen).clamp(max=1)
+
+
+def _difference(picture: _Picture, looks: Sequence[_Look], weights: Sequence[_Look], operations: Operations) -> Tensor:
+    """[H, W] mean square difference to what the others show around each pixel, but for their local brightness."""
+    own = gray(picture.colors)
+    total = torch.zeros_like(own)
+    for look, weighing in zip(looks, weights, strict=True):
+        seen = weighing.seen.to(own) + 1e-3
+        both = operations.blur(torch.stack([(own - look.shown) * seen, seen]), 2 * ACCEPTANCE_SIGMA)
+        error = own - look.shown.to(own) - both[0] / both[1]
+        total += seen * error.square()
+    return operations.blur(total, ACCEPTANCE_SIGMA)
+
+
+def _flow(first: Tensor, second: Tensor) -> Tensor:
+    """[2, H, W] dense flow f of two gray pictures in [0, 1]: first(p) is second(p + f)."""
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search.setPatchSize(PATCH)
+    search.setFinestScale(0)
+    a, b = ((255 * picture.clamp(0, 1)).round().to(torch.uint8).cpu().numpy() for picture in (first, second))
+    flow = search.calc(a, b, np.zeros((*first.shape, 2), np.float32))
+    return torch.from_numpy(flow).permute(2, 0, 1)
+
+
+def _gains(
+    views: Sequence[View], pictures: Sequence[_Picture], partners: Sequence[Sequence[int]], operations: Operations
+) -> Tensor:
+    """[V, 3] what brings each reference's colours to one exposure: the geometric mean of all is 1."""
+    count = len(views)
+    rows, values = [torch.ones(count, dtype=torch.float64)], [torch.zeros(3, dtype=torch.float64)]
+    for index in range(count):
+        for other in partners[index]:
+            own = pictures[index].colors
+            layer = _look(pictures[index], views[index].inverse, views[other], operations)
+            shared = layer.seen * ((own > 0.02) & (own < 0.98)).all(dim=0) * (layer.colors < 0.98).all(dim=0)
+            if float(shared.mean()) < 0.01:
+                continue
+            sums = torch.stack([(own * shared).sum(dim=(1, 2)), (layer.colors * shared).sum(dim=(1, 2))]).double()
+            row = torch.zeros(count, dtype=torch.float64)
+            row[index], row[other] = 1.0, -1.0
+            weight = float(shared.mean())
+            rows.append(row * weight)
+            values.append((sums[1] / sums[0].clamp(min=1e-6)).clamp(min=1e-6).log().cpu() * weight)
+    logarithms = torch.linalg.lstsq(torch.stack(rows), torch.stack(values)).solution
+    return logarithms.exp().float().to(views[0].depths.device)

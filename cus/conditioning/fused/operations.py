@@ -1,0 +1,39 @@
+"""The parts of the fused warp that cost time, in tensor operations and in kernels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cus.conditioning.cpu.back_projection import back_projected_cpu
+from cus.conditioning.cpu.blend import fuse_depths_cpu, look_up_cpu
+from cus.conditioning.cpu.mesh import rasterise_cpu
+from cus.conditioning.cpu.sampling import blur_cpu
+from cus.conditioning.fused import sampling
+from cus.conditioning.fused.blend import Layer, look_up
+from cus.conditioning.fused.depth import fuse_depths
+from cus.conditioning.fused.mesh import Surface, rasterise
+from cus.conditioning.fused.sharpening import back_projected
+
+
+@dataclass(frozen=True)
+class Operations:
+    """One form of them.
+
+    Attributes:
+        rasterise: see `cus.conditioning.fused.mesh.rasterise`.
+        fuse_depths: see `cus.conditioning.fused.depth.fuse_depths`.
+        look_up: see `cus.conditioning.fused.blend.look_up`.
+        back_projected: see `cus.conditioning.fused.sharpening.back_projected`.
+        blur: see `cus.conditioning.fused.sampling.blur`.
+    """
+
+    rasterise: Callable[..., Surface]
+    fuse_depths: Callable[[list[Surface]], Tensor]
+    look_up: Callable[..., Layer]
+    back_projected: Callable[..., Tensor]
+    blur: Callable[[Tensor, float], Tensor]
+
+
+TORCH = Operations(rasterise, fuse_depths, look_up, back_projected, sampling.blur)
+KERNELS = Operations(rasterise_cpu, fuse_depths_cpu, look_up_cpu, back_projected_cpu, blur_cpu)
