@@ -66,8 +66,8 @@ def _add_inputs(group: "argparse._ArgumentGroup") -> None:
         "--cameras",
         type=Path,
         metavar="FILE",
-        help="known cameras of the views: a transforms.json or a COLMAP model; their world and scale are kept "
-        "(default: estimate them)",
+        help="known cameras of the views: a transforms.json, a COLMAP model, or the folder of a scene; their "
+        "world and scale are kept (default: estimate them)",
     )
     group.add_argument(
         "--focal-35mm",

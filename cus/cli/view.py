@@ -57,7 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--cameras",
         type=Path,
         metavar="FILE",
-        help="transforms.json with the cameras of the photographs (default: the folder's own)",
+        help="cameras of the photographs: a transforms.json, a COLMAP model or a scene's folder "
+        "(default: the folder's own)",
     )
     _add_server(parser.add_argument_group("browser"))
     _add_record(parser.add_argument_group("recording without a browser"))

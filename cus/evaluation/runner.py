@@ -186,6 +186,8 @@ class _Run:
         except InputError as error:
             self._fail(name, open_cases, str(error))
             return
+        for note in posed.notes:
+            self._say(f"{name}: {note}")
         for pair in dict.fromkeys(case.references for case in open_cases):
             self._pair(name, posed, [case for case in open_cases if case.references == pair])
 

@@ -40,7 +40,8 @@ class InferSettings:
         frames: number of frames; None takes the model's, or as many as a file with cameras has.
         size: longest side of the frames in pixels; None takes the model's.
         photo_size: longest side in pixels at which the photographs are used as sources.
-        cameras: a transforms.json (or a COLMAP model) with known cameras of the views, or None to estimate them.
+        cameras: a file or folder with known cameras of the views, in a layout of `cus.datasets.scenes`, or None to
+            estimate them.
         focal_35mm: focal length of the photographs as 35 mm equivalent in mm, over EXIF's; or None.
         fov: horizontal field of view of the photographs in degrees, over EXIF's; or None.
         estimator: "auto", or an estimator with or without its weights, see `estimate_scene`.
