@@ -119,7 +119,7 @@ def run_command(
 
     started = time.perf_counter()
     given = sys.argv[1:] if argv is None else argv
-    name = f"cus-{build_parser.__module__.rpartition('.')[2]}"
+    name = build_parser().prog
     telling = Telling(name, memory_advice, as_json="--json" in given, debug=debug_asked(given))
     return guarded(run, telling, final=argv is None)
 
