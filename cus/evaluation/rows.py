@@ -161,7 +161,7 @@ class CaseWork(_Shared):
             pipeline = self.models[name]
             path = self.path(self.settings.frames or pipeline.sampling.frames).to(self.scene.images.device)
             warped = self._conditioning(kind, row, path)
-            return Generated(self.scene, path, warped, self._frames(row, name, warped, None), self.valid)
+            return Generated(self.scene, path, warped, self._frames(row, name, warped, None), self.references.valid)
 
         first = self.once(("frames", *sampling), make)
         second = self.models[name].sampling.second_pass if row.structure is None else row.structure
