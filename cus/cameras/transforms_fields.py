@@ -138,9 +138,7 @@ def _refuse_others(given: dict[str, float], names: tuple[str, ...], model: str, 
         )
 
 
-_SHARED = tuple(
-    name for name in Frame.model_fields if name not in ("file_path", "transform_matrix", "mask_path", "upright")
-)
+_SHARED = tuple(name for name in Frame.model_fields if name not in ("file_path", "transform_matrix", "mask_path"))
 
 
 def read_frame(entry: Any, shared: dict[str, Any], where: str) -> Frame:

@@ -15,13 +15,14 @@ from typing import Any
 
 import cv2
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 
 from cus.cameras import Cameras, PosedPhotos, load_transforms
 from cus.cameras.colmap import save_colmap, visible_points
 from cus.cameras.lenses import Lens, filling_K, undistort
 from cus.cameras.photos import inspect_photo
+from cus.cameras.pictures import read_header
 from cus.cameras.transforms_json import frame_entry, read_json
 from cus.errors import InputError
 from cus.inference.labels import STAGES
@@ -181,8 +182,7 @@ def write_picture(view: View, images: Path) -> tuple[str, Cameras]:
     Raises:
         InputError: a photograph that does not decode.
     """
-    with Image.open(view.source) as image:
-        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    upright = read_header(view.source).orientation == 1
     bent = view.lens.bends
     if upright and not bent and view.source.suffix.lower() in _COPIED:
         shutil.copyfile(view.source, images / view.name)

@@ -146,13 +146,19 @@ def write_splat(folder: RunFolder, settings: InferSettings, results: Results) ->
     folder.write("splat.mp4", lambda part: write_video(part, to_bytes(renders), settings.fps))
     if results.refined is not None:
         photos = [os.path.relpath(photo.path.resolve(), settings.out.resolve()) for photo in results.inputs.photos]
-        write_refined(folder, results.refined, photos, results.batch.origin)
+        upright = all(photo.upright for photo in results.inputs.photos)
+        write_refined(folder, results.refined, photos, upright, results.batch.origin)
 
 
-def write_refined(folder: RunFolder, cameras: Cameras, photos: list[str], origin: Tensor | None = None) -> None:
-    """`refined_cameras.json`: where a fit that moves cameras has moved them, frames first, then the photographs."""
+def write_refined(
+    folder: RunFolder, cameras: Cameras, photos: list[str], upright: bool, origin: Tensor | None = None
+) -> None:
+    """`refined_cameras.json`: where a fit that moves cameras has moved them, frames first, then the photographs.
+
+    `upright` says whether these are for the photographs as EXIF turns them.
+    """
     frames = [f"frames/{index:04d}.png" for index in range(len(cameras) - len(photos))]
-    folder.write(REFINED, lambda part: save_transforms(part, cameras, [*frames, *photos], None, origin))
+    folder.write(REFINED, lambda part: save_transforms(part, cameras, [*frames, *photos], {"upright": upright}, origin))
 
 
 def _views(cameras: Cameras, names: list[str], sizes: list[tuple[int, int]]) -> Views:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cus.cameras import Cameras, PosedPhotos
+from cus.cameras import Cameras, PhotoSet, PosedPhotos
 from cus.conditioning import FusedCloud, fuse_views
 from cus.datasets.scenes import find_scenes, open_scene
 from cus.errors import InputError
@@ -127,7 +127,8 @@ def fit_photos(
         InputError: photographs that have nothing in common, or a full disk.
     """
     seconds: dict[str, float] = {}
-    config, (images, valid, cameras) = _prepared(scene, options, device)
+    config, photos, cameras = _prepared(scene, options, device)
+    images, valid = photos.images, photos.valid
     train, held_out = scene.training, list(scene.held_out)
     with _stage(progress, "scene", seconds) as on_depth:
         estimate = estimate_scene(images[train], cameras[train], valid=valid[train], on_progress=on_depth)
@@ -150,7 +151,7 @@ def fit_photos(
         scored(names[i], picture, images[i], valid[i]) for i, picture in zip([*train, *held_out], renders, strict=True)
     ]
     summary = _summary(scene, config, options, found, cloud, scores, seconds) | {
-        "notes": [*scene.posed.notes, *estimate.notes, *anew]
+        "notes": [*scene.posed.notes, *photos.notes, *estimate.notes, *anew]
     }
     # fit.json goes before anything is replaced and comes last: as long as it is there, the rest is of one fit.
     folder.remove(["fit.json"])
@@ -158,7 +159,7 @@ def fit_photos(
     _write_renders(folder, [names[i] for i in held_out], renders[len(train) :], images[held_out])
     if config.refine_cameras:
         paths = [os.path.relpath(scene.posed.paths[i].resolve(), folder.path.resolve()) for i in train]
-        write_refined(folder, found.cameras, paths, scene.posed.origin)
+        write_refined(folder, found.cameras, paths, all(scene.posed.upright), scene.posed.origin)
     folder.write_json("fit.json", summary)
     folder.discard(checkpoint)
     folder.drop_earlier(states=True)
@@ -185,8 +186,8 @@ def scored(name: str, picture: Tensor, truth: Tensor, valid: Tensor) -> Score:
 
 def _prepared(
     scene: PhotoScene, options: FitOptions, device: torch.device | str
-) -> tuple[FitConfig, tuple[Tensor, Tensor, Cameras]]:
-    """The fit's settings, and all photographs at the working size: images, valid pixels, cameras."""
+) -> tuple[FitConfig, PhotoSet, Cameras]:
+    """The fit's settings, and all photographs at the working size with their cameras."""
     widths, heights = zip(*scene.posed.sizes, strict=True)
     scale = min(1.0, scene.size / max(*widths, *heights))
     photos, cameras = scene.posed.read(round(max(widths) * scale), round(max(heights) * scale))
@@ -194,7 +195,8 @@ def _prepared(
     strategy = options.strategy or "mcmc"
     options = replace(options, size=max(cameras.width, cameras.height), strategy=strategy)
     config = options.config(torch.device(device), cameras.width, cameras.height)
-    return config, (photos.images.to(device), photos.valid.to(device), cameras.to(device))
+    photos = replace(photos, images=photos.images.to(device), valid=photos.valid.to(device))
+    return config, photos, cameras.to(device)
 
 
 def fused_photos(estimate: SceneEstimate, on_progress: OnProgress | None = None) -> FusedCloud:

@@ -194,7 +194,7 @@ class Run:
         settings, results = self.settings, self.results
         files = [file_digest(view) for view in settings.views]
         posed = results.inputs.posed
-        cameras = posed and [posed.viewmats.tolist(), posed.Ks.tolist(), posed.sizes, repr(posed.lenses)]
+        cameras = posed and [posed.viewmats.tolist(), posed.Ks.tolist(), posed.sizes, repr(posed.lenses), posed.upright]
         masks = [mask and file_digest(mask) for mask in results.inputs.masks]
         made_from = [files, cameras, masks, settings.photo_size, settings.focal_35mm, settings.fov, settings.estimator]
         made_from.append(settings.all_views)
