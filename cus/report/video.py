@@ -28,7 +28,9 @@ def write_video(path: Path | str, frames: np.ndarray, fps: int, crf: int = 16) -
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     try:
         with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": str(crf)})
+            # Without it, libx264's macroblock tree encodes the same frames differently from one time to the next.
+            options = {"crf": str(crf), "x264-params": "cpu-independent=1"}
+            stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuv420p"
             for frame in frames:
