@@ -268,8 +268,15 @@ def posed_photos(
         notes: of the reader.
 
     Raises:
-        InputError: a matrix that is no rigid motion, or a lens that cannot be that of its picture.
+        InputError: a matrix that is no rigid motion or leads too far, or a lens that cannot be that of its picture.
     """
+    far = ~(c2w[:, :3, 3].abs() <= FARTHEST).all(dim=1)
+    if bool(far.any()):
+        first = int(far.nonzero()[0])
+        raise InputError(
+            f"{wheres[first]}: the camera stands at {c2w[first, :3, 3].tolist()}; coordinates must be finite, up "
+            f"to {FARTHEST:g}"
+        )
     origin = local_origin(c2w) if origin is None else origin
     moved = c2w.double().clone()
     moved[:, :3, 3] -= origin

@@ -97,6 +97,7 @@ def damaged(folder: Path, name: str, at: int, layout: str, *values: float) -> Pa
         ("images.bin", 12, "<4d", (0.0, 0.0, 0.0, 0.0), "quaternion that is not 0"),
         ("images.bin", 12, "<d", (float("nan"),), "quaternion that is not 0"),
         ("images.bin", 44, "<d", (float("inf"),), "translation of finite numbers"),
+        ("images.bin", 44, "<d", (1e300,), "image 0.png: the camera stands at"),
         ("images.bin", 68, "<I", (99,), "its camera 99 is not among"),
         ("images.bin", 78, "<Q", (2**60,), "points of 0.png need"),
     ],

@@ -36,7 +36,9 @@ def _transforms() -> Iterator[Case]:
         for words, value in WRONG:
             content = base.transforms()
             content["frames"][1][name] = value
-            yield from _posed(f"{name} of a frame is {words}", content)
+            # A photograph that is nowhere is left out with a note.
+            usable = name == "file_path" and words == "text"
+            yield from _posed(f"{name} of a frame is {words}", content, "either" if usable else "refused")
     for name, value in (("camera_angle_x", 0.9), ("camera_angle_y", 0.7), ("x_fov", 50.0)):
         for words, wrong in (("right", value), *WRONG):
             content = {key: v for key, v in base.transforms().items() if key not in ("fl_x", "fl_y")} | {name: wrong}
