@@ -1,16 +1,13 @@
 """A model folder -> one file under the names that ViewCrafter's own loader looks for."""
 
-import json
 from collections.abc import Collection, Mapping
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from cus.checkpoints.assembling import part_of, refuse
 from cus.checkpoints.conversion import Converted, OnStage, silent
@@ -25,16 +22,16 @@ from cus.checkpoints.writing import (
     stored_bytes,
     write_safetensors,
 )
+from cus.diffusion.parts import check_real, empty_network, tensors_in
 from cus.diffusion.pipeline import CloseUpShotPipeline
 from cus.diffusion.schedule import NoiseSchedule
+from cus.diffusion.stored import explained, open_model
 from cus.errors import InputError
+from cus.files import read_json
 from cus.models.autoencoder import Autoencoder
-from cus.models.clip import ImageEncoder
 from cus.models.lvdm import EMA_PREFIX, SCHEDULE_BUFFERS
-from cus.models.projector import ImageProjector
-from cus.models.unet import UNet
 
-COMPONENTS = {"unet": UNet, "vae": Autoencoder, "image_encoder": ImageEncoder, "image_projector": ImageProjector}
+COMPONENTS = ("unet", "vae", "image_encoder", "image_projector")
 STAGE = "Checkpoint"
 
 
@@ -124,7 +121,7 @@ def _counter(report: OnStage, total: int) -> OnBytes:
     return count
 
 
-def _networks(folder: Path) -> list[ModelMixin]:
+def _networks(folder: Path) -> list[nn.Module]:
     """The networks of a folder that a checkpoint has too, holding tensors that are mapped from its files."""
     index = _config(folder, "model_index.json")
     if index.get("_class_name") != CloseUpShotPipeline.__name__:
@@ -132,15 +129,14 @@ def _networks(folder: Path) -> list[ModelMixin]:
             f"{folder} holds a {index.get('_class_name', 'folder of another kind')}, not a "
             f"{CloseUpShotPipeline.__name__}; name a folder that cus-convert or save_pretrained wrote"
         )
+    model = open_model(folder)
     networks = []
-    for name, kind in COMPONENTS.items():
-        config = _config(folder / name, "config.json")
+    for name in COMPONENTS:
+        network = empty_network(model, name)
         tensors: dict[str, Tensor] = {}
         try:
-            with torch.device("meta"):
-                known = signature(kind).parameters
-                network = kind(**{option: value for option, value in config.items() if option in known})
             for file in sorted((folder / name).glob("*.safetensors")):
+                check_real(file, tensors_in(file))
                 tensors |= load_file(file)
             network.load_state_dict(tensors, strict=True, assign=True)
         except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -151,21 +147,17 @@ def _networks(folder: Path) -> list[ModelMixin]:
 
 
 def _schedule(folder: Path) -> NoiseSchedule:
-    made: Any = NoiseSchedule.from_config(_config(folder / "scheduler", "scheduler_config.json"))
+    config = _config(folder / "scheduler", "scheduler_config.json")
+    with explained(folder):
+        made: Any = NoiseSchedule.from_config(config)
     return made
 
 
 def _config(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / name).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} is no part of a model: cannot read its {name} ({error})") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{folder / name} is not a dict")
-    return config
+    return read_json(folder / name, "name a whole model folder")
 
 
-def _notes(networks: list[ModelMixin]) -> list[str]:
+def _notes(networks: list[nn.Module]) -> list[str]:
     skips = any(isinstance(network, Autoencoder) and network.skip_convs is not None for network in networks)
     return ["the decoder's skip convolutions are left out: ViewCrafter has none"] if skips else []
 
