@@ -4,9 +4,12 @@ Safetensors maps a file into memory and reads slices, so a short crop of a long 
 latents (`cus.training.latents`) lie beside the clips under the same names.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cus.errors import InputError
-from cus.files import replacing
+from cus.files import replacing, require_regular
 
 FORMAT = "cus-clip-1"
 SUFFIX = ".safetensors"
@@ -77,22 +80,42 @@ def is_clip(path: Path) -> bool:
 
 def load_clip(path: Path) -> Clip:
     """Read a whole clip. Raises InputError if the file is missing, damaged or something else."""
+    with open_tensors(path, FORMAT, "training clip") as file:
+        names = set(file.keys())
+        return Clip(
+            references=_to_floats(file.get_tensor("references")),
+            targets=_to_floats(file.get_tensor("targets")),
+            conditioning=_to_floats(file.get_tensor("conditioning")),
+            masks=file.get_tensor("masks").bool(),
+            structure=_to_floats(file.get_tensor("structure")) if "structure" in names else None,
+            info=json.loads(file.metadata().get("info", "{}")),
+        )
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path, form: str, what: str) -> Iterator[Any]:
+    """A safetensors file of training data, opened to read parts of it.
+
+    Args:
+        path: the file.
+        form: that its metadata must name as its format.
+        what: it is, for messages.
+
+    Raises:
+        InputError: there is no such file, it is damaged or of another format, or the block asks for tensors that it
+            does not hold, or holds in other shapes.
+    """
+    remedy = "delete it and build it again"
+    require_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            names = set(file.keys())
-            if metadata.get("format") != FORMAT:
-                raise InputError(f"{path} is no training clip: its format is {metadata.get('format')}, not {FORMAT}")
-            return Clip(
-                references=_to_floats(file.get_tensor("references")),
-                targets=_to_floats(file.get_tensor("targets")),
-                conditioning=_to_floats(file.get_tensor("conditioning")),
-                masks=file.get_tensor("masks").bool(),
-                structure=_to_floats(file.get_tensor("structure")) if "structure" in names else None,
-                info=json.loads(metadata.get("info", "{}")),
-            )
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read the clip {path}: {error}; delete it and build it again") from error
+            got = (file.metadata() or {}).get("format")
+            if got != form:
+                raise InputError(f"{path} is no {what}: its format is {got}, not {form}; {remedy}")
+            yield file
+    except (OSError, SafetensorError, ValueError, TypeError, IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"cannot read the {what} {path}: {reason}; {remedy}") from error
 
 
 def clip_paths(folder: Path) -> list[Path]:
@@ -160,7 +183,7 @@ class ClipCrops(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(item_seed(self.seed, index))
         path = self.paths[_below(len(self.paths), generator)]
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path, FORMAT, "training clip") as file:
             targets = file.get_slice("targets")
             length, _, height, width = targets.get_shape()
             window = Window.draw(length, (height, width), self.frames, self.crop, 1, generator)

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from cus.datasets.clips import Window, clip_paths, item_seed, load_clip
+from cus.datasets.clips import FORMAT as CLIP_FORMAT
+from cus.datasets.clips import Window, clip_paths, item_seed, load_clip, open_tensors
 from cus.diffusion import CloseUpShotPipeline
 from cus.diffusion.latents import to_model_range
 from cus.errors import InputError
@@ -123,13 +124,13 @@ class GeneratedCrops(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(item_seed(self.seed, index))
         path = self.paths[int(torch.randint(len(self.paths), (1,), generator=generator))]
-        with safe_open(self.generated / path.name, framework="pt") as file:
+        with open_tensors(self.generated / path.name, FORMAT, "cache of latents") as file:
             latents = file.get_slice("generated")
             length, _, height, width = latents.get_shape()
             window = Window.draw(length, (height, width), self.frames, self.crop, 1, generator)
             item = {"generated": window.of(latents).float()}
         pixels = window.enlarged(self.factor)
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path, CLIP_FORMAT, "training clip") as file:
             for name in ("targets", "conditioning"):
                 item[name] = pixels.of(file.get_slice(name)).float() / 255
         return item
@@ -168,9 +169,8 @@ class LatentCrops(torch.utils.data.Dataset):
     ) -> None:
         self.paths = clip_paths(folder)
         self.frames, self.crop, self.seed, self.structure_share = frames, crop, seed, structure_share
-        with safe_open(self.paths[0], framework="pt") as file:
-            if (file.metadata() or {}).get("format") != FORMAT:
-                raise InputError(f"{self.paths[0]} is no cache of latents; make one with data/cache_latents.py")
+        with open_tensors(self.paths[0], FORMAT, "cache of latents"):
+            pass  # its format is checked before training starts
 
     def __len__(self) -> int:
         return 2**31
@@ -179,7 +179,7 @@ class LatentCrops(torch.utils.data.Dataset):
         generator = torch.Generator().manual_seed(item_seed(self.seed, index))
         path = self.paths[int(torch.randint(len(self.paths), (1,), generator=generator))]
         guided = float(torch.rand(1, generator=generator)) < self.structure_share
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path, FORMAT, "cache of latents") as file:
             targets = file.get_slice("targets")
             length, _, height, width = targets.get_shape()
             window = Window.draw(length, (height, width), self.frames, self.crop, 1, generator)

@@ -276,7 +276,7 @@ def test_folders_that_are_no_model_and_other_originals(tiny_model: Path, good: T
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "empty").mkdir()
     torch.save({"state_dict": good | {WEIGHT: good[WEIGHT][:-1]}}, tmp_path / "other.ckpt")
-    with refused(tmp_path, "cannot read its model_index.json"):
+    with refused(tmp_path, "cannot read .*model_index.json"):
         export_checkpoint(tmp_path / "empty", tmp_path / "back.ckpt")
     with refused(tmp_path, "must end in .ckpt or .safetensors"):
         export_checkpoint(tmp_path / "model", tmp_path / "back")

@@ -1,13 +1,15 @@
 """Clips on disk and how they are made."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cus.datasets import collage
-from cus.datasets.clips import Clip, ClipCrops, Window, clip_paths, load_clip, save_clip
+from cus.datasets.clips import FORMAT, Clip, ClipCrops, Window, clip_paths, load_clip, save_clip
 from cus.datasets.closeup import ClipRecipe, imperfect, make_clip
 from cus.errors import InputError
 from cus.estimators import SceneEstimate
@@ -40,6 +42,30 @@ def test_damaged_and_foreign_files_are_refused(tmp_path) -> None:
         load_clip(tmp_path / "bad.safetensors")
     with pytest.raises(InputError, match="no clips"):
         clip_paths(tmp_path / "empty")
+
+
+def test_clips_with_tensors_missing_or_of_other_shapes_are_refused_also_where_parts_are_read(tmp_path) -> None:
+    path = tmp_path / "bad.safetensors"
+    for tensors in (
+        {"targets": torch.zeros(2, 3, 8, 8)},
+        {
+            "targets": torch.zeros(8),
+            "references": torch.zeros(3),
+            "conditioning": torch.zeros(8),
+            "masks": torch.zeros(8),
+        },
+    ):
+        save_file(tensors, path, {"format": FORMAT})
+        for read in (load_clip, lambda path: ClipCrops(path.parent, 1, (4, 4), 0)[0]):
+            with pytest.raises(InputError, match="cannot read the training clip .*bad.safetensors.*build it again"):
+                read(path)
+    save_file({"a": torch.zeros(1)}, path, {"format": "other"})
+    with pytest.raises(InputError, match="its format is other, not cus-clip-1"):
+        ClipCrops(tmp_path, 1, (4, 4), 0)[0]
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="a named pipe"):
+        load_clip(path)
 
 
 def test_crops_are_cut_from_their_clip_and_depend_on_seed_and_index_alone(tmp_path) -> None:
