@@ -19,7 +19,7 @@ from cus.estimators import estimate_scene
 from cus.estimators.choice import prepare
 from cus.evaluation.covisibility import covisible
 from cus.evaluation.folder import PICTURES, RECORDS, RESULTS, Begun, EvaluationFolder, Mode, begin, held_size
-from cus.evaluation.metrics import Metric, best_blur, make_metrics
+from cus.evaluation.metrics import Metric, best_blur, make_metrics, scored
 from cus.evaluation.protocol import Case, index_of
 from cus.evaluation.records import Record, append_record, latest_records
 from cus.evaluation.results import write_results
@@ -271,14 +271,14 @@ class _Run:
             scores[region] = {}
             for metric in self.metrics:
                 if everything:
-                    scores[region][metric.name] = metric(picture, target.picture)
+                    scores[region][metric.name] = scored(metric, picture, target.picture)
                 elif metric.takes_mask:
-                    value = metric(picture, target.picture, mask) if bool(mask.any()) else math.nan
+                    value = scored(metric, picture, target.picture, mask) if bool(mask.any()) else math.nan
                     scores[region][metric.name] = value
                 elif region == "frame":
                     # What cannot leave pixels out sees the truth where the truth has none.
                     filled = torch.where(mask, picture, target.picture)
-                    scores[region][metric.name] = metric(filled, target.picture)
+                    scores[region][metric.name] = scored(metric, filled, target.picture)
         if alignment is not None:
             values = (alignment.rotation_errors, alignment.position_errors)
             named = zip(ALIGNMENT, values, strict=True)

@@ -4,7 +4,7 @@ from cus.evaluation.metrics.blur import BLUR_GRID, best_blur, gaussian_blur
 from cus.evaluation.metrics.gmsd import gmsd
 from cus.evaluation.metrics.haarpsi import haarpsi
 from cus.evaluation.metrics.make import METRIC_NAMES, make_metrics
-from cus.evaluation.metrics.metric import Metric
+from cus.evaluation.metrics.metric import Metric, scored
 from cus.evaluation.metrics.psnr import PSNR_CAP, color_corrected, color_corrected_psnr, psnr
 from cus.evaluation.metrics.ssim import ssim
 
@@ -21,5 +21,6 @@ __all__ = [
     "haarpsi",
     "make_metrics",
     "psnr",
+    "scored",
     "ssim",
 ]

@@ -6,6 +6,10 @@ from torch import Tensor
 _ROUNDING = 1e-4  # resampling and compositing leave [0, 1] by this much at most
 
 
+class PictureTooSmall(ValueError):
+    """The metric is not defined for pictures of this size."""
+
+
 def checked_image(image: Tensor, name: str = "image") -> Tensor:
     """A picture [3, H, W] as float64 on the CPU, where metrics without weights are computed: the same on every machine.
 
@@ -40,14 +44,16 @@ def checked(
         smallest: The least height and width that the metric is defined for, pixels.
 
     Raises:
-        ValueError: shapes differ, values are not in [0, 1], the mask is not bool or has no True pixel, or the picture
-            is too small.
+        PictureTooSmall: a side is shorter than `smallest`.
+        ValueError: shapes differ, values are not in [0, 1], or the mask is not bool or has no True pixel.
     """
     image, target = checked_image(image), checked_image(target, "target")
     if image.shape != target.shape:
         raise ValueError(f"image is {list(image.shape)} but target {list(target.shape)}; expected one shape")
     if min(image.shape[1:]) < smallest:
-        raise ValueError(f"pictures are {list(image.shape[1:])}; this metric needs at least {smallest} pixels a side")
+        raise PictureTooSmall(
+            f"pictures are {list(image.shape[1:])}; this metric needs at least {smallest} pixels a side"
+        )
     if mask is None:
         return image, target, None
     if mask.shape != image.shape[1:] or mask.dtype != torch.bool:

@@ -1,5 +1,6 @@
 """What a metric is, and those that need no weights."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from cus.evaluation.metrics.gmsd import gmsd
 from cus.evaluation.metrics.haarpsi import haarpsi
+from cus.evaluation.metrics.inputs import PictureTooSmall
 from cus.evaluation.metrics.psnr import color_corrected_psnr, psnr
 from cus.evaluation.metrics.ssim import ssim
 
@@ -59,6 +61,14 @@ class WeightFreeMetric:
     def __call__(self, image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
         """See `Metric`."""
         return self.score(image, target, mask)
+
+
+def scored(metric: Metric, image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
+    """A metric's score; NaN, which tables show as missing, for pictures too small for it."""
+    try:
+        return metric(image, target, mask)
+    except PictureTooSmall:
+        return math.nan
 
 
 WEIGHT_FREE = (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cus.errors import InputError
-from cus.evaluation.metrics.inputs import checked_image
+from cus.evaluation.metrics.inputs import PictureTooSmall, checked_image
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class NoReference:
         image = checked_image(image)
         sides, smallest = sorted(image.shape[1:]), self.known.smallest
         if sides[0] < smallest[0] or sides[1] < smallest[1]:
-            raise ValueError(f"{self.label} needs {smallest[0]}x{smallest[1]} pixels, got {sides[0]}x{sides[1]}")
+            raise PictureTooSmall(f"{self.label} needs {smallest[0]}x{smallest[1]} pixels, got {sides[0]}x{sides[1]}")
         try:
             score = float(self.metric(image.float()[None]))
         except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]

@@ -1,6 +1,7 @@
 """ST-LPIPS against the authors' own network, its gradients, its masks; what is said without its weights."""
 
 import importlib
+import math
 import sys
 import types
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cus.errors import InputError
-from cus.evaluation.metrics import make_metrics
+from cus.evaluation.metrics import make_metrics, scored
 from cus.evaluation.metrics.st_lpips import ShiftTolerantLpips
 from cus.models import perceptual
 from cus.models.perceptual import Backbone, PerceptualDistance
@@ -75,6 +76,13 @@ def test_as_a_loss_it_gives_gradients_to_the_picture_alone(weights: None) -> Non
 def test_pictures_below_64_pixels_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 64"):
         PerceptualDistance()(torch.rand(1, 3, 63, 80), torch.rand(1, 3, 63, 80))
+
+
+def test_a_picture_too_small_for_it_has_no_score_and_ends_nothing(weights: None) -> None:
+    small = photograph("a.jpg", 96, 54)
+    assert math.isnan(scored(ShiftTolerantLpips(), small, small))
+    with pytest.raises(ValueError, match="one shape"):
+        scored(ShiftTolerantLpips(), small, small[:, 1:])
 
 
 def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
