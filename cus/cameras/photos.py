@@ -205,6 +205,30 @@ def batch_of(pictures: Iterable[Picture], width: int, height: int, names: Sequen
     )
 
 
+def own_resolution(pixels: np.ndarray, scales: Tensor, width: int, height: int, longest_side: int) -> Tensor:
+    """A photograph of a batch at its own resolution, padded as its picture there is: the same view, only larger.
+
+    Args:
+        pixels: [h, w, 3] uint8 RGB.
+        scales: [2] pixels of the batch a pixel of the photograph, in x and y (`PhotoSet.scales`).
+        width: of the batch, in pixels.
+        height: likewise.
+        longest_side: in pixels; a larger photograph is shrunk to it.
+
+    Returns:
+        [3, H, W] uint8, black in the padding.
+    """
+    h, w = pixels.shape[:2]
+    factor = min(1.0, longest_side / max(h, w))
+    shrunk = resize(pixels, max(1, round(w * factor)), max(1, round(h * factor)))
+    # Pixels of the shrunk photograph a pixel of the batch.
+    finer_x, finer_y = shrunk.shape[1] / (w * float(scales[0])), shrunk.shape[0] / (h * float(scales[1]))
+    full = max(round(height * finer_y), shrunk.shape[0]), max(round(width * finer_x), shrunk.shape[1])
+    padded = np.zeros((3, *full), np.uint8)
+    padded[:, : shrunk.shape[0], : shrunk.shape[1]] = shrunk.transpose(2, 0, 1)
+    return torch.from_numpy(padded)
+
+
 def common_size(sizes: Sequence[tuple[int, int]], longest_side: int) -> tuple[int, int]:
     """A (width, height) that holds every (width, height) of `sizes` once its longest side is at most `longest_side`."""
     fitted = []

@@ -165,8 +165,8 @@ def _add_model(group: "argparse._ArgumentGroup") -> None:
         "--conditioning",
         default="auto",
         metavar="KIND",
-        help="conditioning images: hierarchical, points (ViewCrafter's own renders), or auto: what the model was"
-        " trained on (default: %(default)s)",
+        help="conditioning images: hierarchical, points (ViewCrafter's own renders), fused (every photograph at its own"
+        " resolution), or auto: what the model was trained on (default: %(default)s)",
     )
     group.add_argument(
         "--no-suppression",

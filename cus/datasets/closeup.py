@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cus.cameras import Cameras, trajectories
-from cus.conditioning import Conditioning, ConditioningKind, hierarchical_warp, render_points, render_scene_points
+from cus.conditioning import Conditioning, ConditioningKind, conditioning_of, render_points, render_scene_points
 from cus.datasets.clips import Clip
 from cus.estimators import SceneEstimate
 from cus.limits import limited
@@ -38,7 +38,7 @@ class ClipRecipe:
         walk: range of the share of the depth that a dolly covers.
         depth_noise: largest relative error of depths.
         pose_noise: largest camera error, in degrees, and in hundredths of the baseline.
-        conditioning: "hierarchical" (Section III-B), or "points" for ViewCrafter's own point renders.
+        conditioning: "hierarchical" (Section III-B), "points" for ViewCrafter's own point renders, or "fused".
         suppress_fraction: share of clips whose hierarchical conditioning has leaked background removed, as at inference
             (Eq. 5).
         structure_fraction: share of clips with the image of a global point cloud (Section III-D).
@@ -84,7 +84,7 @@ def make_clip(render: Renderer, references: Cameras, recipe: ClipRecipe, seed: i
         # Half of a window is not the window of a half: discs are rendered as they are at inference.
         warped = _window_of(render_scene_points(estimate, whole), x, y, window)
     else:
-        warped = hierarchical_warp(estimate, window, suppress_background=suppress)
+        warped = conditioning_of(recipe.conditioning, estimate, window, suppress_background=suppress)
     structure = None
     if rng.random() < recipe.structure_fraction:
         structure = _structure(targets, target_depths, window, warped.images, rng)

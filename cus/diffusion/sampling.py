@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Conditioning = Literal["hierarchical", "points"]
+Conditioning = Literal["hierarchical", "points", "fused"]
 Memory = Literal["auto", "low", "high"]
 """What a user may ask for: the fastest plan that fits, or one."""
 
@@ -26,8 +26,8 @@ class Sampling:
         noise: what the starting noise is multiplied with; 0 makes a checkpoint of one step a plain regression, whose
             frames depend on nothing drawn.
         second_pass: whether structure guidance is worth a second pass with this checkpoint, as measured after training.
-        conditioning: the conditioning images it was trained on: "hierarchical" (Section III-B) or "points"
-            (ViewCrafter's own point renders).
+        conditioning: the conditioning images it was trained on: "hierarchical" (Section III-B), "points"
+            (ViewCrafter's own point renders) or "fused".
 
     Raises:
         ValueError: a value of another type, or out of its range.

@@ -14,6 +14,7 @@ from cus.conditioning import (
     Conditioning,
     ConditioningKind,
     FusedCloud,
+    agree,
     conditioning_of,
     fuse_views,
     hierarchical_warp,
@@ -66,12 +67,33 @@ class References(_Shared):
     Args:
         scene: the references at the model's size, in the data set's world.
         valid: [V, H, W] bool, where they have pixels.
+        models: checkpoints.
+        read_larger: (longest side in pixels) -> the references as V pictures [3, h, w] uint8 of at most that size.
     """
 
-    def __init__(self, scene: SceneEstimate, valid: Tensor, models: Models) -> None:
+    def __init__(
+        self,
+        scene: SceneEstimate,
+        valid: Tensor,
+        models: Models,
+        read_larger: Callable[[int], list[Tensor]] | None = None,
+    ) -> None:
         super().__init__()
-        self.scene, self.valid, self.models = scene, valid, models
+        self.scene, self.valid, self.models, self.read_larger = scene, valid, models, read_larger
         self.settings = models.settings
+
+    def photographs(self, row: RowSettings) -> list[Tensor] | None:
+        """What the fused warp takes colours from; None: the scene's images. Raises InputError without photographs."""
+        if row.photo_size is None:
+            return None
+        if self.read_larger is None:
+            raise InputError(f"row {row.name}: photographs of {row.photo_size} pixels cannot be read here")
+        read, size = self.read_larger, row.photo_size
+        return self.once(("photographs", size), lambda: read(size))
+
+    def agreed(self, row: RowSettings) -> SceneEstimate:
+        """The references made to agree, for the fused warp."""
+        return self.once(("agreed", row.photo_size), lambda: agree(self.scene, self.photographs(row)))
 
     def splat(self, row: RowSettings) -> FitResult:
         """3DGS of the photographs alone."""
@@ -113,7 +135,7 @@ class CaseWork(_Shared):
         """[3, h, w] in [0, 1]. Raises InputError where the row has no answer."""
         if row.kind == "nearest":
             return nearest_reference(self.scene, self.camera)
-        if row.kind in ("warp", "points"):
+        if row.kind in ("warp", "points", "fused"):
             warped = self.warped(row)
             image, mask = warped.images[0], warped.masks[0]
             return push_pull(image, mask) if row.inpaint else image
@@ -124,18 +146,23 @@ class CaseWork(_Shared):
         return self._rendered(self.splat(row), row)
 
     def warped(self, row: RowSettings) -> Conditioning:
-        """The forward warp into the target, or the point render of it."""
-        kind: ConditioningKind = "points" if row.kind == "points" else "hierarchical"
+        """What a kind of conditioning shows of the target."""
+        kinds: dict[str, ConditioningKind] = {"points": "points", "fused": "fused"}
+        kind = kinds.get(row.kind, "hierarchical")
         return self.once(("warp", *_shown(kind, row)), lambda: self._conditioning(kind, row, self.camera))
 
     def _conditioning(self, kind: ConditioningKind, row: RowSettings, cameras: Cameras) -> Conditioning:
+        fused = kind == "fused"
         return conditioning_of(
             kind,
-            self.scene,
+            self.references.agreed(row) if fused else self.scene,
             cameras,
             suppress_background=row.suppress_background,
             scales=row.scales,
             shrink_references=row.shrink_references,
+            photographs=self.references.photographs(row) if fused else None,
+            agreed=fused,
+            with_layers=fused,
         )
 
     def kind(self, row: RowSettings) -> ConditioningKind:
@@ -221,6 +248,8 @@ def _shown(kind: ConditioningKind, row: RowSettings) -> tuple[Hashable, ...]:
     """What conditioning images of a kind depend on."""
     if kind == "points":
         return (kind, row.shrink_references)
+    if kind == "fused":
+        return (kind, row.photo_size, row.suppress_background)
     return (kind, tuple(row.scales or ()), row.suppress_background)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cus.cameras import PosedPhotos
 from cus.cameras.alignment import Alignment, align_cameras
+from cus.cameras.photos import PhotoSet, own_resolution
 from cus.datasets.scenes import open_source
 from cus.errors import InputError
 from cus.estimators import estimate_scene
@@ -213,12 +214,20 @@ class _Run:
         if self.settings.poses == "given":
             given = cameras.to(self.models.device)
             scene = estimate_scene(images, given, self.settings.estimator, valid=valid)
-            return References(scene, valid, self.models), None
+            return References(
+                scene, valid, self.models, lambda size: _read_larger(chosen, photos, size, range(len(chosen)))
+            ), None
         focals = cameras.Ks[:, 0, 0]
         scene = estimate_scene(images, None, self.settings.estimator, valid=valid, focals=focals)
         used = list(scene.used)
         alignment = align_cameras(scene.cameras, cameras[used])
-        return References(scene.moved(alignment), valid[used], self.models), alignment
+        references = References(
+            scene.moved(alignment),
+            valid[used],
+            self.models,
+            lambda size: _read_larger(chosen, photos, size, used),
+        )
+        return references, alignment
 
     def _case(
         self,
@@ -314,6 +323,16 @@ class _Run:
     def _say(self, words: str) -> None:
         if self.on_progress is not None:
             self.on_progress(len(self.known), self.total, words)
+
+
+def _read_larger(posed: PosedPhotos, photos: PhotoSet, longest_side: int, used: Iterable[int]) -> list[Tensor]:
+    """Of the photographs of a batch those used, [3, h, w] uint8, with up to `longest_side` pixels; never enlarged."""
+    height, width = photos.images.shape[-2:]
+    own = posed.at_file_size()
+    return [
+        own_resolution(own.straight_picture(index).pixels, photos.scales[index], width, height, longest_side)
+        for index in used
+    ]
 
 
 def _finite(picture: Tensor) -> Tensor:

@@ -18,11 +18,12 @@ KINDS = {
     "nearest": "Nearest reference, warped",
     "warp": "Hierarchical warp",
     "points": "Point render",
+    "fused": "Fused warp",
     "references_splat": "3DGS of the references",
     "frames": "Generated frame",
     "splat": "3DGS of the generated frames",
 }
-CLASSICAL = ("nearest", "warp", "points", "references_splat")
+CLASSICAL = ("nearest", "warp", "points", "fused", "references_splat")
 
 
 @dataclass
@@ -31,15 +32,17 @@ class RowSettings:
 
     Attributes:
         kind: "nearest" (the nearest reference seen through its depth, bicubic), "warp" (forward warp), "points"
-            (ViewCrafter's point render), "references_splat" (3DGS of the photographs alone), "frames" (the model),
-            "splat" (3DGS of the model's frames and the photographs).
+            (ViewCrafter's point render), "fused" (the fused warp), "references_splat" (3DGS of the photographs alone),
+            "frames" (the model), "splat" (3DGS of the model's frames and the photographs).
         name: in records and file names; by default the kind.
         label: in tables; by default by kind.
         blur: a second row shows the same under its best Gaussian blur, which the truth chooses.
         scales: resolutions of the forward warp as divisors, e.g. [1] or [1, 4]; None: as many as the spacing asks for.
+        photo_size: longest side in pixels of the photographs that the fused warp takes colours from; None: as many as
+            the references have. Depth is always that of the references.
         suppress_background: whether leaked background is removed (Eq. 5).
         inpaint: whether holes of the warp, or of the point render, are filled from their surroundings (push and pull).
-        conditioning: what the model is shown, "hierarchical" or "points"; "auto": what it was trained on.
+        conditioning: what the model is shown, "hierarchical", "points" or "fused"; "auto": what it was trained on.
         shrink_references: whether point renders are as sparse as ViewCrafter's own, see `render_scene_points`.
         model: "mini", a folder, or a Hub id; None: the evaluation's.
         structure: whether a second pass is guided by the global cloud; None: as the model says.
@@ -56,6 +59,7 @@ class RowSettings:
     label: str = ""
     blur: bool = False
     scales: list[int] | None = None
+    photo_size: int | None = None
     suppress_background: bool = True
     inpaint: bool = False
     conditioning: str = "auto"
@@ -91,6 +95,8 @@ class RowSettings:
             known = ", ".join(get_args(StrategyName))
             raise InputError(f"row {self.name}: strategy must be one of {known}, got {self.strategy!r}")
         FitOptions(iterations=self.iterations).check()
+        if self.photo_size is not None and not 64 <= self.photo_size <= 16384:
+            raise InputError(f"row {self.name}: photo_size must be 64 to 16384 pixels, got {self.photo_size}")
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise InputError(f"row {self.name}: steps must be 1 to 1000, got {self.steps}")
         if self.guidance is not None and not 0 <= self.guidance <= 100:
@@ -109,6 +115,7 @@ def default_rows() -> list[RowSettings]:
         RowSettings("warp", "warp-high", "Forward warp, high resolution", True, scales=[1]),
         RowSettings("warp", "warp-low", "Forward warp, low resolution", True, scales=[4]),
         RowSettings("warp", "hierarchical", "Hierarchical warp", True),
+        RowSettings("fused", blur=True),
         RowSettings("warp", "inpainted", "Hierarchical warp, push-pull inpainting", True, inpaint=True),
         RowSettings("references_splat", blur=True),
         RowSettings("frames"),

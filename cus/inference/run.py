@@ -214,9 +214,15 @@ class Run:
         made_from = [self.keys["scene"], path, settings.suppress_background, self.kind]
 
         def make(on_progress: OnProgress) -> State:
-            return stages.warp(scene, cameras, self.kind, settings, on_progress)
+            layers = self.defaults.layers > 0
+            if self.kind != "fused":
+                return stages.warp(scene, cameras, self.kind, settings, on_progress)
+            photographs = stages.photographs(known(results.inputs), known(results.batch))
+            return stages.warp(scene, cameras, self.kind, settings, on_progress, photographs, layers)
 
         state = self._stage("conditioning", made_from, make)
+        if self.kind == "fused" and (note := stages.oversized(results.inputs)):
+            results.notes.append(note)
         if self.kind != self.defaults.conditioning:
             trained = f"{settings.model} was trained on {self.defaults.conditioning}"
             results.notes.append(f"the conditioning images are {self.kind}, as asked for; {trained}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from cus.cameras import Cameras, PhotoSet, PosedPhotos, read_photos, trajectories
 from cus.cameras.conversions import focal_from_35mm, focal_from_fov
 from cus.cameras.path_files import CameraPath, read_camera_path
-from cus.cameras.photos import Photo, inspect_photo
+from cus.cameras.photos import Photo, inspect_photo, own_resolution
 from cus.conditioning import (
     Conditioning,
     ConditioningKind,
@@ -39,6 +39,8 @@ from cus.inference.settings import InferSettings
 from cus.inference.view_choice import Views
 from cus.splats import Gaussians
 
+# Longest side in pixels of photographs that colours are taken from: two of them take 400 MB.
+LARGEST_PHOTOGRAPH = 8192
 LAYERS = "layers."  # before the names of the layers' tensors in a recorded conditioning
 
 
@@ -299,12 +301,53 @@ def conditioning_kind(settings: InferSettings, defaults: Sampling) -> Conditioni
     return defaults.conditioning if settings.conditioning == "auto" else settings.conditioning
 
 
+def photographs(inputs: Inputs, batch: Batch) -> list[Tensor]:
+    """The photographs at their own resolution, V of [3, H, W] uint8, where their pictures in the batch are.
+
+    Larger ones than `LARGEST_PHOTOGRAPH` are shrunk; a note of the inputs should say so (`oversized`).
+    """
+    height, width = batch.set.images.shape[-2:]
+    pictures = []
+    for index, photo in enumerate(inputs.photos):
+        pixels = photo.pixels() if inputs.posed is None else inputs.posed.straight_picture(index).pixels
+        pictures.append(own_resolution(pixels, batch.set.scales[index], width, height, LARGEST_PHOTOGRAPH))
+    return pictures
+
+
+def oversized(inputs: Inputs) -> str | None:
+    """A sentence on photographs that are larger than what colours are taken from, or None."""
+    count = sum(max(photo.width, photo.height) > LARGEST_PHOTOGRAPH for photo in inputs.photos)
+    if not count:
+        return None
+    return (
+        f"{count} of {len(inputs.photos)} photographs have more than {LARGEST_PHOTOGRAPH} pixels along the longest "
+        "side; colours are taken from them shrunk to that"
+    )
+
+
 def warp(
-    scene: SceneEstimate, cameras: Cameras, kind: ConditioningKind, settings: InferSettings, on_progress: OnProgress
+    scene: SceneEstimate,
+    cameras: Cameras,
+    kind: ConditioningKind,
+    settings: InferSettings,
+    on_progress: OnProgress,
+    photographs: Sequence[Tensor] | None = None,
+    with_layers: bool = False,
 ) -> State:
-    """The conditioning images (Algorithm 1 and Eq. 5, or ViewCrafter's point renders)."""
-    suppress = settings.suppress_background
-    return state_of(conditioning_of(kind, scene, cameras, suppress_background=suppress, on_progress=on_progress))
+    """The conditioning images (Algorithm 1 and Eq. 5, ViewCrafter's point renders, or the fused warp).
+
+    `photographs` and `with_layers` are the fused warp's.
+    """
+    conditioning = conditioning_of(
+        kind,
+        scene,
+        cameras,
+        suppress_background=settings.suppress_background,
+        photographs=photographs,
+        with_layers=with_layers,
+        on_progress=on_progress,
+    )
+    return state_of(conditioning)
 
 
 def generate(
