@@ -102,7 +102,8 @@ def make_clip(render: Renderer, references: Cameras, recipe: ClipRecipe, seed: i
 def _window_of(conditioning: Conditioning, x: int, y: int, window: Cameras) -> Conditioning:
     rows, columns = slice(y, y + window.height), slice(x, x + window.width)
     pictures = (conditioning.images, conditioning.masks, conditioning.depths)
-    return Conditioning(*(values[..., rows, columns] for values in pictures))
+    images, masks, depths = (values[..., rows, columns] for values in pictures)
+    return Conditioning(images, masks, depths)
 
 
 def imperfect(scene: SceneEstimate, recipe: ClipRecipe, rng: np.random.Generator) -> SceneEstimate:

@@ -10,9 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms, ImageDraw
 
-from cus.cameras.photos import batch_of, inspect_photo, read_photos, resize, shrink
+from cus.cameras.photos import batch_of, inspect_photo, own_resolution, read_photos, resize, shrink, to_batch
 from cus.cameras.pictures import Picture, decode, read_header
 from cus.errors import InputError
 
@@ -460,3 +461,16 @@ def test_a_tiff_whose_tags_are_lists_is_an_input_error(tmp_path):
     path.write_bytes(data)
     with pytest.raises(InputError):
         inspect_photo(path).pixels()
+
+
+def test_a_photograph_at_its_own_resolution_covers_the_same_part_of_the_padded_batch():
+    generator = np.random.default_rng(0)
+    wide, tall = (generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((60, 120), (120, 60)))
+    batch = to_batch([wide, tall], [None, None], 40, 40)
+    for picture, scales, image in zip((wide, tall), batch.scales, batch.images, strict=True):
+        large = own_resolution(picture, scales, 40, 40, 1000)
+        assert large.shape == (3, 120, 120)
+        assert torch.equal(large[:, : picture.shape[0], : picture.shape[1]], torch.from_numpy(picture).permute(2, 0, 1))
+        shrunk = torch.nn.functional.avg_pool2d(large[None].float() / 255, 3)[0]
+        torch.testing.assert_close(shrunk, image, rtol=0, atol=1e-2)
+        assert own_resolution(picture, scales, 40, 40, 60).shape == (3, 60, 60)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.conditioning import hierarchical_warp, render_scene_points
+from cus.conditioning import fused_warp, hierarchical_warp, render_scene_points
+from cus.errors import InputError
 from cus.estimators import SceneEstimate
 from cus.evaluation.metrics import psnr
 from cus.evaluation.rows import CaseWork, Models, References, nearest_index, nearest_reference, push_pull
@@ -165,3 +166,16 @@ def test_gaussians_of_the_references_are_fitted_once_for_all_their_cases(work):
     other = CaseWork(work.references, standing_at(0.1, zoom=2.0))
     assert work.picture(row).shape == other.picture(row).shape == (3, HEIGHT, WIDTH)
     assert work.references.splat(row) is other.references.splat(row)
+
+
+def test_fused_warps_are_shared_by_rows_alike_and_may_take_colours_from_larger_photographs(work):
+    row = RowSettings("fused")
+    shown = work.picture(row)
+    assert torch.equal(shown, fused_warp(work.scene, work.camera).images[0])
+    assert work.warped(row) is work.warped(RowSettings("fused", "again", scales=[4]))
+    assert work.warped(row).layers is not None
+    with pytest.raises(InputError, match="cannot be read here"):
+        work.picture(RowSettings("fused", photo_size=512))
+    brighter = [(255 * (0.5 + 0.5 * image)).to(torch.uint8) for image in wall().images]
+    larger = CaseWork(References(wall(), work.references.valid, work.models, lambda size: brighter), work.camera)
+    assert (larger.picture(RowSettings("fused", photo_size=96)) - shown).mean() > 0.1

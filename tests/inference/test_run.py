@@ -231,6 +231,19 @@ def test_point_renders_are_chosen_by_name_and_resuming_with_another_kind_makes_t
     assert np.abs(first.astype(float) - read_video(tmp_path / "out" / "conditioning.mp4")).mean() > 1
 
 
+def test_fused_conditioning_takes_colours_from_the_files_and_resumes(tmp_path):
+    short = [*VIEWS, "--out", str(tmp_path / "out"), "--conditioning-only", *SMALL]
+    assert main(["--views", *short, "--conditioning", "fused"]) == 0
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert run["settings"]["conditioning"] == "fused"
+    fused = cv2.imread(str(tmp_path / "out" / "conditioning" / "0001.png")).astype(float)
+    assert main(["--views", *short, "--conditioning", "fused", "--resume"]) == 0
+    assert json.loads((tmp_path / "out/run.json").read_text())["reused"] == ["scene", "conditioning"]
+    assert main(["--views", *short, "--resume"]) == 0
+    plain = cv2.imread(str(tmp_path / "out" / "conditioning" / "0001.png")).astype(float)
+    assert np.abs(fused - plain).mean() > 1
+
+
 def test_a_model_that_was_trained_on_point_renders_is_shown_them(tmp_path):
     model = shutil.copytree(Path(cus.__file__).parent / "weights" / "mini", tmp_path / "model")
     index = json.loads((model / "model_index.json").read_text())
