@@ -1,4 +1,4 @@
-"""Speed and memory of the conditioning (hierarchical warp, point render) and of the plane sweep on this machine's CPU.
+"""Speed and memory of the conditioning (both warps, point render) and of the plane sweep on this machine's CPU.
 
     python benchmarks/conditioning.py                          # writes benchmarks/conditioning.md
     python benchmarks/conditioning.py --no-write --repeats 5 --threads 1
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.rasterizer import machine_lines
 from benchmarks.scenes import boards_before_a_wall
 from cus.cameras import Cameras, trajectories
-from cus.conditioning import Conditioning, hierarchical_warp, render_scene_points
+from cus.conditioning import Conditioning, agree, fused_warp, hierarchical_warp, render_scene_points
 from cus.conditioning.options import Backend
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.estimators.matching_cost import cost_volume, cost_volume_torch
@@ -99,6 +99,35 @@ def conditioning_tables(cases: dict[str, list[Case]], repeats: int) -> list[str]
     return lines
 
 
+def fused_work(case: Case) -> Callable[[], Conditioning]:
+    """The fused warp with the agreement of its references."""
+    scene, targets = scene_and_targets(case)
+    return lambda: fused_warp(scene, targets)
+
+
+def agreement_work(case: Case) -> Callable[[], SceneEstimate]:
+    """The agreement alone."""
+    scene, _ = scene_and_targets(case)
+    return lambda: agree(scene)
+
+
+def fused_table(cases: dict[str, list[Case]], repeats: int) -> list[str]:
+    """A row a case: the fused warp, the part of it that is paid once, and the hierarchical warp in the same run."""
+    lines = [
+        "| size | views | targets | fused | of it agreement, once | hierarchical | x hierarchical |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for case in dict.fromkeys(case for rows in cases.values() for case in rows):
+        width, height, views, targets = case
+        works = [fused_work(case), agreement_work(case), conditioning_work(case, "cpu")]
+        fused, once, hierarchical = best_seconds(works, repeats)
+        lines.append(
+            f"| {width}x{height} | {views} | {targets} | {fused:.2f} s | {once:.2f} s | {hierarchical:.2f} s "
+            f"| {fused / hierarchical:.1f} |"
+        )
+    return lines
+
+
 def points_table(rows: list[Case], plain: Case, repeats: int) -> list[str]:
     """A row a size, references at a density for each target or shrunk once; and what tensor operations take."""
     lines = [
@@ -129,6 +158,7 @@ WORKS: dict[str, Callable[[Case], Callable[[], object]]] = {
     "kernels": lambda case: conditioning_work(case, "cpu"),
     "plain torch": lambda case: conditioning_work(case, "torch"),
     "points": lambda case: points_work(case, "cpu"),
+    "fused": fused_work,
     "estimate": estimate_work,
 }
 
@@ -210,6 +240,13 @@ def main() -> None:
     lines += [
         f"Peak memory of {largest[3]} targets of {largest[0]}x{largest[1]}, above the scene's: {kernels:.0f} MiB with "
         f"the kernels, {plain:.0f} MiB in plain torch; {result:.0f} MiB of it are the result.",
+        "",
+        "## Fused warp",
+        "",
+        *fused_table(cases, arguments.repeats),
+        "",
+        f"Peak memory of {largest[3]} targets of {largest[0]}x{largest[1]}, above the scene's: "
+        f"{peak_memory('fused', largest):.0f} MiB, layers included.",
         "",
         "## Point render (discs at half the size, ten a pixel)",
         "",
