@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=["hierarchical", "frames", "splat"], metavar="NAME")
     parser.add_argument("--cases", nargs="+", metavar="NAME", help="default: all")
     arguments = parser.parse_args()
+    if arguments.out.exists():
+        raise SystemExit(f"error: {arguments.out} exists; name a new file")
     lines = []
     for text in (arguments.folder / "records.jsonl").read_text().splitlines():
         record = json.loads(text)

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,62 @@ def require_regular(path: Path | str) -> int:
         kind = next((words for test, words in _KINDS if test(found.st_mode)), "no ordinary file")
         raise InputError(f"cannot read {path}: it is {kind}; expected an ordinary file")
     return found.st_size
+
+
+def same_file(one: Path | str, other: Path | str) -> bool:
+    """Whether two paths lead to one file or folder: through links, and where the system ignores case in names."""
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):  # one of them is not there
+        return False
+
+
+def lies_in(path: Path | str, folder: Path | str) -> bool:
+    """Whether a path is a folder, or something in it, whatever names lead there."""
+    real = Path(path).resolve()
+    return any(same_file(place, folder) for place in (real, *real.parents))
+
+
+def check_target(
+    path: Path | str, *, overwrite: bool, inputs: Iterable[Path | str] = (), option: str = "--overwrite"
+) -> None:
+    """Refuse a file that is about to be written where that would lose something.
+
+    Args:
+        path: the file.
+        overwrite: whether the user has given up a file that is there.
+        inputs: what is read; none of it is ever replaced.
+        option: what gives a file up; empty where nothing does.
+
+    Raises:
+        InputError: an input is that file, a file is there unasked, or something that is no ordinary file.
+    """
+    for given in inputs:
+        if same_file(given, path):
+            raise InputError(f"{path} is the same file as {given}, which is to be read; name another file")
+    if not os.path.lexists(path):
+        return
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "folder" if os.path.isdir(path) else "device, pipe or socket"
+        raise InputError(f"{path} is a {kind}, not a file that can be replaced; name another file")
+    if not overwrite:
+        raise InputError(f"{path} already exists: {f'{option} replaces it, or ' if option else ''}name another file")
+
+
+def keep_copy(path: Path) -> Path | None:
+    """Copy a file that is about to be replaced to `<name>.bak-1`, or the next free number; None without such a file.
+
+    Raises:
+        InputError: it cannot be copied.
+    """
+    if not path.is_file():
+        return None
+    number = 1
+    while os.path.lexists(kept := path.with_name(f"{path.name}.bak-{number}")):
+        number += 1
+    with replacing(kept) as part:
+        shutil.copy2(path, part)
+    return kept
 
 
 def read_json(path: Path | str, remedy: str = "") -> dict[str, Any]:
@@ -123,7 +179,7 @@ def replacing(path: Path | str, remedy: str = KEPT, *, parents: bool = False, sw
                 made = [folder for folder in path.parents if not folder.exists()]
                 path.parent.mkdir(parents=True, exist_ok=True)
             if sweep:
-                _remove_leftovers(path)
+                remove_leftovers(path)
             yield part
             _reach_the_disk(part)
             os.replace(part, path)
@@ -181,13 +237,13 @@ def remove_parts(folder: Path) -> None:
                 _remove(path)
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove the parts of one file whose processes are no more."""
+def remove_leftovers(path: Path) -> None:
+    """Remove the parts of one file or folder, and what was written beside them, whose processes are no more."""
     import psutil
 
     for other in path.parent.iterdir():
         number, dash, name = other.name.removeprefix(PART).partition("-")
-        if not (other.name.startswith(PART) and dash and name == path.name and number.isdecimal()):
+        if not (other.name.startswith(PART) and dash and f"{name}.".startswith(f"{path.name}.") and number.isdecimal()):
             continue
         if int(number) != os.getpid() and not psutil.pid_exists(int(number)):
             _remove(other)

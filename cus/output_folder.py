@@ -238,14 +238,12 @@ class OutputFolder:
 
     def _check_inputs(self, inputs: Iterable[Path]) -> None:
         """No input may be, hold or lie in something that the folder's record lists."""
-        ours = {(self.path / name).resolve(): name for name in self.made if self.is_ours(name)}
-        plain = {path: name for path, name in ours.items() if not name.endswith("/")}
+        ours = {name for name in self.made if self.is_ours(name)}
+        ours |= {str(parent) for name in ours for parent in PurePosixPath(name).parents[:-1]}
+        # By what the system knows them as: names may differ in case alone.
+        ours_by_identity = {_identity(self.path / name) for name in ours}
         for given in inputs:
-            real = given.resolve()
-            hit = ours.get(real)
-            if hit is None and self.path.resolve() in real.parents:
-                hit = next((name for path, name in plain.items() if real in path.parents), None)
-            if hit is not None:
+            if given.exists() and _identity(given) in ours_by_identity:
                 raise InputError(
                     f"{given} is to be read, but it was written by {self.kind} in {self.path}, which would replace it; "
                     "copy it elsewhere, or choose another folder with --out"
@@ -296,14 +294,15 @@ def new_folder(path: Path, kind: str, *, overwrite: bool, inputs: Iterable[Path]
             another process makes the same folder; the disk is full or read-only.
     """
     remedy = "nothing of it was kept: free some space, or choose another folder"
-    part = path.with_name(f"{files.PART}{os.getpid()}-{path.name}")
-    earlier = path.with_name(f".cus-earlier-{path.name}")
-    lock = FolderLock(path.parent, f"-{path.name}")
+    place = Path(os.path.abspath(path))  # "." has no name
+    part = place.with_name(f"{files.PART}{os.getpid()}-{place.name}")
+    earlier = place.with_name(f".cus-earlier-{place.name}")
+    lock = FolderLock(place.parent, f"-{place.name}")
     check_replaceable(path, kind, overwrite=overwrite, inputs=inputs)
-    with files.explained(path, remedy):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with files.explained(path, remedy), _folders_for(place):
         lock.acquire()
         try:
+            files.remove_leftovers(place)
             _recover(path, earlier, kind)
             check_replaceable(path, kind, overwrite=overwrite, inputs=inputs)
             part.mkdir()
@@ -322,6 +321,19 @@ def new_folder(path: Path, kind: str, *, overwrite: bool, inputs: Iterable[Path]
             lock.release()
 
 
+@contextlib.contextmanager
+def _folders_for(path: Path) -> Iterator[None]:
+    """Make the folders above a path; those that are empty in the end go again."""
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # something is in it
+                folder.rmdir()
+
+
 def check_replaceable(path: Path, kind: str, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
     """Refuse a folder that may not be replaced, see `new_folder`. Raises InputError."""
     if not os.path.lexists(path):
@@ -329,10 +341,15 @@ def check_replaceable(path: Path, kind: str, *, overwrite: bool, inputs: Iterabl
     if not path.is_dir() or path.is_symlink():
         raise InputError(f"{path} is a {'link' if path.is_symlink() else 'file'}; name a folder that is not there yet")
     for given in inputs:
-        if given.resolve() == path.resolve() or path.resolve() in given.resolve().parents:
+        if files.lies_in(given, path):
             raise InputError(f"{given} is to be read, but lies in {path}, which would be replaced; name another folder")
     folder = OutputFolder(path, kind)
     others = [name for name in _content(path) if not folder.is_ours(name)]
+    if others and not folder.found_kind:
+        raise InputError(
+            f"{path} holds {others[0]} and no list of what a command has made ({RECORD}): it is yours, or of an "
+            "earlier version, and is never replaced; move it away yourself, or name another folder"
+        )
     if others:
         raise InputError(
             f"{path} holds {others[0]}, which no command made (its list {RECORD} does not name it); name another folder"
@@ -373,6 +390,11 @@ def _remove_listed(path: Path, kind: str) -> None:
     folder.remove(list(folder.made))
     if not _content(path):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _is_empty_folder(path: Path) -> bool:

@@ -1,8 +1,9 @@
 """Renders the example scene: two photographs of a courtyard table, and what a camera sees that comes closer.
 
-    python examples/render.py [folder]        # default: examples/courtyard; about seven minutes on one core
+    python examples/render.py FOLDER        # examples/courtyard holds the result; about seven minutes on one core
 
-Writes a.jpg and b.jpg (the photographs), close_*.jpg (ground truth that no method gets to see) and transforms.json.
+Writes a.jpg and b.jpg (the photographs), close_*.jpg (ground truth that no method gets to see) and transforms.json;
+files of those names that are there are never replaced.
 """
 
 import argparse
@@ -197,14 +198,17 @@ def save_photo(path: Path, image: torch.Tensor) -> None:
 def main() -> None:
     """Render everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent / "courtyard")
+    parser.add_argument("folder", type=Path, help="where to write; made where it is not there")
     parser.add_argument("--supersample", type=int, default=4, help="samples per pixel along each axis")
     parser.add_argument("--scale", type=float, default=1.0, help="smaller pictures for a quick look")
     arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     photographs = photograph_cameras()
     names, close_ups = close_up_cameras(photographs)
     names = ["a.jpg", "b.jpg", *names]
+    for name in (*names, "transforms.json"):
+        if (arguments.folder / name).exists():
+            parser.error(f"{arguments.folder / name} exists; name a new folder")
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     cameras = Cameras.cat([photographs, close_ups])
     cameras = cameras.resized(round(WIDTH * arguments.scale), round(HEIGHT * arguments.scale))
     scene = courtyard()

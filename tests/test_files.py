@@ -9,7 +9,7 @@ import pytest
 
 from cus import files
 from cus.errors import InputError
-from cus.files import LARGEST_JSON, read_json, require_regular
+from cus.files import LARGEST_JSON, check_target, keep_copy, lies_in, read_json, require_regular, same_file
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
@@ -105,3 +105,43 @@ def test_parts_of_dead_processes_are_removed_and_those_of_living_ones_stay(tmp_p
     files.write_text(tmp_path / "a.txt", "whole")
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"a.txt", living.name, f"{files.PART}{ended.pid}-b.txt"}
+
+
+def test_one_file_is_known_by_all_its_names(tmp_path: Path) -> None:
+    folder, file = tmp_path / "folder", tmp_path / "folder" / "a.jpg"
+    folder.mkdir()
+    file.write_bytes(b"a photograph")
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "hard.jpg").hardlink_to(file)
+    assert same_file(file, tmp_path / "link" / "a.jpg") and same_file(file, tmp_path / "hard.jpg")
+    assert not same_file(file, folder) and not same_file(file, tmp_path / "absent")
+    assert lies_in(tmp_path / "link" / "a.jpg", folder) and lies_in(folder, tmp_path / "link")
+    assert not lies_in(tmp_path / "hard.jpg", folder) and not lies_in(tmp_path, folder)
+
+
+def test_a_target_that_would_lose_something_is_refused(tmp_path: Path) -> None:
+    photo, link, pipe = tmp_path / "a.jpg", tmp_path / "b.jpg", tmp_path / "pipe"
+    photo.write_bytes(b"a photograph")
+    link.symlink_to(photo)
+    os.mkfifo(pipe)
+    check_target(tmp_path / "new.jpg", overwrite=False, inputs=[photo])
+    check_target(photo, overwrite=True)
+    for path, overwrite, inputs, message in (
+        (photo, False, [], "already exists: --overwrite replaces it"),
+        (link, True, [photo], "is the same file as .*a.jpg, which is to be read"),
+        (tmp_path, True, [], "is a folder, not a file"),
+        (pipe, True, [], "is a device, pipe or socket"),
+        (Path(os.devnull), True, [], "is a device, pipe or socket"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_target(path, overwrite=overwrite, inputs=inputs)
+
+
+def test_a_copy_that_is_kept_never_takes_the_place_of_another(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    assert keep_copy(card) is None
+    for words in ("first", "second"):
+        card.write_text(words)
+        assert keep_copy(card) is not None
+    names = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert names == {"README.md": "second", "README.md.bak-1": "first", "README.md.bak-2": "second"}

@@ -15,7 +15,7 @@ from cus.checkpoints.config import LVDMConfig, image_encoder_sizes, text_encoder
 from cus.checkpoints.reading import load_lvdm_checkpoint
 from cus.checkpoints.recognition import recognised
 from cus.checkpoints.schedules import schedule_differences
-from cus.checkpoints.writing import check_finite, check_space, check_target, replacing, stored_bytes, write_network
+from cus.checkpoints.writing import check_finite, check_space, stored_bytes, write_network
 from cus.diffusion.context import PromptEmbeddings
 from cus.diffusion.pipeline import CloseUpShotPipeline, Sampling
 from cus.diffusion.schedule import NoiseSchedule
@@ -25,7 +25,10 @@ from cus.models.clip import ImageEncoder, TextEncoder
 from cus.models.lvdm import EMA_PREFIX, SCHEDULE_BUFFERS, leftover
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
+from cus.output_folder import check_replaceable, new_folder
 
+# What fills the folder, as its list of files says.
+MODEL = "a converted model"
 PROMPT, NEGATIVE_PROMPT = "Rotating view of a scene", ""
 TITLES = {
     UNet: "U-Net",
@@ -48,7 +51,7 @@ class ConversionOptions:
         shard_bytes: largest file of weights, if no tensor is larger.
         frames: length of the clips that the model was trained with. No config says it: those of the public 25-frame
             model say 16.
-        overwrite: replace a model that is there.
+        overwrite: replace a model that was converted earlier; no other folder.
     """
 
     dtype: torch.dtype | None = torch.float16
@@ -112,7 +115,7 @@ def convert_checkpoint(
     """
     source, folder = Path(source), Path(folder)
     config, options, report = config or LVDMConfig(), options or ConversionOptions(), on_stage or silent
-    check_target(folder, options.overwrite, source, is_folder=True)
+    check_replaceable(folder, MODEL, overwrite=options.overwrite, inputs=[source])
     model = assembled(load_lvdm_checkpoint(source), config)
     stored: dict[str, nn.Module] = {
         "unet": model.unet,
@@ -128,8 +131,7 @@ def convert_checkpoint(
         scheduler=model.schedule,
         sampling=_sampling(config, options),
     )
-    with replacing(folder) as temporary:
-        temporary.mkdir()
+    with new_folder(folder, MODEL, overwrite=options.overwrite, inputs=[source]) as temporary:
         for name, network in stored.items():
             _write_component(temporary / name, network, options, report)
         model.schedule.save_config(temporary / "scheduler")

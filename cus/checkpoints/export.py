@@ -13,21 +13,13 @@ from cus.checkpoints.assembling import part_of, refuse
 from cus.checkpoints.conversion import Converted, OnStage, silent
 from cus.checkpoints.reading import load_lvdm_checkpoint
 from cus.checkpoints.schedules import schedule_buffers
-from cus.checkpoints.writing import (
-    OnBytes,
-    check_finite,
-    check_space,
-    check_target,
-    replacing,
-    stored_bytes,
-    write_safetensors,
-)
+from cus.checkpoints.writing import OnBytes, check_finite, check_space, stored_bytes, write_safetensors
 from cus.diffusion.parts import check_real, empty_network, tensors_in
 from cus.diffusion.pipeline import CloseUpShotPipeline
 from cus.diffusion.schedule import NoiseSchedule
 from cus.diffusion.stored import explained, open_model
 from cus.errors import InputError
-from cus.files import read_json
+from cus.files import check_target, lies_in, read_json, replacing
 from cus.models.autoencoder import Autoencoder
 from cus.models.lvdm import EMA_PREFIX, SCHEDULE_BUFFERS
 
@@ -63,7 +55,9 @@ def export_checkpoint(
     folder, target, report = Path(folder), Path(target), on_stage or silent
     if target.suffix not in (".ckpt", ".safetensors"):
         raise InputError(f"{target} must end in .ckpt or .safetensors")
-    check_target(target, overwrite, folder, is_folder=False)
+    check_target(target, overwrite=overwrite, inputs=[] if complete_from is None else [complete_from])
+    if target.exists() and lies_in(target, folder):
+        raise InputError(f"{target} is part of the model {folder}, which is to be read; name another file")
     networks = _networks(folder)
     tensors = {name: tensor for network in networks for name, tensor in part_of(network).exported().items()}
     parameters = sum(tensor.numel() for tensor in tensors.values())
@@ -76,7 +70,9 @@ def export_checkpoint(
         tensors = _completed(tensors, Path(complete_from))
     pickled = target.suffix == ".ckpt"
     check_space(target, (1 + (pickled and dtype is not None)) * stored_bytes(tensors.values(), dtype))
-    with replacing(target) as temporary:
+    with replacing(
+        target, "nothing of it was kept: free some space, or choose another place", parents=True
+    ) as temporary:
         write = _write_pickled if pickled else write_safetensors
         write(temporary, tensors, dtype, _counter(report, stored_bytes(tensors.values(), dtype)), tables)
     return Converted(target, parameters, target.stat().st_size, notes)

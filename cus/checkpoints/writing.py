@@ -1,11 +1,10 @@
-"""Writing weights a tensor at a time, and files and folders that appear whole or not at all."""
+"""Writing weights a tensor at a time."""
 
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -133,25 +132,6 @@ def shards_of(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, shard_by
     return shards
 
 
-def check_target(target: Path, overwrite: bool, source: Path, is_folder: bool) -> None:
-    """Refuse a target that exists, unless it may be replaced and is what it would be replaced by.
-
-    Raises:
-        InputError: with what to do instead.
-    """
-    if target.resolve() == source.resolve() or source.resolve().is_relative_to(target.resolve()):
-        raise InputError(f"the source {source} is {target} or lies in it; name another target")
-    if not target.exists() or (is_folder and target.is_dir() and not any(target.iterdir())):
-        return
-    if target.is_dir() != is_folder:
-        kind, expected = ("folder", "file") if target.is_dir() else ("file", "folder")
-        raise InputError(f"{target} is a {kind}; the result is a {expected}: name another")
-    if not overwrite:
-        raise InputError(f"{target} already exists: --overwrite replaces it, or name another")
-    if is_folder and not (target / "model_index.json").is_file():
-        raise InputError(f"{target} is no model, so --overwrite does not replace it; name another")
-
-
 def check_space(target: Path, size: int) -> None:
     """Refuse to begin where `size` bytes cannot be written: no folder, no permission, or no room.
 
@@ -170,47 +150,3 @@ def check_space(target: Path, size: int) -> None:
             f"not enough room for {target}: {(size + SPARE_BYTES) / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are "
             "free; make room or name a target on another disk"
         )
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write a file or folder to; it takes the target's place once the block is through.
-
-    After an error or an interrupt nothing is left of it, nor of folders made for it, and the old target is as it was.
-
-    Raises:
-        InputError: writing failed, as on a full disk or without permission.
-    """
-    target = target.resolve()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    made: list[Path] = []
-    try:
-        made = [folder for folder in target.parents if not folder.exists()]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if target.is_dir():
-            # A folder cannot take the place of one that holds something.
-            os.replace(target, old)
-        try:
-            os.replace(temporary, target)
-        except OSError:
-            if old.exists():
-                os.replace(old, target)
-            raise
-        made = []
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror or error}; nothing of it was kept") from error
-    finally:
-        _remove(temporary)
-        _remove(old)
-        for folder in made:
-            if folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    elif path.exists():
-        path.unlink()

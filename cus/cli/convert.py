@@ -80,7 +80,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         help="for a folder: take the tensors that it does not hold from this checkpoint",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a model or file that is there")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a checkpoint, or a folder that cus-convert has filled and in which nothing else lies",
+    )
     add_output_options(parser)
     return parser
 

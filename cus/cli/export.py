@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cus.cli.command import CommandParser, run_command
 from cus.cli.console import ConsoleProgress, add_output_options
 from cus.errors import InputError
+from cus.files import check_target
 
 if TYPE_CHECKING:
     from cus.splats import Gaussians
@@ -143,12 +144,7 @@ def _export_splat(arguments: argparse.Namespace) -> None:
     out = arguments.out or file.with_suffix(suffix)
     if out.suffix.lower() != suffix:
         raise InputError(f"--out {out} must end in {suffix} for --format {arguments.format}")
-    if out.exists() and out.resolve() == file.resolve():
-        raise InputError(f"{out} is the source itself; name another file with --out")
-    if out.is_dir():
-        raise InputError(f"{out} is a folder; name a file with --out")
-    if out.exists() and not arguments.overwrite:
-        raise InputError(f"{out} already exists: --overwrite replaces it, --out names another file")
+    check_target(out, overwrite=arguments.overwrite, inputs=[file])
     stored = read_splats(file)
     gaussians = stored.gaussians
     antialiased = arguments.antialiased

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cus.cli.command import CommandParser, run_command
 from cus.cli.console import ConsoleProgress, add_output_options
 from cus.errors import InputError
-from cus.files import write_text
+from cus.files import keep_copy, write_text
 
 if TYPE_CHECKING:
     from cus.diffusion.publish import Upload
@@ -23,6 +23,7 @@ EPILOG = """\
 the card:
   README.md in FOLDER is uploaded as it is. Without one it is written there, from the model, the configurations of
   --run and the numbers of --results: what they do not say, the card does not say. Edit it as you like before uploading.
+  --new-card writes it anew and keeps the earlier one as README.md.bak-1, -2, ...; those are not uploaded.
 
 examples:
   cus-push runs/unet/export org/name --run runs/unet --results eval/fountain --dry-run
@@ -59,7 +60,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="org/name",
         help="what it was trained from, beside what --run says",
     )
-    card.add_argument("--new-card", action="store_true", help="write README.md anew where there is one")
+    card.add_argument(
+        "--new-card",
+        action="store_true",
+        help="write README.md anew where there is one, which stays as README.md.bak-1",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check, write the card and list the files; no network")
     add_output_options(parser)
     return parser
@@ -87,14 +92,20 @@ def push(arguments: argparse.Namespace) -> None:
     prepared = prepare(arguments.folder)
     _check_sampling(prepared)
     if arguments.new_card or not card.exists():
-        write_text(card, _card_text(arguments, repository, prepared), "copy the model to a folder of your own")
-        progress.say(f"wrote {card}")
+        _write_card(card, _card_text(arguments, repository, prepared), progress)
     _list_files(prepared, card, progress)
     if arguments.dry_run:
         progress.done(f"nothing was uploaded to {repository}: --dry-run", repository=repository, url=None)
         return
     url = upload(prepared, target, _checked_card(card))
     progress.done(url, repository=repository, url=url)
+
+
+def _write_card(card: Path, text: str, progress: ConsoleProgress) -> None:
+    """Write a card; one that was there may hold words of the user's, and is kept under another name."""
+    kept = keep_copy(card)
+    write_text(card, text, "copy the model to a folder of your own")
+    progress.say(f"wrote {card}" + (f"; the earlier one is now {kept.name}" if kept is not None else ""))
 
 
 def _check_sampling(prepared: "Upload") -> None:

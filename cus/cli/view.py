@@ -100,7 +100,9 @@ def _add_server(group: "argparse._ArgumentGroup") -> None:
 
 def _add_record(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--record", type=Path, metavar="FILE", help="render a path into this mp4 and exit")
-    group.add_argument("--overwrite", action="store_true", help="replace FILE, and its measures, where they exist")
+    group.add_argument(
+        "--overwrite", action="store_true", help="replace FILE, and measures that an earlier recording left beside it"
+    )
     group.add_argument(
         "--path",
         dest="kind",
@@ -177,7 +179,8 @@ def view(arguments: argparse.Namespace) -> None:
     from cus.viewer.recording import check_output
 
     if arguments.record is not None:
-        check_output(arguments.record, measure=arguments.measure, overwrite=arguments.overwrite)
+        inputs = [path for path in (arguments.path, arguments.cameras) if path is not None]
+        check_output(arguments.record, measure=arguments.measure, overwrite=arguments.overwrite, inputs=inputs)
         Recording(arguments.size, arguments.fps, arguments.background).check(arguments.frames or 1)
     elif arguments.measure:
         raise InputError("--measure belongs to --record FILE: it measures the frames of a recording")

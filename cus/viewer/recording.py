@@ -1,8 +1,8 @@
 """Recording a camera path into a video, and measuring what it shows."""
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from cus.cameras import Cameras
 from cus.errors import InputError
-from cus.files import replacing, write_json
+from cus.files import check_target, read_json, replacing, write_json
 from cus.report.video import write_video
 from cus.splats import rasterization
 from cus.viewer.scene import ViewScene
@@ -62,17 +62,37 @@ def sized(cameras: Cameras, longest_side: int) -> Cameras:
     return cameras.resized(width, height)
 
 
-def check_output(path: Path, *, measure: bool, overwrite: bool) -> None:
-    """Raise InputError where a video (and its measures) cannot be written, or would replace what is not given up."""
+def check_output(path: Path, *, measure: bool, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """Raise InputError where a video (and its measures) cannot be written, or would replace what is not given up.
+
+    Beside a video only measures of an earlier recording are replaced, and never any of the `inputs`.
+    """
+    inputs = list(inputs)
     if path.suffix.lower() != ".mp4":
         raise InputError(f"a recording is an mp4 video: its name must end in .mp4, got {path.name}")
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"cannot write {path}: its folder does not exist, or it is a folder itself")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"cannot write to the folder {path.parent.resolve()}; choose another place")
-    for file in (path, path.with_suffix(".json")) if measure else (path,):
-        if file.exists() and not overwrite:
-            raise InputError(f"{file} exists; --overwrite replaces it")
+    check_target(path, overwrite=overwrite, inputs=inputs)
+    measures = path.with_suffix(".json")
+    if measure and os.path.lexists(measures):
+        if not _holds_measures(measures):
+            raise InputError(f"{measures} is there and holds no measures of a recording; name another video")
+        check_target(measures, overwrite=overwrite, inputs=inputs)
+
+
+def _holds_measures(path: Path) -> bool:
+    """Whether a file was written by an earlier recording."""
+    try:
+        content = read_json(path)
+    except InputError:
+        return False
+    frames = content.get("frames")
+    if set(content) != {"summary", "frames"} or not isinstance(frames, list):
+        return False
+    measured = {field.name for field in fields(FrameMeasures)}
+    return all(isinstance(frame, dict) and set(frame) == measured for frame in frames)
 
 
 def record(

@@ -219,10 +219,10 @@ def test_targets_that_may_not_be_replaced(tiny_lvdm: tuple[Path, Path], config: 
     (tmp_path / "file").write_text("a file")
     overwrite = ConversionOptions(overwrite=True)
     for name, options, match in (
-        ("photos", None, "already exists: --overwrite"),
-        ("photos", overwrite, "is no model, so --overwrite does not replace it"),
-        ("file", overwrite, "is a file; the result is a folder"),
-        (".", overwrite, "lies in it; name another"),
+        ("photos", None, "holds a.jpg and no list of what a command has made"),
+        ("photos", overwrite, "holds a.jpg and no list of what a command has made"),
+        ("file", overwrite, "is a file; name a folder"),
+        (".", overwrite, "is to be read, but lies in"),
         ("file/out", None, "cannot write .*: .*file is a file; name another"),
     ):
         with refused(tmp_path, match):
@@ -233,7 +233,7 @@ def test_a_model_is_replaced_only_by_a_complete_one(
     tiny_lvdm: tuple[Path, Path], good: Tensors, config: LVDMConfig, tmp_path: Path
 ) -> None:
     convert_checkpoint(tiny_lvdm[0], tmp_path / "out", config)
-    (tmp_path / "out" / "mark").write_text("the first one")
+    first = (tmp_path / "out" / "model_index.json").stat().st_ino
     convert(changed(good, WEIGHT, float("nan")), tmp_path, config, "not finite", overwrite=True)
 
     def interrupt(stage: str, done: int, total: int) -> None:
@@ -245,10 +245,45 @@ def test_a_model_is_replaced_only_by_a_complete_one(
     with pytest.raises(KeyboardInterrupt):
         convert_checkpoint(tiny_lvdm[0], tmp_path / "new" / "deep" / "out", config, None, interrupt)
     assert {path.name for path in tmp_path.iterdir()} == {"out", "model.ckpt"}
-    assert (tmp_path / "out" / "mark").exists()
+    assert (tmp_path / "out" / "model_index.json").stat().st_ino == first
     convert_checkpoint(tiny_lvdm[0], tmp_path / "out", config, ConversionOptions(overwrite=True))
-    assert not (tmp_path / "out" / "mark").exists()
+    assert (tmp_path / "out" / "model_index.json").stat().st_ino != first
     assert {path.name for path in tmp_path.iterdir()} == {"out", "model.ckpt"}
+
+
+def test_a_folder_with_anything_that_the_conversion_did_not_make_is_never_replaced(
+    tiny_lvdm: tuple[Path, Path], config: LVDMConfig, tmp_path: Path
+) -> None:
+    checkpoint, out, overwrite = tiny_lvdm[0], tmp_path / "out", ConversionOptions(overwrite=True)
+    convert_checkpoint(checkpoint, out, config)
+    with pytest.raises(InputError, match="already exists: --overwrite"):
+        convert_checkpoint(checkpoint, out, config)
+    (out / "README.md").write_text("my words")
+    with pytest.raises(InputError, match="holds README.md, which no command made"):
+        convert_checkpoint(checkpoint, out, config, overwrite)
+    (out / "README.md").unlink()
+    (out / ".closeupshot-files").unlink()  # as an earlier version left it
+    with pytest.raises(InputError, match="no list of what a command has made.*move it away yourself"):
+        convert_checkpoint(checkpoint, out, config, overwrite)
+    assert (out / "model_index.json").exists()
+
+
+def test_a_checkpoint_never_replaces_what_it_is_made_from(
+    tiny_lvdm: tuple[Path, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    model, original = tmp_path / "model", shutil.copy(tiny_lvdm[0], tmp_path / "original.ckpt")
+    shutil.copytree(tiny_model, model)
+    (tmp_path / "link.ckpt").symlink_to(original)
+    (tmp_path / "hard.ckpt").hardlink_to(original)
+    (tmp_path / "weights.safetensors").symlink_to(model / "unet" / "diffusion_pytorch_model.safetensors")
+    for name in ("original.ckpt", "link.ckpt", "hard.ckpt"):
+        with pytest.raises(InputError, match="is the same file as .*original.ckpt"):
+            export_checkpoint(model, tmp_path / name, complete_from=original, overwrite=True)
+    with pytest.raises(InputError, match="is part of the model"):
+        export_checkpoint(model, tmp_path / "weights.safetensors", overwrite=True)
+    with pytest.raises(InputError, match="device, pipe or socket"):
+        os.mkfifo(tmp_path / "pipe.ckpt")
+        export_checkpoint(model, tmp_path / "pipe.ckpt", overwrite=True)
 
 
 def test_a_disk_that_is_full_before_and_while_writing(
@@ -257,10 +292,10 @@ def test_a_disk_that_is_full_before_and_while_writing(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, hard))
     try:
-        with refused(tmp_path, "cannot write .*File too large; nothing of it was kept"):
+        with refused(tmp_path, "the disk is full: .* nothing of it was kept"):
             convert_checkpoint(tiny_lvdm[0], tmp_path / "out", config)
         for name in ("back.ckpt", "back.safetensors"):
-            with refused(tmp_path, "cannot write"):
+            with refused(tmp_path, "the disk is full|cannot write"):
                 export_checkpoint(tiny_model, tmp_path / name)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -68,7 +68,7 @@ def test_what_a_format_loses_is_said(tmp_path, capsys):
     [
         (["--format", "obj"], "unknown format 'obj'; choose one of colmap"),
         (["--format", "colmap"], "needs cameras and pictures"),
-        (["--format", "ply"], "is the source itself"),
+        (["--format", "ply"], "is the same file as"),
         (["--format", "spz", "--out", "b.ply"], "must end in .spz"),
         (["--format", "spz", "--cameras", "photos"], "--cameras and --photos are for colmap"),
         (["--format", "spz", "--spz-version", "4"], "2 or 3"),

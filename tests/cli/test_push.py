@@ -192,6 +192,11 @@ def test_a_card_that_was_edited_is_uploaded_as_it_is(hub, model, capsys):
     assert b"My words" in hub.repositories["org/tiny"].files()["README.md"].data
     pushed(model, "org/tiny", "--license", "apache-2.0", "--new-card")
     assert b"license: apache-2.0" in hub.repositories["org/tiny"].files()["README.md"].data
+    assert "README.md.bak-1" not in hub.repositories["org/tiny"].files()
+    assert "My words" in (model / "README.md.bak-1").read_text()
+    pushed(model, "org/tiny", "--license", "mit", "--new-card")
+    assert "My words" in (model / "README.md.bak-1").read_text()
+    assert "license: apache-2.0" in (model / "README.md.bak-2").read_text()
     (model / "README.md").write_text("---\nlicense: [mit\n---\n\n# My words\n")
     assert "is no model card" in refused(capsys, model, "org/tiny")
 

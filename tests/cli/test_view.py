@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from cus.cli.view import build_parser, main
+from cus.errors import InputError
 from cus.report.video import read_video
+from cus.viewer.recording import check_output
 from tests.viewer.scenes import write_folder
 
 
@@ -62,6 +64,9 @@ def test_measures_are_printed_and_kept_beside_the_video(out, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "uncovered" in printed and "worst" in printed
     content = json.loads((tmp_path / "walk.json").read_text())
+    check_output(tmp_path / "walk.mp4", measure=True, overwrite=True)
+    with pytest.raises(InputError, match="walk.json already exists|walk.mp4 already exists"):
+        check_output(tmp_path / "walk.mp4", measure=True, overwrite=False)
     assert len(content["frames"]) == 3 and content["frames"][-1]["popping"] is None
     assert content["summary"]["uncovered_worst"] == 0 and content["summary"]["popping_worst"] < 20
 
@@ -84,7 +89,8 @@ def test_an_existing_video_is_kept_unless_it_is_given_up(out, tmp_path, capsys):
     assert len(read_video(video)) == 1
     (tmp_path / "other.json").write_text("precious")
     other = [out, "--record", tmp_path / "other.mp4", "--frames", 1, "--size", 64]
-    assert "other.json exists" in refusal(capsys, *other, "--measure")
+    assert "holds no measures" in refusal(capsys, *other, "--measure")
+    assert "holds no measures" in refusal(capsys, *other, "--measure", "--overwrite")
     assert main([str(a) for a in other]) == 0 and (tmp_path / "other.json").read_text() == "precious"
 
 

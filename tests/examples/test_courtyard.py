@@ -51,3 +51,12 @@ def test_pictures_and_cameras_are_those_of_the_script(script, name):
     assert (rendered[0] - stored).abs().mean() < 0.05
     shifted = torch.roll(rendered[0], 2, dims=-1)
     assert (shifted - stored).abs().mean() > 1.5 * (rendered[0] - stored).abs().mean()
+
+
+def test_pictures_that_are_there_are_never_replaced(script, tmp_path, monkeypatch, capsys):
+    (tmp_path / "close_zoom2.jpg").write_bytes(b"a photograph")
+    monkeypatch.setattr("sys.argv", ["render.py", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "close_zoom2.jpg exists" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["close_zoom2.jpg"]

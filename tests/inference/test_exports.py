@@ -175,7 +175,7 @@ def test_the_commands_default_places_and_what_they_refuse(copy: Path, capsys: py
 def test_a_folder_with_other_things_in_it_is_never_replaced(run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "images").mkdir(parents=True)
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="holds images/, which no command made"):
+    with pytest.raises(InputError, match="holds images/ and no list of what a command has made"):
         export_run(run, tmp_path / "mine", "colmap", overwrite=True)
     with pytest.raises(InputError, match="is to be read, but lies in"):
         export_run(run, run, "colmap", overwrite=True)
@@ -187,7 +187,7 @@ def test_a_data_set_that_looks_like_an_export_is_never_replaced(run: Path, tmp_p
     (tmp_path / "garden" / "images").mkdir(parents=True)
     (tmp_path / "garden" / "transforms.json").write_text("{}")
     for file_format in ("colmap", "nerfstudio"):
-        with pytest.raises(InputError, match="which no command made"):
+        with pytest.raises(InputError, match="no list of what a command has made"):
             export_run(run, tmp_path / "garden", file_format, overwrite=True)
     export_run(run, tmp_path / "made", "nerfstudio", cameras="frames")
     (tmp_path / "made" / "images" / "mine.png").write_text("added by hand")
