@@ -197,6 +197,20 @@ def test_the_gate_is_open_where_the_references_agree_and_closed_where_they_do_no
     assert gates[1].gate.mean() < 0.5
 
 
+def test_the_gate_stays_open_where_only_one_picture_reaches_and_closes_where_a_depth_contradicts():
+    cameras = Cameras.cat([pinhole(), pinhole((1.6, 0.0, 0.0))])  # the second sees the right half
+    depths = plane_depths(cameras)
+    scene = estimate(render_depths(cameras, depths), cameras, depths)
+    target = pinhole().zoomed(2.0)
+    wrong = torch.stack([depths[0], torch.full((24, 32), 3.0)])
+    other = estimate(scene.images, cameras, wrong, torch.stack([torch.ones(24, 32), torch.full((24, 32), 0.2)]))
+    gates = [fused_warp(each, target, agreed=True).layers for each in (scene, other)]
+    assert gates[0] is not None and gates[1] is not None
+    alone = gates[1].masks[0, 0] & (gates[1].gate[0] > 0.9)
+    assert gates[0].gate[0][gates[0].masks[0, 0]].mean() > 0.9
+    assert alone.any() and (gates[1].gate[0] < 0.1).any()
+
+
 def test_layers_can_be_left_out():
     assert fused_warp(slanted_scene(), BETWEEN, with_layers=False).layers is None
 

@@ -44,7 +44,7 @@ def gate(
     """[H, W] in 0 .. 1: the share of the picture's detail that the references agree on.
 
     Detail is what a Gaussian takes away; its error is estimated by the references' weighted disagreement. Where one
-    reference counts alone there is none.
+    reference counts alone there is none; where another should see the surface, too, and does not, the gate is closed.
 
     Args:
         layers: V of them.
@@ -62,8 +62,21 @@ def gate(
     energy = detail(mean) ** 2
     sigma = GATE_SIGMA * magnification
     agreement = (1 - blur(torch.as_tensor(noise), sigma) / (blur(energy, sigma) + _NOISE)).clamp(0, 1)
-    seen = torch.stack([layer.seen for layer in layers]).amax(dim=0)
-    return agreement * (2 * seen).clamp(max=1)
+    return agreement * (2 * _witnessed(layers)).clamp(max=1)
+
+
+def _witnessed(layers: Sequence[Layer]) -> Tensor:
+    """[H, W] 0 .. 1: how well the two best references see the surface, of those in whose pictures it lies.
+
+    A reference that should see it, and has another depth there, speaks against the surface; one whose picture ends
+    before it says nothing.
+    """
+    seen = torch.stack([layer.seen for layer in layers])
+    if len(layers) == 1:
+        return seen[0]
+    best, second = seen.topk(2, dim=0).values
+    several = torch.stack([layer.footprint > 0 for layer in layers]).sum(dim=0) > 1
+    return torch.where(several, best * second, best)
 
 
 def gray(image: Tensor) -> Tensor:
