@@ -200,7 +200,8 @@ def test_the_gate_is_open_where_the_references_agree_and_closed_where_they_do_no
 def test_the_gate_stays_open_where_only_one_picture_reaches_and_closes_where_a_depth_contradicts():
     cameras = Cameras.cat([pinhole(), pinhole((1.6, 0.0, 0.0))])  # the second sees the right half
     depths = plane_depths(cameras)
-    scene = estimate(render_depths(cameras, depths), cameras, depths)
+    images = torch.stack([waves(cameras[i], 2.0) for i in range(2)])
+    scene = estimate(images, cameras, depths)
     target = pinhole().zoomed(2.0)
     wrong = torch.stack([depths[0], torch.full((24, 32), 3.0)])
     other = estimate(scene.images, cameras, wrong, torch.stack([torch.ones(24, 32), torch.full((24, 32), 0.2)]))
