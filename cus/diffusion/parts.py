@@ -151,12 +151,13 @@ def check_parts(model: StoredModel, folder: Path, variant: str | None = None) ->
 
 def _check_shapes(where: str, stored: dict[str, StoredTensor], network: nn.Module) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    problem = f"the weights in {where} are not those of its config.json"
     if set(stored) != set(expected):
         missing, unknown = sorted(set(expected) - set(stored))[:3], sorted(set(stored) - set(expected))[:3]
-        raise InputError(f"{where}: missing {missing}, unknown {unknown}; get the model again")
+        raise InputError(f"{problem}: missing {missing}, unknown {unknown}; get the model again")
     for name, shape in expected.items():
         if stored[name].shape != shape:
-            raise InputError(f"{where}: {name} is {stored[name].shape}, must be {shape}; get the model again")
+            raise InputError(f"{problem}: {name} is {stored[name].shape}, must be {shape}; get the model again")
 
 
 def check_finite(where: Any, tensors: dict[str, Tensor]) -> None:
