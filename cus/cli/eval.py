@@ -95,6 +95,9 @@ def settings_of(arguments: argparse.Namespace) -> "EvalSettings":
     from cus.training.config import resolve
 
     _separate(arguments)
+    if arguments.size == 0:
+        # In a config file it is the default.
+        raise InputError("--size must be 64 to 8192 pixels, got 0; leave it out for the model's")
     settings = resolve(EvalSettings, arguments.config, arguments.settings)
     for name in ("protocol", "model", "metrics", "size", "poses", "seed", "device", "scenes"):
         value = getattr(arguments, name)

@@ -90,7 +90,6 @@ def push(arguments: argparse.Namespace) -> None:
     if not arguments.dry_run:
         progress.say(f"logged in as {check_account(target)}")
     prepared = prepare(arguments.folder)
-    _check_sampling(prepared)
     if arguments.new_card or not card.exists():
         _write_card(card, _card_text(arguments, repository, prepared), progress)
     _list_files(prepared, card, progress)
@@ -106,15 +105,6 @@ def _write_card(card: Path, text: str, progress: ConsoleProgress) -> None:
     kept = keep_copy(card)
     write_text(card, text, "copy the model to a folder of your own")
     progress.say(f"wrote {card}" + (f"; the earlier one is now {kept.name}" if kept is not None else ""))
-
-
-def _check_sampling(prepared: "Upload") -> None:
-    """Refuse sampling settings that loading would refuse. Raises InputError."""
-    from cus.diffusion import Sampling
-    from cus.diffusion.stored import explained
-
-    with explained(prepared.model.source):
-        Sampling(**prepared.facts.sampling)
 
 
 def _card_text(arguments: argparse.Namespace, repository: str, prepared: "Upload") -> str:

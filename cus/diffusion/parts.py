@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from cus.diffusion.context import PromptEmbeddings
 from cus.diffusion.hub import first_line
-from cus.diffusion.stored import StoredModel, weight_files
+from cus.diffusion.sampling import Sampling
+from cus.diffusion.schedule import NoiseSchedule
+from cus.diffusion.stored import StoredModel, explained, weight_files
 from cus.errors import InputError, shown
 from cus.files import require_regular
 from cus.models.autoencoder import Autoencoder
@@ -91,8 +93,7 @@ def empty_network(model: StoredModel, component: str) -> nn.Module:
         InputError: there is no configuration, or it makes no network.
     """
     network, where = class_of(model, component), f"the {component} of {model.source}"
-    known = inspect.signature(network.__init__).parameters
-    config = {option: value for option, value in model.config(component).items() if option in known}
+    config = _known_options(network, model.config(component))
     for option, value in config.items():
         _check_option(where, option, value)
     try:
@@ -120,7 +121,7 @@ def _check_option(where: str, option: str, value: Any) -> None:
 
 
 def check_parts(model: StoredModel, folder: Path, variant: str | None = None) -> dict[str, nn.Module]:
-    """Hold the weights of every part against its configuration, before any is loaded.
+    """Hold a model against its index and configurations, before any weights are loaded.
 
     diffusers only warns of tensors that are missing or left over, and the network would run with random weights.
 
@@ -133,9 +134,16 @@ def check_parts(model: StoredModel, folder: Path, variant: str | None = None) ->
         The parts by name, on the meta device.
 
     Raises:
-        InputError: weights that are damaged or no real numbers, a configuration that makes no network, or tensors that
-            are missing, unknown or of another shape, with the first of them.
+        InputError: a part that the index does not name, weights that are damaged or no real numbers, a configuration
+            that makes no network or schedule, sampling settings that cannot be, or tensors that are missing, unknown
+            or of another shape, with the first of them.
     """
+    if lost := [name for name in (*NETWORKS, "scheduler") if name not in model.components()]:
+        raise InputError(f"the index of {model.source} names no {lost[0]}, which a pipeline needs; get the model again")
+    if "sampling" in model.index:
+        sampling_of(model)
+    with explained(model.source):
+        NoiseSchedule(**_known_options(NoiseSchedule, model.config("scheduler")))
     networks = {}
     for component in model.components():
         if component in NETWORKS:
@@ -147,6 +155,18 @@ def check_parts(model: StoredModel, folder: Path, variant: str | None = None) ->
                 stored |= tensors
             _check_shapes(folder / component, stored, networks[component])
     return networks
+
+
+def sampling_of(model: StoredModel) -> Sampling:
+    """How a checkpoint wants to be sampled, from its index alone. Raises InputError where that does not say it."""
+    with explained(model.source):
+        return Sampling(**model.index["sampling"])
+
+
+def _known_options(network: type[Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Those of a configuration that a class takes; diffusers adds some of its own."""
+    known = inspect.signature(network.__init__).parameters
+    return {option: value for option, value in config.items() if option in known}
 
 
 def _check_shapes(where: str, stored: dict[str, StoredTensor], network: nn.Module) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from cus.errors import shown
+
 Conditioning = Literal["hierarchical", "points", "fused"]
 Memory = Literal["auto", "low", "high"]
 """What a user may ask for: the fastest plan that fits, or one."""
@@ -51,19 +53,20 @@ class Sampling:
         ranges = {
             "steps": (1, 1000), "guidance": (0, 100), "guidance_rescale": (0, 1), "eta": (0, 1), "frames": (1, 1000),
             "width": (1, 8192), "height": (1, 8192), "fps": (1, 1000), "residual_scale": (0, 1000),
+            "layers": (0, 2), "noise": (0, 1000),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            whole = name in ("steps", "frames", "width", "height", "fps")
+            whole = name in ("steps", "frames", "width", "height", "fps", "layers")
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-                raise ValueError(f"the sampling's {name} must be a {'whole ' * whole}number, got {value!r:.60}")
+                raise ValueError(f"the sampling's {name} must be a {'whole ' * whole}number, got {shown(value)}")
             if not low <= value <= high:
-                raise ValueError(f"the sampling's {name} must be {low} to {high}, got {value:g}")
+                raise ValueError(f"the sampling's {name} must be {low} to {high}, got {shown(value)}")
         if not isinstance(self.second_pass, bool):
-            raise ValueError(f"the sampling's second_pass must be true or false, got {self.second_pass!r:.60}")
+            raise ValueError(f"the sampling's second_pass must be true or false, got {shown(self.second_pass)}")
         if not isinstance(self.conditioning, str) or self.conditioning not in get_args(Conditioning):
             known = ", ".join(get_args(Conditioning))
-            raise ValueError(f"the sampling's conditioning must be one of {known}, got {self.conditioning!r:.60}")
+            raise ValueError(f"the sampling's conditioning must be one of {known}, got {shown(self.conditioning)}")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from cus.cameras import PosedPhotos
 from cus.cameras.alignment import Alignment, align_cameras
 from cus.cameras.photos import PhotoSet, own_resolution
 from cus.datasets.scenes import open_source
+from cus.diffusion.parts import sampling_of
 from cus.errors import InputError
 from cus.estimators import estimate_scene
 from cus.estimators.choice import prepare
@@ -31,7 +32,7 @@ from cus.evaluation.targets import Target, frame_size, read_target
 from cus.files import explained
 from cus.inference.progress import OnProgress
 from cus.inference.settings import torch_device
-from cus.inference.stages import find_model, model_defaults
+from cus.inference.stages import find_model
 
 # How far estimated cameras are from the given ones, where poses are estimated.
 ALIGNMENT = (
@@ -121,7 +122,7 @@ def _with_models(settings: EvalSettings) -> tuple[EvalSettings, int]:
     if not names and settings.size == 0:
         names = {settings.model}
     models = {name: find_model(name) for name in sorted(names)}
-    sizes = [model_defaults(model) for model in models.values()]
+    sizes = [sampling_of(model) for model in models.values()]
 
     def pinned(name: str) -> str:
         # A branch may move on before the evaluation is resumed, and a table must not mix two commits.

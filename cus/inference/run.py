@@ -13,6 +13,7 @@ import cus
 from cus.conditioning import ConditioningKind
 from cus.diffusion import CloseUpShotPipeline
 from cus.diffusion.memory import Choice, Clip
+from cus.diffusion.parts import sampling_of
 from cus.errors import InputError
 from cus.inference import machine, outputs, stages
 from cus.inference.fitting import FitOptions, fit
@@ -81,7 +82,7 @@ class Run:
     def _get_ready(self, inputs: stages.Inputs) -> None:
         """Settle what the settings leave open, load the model, and decode the photographs."""
         settings = self.settings
-        self.defaults = stages.model_defaults(self.stored)
+        self.defaults = sampling_of(self.stored)
         self.frames = settings.frames or self.defaults.frames
         self.size = settings.size or max(self.defaults.width, self.defaults.height)
         self.structure = self.defaults.second_pass if settings.structure is None else settings.structure

@@ -119,12 +119,6 @@ def find_model(source: str, variant: str | None = None) -> StoredModel:
     return model
 
 
-def model_defaults(model: StoredModel) -> Sampling:
-    """How the checkpoint wants to be sampled, from its index alone. Raises InputError where that does not say it."""
-    with explained(model.source):
-        return Sampling(**model.index["sampling"])
-
-
 def model_identity(model: StoredModel) -> list[Any]:
     """What tells a model's weights from others: a commit of the Hub, or a folder's files with their sizes and times."""
     if model.hub is not None or model.source in SHIPPED:

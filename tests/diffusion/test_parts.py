@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from cus.diffusion import CloseUpShotPipeline
 from cus.diffusion.memory import skeleton
+from cus.diffusion.publish import prepare
 from cus.diffusion.sampling import Sampling
 from cus.diffusion.stored import open_model
 from cus.errors import InputError
@@ -130,6 +131,8 @@ def test_configurations_that_are_not_the_weights_are_refused(
     change_json(model / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), **changes)
     with pytest.raises(InputError, match=message):
         CloseUpShotPipeline.from_pretrained(model)
+    with pytest.raises(InputError, match=message):
+        prepare(model)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +140,7 @@ def test_configurations_that_are_not_the_weights_are_refused(
     [
         {"width": 10**9}, {"frames": 0}, {"steps": "50"}, {"guidance": math.nan}, {"fps": 1.5}, {"eta": -1},
         {"second_pass": 1}, {"conditioning": "other"}, {"conditioning": []}, {"frames": True}, {"spam": 1}, [1], 3,
+        {"layers": 3}, {"noise": "x"}, {"noise": math.nan}, {"guidance": 10**400}, 10**400,
     ],
 )  # fmt: skip
 def test_sampling_settings_that_cannot_be_are_refused(model: Path, sampling: Any) -> None:
@@ -146,6 +150,16 @@ def test_sampling_settings_that_cannot_be_are_refused(model: Path, sampling: Any
     assert "cannot load the model" in refusal(model)
     with pytest.raises(InputError):
         skeleton(open_model(model))
+    with pytest.raises(InputError, match="cannot load the model"):
+        prepare(model)
+
+
+@pytest.mark.parametrize("entry", ["x", None, [None, None], 3])
+def test_a_part_that_the_index_does_not_name_is_missed(model: Path, entry: Any) -> None:
+    change_json(model / "model_index.json", unet=entry)
+    for use in (CloseUpShotPipeline.from_pretrained, prepare):
+        with pytest.raises(InputError, match="names no unet"):
+            use(model)
 
 
 def test_the_sampling_of_every_public_model_is_one() -> None:
