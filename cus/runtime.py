@@ -177,10 +177,3 @@ def exit_soon(status: int, seconds: float = 1.0) -> None:
         os._exit(status)
 
     threading.Thread(target=end, name="cus-exit", daemon=True).start()
-
-
-def process_started() -> float:
-    """When this process was started, on the clock of `time.perf_counter`."""
-    import psutil
-
-    return time.perf_counter() - max(0.0, time.time() - psutil.Process().create_time())

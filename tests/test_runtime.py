@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from cus.runtime import Interrupts, Terminated, exit_status, process_started, signal_handlers_kept
+from cus.runtime import Interrupts, Terminated, exit_status, signal_handlers_kept
 
 WAITING = """
 import sys, time
@@ -106,7 +106,3 @@ def test_handlers_of_a_library_are_undone():
         assert heard == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def test_a_process_knows_when_it_was_started():
-    assert time.perf_counter() - 24 * 3600 < process_started() < time.perf_counter()

@@ -15,7 +15,7 @@ from typing import Any
 import cus
 from cus.cli import failures
 from cus.errors import InputError
-from cus.runtime import Interrupts, exit_soon, exit_status, interruption, process_started
+from cus.runtime import Interrupts, exit_soon, exit_status, interruption
 
 MEMORY_ADVICE = "give it smaller or fewer pictures, or close other programs"
 
@@ -114,9 +114,10 @@ def run_command(
 
     def run() -> None:
         arguments = build_parser().parse_args(argv)
-        arguments.started = process_started() if argv is None else started
+        arguments.started = started
         work(arguments)
 
+    # Not since the process was started, which may have been a shell that this command replaced.
     started = time.perf_counter()
     given = sys.argv[1:] if argv is None else argv
     name = build_parser().prog

@@ -103,7 +103,7 @@ class ConsoleProgress:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "ConsoleProgress":
-        """As `add_output_options` lets the user choose; counted from the start of the process or of the command."""
+        """As `add_output_options` lets the user choose; counted from the start of the command."""
         return cls(quiet=arguments.quiet, as_json=arguments.json, started=getattr(arguments, "started", None))
 
     def __enter__(self) -> "ConsoleProgress":

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from cus.cli.command import Telling, debug_asked, guarded
 from cus.cli.console import LOADING, ConsoleProgress
 from cus.cli.failures import STATUSES
-from cus.runtime import process_started
 
 MEMORY_ADVICE = "take a smaller loop.batch=, crop= or frames="
 
@@ -23,6 +22,7 @@ def run_script(
         words: what --help prints.
         arguments: of the process, which ends with the script.
     """
+    started = time.perf_counter()
     given = [argument for argument in arguments if argument != "--debug"]
 
     def run() -> None:
@@ -31,7 +31,7 @@ def run_script(
         else:
             # Of several processes, one speaks.
             quiet = os.environ.get("RANK", "0") != "0"
-            with ConsoleProgress(quiet=quiet, started=process_started()) as progress:
+            with ConsoleProgress(quiet=quiet, started=started) as progress:
                 work(given, Counter(progress))
 
     name = path.replace("/", "-").removesuffix(".py")
