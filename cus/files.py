@@ -9,6 +9,7 @@ import codecs
 import contextlib
 import errno
 import json
+import math
 import os
 import shutil
 import stat
@@ -27,6 +28,9 @@ KEPT = "a file that was there is unchanged: free some space, or choose another p
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+# What PyTorch's writer says where the system refused to write, whatever the reason.
+_TORCH_SAVE = ("PytorchStreamWriter failed", "iostream error", "unexpected pos")
+_NEARLY_NOTHING = 2**20
 
 
 _KINDS = (
@@ -210,15 +214,38 @@ def explained(path: Path | str, remedy: str = KEPT) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except OSError as error:
-        raise InputError(_reason(Path(path), error.errno, error.strerror or str(error), remedy)) from error
     except Exception as error:
-        # Writers in other languages have errors of their own (safetensors, torch.save), with the system's words in it.
-        words = " ".join(str(error).split())
-        found = next((number for number in (*_FULL, *_FORBIDDEN) if os.strerror(number) in words), None)
+        found = _system_error(error)
         if found is None:
             raise
-        raise InputError(_reason(Path(path), found, os.strerror(found), remedy)) from error
+        number, words = found
+        if number is None and _is_full(Path(path)):
+            number = errno.ENOSPC
+        raise InputError(_reason(Path(path), number, words, remedy)) from error
+
+
+def _system_error(error: BaseException | None) -> tuple[int | None, str] | None:
+    """Number and words of what the system said, or None where it said nothing.
+
+    Writers in other languages have errors of their own with its words in them (safetensors, FFmpeg), or hide its error
+    behind a later one (torch.save).
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.errno, error.strerror or str(error)
+        words = " ".join(str(error).split())
+        for number in (*_FULL, *_FORBIDDEN):
+            if os.strerror(number) in words:
+                return number, os.strerror(number)
+        if any(said in words for said in _TORCH_SAVE):
+            return None, words[:200]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _is_full(path: Path) -> bool:
+    place = next((folder for folder in path.absolute().parents if folder.is_dir()), None)
+    return place is not None and shutil.disk_usage(place).free < _NEARLY_NOTHING
 
 
 def _reason(path: Path, number: int | None, words: str, remedy: str) -> str:
@@ -229,11 +256,16 @@ def _reason(path: Path, number: int | None, words: str, remedy: str) -> str:
     return f"cannot write {path} ({words}); {remedy}"
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what killed processes have left half-written in a folder that no other process writes to."""
+def remove_parts(folder: Path, before: float = math.inf) -> None:
+    """Remove what killed processes have left half-written in a folder that no other process writes to.
+
+    Args:
+        folder: the folder.
+        before: what has changed since that time, in seconds since the epoch, stays.
+    """
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            if path.name.startswith(PART):
+            if path.name.startswith(PART) and path.lstat().st_mtime < before:
                 _remove(path)
 
 

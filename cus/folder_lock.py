@@ -70,6 +70,11 @@ class FolderLock:
         self.stream.close()
         self.stream = None
 
+    def is_alone(self) -> bool:
+        """Whether nobody is at work in any other share of the folder; of what cannot be told, somebody is."""
+        holders = [_content(path) for path in self.folder.glob(f"{NAME}*") if path != self.path]
+        return all(holder and not _is_alive(holder) for holder in holders)
+
     def _open(self) -> IO[str]:
         return os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
 

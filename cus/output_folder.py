@@ -7,6 +7,7 @@ written: whatever a killed run leaves is listed. Only listed files are ever repl
 import contextlib
 import fnmatch
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -66,9 +67,11 @@ class OutputFolder:
             self._check_kind()
             self._check_inputs(inputs)
             self._check_free(planned)
-            if not share:
+            # Whoever takes another share of the work from now on writes parts that are younger than this lock.
+            taken = lock.path.stat().st_mtime
+            if not share or lock.is_alone():
                 for folder in {self.path, *(self.path / name for name in self._made_folders())}:
-                    files.remove_parts(folder)
+                    files.remove_parts(folder, taken if share else math.inf)
         except BaseException:
             self.close()
             raise
@@ -253,6 +256,8 @@ class OutputFolder:
         """Nothing that is not listed may stand where a file is going to be written."""
         for top in dict.fromkeys(PurePosixPath(pattern).parts[0] for pattern in planned):
             for path in sorted(self.path.glob(top)):
+                if path.name.startswith(files.PART):
+                    continue
                 name = path.relative_to(self.path).as_posix()
                 if path.is_dir() and f"{top}/" not in planned and any(p.startswith(f"{top}/") for p in planned):
                     self._check_folder(name, planned)

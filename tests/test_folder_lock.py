@@ -5,19 +5,22 @@ import platform
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
 
 from cus import folder_lock
 from cus.errors import InputError
+from cus.files import PART
 from cus.folder_lock import NAME, FolderLock
+from cus.output_folder import OutputFolder
 
 HOLD = """
 import sys, time
 from pathlib import Path
 from cus.folder_lock import FolderLock
-lock = FolderLock(Path(sys.argv[1]))
+lock = FolderLock(Path(sys.argv[1]), *sys.argv[2:])
 lock.acquire()
 print("held", flush=True)
 time.sleep(60)
@@ -75,3 +78,26 @@ def test_without_locks_of_the_system_the_file_counts_while_its_process_lives(tmp
         lock.acquire()
         lock.release()
         assert not list(tmp_path.iterdir())
+
+
+def test_parts_of_a_killed_share_are_removed_when_nobody_else_is_at_work(tmp_path):
+    def open_share(share: str) -> OutputFolder:
+        folder = OutputFolder(tmp_path, "clips")
+        folder.open(("*.txt",), share=share)
+        return folder
+
+    part = tmp_path / f"{PART}1-a.txt"
+    part.write_text("half")
+    os.utime(part, (1, 1))
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path), "-2"], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        open_share("-1").close()
+        assert part.exists()
+        other.send_signal(signal.SIGKILL)
+    younger = tmp_path / f"{PART}2-b.txt"
+    younger.write_text("half")
+    os.utime(younger, (time.time() + 100,) * 2)  # of a share that has only just begun
+    open_share("-1").close()
+    assert not part.exists() and younger.exists()

@@ -100,10 +100,7 @@ def _write_pickled(
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    try:
-        torch.save({"state_dict": dict(tensors)}, path)
-    except RuntimeError as error:  # what PyTorch's writer makes of a full disk
-        raise OSError(None, " ".join(str(error).split())[:200]) from error
+    torch.save({"state_dict": dict(tensors)}, path)
 
 
 def _counter(report: OnStage, total: int) -> OnBytes:

@@ -1,6 +1,7 @@
 """The folder that an evaluation fills: begun, gone on with, or refused because it holds another one."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from cus.errors import InputError
 from cus.evaluation.records import Record, latest_records, read_records
 from cus.evaluation.settings import EvalSettings, RowSettings
 from cus.evaluation.splits import Split, build_split, load_split, save_split
+from cus.files import PART, explained
 from cus.output_folder import OutputFolder
 
 SPLIT, RECORDS, SETTINGS, PICTURES = "split.json", "records.jsonl", "settings.json", "pictures"
@@ -93,6 +95,20 @@ class EvaluationFolder(OutputFolder):
             self._start = write
         else:
             write()
+
+    def write(self, name: str, writer: Callable[[Path], Any]) -> Path:
+        """See `OutputFolder.write`; an earlier evaluation goes only when the first file of this one is on the disk."""
+        if self._start is None:
+            return super().write(name, writer)
+        part = self.path / f"{PART}first{Path(name).suffix}"
+        try:
+            with explained(self.path / name, self.remedy):
+                writer(part)
+                path = self.claim(name)
+                os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        return path
 
     def claim(self, name: str) -> Path:
         """See `OutputFolder.claim`."""

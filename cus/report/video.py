@@ -1,5 +1,7 @@
 """Videos that every browser plays: H.264, 4:2:0, even sizes, index first."""
 
+import errno
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,7 +22,8 @@ def write_video(path: Path | str, frames: np.ndarray, fps: int, crf: int = 16) -
         crf: quality, 0 (lossless) to 51.
 
     Raises:
-        InputError: the installed PyAV has no H.264 encoder, or the file cannot be written.
+        InputError: the installed PyAV has no H.264 encoder, or it does not encode these frames.
+        OSError: the file cannot be written.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
         raise ValueError(f"expected frames [T, H, W, 3] uint8 with T >= 1, got {frames.shape} {frames.dtype}")
@@ -37,6 +40,8 @@ def write_video(path: Path | str, frames: np.ndarray, fps: int, crf: int = 16) -
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             container.mux(stream.encode())
     except FFmpegError as error:
+        if error.errno is not None and error.errno in errno.errorcode:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise InputError(f"the video {path} could not be written: {error}") from error
 
 

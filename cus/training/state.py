@@ -1,6 +1,7 @@
 """What a run must remember: averaged weights and checkpoints."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,8 +99,13 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             self.folder.part("checkpoint")
         self.accelerator.wait_for_everyone()
-        with explained(self.folder.path / name, self.folder.remedy):
-            self.accelerator.save_state(str(part))
+        try:
+            with explained(self.folder.path / name, self.folder.remedy):
+                self.accelerator.save_state(str(part))
+        except InputError:
+            # What is half-written takes the space that is missing.
+            shutil.rmtree(part, ignore_errors=True)
+            raise
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.folder.remove(self.folder.below(name))

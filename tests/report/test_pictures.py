@@ -36,5 +36,5 @@ def test_what_is_not_a_video_is_refused(tmp_path):
     (tmp_path / "v.mp4").write_text("no")
     with pytest.raises(InputError, match="not a video"):
         read_video(tmp_path / "v.mp4")
-    with pytest.raises(InputError, match="could not be written"):
+    with pytest.raises(FileNotFoundError, match="v.mp4"):
         write_video(tmp_path / "none" / "v.mp4", np.zeros((1, 8, 8, 3), np.uint8), fps=8)

@@ -50,8 +50,16 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
 
 
-def work(command: str, inputs: Path, out: Path) -> Callable[[], int]:
-    """The command, resuming where there is something to resume; returns its exit status."""
+def work(command: str, inputs: Path, out: Path, mode: str = "--resume", size: int = 0) -> Callable[[], int]:
+    """The command, resuming where there is something to resume; returns its exit status.
+
+    Args:
+        command: one of COMMANDS.
+        inputs: what `make_inputs` has made.
+        out: the folder that the command fills.
+        mode: `--resume` or `--overwrite`; training and clips know only the former.
+        size: of the pictures, where it is not to be the usual one.
+    """
     from cus.cli import eval as evaluation
     from cus.cli import fit, infer
 
@@ -59,14 +67,25 @@ def work(command: str, inputs: Path, out: Path) -> Callable[[], int]:
     match command:
         case "infer":
             views = [str(path) for path in sorted((inputs / "pair" / "images").glob("*.*"))]
-            size = ["--photo-size", "256", "--size", "64", "--frames", "3", "--steps", "1", "--splat-iterations", "220"]
+            sizes = [
+                "--photo-size",
+                "256",
+                "--size",
+                f"{size or 64}",
+                "--frames",
+                "3",
+                "--steps",
+                "1",
+                "--splat-iterations",
+                "220",
+            ]
             cameras = ["--cameras", str(inputs / "pair" / "transforms.json"), "--structure"]
-            return lambda: infer.main(["--views", *views, "--out", str(out), *size, *cameras, "--resume"])
+            return lambda: infer.main(["--views", *views, "--out", str(out), *sizes, *cameras, mode])
         case "fit":
-            options = ["--iterations", "220", "--max-gaussians", "300", "--sh-degree", "0", "--size", "64"]
-            return lambda: fit.main([str(posed), "--out", str(out), *options, "--resume"])
+            options = ["--iterations", "220", "--max-gaussians", "300", "--sh-degree", "0", "--size", f"{size or 64}"]
+            return lambda: fit.main([str(posed), "--out", str(out), *options, mode])
         case "eval":
-            options = ["--size", "96", "--rows", "hierarchical", "--metrics", "psnr", "--resume"]
+            options = ["--size", f"{size or 96}", "--rows", "hierarchical", "--metrics", "psnr", mode]
             rules = ["rules.zooms=[2]", "rules.centers=[centre]"]
             return lambda: evaluation.main(
                 ["--data", str(inputs / "scenes"), "--out", str(out), *options, "--", *rules]
@@ -98,14 +117,9 @@ def _clips(inputs: Path, out: Path) -> int:
 
 
 def _status(act: Callable[[], object]) -> int:
-    from cus.runtime import Interrupts, exit_status
+    from cus.cli.command import Telling, guarded
 
-    try:
-        with Interrupts():
-            act()
-    except KeyboardInterrupt as error:
-        return exit_status(error)
-    return 0
+    return guarded(lambda: act() and None, Telling("script"), final=False)
 
 
 def make_inputs(folder: Path) -> None:
@@ -127,6 +141,24 @@ def make_inputs(folder: Path) -> None:
         save_clip(folder / "clips" / f"{seed}.safetensors", clip)
 
 
+def load_everything() -> None:
+    """Import what the commands import, once for all children."""
+    import torch
+
+    import cus.cli.eval
+    import cus.cli.fit
+    import cus.cli.infer  # noqa: F401
+    import cus.evaluation.runner
+    import cus.inference.photo_fit
+    import cus.inference.run
+    import cus.training.procedural_clips
+    import cus.training.vae  # noqa: F401
+    from cus.inference.stages import find_model, load_model
+
+    # Loading a model imports half of diffusers.
+    load_model(find_model("mini"), torch.device("cpu"))
+
+
 def start(act: Callable[[], int], log: Path) -> int:
     """Fork a child that does `act`; its process id."""
     sys.stdout.flush()
@@ -139,6 +171,8 @@ def start(act: Callable[[], int], log: Path) -> int:
         stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(stream, 1)
         os.dup2(stream, 2)
+        # Whoever started this may have put something else in their place.
+        sys.stdout = sys.stderr = open(stream, "w", buffering=1, encoding="utf-8")  # noqa: SIM115
         status = act()
     except BaseException:
         traceback.print_exc()
@@ -263,20 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=COMMANDS, default=COMMANDS, help="these commands")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it")
     options = parser.parse_args(arguments)
-    import torch
-
-    import cus.cli.eval
-    import cus.cli.fit
-    import cus.cli.infer  # noqa: F401
-    import cus.evaluation.runner
-    import cus.inference.photo_fit
-    import cus.inference.run
-    import cus.training.procedural_clips
-    import cus.training.vae  # noqa: F401
-    from cus.inference.stages import find_model, load_model
-
-    # Loading a model imports half of diffusers.
-    load_model(find_model("mini"), torch.device("cpu"))
+    load_everything()
     root = options.keep or Path(tempfile.mkdtemp(prefix="kills-"))
     root.mkdir(parents=True, exist_ok=True)
     inputs = root / "inputs"
