@@ -14,7 +14,7 @@ from torch import Tensor
 from cus.cameras.cameras import Cameras
 from cus.cameras.conversions import focal_from_fov, opencv_c2w_from_opengl_c2w, viewmats_from_c2w
 from cus.cameras.transforms_json import c2w_from_rows, load_transforms
-from cus.errors import InputError, shown
+from cus.errors import InputError, first_problem, shown
 from cus.files import read_json
 
 # As many as a run makes frames; of longer files so many can be chosen.
@@ -216,7 +216,4 @@ def _checked(model: type[_Model], values: dict[str, Any], where: str) -> _Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False)[0]
-        field = ".".join(map(str, problem["loc"])) or "it"
-        said = problem["msg"].removeprefix("Input should be ")
-        raise InputError(f"{where}: {field} must be {said}, got {shown(problem['input'])}") from error
+        raise InputError(f"{where}: {first_problem(error)}") from error

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cus.cameras.conversions import focal_from_fov
 from cus.cameras.lenses import MODELS, PARAMS, Lens
-from cus.errors import InputError
+from cus.errors import InputError, first_problem, shown
 
 LARGEST = 1e7  # of a focal length or a principal point, in pixels
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -153,7 +153,7 @@ def read_frame(entry: Any, shared: dict[str, Any], where: str) -> Frame:
         InputError: no object, or a field that is missing, of another type, not finite, or out of its range.
     """
     if not isinstance(entry, dict):
-        raise InputError(f"{where}: expected an object with file_path and transform_matrix, got {_short(entry)}")
+        raise InputError(f"{where}: expected an object with file_path and transform_matrix, got {shown(entry)}")
     missing = [name for name in ("file_path", "transform_matrix") if name not in entry]
     if missing:
         raise InputError(f"{where}: expected file_path and transform_matrix, got {', '.join(sorted(entry)[:12])}")
@@ -164,19 +164,6 @@ def read_frame(entry: Any, shared: dict[str, Any], where: str) -> Frame:
     try:
         return Frame.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{where} ({_short(entry['file_path'])}): {_first_problem(error)}") from error
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False, include_context=False)[0]
-    field = str(problem["loc"][-1]) if problem["loc"] else "entry"
-    said = problem["msg"].removeprefix("Input should be ")
-    return f"{field} must be {said}, got {_short(problem['input'])}"
-
-
-def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):
-        return f"a {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."
+        raise InputError(
+            f"{where} ({shown(entry['file_path'])}): {first_problem(error).removeprefix('lens.')}"
+        ) from error

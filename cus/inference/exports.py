@@ -23,9 +23,10 @@ from cus.cameras.colmap import save_colmap, visible_points
 from cus.cameras.lenses import Lens, filling_K, undistort
 from cus.cameras.photos import inspect_photo
 from cus.cameras.pictures import read_header
-from cus.cameras.transforms_json import frame_entry, read_json
+from cus.cameras.transforms_json import frame_entry
 from cus.errors import InputError
 from cus.inference.labels import STAGES
+from cus.inference.run_record import read_record
 from cus.output_folder import check_replaceable, new_folder
 from cus.splats.ply import load_point_cloud, save_point_cloud
 
@@ -214,7 +215,7 @@ def _find_photos(folder: Path, posed: PosedPhotos, photo_folder: Path | None) ->
     """Where the photographs are: beside the run as it says, where the command named them, or in `photo_folder`."""
     named: dict[str, Path] = {}
     if (folder / "run.json").exists():
-        views = read_json(folder / "run.json").get("settings", {}).get("views", [])
+        views = read_record(folder)["settings"]["views"]
         named = {Path(view).name: Path(view) for view in views}
     found = []
     for path in posed.paths:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cus.inference.folder import REFINED, RunFolder, State
 from cus.inference.labels import STAGES
 from cus.inference.progress import OnProgress
 from cus.inference.results import Results
+from cus.inference.run_record import read_record, recorded_settings
 from cus.inference.settings import InferSettings, fingerprint
 from cus.inference.stages import Batch, Inputs, cloud_from, conditioning_from, scene_from
 from cus.splats import FitConfig, Gaussians
@@ -66,12 +67,10 @@ def is_run(path: Path) -> bool:
 
 def read_run(path: Path, device: torch.device | str = "cpu") -> RecordedRun:
     """Read what a run has recorded. Raises InputError where a stage that the fit needs is missing or damaged."""
-    summary = read_json(path / "run.json")
-    keys = summary.get("stages", {})
-    states = {
-        name: _recorded(path, name, device, keys.get(name) if isinstance(keys, dict) else None) for name in _NEEDED
-    }
-    settings = _settings(summary, path)
+    summary = read_record(path)
+    keys = summary["stages"]
+    states = {name: _recorded(path, name, device, keys.get(name)) for name in _NEEDED}
+    settings = recorded_settings(summary, path)
     scene = scene_from(states["scene"])
     targets = load_transforms(path)
     width, height = targets.sizes[0]
@@ -99,9 +98,9 @@ def read_run(path: Path, device: torch.device | str = "cpu") -> RecordedRun:
         conditioning=conditioning_from(states["conditioning"]),
         frames=frames,
         cloud=cloud_from(states["cloud"]),
-        loading=float(summary.get("loading_seconds", 0.0)),
-        seconds=dict(summary.get("seconds", {})),
-        reused=[name for name in summary.get("reused", []) if name != "splat"],
+        loading=summary["loading_seconds"],
+        seconds=dict(summary["seconds"]),
+        reused=[name for name in summary["reused"] if name != "splat"],
     )
     return RecordedRun(path, settings, summary, results)
 
@@ -151,7 +150,7 @@ def refit(
         results.antialiased = config.antialiased
         results.seconds["splat"] = time.perf_counter() - started
         # Earlier words on a scene that is no more.
-        notes = [note for note in run.summary.get("notes", []) if not note.startswith(f"{STAGES['splat']}:")]
+        notes = [note for note in run.summary["notes"] if not note.startswith(f"{STAGES['splat']}:")]
         results.notes = [*notes, *state.notes]
         settings = replace(run.settings, out=folder.path, splat_iterations=config.iterations)
         if folder.path.resolve() != run.path.resolve():
@@ -176,7 +175,7 @@ def _summary(run: RecordedRun, options: FitOptions, config: FitConfig, folder: R
         "settings": run.summary["settings"] | fit_settings | {"out": str(folder.path), "splat": True},
         "notes": results.notes,
         "reused": results.reused,
-        "missing": [name for name in run.summary.get("missing", []) if name != STAGES["splat"]],
+        "missing": [name for name in run.summary["missing"] if name != STAGES["splat"]],
         "seconds": {name: round(value, 2) for name, value in results.seconds.items()},
         "total_seconds": round(results.loading + sum(results.seconds.values()), 2),
         "peak_memory_bytes": machine.peak_memory(),
@@ -256,17 +255,3 @@ def _recorded(path: Path, stage: str, device: torch.device | str, key: str | Non
 def _digest(path: Path) -> list[str]:
     """The fingerprints of the stages that the fit starts from."""
     return [RunFolder(path).fingerprint_of(stage) or "" for stage in _NEEDED]
-
-
-def _settings(summary: dict[str, Any], path: Path) -> InferSettings:
-    """The settings that `run.json` names; what other versions wrote beside them is left out."""
-    given = summary.get("settings")
-    if not isinstance(given, dict) or "views" not in given:
-        raise InputError(f"{path / 'run.json'} does not say how the run was made; run cus-infer once more")
-    known = {field.name for field in fields(InferSettings)}
-    values = {name: value for name, value in given.items() if name in known}
-    values["views"] = tuple(Path(view) for view in values["views"])
-    values["out"] = path
-    values["cameras"] = None if values.get("cameras") is None else Path(values["cameras"])
-    values["target"] = None if values.get("target") is None else tuple(values["target"])
-    return InferSettings(**values)
