@@ -169,7 +169,7 @@ def _known_options(network: type[Any], config: dict[str, Any]) -> dict[str, Any]
     return {option: value for option, value in config.items() if option in known}
 
 
-def _check_shapes(where: str, stored: dict[str, StoredTensor], network: nn.Module) -> None:
+def _check_shapes(where: Path, stored: dict[str, StoredTensor], network: nn.Module) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     problem = f"the weights in {where} are not those of its config.json"
     if set(stored) != set(expected):

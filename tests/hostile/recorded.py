@@ -42,6 +42,11 @@ def cases() -> Iterator[Case]:
             make = _changed(key, value)
             for command, arguments in (*READERS[:2], ("cus-infer", RESUME)):
                 yield Case("recorded", f"run.json's {key} is {words}", command, arguments, make, "either")
+    for key in ("views", "fps", "target", "cameras", "trajectory"):
+        for words, value in (("null", None), ("text", "x"), ("a list", [[1]]), ("huge", 10**400)):
+            for command, arguments in READERS[:2]:
+                name = f"the setting {key} of run.json is {words}"
+                yield Case("recorded", name, command, arguments, _set(key, value), "either")
     for words, content in BAD[:4]:
         yield Case("recorded", f"every state is {words}", "cus-infer", RESUME, _states(content), "either")
         yield Case("recorded", f"every state is {words}", "cus-fit", FIT, _states(content), "either")
@@ -71,6 +76,17 @@ def _changed(key: str, value: Any) -> Any:
         base.write_run(folder)
         file = folder / "out/run.json"
         base.write_json(file, json.loads(file.read_text()) | {key: value})
+
+    return make
+
+
+def _set(key: str, value: Any) -> Any:
+    def make(folder: Path) -> None:
+        base.write_run(folder)
+        file = folder / "out/run.json"
+        content = json.loads(file.read_text())
+        content["settings"][key] = value
+        base.write_json(file, content)
 
     return make
 
