@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cus.conditioning import Conditioning, Layers
 from cus.errors import InputError
 from cus.files import replacing, require_regular
 
@@ -34,6 +35,7 @@ class Clip:
         masks: [T, H, W] bool, True where `conditioning` is known.
         structure: [T, 3, H, W] in [0, 1], the projected global point cloud (Section III-D), or None.
         info: how the clip was made (trajectory, zoom, seed, ...); anything JSON can hold.
+        layers: the two best references' warps with masks and gate, of fused conditioning, or None.
     """
 
     references: Tensor
@@ -42,6 +44,7 @@ class Clip:
     masks: Tensor
     structure: Tensor | None = None
     info: dict = field(default_factory=dict)
+    layers: Layers | None = None
 
     def __post_init__(self) -> None:
         frames, channels, height, width = self.targets.shape
@@ -50,9 +53,16 @@ class Clip:
         expected = {"conditioning": self.targets.shape, "masks": (frames, height, width)}
         if self.structure is not None:
             expected["structure"] = self.targets.shape
+        if self.layers is not None and self.layers.gate.shape != (frames, height, width):
+            raise ValueError(f"layers must be of {(frames, height, width)}, got {tuple(self.layers.gate.shape)}")
         for name, shape in expected.items():
             if tuple(getattr(self, name).shape) != tuple(shape):
                 raise ValueError(f"{name} must be {tuple(shape)}, got {tuple(getattr(self, name).shape)}")
+
+    @property
+    def shown(self) -> Conditioning:
+        """What a model is shown: conditioning and layers; depths are not stored, and are 0."""
+        return Conditioning(self.conditioning, self.masks, torch.zeros_like(self.conditioning[:, 0]), self.layers)
 
 
 def save_clip(path: Path, clip: Clip) -> None:
@@ -65,6 +75,10 @@ def save_clip(path: Path, clip: Clip) -> None:
     }
     if clip.structure is not None:
         tensors["structure"] = _to_bytes(clip.structure)
+    if clip.layers is not None:
+        tensors["layer_images"] = _to_bytes(clip.layers.images)
+        tensors["layer_masks"] = clip.layers.masks.to(torch.uint8).contiguous()
+        tensors["gate"] = _to_bytes(clip.layers.gate)
     with replacing(path, parents=True, sweep=False) as part:
         save_file(tensors, part, {"format": FORMAT, "info": json.dumps(clip.info)})
 
@@ -89,6 +103,7 @@ def load_clip(path: Path) -> Clip:
             masks=file.get_tensor("masks").bool(),
             structure=_to_floats(file.get_tensor("structure")) if "structure" in names else None,
             info=json.loads(file.metadata().get("info", "{}")),
+            layers=_layers(file) if "gate" in names else None,
         )
 
 
@@ -116,6 +131,11 @@ def open_tensors(path: Path, form: str, what: str) -> Iterator[Any]:
     except (OSError, SafetensorError, ValueError, TypeError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot read the {what} {path}: {reason}; {remedy}") from error
+
+
+def _layers(file) -> Layers:  # noqa: ANN001  (an open safetensors file)
+    masks = file.get_tensor("layer_masks").bool()
+    return Layers(_to_floats(file.get_tensor("layer_images")), masks, _to_floats(file.get_tensor("gate")))
 
 
 def clip_paths(folder: Path) -> list[Path]:
@@ -159,12 +179,12 @@ class Window:
         )
 
     def of(self, tensor_slice) -> Tensor:  # noqa: ANN001  (a tensor, or a slice of a safetensors file)
-        """Cut [T, C, H, W] or [T, H, W]."""
+        """Cut [T, C, H, W], [T, L, C, H, W] or [T, H, W]."""
         time, rows = slice(self.start, self.start + self.frames), slice(self.y, self.y + self.height)
         columns = slice(self.x, self.x + self.width)
-        if len(tensor_slice.get_shape() if hasattr(tensor_slice, "get_shape") else tensor_slice.shape) == 3:
-            return tensor_slice[time, rows, columns]
-        return tensor_slice[time, :, rows, columns]
+        axes = len(tensor_slice.get_shape() if hasattr(tensor_slice, "get_shape") else tensor_slice.shape)
+        between = (slice(None),) * (axes - 3)
+        return tensor_slice[(time, *between, rows, columns)]
 
 
 class ClipCrops(torch.utils.data.Dataset):

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cus.cameras import Cameras
-from cus.datasets.textures import SIZE, random_texture
+from cus.datasets.textures import random_texture
 
 TEXELS_PER_METRE = 700.0
-_FAR = 1e9
+FAR = 1e9
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Solid:
     round: bool = False
 
     def intersect(self, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Hits of rays [N, 3] from `origin` [3]: t [N] (`_FAR`: none), coordinates [N, 2] in metres, normals [N, 3]."""
+        """Hits of rays [N, 3] from `origin` [3]: t [N] (`FAR`: none), coordinates [N, 2] in metres, normals [N, 3]."""
         start = self.axes @ (origin - self.center)
         slopes = directions @ self.axes.T
         if self.flat:
@@ -54,7 +54,7 @@ class Solid:
             uv = start[:2] + t[:, None] * slopes[:, :2]
             inside = (uv / self.radii[:2]).square().sum(-1) < 1 if self.round else (uv.abs() < self.radii[:2]).all(-1)
             facing = -torch.sign(slopes[:, 2:]) * self.axes[2]
-            return torch.where(inside & (t > 1e-3), t, _FAR), uv, facing
+            return torch.where(inside & (t > 1e-3), t, FAR), uv, facing
         a, b = slopes / self.radii, start / self.radii
         squared, half, rest = a.square().sum(-1), a @ b, b @ b - 1
         root = half.square() - squared * rest
@@ -62,7 +62,7 @@ class Solid:
         hit = b + t[:, None] * a
         uv = torch.stack([torch.atan2(hit[:, 0], -hit[:, 2]), hit[:, 1].clamp(-1, 1).asin()], -1) * self.radii[:2]
         normals = F.normalize(hit / self.radii, dim=-1) @ self.axes
-        return torch.where((root > 0) & (t > 1e-3), t, _FAR), uv, normals
+        return torch.where((root > 0) & (t > 1e-3), t, FAR), uv, normals
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Collage:
 
     Attributes:
         solids: what stands in it.
-        textures: mip pyramids, each a list of [3, S, S], S halving.
+        textures: mip pyramids, each a list of [3, h, w], both halving.
         sun: [3] unit vector towards the light.
         ambient: share of light that comes from everywhere.
         exposure: factor on all colours.
@@ -88,7 +88,7 @@ class Collage:
         """The same seed gives the same scene: ground, back wall, side boards, and things at several depths."""
         rng = np.random.default_rng([seed, 77])
         count = int(rng.integers(5, 9))
-        textures = [_pyramid(torch.from_numpy(random_texture(rng)).permute(2, 0, 1)) for _ in range(count)]
+        textures = [pyramid(torch.from_numpy(random_texture(rng)).permute(2, 0, 1)) for _ in range(count)]
         back, floor = float(rng.uniform(4, 8)), float(rng.uniform(0.6, 1.4))
         solids = [
             _solid(rng, count, True, (0, -1, back), (9, 6, 1), float(rng.normal(0, 0.2)), 0.0),
@@ -141,7 +141,7 @@ def _cast(scene: Collage, camera: Cameras, shade: bool = True) -> tuple[Tensor, 
     pixels = F.pad(camera.pixel_centers(), (0, 1), value=1.0).reshape(-1, 3)
     rotation = camera.c2w[0, :3, :3]
     directions = pixels @ torch.linalg.inv(camera.Ks[0]).T @ rotation.T
-    nearest = torch.full((len(directions),), _FAR)
+    nearest = torch.full((len(directions),), FAR)
     owner = torch.full((len(directions),), -1)
     for index, solid in enumerate(scene.solids):
         t, _, _ = solid.intersect(camera.centers[0], directions)
@@ -149,7 +149,7 @@ def _cast(scene: Collage, camera: Cameras, shade: bool = True) -> tuple[Tensor, 
         nearest = torch.where(closer, t, nearest)
         owner[closer] = index
     size = (camera.height, camera.width)
-    depths = torch.where(nearest < _FAR, nearest, 0.0).view(size)
+    depths = torch.where(nearest < FAR, nearest, 0.0).view(size)
     colors = torch.full((3, len(directions)), 0.7)
     for index, solid in enumerate(scene.solids if shade else ()):
         rows = (owner == index).nonzero()[:, 0]
@@ -168,7 +168,8 @@ def _look_up(levels: Sequence[Tensor], texels: Tensor, footprint: Tensor) -> Ten
     """Colours [3, N] at positions [N, 2] in finest texels (mirrored outside), each from its footprint's level."""
     level = footprint.log2().round().clamp(0, len(levels) - 1).long()
     colors = torch.empty(3, len(texels))
-    grid = (texels / SIZE) % 2
+    size = torch.tensor(levels[0].shape[:0:-1])
+    grid = (texels / size) % 2
     grid = torch.where(grid > 1, 2 - grid, grid) * 2 - 1
     for index in level.unique().tolist():
         rows = (level == index).nonzero()[:, 0]
@@ -177,14 +178,15 @@ def _look_up(levels: Sequence[Tensor], texels: Tensor, footprint: Tensor) -> Ten
     return colors
 
 
-def _pyramid(texture: Tensor) -> list[Tensor]:
+def pyramid(texture: Tensor) -> list[Tensor]:
+    """Mip levels of a texture [3, h, w], each half of the one before, until a side has 8 texels."""
     levels = [texture]
-    while levels[-1].shape[-1] > 8:
+    while min(levels[-1].shape[1:]) > 8:
         levels.append(F.avg_pool2d(levels[-1][None], 2)[0])
     return levels
 
 
-def _turn(yaw: float, pitch: float) -> Tensor:
+def axes_turned(yaw: float, pitch: float) -> Tensor:
     """[3, 3] rows: axes of a board that faces the viewer, turned about y, then tipped about its own x."""
     c, s, k, m = math.cos(yaw), math.sin(yaw), math.cos(pitch), math.sin(pitch)
     turn = torch.tensor([[c, 0, -s], [0, 1, 0], [s, 0, c]])
@@ -197,7 +199,7 @@ def _solid(
     return Solid(
         flat,
         torch.tensor([float(c) for c in center]),
-        _turn(yaw, pitch).float(),
+        axes_turned(yaw, pitch).float(),
         torch.tensor([float(r) for r in radii]),
         int(rng.integers(textures)),
         torch.from_numpy(rng.uniform(0, 3, 2)).float(),
@@ -222,7 +224,7 @@ def _thing(rng: np.random.Generator, textures: int, back: float, floor: float) -
     if kind == "post":
         thin = (0.02 + 0.06 * rng.random(), 1.5, 1)
         return [_solid(rng, textures, True, (x, y, z), thin, yaw, float(rng.normal(0, 0.05)))]
-    axes = _turn(yaw, 0.0).float()
+    axes = axes_turned(yaw, 0.0).float()
     faces = []
     for axis, (u, v) in ((2, (0, 1)), (0, (2, 1)), (1, (0, 2))):
         for side in (-1, 1):

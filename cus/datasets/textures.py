@@ -15,7 +15,7 @@ _LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01
 
 def random_texture(rng: np.random.Generator) -> np.ndarray:
     """A bitmap [SIZE, SIZE, 3] float32 in [0, 1]."""
-    kinds = (_leaves, _leaves, _leaves, _bricks, _rules, _lettering, _plain)
+    kinds = (_leaves, _leaves, _leaves, _bricks, _rules, lettering, _plain)
     draw = kinds[int(rng.integers(len(kinds)))]
     image = draw(rng)
     grain = fractal_noise(rng, float(rng.uniform(0.6, 1.6)))
@@ -100,7 +100,8 @@ def _rules(rng: np.random.Generator) -> np.ndarray:
     return first + wave[..., None].astype(np.float32) * (second - first)
 
 
-def _lettering(rng: np.random.Generator) -> np.ndarray:
+def lettering(rng: np.random.Generator) -> np.ndarray:
+    """Lines of print in many sizes [SIZE, SIZE, 3] in [0, 1]."""
     paper, ink = random_color(rng), random_color(rng)
     image = np.full((SIZE, SIZE, 3), paper * 255, np.uint8)
     y = 0

@@ -43,6 +43,10 @@ class Objective:
         min_snr_gamma: 0: plain mean squared error on v; otherwise weighted by min(SNR, gamma) / (SNR + 1) (Hang et
             al., "Efficient diffusion training via min-SNR weighting", 2023).
         timestep_power: 1 draws timesteps uniformly; larger favours noisy ones: `t ~ N u^(1 / power)`.
+        last_share: share of the items that are drawn at the last timestep, where there is only noise: 1 trains a
+            regression for one sampling step.
+        pixels: the loss is Charbonnier's of the decoded frames instead of v's; for first stages that decode cheaply.
+        perceptual: weight of ST-LPIPS (VGG) beside it, of one frame an item; it costs several times the network.
     """
 
     drop_text: float = limited(0.05, low=0, high=1)
@@ -50,11 +54,17 @@ class Objective:
     drop_both: float = limited(0.05, low=0, high=1)
     min_snr_gamma: float = limited(0.0, low=0)
     timestep_power: float = limited(1.0, above=0)
+    last_share: float = limited(0.0, low=0, high=1)
+    pixels: bool = False
+    perceptual: float = limited(0.0, low=0)
 
     def draw_timesteps(self, batch: int, schedule: NoiseSchedule, generator: torch.Generator) -> torch.Tensor:
         """Int64 timesteps [batch] on the CPU."""
         uniform = torch.rand(batch, generator=generator, dtype=torch.float64)
         timesteps = (uniform ** (1 / self.timestep_power) * schedule.num_timesteps).long()
+        if self.last_share:
+            last = torch.rand(batch, generator=generator) < self.last_share
+            timesteps = torch.where(last, schedule.num_timesteps - 1, timesteps)
         return timesteps.clamp(max=schedule.num_timesteps - 1)
 
     def draw_drops(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,3 +84,8 @@ class Objective:
             weights = snr.clamp(max=self.min_snr_gamma) / (snr + 1)
             errors = errors * weights.to(device=errors.device, dtype=errors.dtype)
         return errors.mean()
+
+
+def charbonnier(images: torch.Tensor, targets: torch.Tensor, epsilon: float = 2e-3) -> torch.Tensor:
+    """Scalar: mean of sqrt(d^2 + epsilon^2) over all axes, d the difference of images in [0, 1]: L1, smooth at 0."""
+    return ((images.float() - targets.float()).square() + epsilon**2).sqrt().mean()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cus.datasets.clips import clip_paths, load_clip
 from cus.diffusion import CloseUpShotPipeline
 from cus.diffusion.latents import to_model_range
+from cus.errors import InputError
 from cus.limits import limited
 from cus.models.autoencoder import Autoencoder
 from cus.training.latents import GeneratedCrops
@@ -78,6 +79,10 @@ class DecoderStage:
     def __init__(self, config: DecoderConfig) -> None:
         self.config = config
         self.pipeline = CloseUpShotPipeline.from_pretrained(config.init)
+        if not isinstance(self.pipeline.vae, Autoencoder):
+            raise InputError(
+                f"the first stage of {config.init} is {type(self.pipeline.vae).__name__}, which has no decoder to train"
+            )
         self.vae = with_skips(self.pipeline.vae)
         self.pipeline.register_modules(vae=self.vae)
         for part in ("unet", "image_encoder", "image_projector", "prompt", "vae"):
@@ -110,7 +115,7 @@ class DecoderStage:
         device = next(self.vae.parameters()).device
         rows, scores = [], []
         for clip in self.clips:
-            frames = self.pipeline.to(device)(clip.references.to(device), clip.conditioning.to(device)).cpu()
+            frames = self.pipeline.to(device)(clip.references.to(device), clip.shown.to(device)).cpu()
             rows += [video[:: max(1, len(video) // 4)][:4] for video in (clip.targets, clip.conditioning, frames)]
             scores.append(clip_scores(clip, frames))
         save_grid(folder / f"step-{step:08d}.png", torch.cat(rows), columns=4)

@@ -73,7 +73,7 @@ def cache_generated(
         if not (folder.is_ours(path.name) and is_cache(folder.path / path.name)):
             clip = load_clip(path)
             generator = torch.Generator().manual_seed(item_seed(0, done))
-            latents = pipeline(clip.references, clip.conditioning, generator=generator, output_type="latent")
+            latents = pipeline(clip.references, clip.shown, generator=generator, output_type="latent")
             _store(folder, path.name, {"generated": latents.half().cpu().contiguous()})
         if on_progress is not None:
             on_progress(done + 1, len(paths))

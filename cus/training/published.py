@@ -101,7 +101,7 @@ def _stage(run: Path, config: Mapping[str, Any]) -> TrainingStage:
             settings |= {f"{key}.{inner}": item for inner, item in value.items()}
         else:
             settings[key] = value
-    return TrainingStage(name, _steps_done(run), settings, _data(str(config.get(data) or "")))
+    return TrainingStage(name, _steps_done(run), settings, _data(str(config.get(data) or config.get("clips") or "")))
 
 
 def _steps_done(run: Path) -> int | None:

@@ -11,11 +11,18 @@ from torch import Tensor, nn
 from cus.datasets.clips import Clip, clip_paths, load_clip
 from cus.diffusion import CloseUpShotPipeline, LatentTarget, NoiseSchedule, Objective, PromptEmbeddings, Sampling
 from cus.diffusion.context import ContextEncoder
+from cus.diffusion.latents import FirstStage, decode, encode
+from cus.diffusion.layers import Layers, encode_layers, layer_channels
+from cus.diffusion.objective import charbonnier
 from cus.errors import InputError
 from cus.limits import limited
 from cus.models.clip import ImageEncoder
+from cus.models.perceptual import SMALLEST, PerceptualDistance
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
+from cus.models.unshuffle import UnshuffleAutoencoder
+from cus.splats.ssim import ssim
+from cus.training.clip_crops import LayeredCrops
 from cus.training.config import construct
 from cus.training.latents import LatentCrops
 from cus.training.loop import LoopSettings
@@ -28,14 +35,16 @@ class NewModel:
     """Arguments of the parts of a model that is trained from nothing.
 
     Attributes:
-        vae: folder of a trained autoencoder.
-        unet: of `cus.models.UNet`.
+        vae: folder of a trained autoencoder; empty where `unshuffle` is set.
+        unshuffle: factor of a lossless first stage without weights instead, 0 is none.
+        unet: of `cus.models.UNet`; its channels in and out follow from the first stage and the condition layers.
         image_encoder: of `cus.models.clip.ImageEncoder`.
         image_projector: of `cus.models.ImageProjector`.
         schedule: of `cus.diffusion.NoiseSchedule`.
     """
 
     vae: str = ""
+    unshuffle: int = limited(0, low=0, high=16)
     unet: dict[str, Any] = field(default_factory=dict)
     image_encoder: dict[str, Any] = field(default_factory=dict)
     image_projector: dict[str, Any] = field(default_factory=dict)
@@ -48,28 +57,35 @@ class UNetConfig:
 
     Attributes:
         out: folder of the run.
-        latents: folder of cached latents (data/cache_latents.py).
-        held_out: folder of clips for sample pictures; empty makes none.
+        latents: folder of cached latents (data/cache_latents.py); or give `clips`.
+        clips: folder of clips, encoded while training: for a first stage that costs nothing.
+        held_out: folder of clips for scores and sample pictures; empty makes none.
+        held_out_clips: how many of them, at most.
         init: pipeline to start from: a folder or Hub id; empty builds `model`.
         model: see `NewModel`.
         sampling: how the exported model is sampled.
         trained: parts that learn; the others stay frozen.
         frames: length of the training windows.
         crop: their height and width, in latent pixels.
-        structure_share: share of the items that keep their structure image (0: pass 1 only).
+        stills_share: share of the batches whose frames are taken as single pictures: short clips look like that.
+        structure_share: share of the items of cached latents that keep their structure image (0: pass 1 only); training
+            from clips is of pass 1 alone.
         objective: see `Objective`.
         loop: see `LoopSettings`.
     """
 
     out: str = MISSING
-    latents: str = MISSING
+    latents: str = ""
+    clips: str = ""
     held_out: str = ""
+    held_out_clips: int = limited(6, low=1)
     init: str = ""
     model: NewModel = field(default_factory=NewModel)
     sampling: Sampling = field(default_factory=Sampling)
     trained: list[str] = field(default_factory=lambda: ["unet", "image_projector"])
     frames: int = limited(25, low=1)
     crop: tuple[int, int] = limited((72, 128), low=1, high=8192)
+    stills_share: float = limited(0.0, low=0, high=1)
     structure_share: float = limited(0.5, low=0, high=1)
     objective: Objective = field(default_factory=Objective)
     loop: LoopSettings = field(default_factory=LoopSettings)
@@ -79,8 +95,17 @@ def build(config: UNetConfig) -> CloseUpShotPipeline:
     """The pipeline to train: loaded from `config.init`, or new around a trained autoencoder."""
     if config.init:
         return CloseUpShotPipeline.from_pretrained(config.init, sampling=asdict(config.sampling))
-    vae = read_autoencoder(config.model.vae, "set init=, or model.vae=")
-    unet = construct(UNet, config.model.unet, "model.unet")
+    vae: FirstStage
+    if config.model.unshuffle:
+        vae = UnshuffleAutoencoder(config.model.unshuffle)
+    else:
+        vae = read_autoencoder(config.model.vae, "set init=, model.vae= or model.unshuffle=")
+    latent, layers = vae.latent_channels, config.sampling.layers
+    channels = {
+        "in_channels": 2 * latent + layer_channels(layers, latent, vae.downsample),
+        "out_channels": latent,
+    }
+    unet = construct(UNet, channels | config.model.unet, "model.unet")
     options = unet.config
     return CloseUpShotPipeline(
         unet=unet,
@@ -106,7 +131,7 @@ class Denoiser(nn.Module):
         """The predicted v for `sample` [B, 2C, T, h, w]; `batch` gives reference images and structure latents."""
         context = self.context(batch["reference"], *drops)
         rates = torch.full_like(timesteps, fps)
-        return self.unet(sample, timesteps, context, rates, structure=batch["structure"]).sample
+        return self.unet(sample, timesteps, context, rates, structure=batch.get("structure")).sample
 
 
 class UNetStage:
@@ -124,28 +149,76 @@ class UNetStage:
             )
         self.module = Denoiser(parts.unet, ContextEncoder(parts.prompt, parts.image_encoder, parts.image_projector))
         self.target = LatentTarget(config.sampling.residual_scale)
-        self.clips = [load_clip(path) for path in clip_paths(Path(config.held_out))[:6]] if config.held_out else []
+        self.perceptual = PerceptualDistance.load("vgg") if config.objective.perceptual else None
+        self.judge = _judge() if config.held_out else None
+        paths = clip_paths(Path(config.held_out))[: config.held_out_clips] if config.held_out else []
+        self.clips = [load_clip(path) for path in paths]
 
-    def dataset(self) -> LatentCrops:
-        """Crops of the cached latents."""
+    def dataset(self) -> LatentCrops | LayeredCrops:
+        """Crops of the cached latents, or of the clips."""
         c = self.config
+        layers = c.sampling.layers
+        if bool(c.latents) == bool(c.clips):
+            raise InputError("give either latents= (data/cache_latents.py) or clips= (a folder of clips)")
+        if c.clips:
+            factor, side = self.pipeline.vae.downsample, self.pipeline.image_encoder.config["image_size"]
+            crop = (c.crop[0] * factor, c.crop[1] * factor)
+            return LayeredCrops(Path(c.clips), c.frames, crop, c.loop.seed, layers, side)
+        if layers:
+            raise InputError(f"cached latents hold no condition layers, and sampling.layers is {layers}: give clips=")
         return LatentCrops(Path(c.latents), c.frames, c.crop, c.loop.seed, c.structure_share)
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Eq. 2 as v-prediction. Items without a structure repeat their condition: then the maximum changes nothing."""
+        """Eq. 2 as v-prediction, or Charbonnier's of the frames; see `Objective`."""
         schedule, objective = self.pipeline.scheduler, self.config.objective
-        videos = {name: _sampled(batch[name], generator) for name in ("targets", "conditioning", "structure")}
-        condition = videos["conditioning"]
-        guided = batch["guided"][:, None, None, None, None]
-        structure = torch.where(guided, videos["structure"], condition)
-        latents = self.target.encode(videos["targets"], condition)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        if float(torch.rand((), generator=generator)) < self.config.stills_share:
+            batch = _as_stills(batch)
+        condition, clean, structure, extra = self._latents(batch, generator)
+        latents = self.target.encode(clean, condition)
+        noise = torch.randn(latents.shape, generator=generator).to(latents) * self.config.sampling.noise
         timesteps = objective.draw_timesteps(len(latents), schedule, generator).to(latents.device)
         drops = objective.draw_drops(len(latents), generator)
-        sample = torch.cat([schedule.add_noise(latents, noise, timesteps), condition], dim=1)
-        inputs = {"reference": batch["reference"], "structure": structure}
+        noisy = schedule.add_noise(latents, noise, timesteps)
+        sample = torch.cat([noisy, condition, *extra], dim=1)
+        inputs = {"reference": batch["reference"]}
+        if structure is not None:
+            inputs["structure"] = torch.cat([structure, *extra], dim=1)
         v = module(sample, timesteps, inputs, drops, self.config.sampling.fps)
-        return objective.loss(v, schedule.v_target(latents, noise, timesteps), timesteps, schedule)
+        if not objective.pixels:
+            return objective.loss(v, schedule.v_target(latents, noise, timesteps), timesteps, schedule)
+        found = schedule.x0_from_v(v.float(), noisy, timesteps) / schedule.rescaled(torch.ones_like(v), timesteps)
+        return self._pixel_loss(self.target.decode(found, condition), batch["targets"])
+
+    def _latents(
+        self, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]:
+        """Condition, targets and structure (None: no item has one) [B, C, T, h, w], and what the layers add."""
+        if not self.config.clips:
+            videos = {name: _sampled(batch[name], generator) for name in ("targets", "conditioning", "structure")}
+            # Items without a structure repeat their condition: then the maximum changes nothing.
+            guided = batch["guided"][:, None, None, None, None]
+            structure = torch.where(guided, videos["structure"], videos["conditioning"])
+            return videos["conditioning"], videos["targets"], structure, []
+        vae, items = self.pipeline.vae, len(batch["targets"])
+        with torch.no_grad():
+            images = batch["conditioning"].flatten(0, 1)
+            condition, clean = (encode(vae, part) for part in (images, batch["targets"].flatten(0, 1)))
+            extra = []
+            if self.config.sampling.layers:
+                names = ("layer_images", "layer_masks", "gate")
+                layers = Layers(*(batch[name].flatten(0, 1) for name in names))
+                extra = [_as_video(encode_layers(vae, layers, images, condition, self.target), items)]
+        return _as_video(condition, items), _as_video(clean, items), None, extra
+
+    def _pixel_loss(self, latents: Tensor, targets: Tensor) -> Tensor:
+        """Charbonnier's, and the perceptual distance where it has a weight; targets [B, T, 3, H, W] in [0, 1]."""
+        frames = decode(self.pipeline.vae, latents.transpose(1, 2).flatten(0, 1)).unflatten(0, targets.shape[:2])
+        loss = charbonnier(frames, targets)
+        if self.perceptual is not None:
+            middle = targets.shape[1] // 2
+            shown, wanted = frames[:, middle].clamp(0, 1), targets[:, middle]
+            loss = loss + self.config.objective.perceptual * self.perceptual.to(shown.device)(shown, wanted).mean()
+        return loss
 
     @torch.no_grad()
     def sample(self, folder: Path, step: int) -> dict[str, float]:
@@ -156,7 +229,7 @@ class UNetStage:
             for clip in self.clips:
                 frames = self.generate(clip)
                 rows += [video[:: max(1, len(video) // 4)][:4] for video in (clip.targets, clip.conditioning, frames)]
-                scores.append(clip_scores(clip, frames))
+                scores.append(clip_scores(clip, frames, self.judge))
         finally:
             for name in ("unet", "image_encoder", "image_projector", "prompt"):
                 getattr(self.pipeline, name).train(name in self.config.trained)
@@ -170,7 +243,7 @@ class UNetStage:
         precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.loop.precision)
         device = next(self.module.parameters()).device
         self.pipeline.vae.to(device)
-        return self.pipeline(clip.references.to(device), clip.conditioning.to(device), dtype=precision).cpu()
+        return self.pipeline(clip.references.to(device), clip.shown.to(device), dtype=precision).cpu()
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
@@ -184,11 +257,42 @@ def _sampled(posterior: Tensor, generator: torch.Generator) -> Tensor:
     return mean + std * torch.randn(mean.shape, generator=generator).to(mean)
 
 
-def clip_scores(clip: Clip, frames: Tensor) -> dict[str, float]:
-    """PSNR in dB of generated frames, of the conditioning, and of the conditioning's best box blur."""
-    blurred = max(psnr(box_blurred(clip.conditioning, radius), clip.targets) for radius in (1, 2, 3))
+def _judge() -> PerceptualDistance | None:
+    """The distance that held-out frames are scored by, where its weights are installed."""
+    try:
+        return PerceptualDistance.load("alex")
+    except InputError:
+        return None
+
+
+def _as_video(frames: Tensor, items: int) -> Tensor:
+    """[B T, C, h, w] -> [B, C, T, h, w]."""
+    return frames.unflatten(0, (items, -1)).transpose(1, 2)
+
+
+def _as_stills(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Frames [B, T, ...] as clips of one frame [B T, 1, ...]; pictures of an item are repeated."""
+    count = batch["targets"].shape[1]
     return {
+        name: values.repeat_interleave(count, dim=0) if name == "reference" else values.flatten(0, 1)[:, None]
+        for name, values in batch.items()
+    }
+
+
+def clip_scores(clip: Clip, frames: Tensor, distance: PerceptualDistance | None = None) -> dict[str, float]:
+    """Scores of generated frames, of the conditioning, and of the conditioning's best box blur: PSNR in dB and SSIM.
+
+    With a `distance` that of frames and of conditioning, too, where pictures are large enough for it.
+    """
+    blurred = max(psnr(box_blurred(clip.conditioning, radius), clip.targets) for radius in (1, 2, 3))
+    scores = {
         "psnr": psnr(frames, clip.targets),
         "psnr_conditioning": psnr(clip.conditioning, clip.targets),
         "psnr_blurred": blurred,
+        "ssim": float(ssim(frames, clip.targets).mean()),
+        "ssim_conditioning": float(ssim(clip.conditioning, clip.targets).mean()),
     }
+    if distance is not None and min(clip.targets.shape[-2:]) >= SMALLEST:
+        scores["st_lpips"] = float(distance(frames, clip.targets).mean())
+        scores["st_lpips_conditioning"] = float(distance(clip.conditioning, clip.targets).mean())
+    return scores

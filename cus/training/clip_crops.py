@@ -1,0 +1,66 @@
+"""Random windows of clips in pixels, for models whose first stage costs nothing: no cache of latents is needed."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cus.datasets.clips import FORMAT, Window, clip_paths, item_seed, open_tensors
+from cus.errors import InputError
+
+
+class LayeredCrops(torch.utils.data.Dataset):
+    """Random windows of clips; item `i` is a function of the seed and `i` alone, so that training resumes exactly.
+
+    Items: targets, conditioning [T, 3, h, w]; layer_images [T, L, 3, h, w], layer_masks [T, L, h, w] and gate
+    [T, h, w], where layers are asked for; reference [3, S, S]: all float in [0, 1]. Windows are mirrored and turned at
+    random, all of an item alike. Clips shorter than `frames` repeat their last frame.
+
+    Args:
+        folder: of the clips.
+        frames: length of a window.
+        crop: (height, width) of a window, in pixels; clips are at least as large.
+        seed: of the windows.
+        layers: how many condition layers are read; clips without them are then an error.
+        reference_size: side of the square that the image tower sees.
+    """
+
+    def __init__(
+        self, folder: Path, frames: int, crop: tuple[int, int], seed: int, layers: int, reference_size: int
+    ) -> None:
+        self.paths = clip_paths(folder)
+        self.frames, self.crop, self.seed = frames, crop, seed
+        self.layers, self.reference_size = layers, reference_size
+        with open_tensors(self.paths[0], FORMAT, "training clip") as file:
+            if layers and "gate" not in file.keys():  # noqa: SIM118
+                raise InputError(
+                    f"{self.paths[0]} has no condition layers, and the model reads {layers}; build clips with "
+                    "data/make_photographic.py"
+                )
+
+    def __len__(self) -> int:
+        return 2**31
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(item_seed(self.seed, index))
+        path = self.paths[int(torch.randint(len(self.paths), (1,), generator=generator))]
+        names = ["targets", "conditioning", *(("layer_images", "layer_masks", "gate") if self.layers else ())]
+        with open_tensors(path, FORMAT, "training clip") as file:
+            length, _, height, width = file.get_slice("targets").get_shape()
+            frames = min(self.frames, length)
+            window = Window.draw(length, (height, width), frames, self.crop, 1, generator)
+            item = {name: window.of(file.get_slice(name)).float() for name in names}
+            reference = file.get_slice("references")[:1].float() / 255
+        turns, mirrored = (int(torch.randint(n, (1,), generator=generator)) for n in (4, 2))
+        square = self.crop[0] == self.crop[1]
+        for name, values in item.items():
+            values = values if name == "layer_masks" else values / 255
+            values = values[:, : self.layers] if name.startswith("layer_") else values
+            values = values.flip(-1) if mirrored else values
+            values = values.rot90(turns if square else 2 * (turns % 2), (-2, -1))
+            more = self.frames - frames
+            item[name] = torch.cat([values, *[values[-1:]] * more]).contiguous()
+        size = (self.reference_size, self.reference_size)
+        item["reference"] = F.interpolate(reference, size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+        return item

@@ -1,0 +1,81 @@
+"""Close-up training clips from scenes of photographs; data/make_photographic.py is their command."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from cus.datasets.clips import save_clip
+from cus.datasets.photo_clips import PhotoClipRecipe, make_photo_clips
+from cus.datasets.photographs import Photograph, read_manifest
+from cus.errors import InputError
+from cus.files import read_json
+from cus.limits import limited
+from cus.output_folder import OutputFolder
+from cus.training import config
+from cus.training.scripts import REMEDY
+
+
+@dataclass
+class PhotographicClips:
+    """What to build.
+
+    Attributes:
+        out: folder of the clips.
+        photographs: manifest of the photographs, see `cus.datasets.photographs`.
+        scenes: how many; each gives up to `recipe.windows` clips.
+        first_seed: seed of the first scene; scene i has `first_seed + i`. Keep training and held-out ranges apart.
+        recipe: of each clip.
+        part: this process's share, 0 .. parts - 1.
+        parts: number of processes.
+    """
+
+    out: str = MISSING
+    photographs: str = MISSING
+    scenes: int = limited(100, low=1)
+    first_seed: int = limited(0, low=0)
+    recipe: PhotoClipRecipe = field(default_factory=PhotoClipRecipe)
+    part: int = limited(0, low=0)
+    parts: int = limited(1, low=1)
+
+
+def build(settings: PhotographicClips, on_progress: Callable[[int, int], None]) -> None:
+    """Build what is missing, and list in `<out>/photographs-*.json` which photographs entered. Raises InputError."""
+    if settings.part >= settings.parts:
+        raise InputError(f"part must be less than parts ({settings.parts}), got {settings.part}")
+    photographs = read_manifest(Path(settings.photographs))
+    folder = OutputFolder(Path(settings.out), "training clips", REMEDY)
+    planned = ("settings.yaml", "clip-*.safetensors", "scene-*.json", "photographs-*.json")
+    share = f"-{settings.part}-of-{settings.parts}"
+    folder.open(planned, share=share)
+    try:
+        # A clip depends on its seed and the photographs, not on how many there are.
+        config.write(settings, folder, "settings.yaml", ("out", "scenes", "first_seed", "part", "parts"))
+        indices = range(settings.part, settings.scenes, settings.parts)
+        entered: set[str] = set()
+        for done, index in enumerate(indices):
+            on_progress(done, len(indices))
+            entered |= _scene(folder, settings, photographs, settings.first_seed + index)
+            listed = [photograph.entry() for photograph in photographs if photograph.path.name in entered]
+            text = json.dumps({"photographs": listed}, indent=1)
+            folder.write(f"photographs{share}.json", lambda part, text=text: part.write_text(text))
+        on_progress(len(indices), len(indices))
+    finally:
+        folder.close()
+
+
+def _scene(folder: OutputFolder, settings: PhotographicClips, photographs: Sequence[Photograph], seed: int) -> set[str]:
+    """Make the clips of a scene unless that is done; names of the photographs in them."""
+    # A scene is done when its mark is there; one of which the estimator made nothing has a mark alone.
+    mark = f"scene-{seed:07d}.json"
+    if folder.is_ours(mark):
+        return set(read_json(folder.path / mark)["photographs"])
+    clips = make_photo_clips(photographs, settings.recipe, seed)
+    for number, clip in enumerate(clips):
+        save_clip(folder.claim(f"clip-{seed:07d}-{number}.safetensors"), clip)
+    names = sorted({name for clip in clips for name in clip.info["photographs"]})
+    text = json.dumps({"clips": len(clips), "photographs": names})
+    folder.write(mark, lambda part: part.write_text(text))
+    return set(names)

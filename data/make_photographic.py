@@ -1,0 +1,23 @@
+"""Build close-up training clips from scenes of photographs, through the estimator and the fused conditioning.
+
+    python data/make_photographic.py out=runs/clips photographs=photographs.json scenes=400
+
+The manifest lists the photographs with their licences; `<out>/photographs-*.json` says which of them entered, for
+the model card. The same command again goes on where it stopped; several processes share the work with `part=0 parts=4`.
+"""
+
+import sys
+
+from cus.cli.scripts import Counter, run_script
+
+
+def main(arguments: list[str], counter: Counter) -> None:
+    """Build what is missing."""
+    from cus.training.photographic_clips import PhotographicClips, build
+    from cus.training.scripts import settings_of
+
+    build(settings_of(PhotographicClips, arguments), counter)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, "data/make_photographic.py", __doc__, sys.argv[1:]))
