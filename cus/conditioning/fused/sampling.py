@@ -114,9 +114,14 @@ def levels_of(photograph: Tensor) -> list[Tensor]:
 
 def _halved(image: Tensor) -> Tensor:
     h, w = image.shape[-2:]
-    values = F.pad(image[None].float(), (0, w % 2, 0, h % 2), mode="replicate")
-    halved = F.avg_pool2d(values, 2)[0]
-    return halved.round().to(torch.uint8) if image.dtype == torch.uint8 else halved.to(image.dtype)
+    halves = []
+    for channel in image:  # one at a time, since floats of a large photograph take four times its room
+        values = channel[None, None].float()
+        if h % 2 or w % 2:
+            values = F.pad(values, (0, w % 2, 0, h % 2), mode="replicate")
+        half = F.avg_pool2d(values, 2)[0, 0]
+        halves.append(half.round().to(torch.uint8) if image.dtype == torch.uint8 else half.to(image.dtype))
+    return torch.stack(halves)
 
 
 def sample_levels(levels: list[Tensor], x: Tensor, y: Tensor, footprint: Tensor) -> Tensor:
