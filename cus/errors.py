@@ -25,8 +25,9 @@ def shown(value: object, most: int = 60) -> str:
 def first_problem(error: "ValidationError") -> str:
     """The first field that a model of pydantic refuses, what it must be, and what it is."""
     problem = error.errors(include_url=False, include_context=False)[0]
-    field = ".".join(map(str, problem["loc"])) or "it"
-    said = problem["msg"].removeprefix("Input should be ")
+    field, said, got = ".".join(map(str, problem["loc"])) or "it", problem["msg"], shown(problem["input"])
     if said == "Field required":
         return f"{field} is missing"
-    return f"{field} must be {said}, got {shown(problem['input'])}"
+    if not said.startswith("Input should be "):
+        return f"{field} is refused ({said.partition(' for <class')[0].lower()}), got {got}"
+    return f"{field} must be {said.removeprefix('Input should be ').partition(' or instance of ')[0]}, got {got}"
