@@ -61,6 +61,8 @@ def recorded_settings(record: dict[str, Any], folder: Path) -> InferSettings:
     # Of the memory the record names the plan that was chosen, which is no setting.
     given = {name: value for name, value in record["settings"].items() if name != "memory"} | {"out": str(folder)}
     try:
-        return TypeAdapter(InferSettings).validate_python(given)
+        settings = TypeAdapter(InferSettings).validate_python(given)
+        settings.check_numbers()
+        return settings
     except ValidationError as error:
         raise InputError(f"{folder / NAME} is damaged (settings.{first_problem(error)}); {_REMEDY}") from error

@@ -14,7 +14,7 @@ from cus.cameras import trajectories
 from cus.cameras.path_files import read_camera_path
 from cus.conditioning import CONDITIONING_KINDS, ConditioningKind
 from cus.diffusion.sampling import Memory
-from cus.errors import InputError
+from cus.errors import InputError, shown
 from cus.models.attention import AttentionBackend
 from cus.models.xformers_attention import check_installed
 
@@ -97,6 +97,20 @@ class InferSettings:
     splat_iterations: int | None = None
     fps: int = 8
 
+    def check_numbers(self) -> None:
+        """Hold the numbers to their ranges. Raises InputError, which names the option."""
+        in_range("--frames", self.frames, 1, 1000)
+        in_range("--max-views", self.max_views, 2, 1000)
+        in_range("--size", self.size, 64, 4096)
+        in_range("--photo-size", self.photo_size, 128, 8192)
+        in_range("--steps", self.steps, 1, 1000)
+        in_range("--guidance", self.guidance, 0, 100)
+        in_range("--focal-35mm", self.focal_35mm, 4, 2000)
+        in_range("--fov", self.fov, 1, 170)
+        in_range("--splat-iterations", self.splat_iterations, 1, 1_000_000)
+        in_range("--fps", self.fps, 1, 120)
+        in_range("--seed", self.seed, 0, 2**63 - 1)
+
     def check(self) -> None:
         """Refuse what cannot be done, before anything slow starts. Raises InputError."""
         if self.trajectory not in get_args(Trajectory) and not Path(self.trajectory).is_file():
@@ -111,17 +125,7 @@ class InferSettings:
             # Read again at the size of the frames, when that is known; what cannot be read is refused now.
             read_camera_path(self.trajectory, 64, 64, self.frames)
         trajectories.check_arguments(self.end_zoom(), self.target, 1 if self.frames is None else self.frames)
-        in_range("--frames", self.frames, 1, 1000)
-        in_range("--max-views", self.max_views, 2, 1000)
-        in_range("--size", self.size, 64, 4096)
-        in_range("--photo-size", self.photo_size, 128, 8192)
-        in_range("--steps", self.steps, 1, 1000)
-        in_range("--guidance", self.guidance, 0, 100)
-        in_range("--focal-35mm", self.focal_35mm, 4, 2000)
-        in_range("--fov", self.fov, 1, 170)
-        in_range("--splat-iterations", self.splat_iterations, 1, 1_000_000)
-        in_range("--fps", self.fps, 1, 120)
-        in_range("--seed", self.seed, 0, 2**63 - 1)
+        self.check_numbers()
         if self.focal_35mm is not None and self.fov is not None:
             raise InputError("give --focal-35mm or --fov, not both")
         if self.cameras is not None and not self.cameras.exists():
@@ -181,7 +185,8 @@ def torch_dtype(name: str, device: torch.device) -> torch.dtype:
 def in_range(option: str, value: float | None, low: float, high: float) -> None:
     """Refuse the value of an option that lies outside. Raises InputError."""
     if value is not None and not low <= value <= high:
-        raise InputError(f"{option} must be {low:g} to {high:g}, got {value:g}")
+        said = f"{value:g}" if abs(value) < 1e300 else shown(value)  # of an integer there may be no float
+        raise InputError(f"{option} must be {low:g} to {high:g}, got {said}")
 
 
 def file_digest(path: Path) -> str:

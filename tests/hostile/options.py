@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from tests.hostile import base
 from tests.hostile.harness import Case
 
-COUNTS = ("0", "-1", "1.5", "x", "", "nan", "100000000000", "9" * 5000)
+COUNTS = ("0", "-1", "1.5", "x", "", "nan", "100000000000", "9" * 400, "9" * 5000)
 NUMBERS = ("nan", "inf", "-inf", "-1", "1e30", "x", "")
 INFER = {
     "--frames": COUNTS, "--size": (*COUNTS, "63"), "--photo-size": COUNTS, "--steps": COUNTS, "--fps": COUNTS,

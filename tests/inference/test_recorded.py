@@ -73,3 +73,9 @@ def test_recorded_settings_of_another_type_are_refused_by_their_name(tmp_path, c
         InputError, match=rf"run.json is damaged \(settings.{next(iter(changes))}.* (must be|is missing|is refused)"
     ):
         recorded_settings(read_record(tmp_path), tmp_path)
+
+
+def test_a_recorded_number_beyond_its_range_is_refused(tmp_path):
+    write_record(tmp_path, settings={"views": ["a.jpg", "b.jpg"], "fps": 10**400})
+    with pytest.raises(InputError, match="--fps must be"):
+        recorded_settings(read_record(tmp_path), tmp_path)
