@@ -10,7 +10,7 @@ from typing import Any
 from cus.cameras import PosedPhotos
 from cus.cameras.transforms_json import read_json
 from cus.datasets.scenes import KINDS, Kind, SceneSource, find_scenes, open_source
-from cus.errors import InputError
+from cus.errors import InputError, shown
 from cus.evaluation.protocol import (
     LEVELS,
     PROTOCOL_CHOICES,
@@ -27,6 +27,7 @@ from cus.files import replacing
 
 FORMAT = "cus-split-1"
 SHOWN = 8  # differences that a message lists
+LARGEST_SIZE = 8192  # of pictures, pixels
 
 
 @dataclass(frozen=True)
@@ -239,9 +240,10 @@ def _parsed(content: Mapping[str, Any], path: Path) -> Split:
     where = str(path)
     try:
         protocol, size = content["protocol"], content["size"]
-        if protocol not in PROTOCOL_CHOICES or not isinstance(size, int) or size < 1:
+        if protocol not in PROTOCOL_CHOICES or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE:
             raise InputError(
-                f"{path}: expected a protocol of {', '.join(PROTOCOL_CHOICES)} and a size, got {protocol}, {size}"
+                f"{path}: expected a protocol of {', '.join(PROTOCOL_CHOICES)} and a size of 1 to "
+                f"{LARGEST_SIZE} pixels, got {shown(protocol)}, {shown(size)}"
             )
         where = f"{path}, rules"
         rules = parse_rules(content["rules"], where)

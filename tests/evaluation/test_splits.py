@@ -119,6 +119,7 @@ def edited(split_file, change):
         (lambda c: c["rules"].update(zoms=[3]), "no rule zoms"),
         (lambda c: c["rules"].update(triples=0), "'triples'"),
         (lambda c: c.update(protocol="macro"), "expected a protocol"),
+        (lambda c: c.update(size=10**400), "a size of 1 to 8192 pixels, got .*1000"),
         (lambda c: c["scenes"]["wall"].update(kind="video"), "expected a kind"),
         (lambda c: c["scenes"]["wall"]["cases"][0].update(target="9.png"), "names 9.png"),
         (lambda c: c["scenes"]["wall"]["cases"][0].update(zoom=0.1), "is none that there is"),
