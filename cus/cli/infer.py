@@ -166,7 +166,7 @@ def _add_model(group: "argparse._ArgumentGroup") -> None:
         default="auto",
         metavar="KIND",
         help="conditioning images: hierarchical, points (ViewCrafter's own renders), fused (every photograph at its own"
-        " resolution), or auto: what the model was trained on (default: %(default)s)",
+        " resolution), or auto: what the model does best with (default: %(default)s)",
     )
     group.add_argument(
         "--no-suppression",

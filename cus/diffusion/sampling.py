@@ -28,8 +28,8 @@ class Sampling:
         noise: what the starting noise is multiplied with; 0 makes a checkpoint of one step a plain regression, whose
             frames depend on nothing drawn.
         second_pass: whether structure guidance is worth a second pass with this checkpoint, as measured after training.
-        conditioning: the conditioning images it was trained on: "hierarchical" (Section III-B), "points"
-            (ViewCrafter's own point renders) or "fused".
+        conditioning: the conditioning images it does best with, as a rule those it was trained on: "hierarchical"
+            (Section III-B), "points" (ViewCrafter's own point renders) or "fused".
 
     Raises:
         ValueError: a value of another type, or out of its range.

@@ -42,7 +42,7 @@ class RowSettings:
             the references have. Depth is always that of the references.
         suppress_background: whether leaked background is removed (Eq. 5).
         inpaint: whether holes of the warp, or of the point render, are filled from their surroundings (push and pull).
-        conditioning: what the model is shown, "hierarchical", "points" or "fused"; "auto": what it was trained on.
+        conditioning: what the model is shown, "hierarchical", "points" or "fused"; "auto": what it does best with.
         shrink_references: whether point renders are as sparse as ViewCrafter's own, see `render_scene_points`.
         model: "mini", a folder, or a Hub id; None: the evaluation's.
         structure: whether a second pass is guided by the global cloud; None: as the model says.

@@ -225,7 +225,7 @@ class Run:
         if self.kind == "fused" and (note := stages.oversized(results.inputs)):
             results.notes.append(note)
         if self.kind != self.defaults.conditioning:
-            trained = f"{settings.model} was trained on {self.defaults.conditioning}"
+            trained = f"{settings.model} does best with {self.defaults.conditioning} ones"
             results.notes.append(f"the conditioning images are {self.kind}, as asked for; {trained}")
         results.cameras, results.conditioning = cameras, stages.conditioning_from(state)
         outputs.write_conditioning(self.folder, settings, results)

@@ -48,7 +48,7 @@ class InferSettings:
         all_views: refuse photographs of which one cannot be placed, instead of leaving it out with a note.
         conditioning: what conditioning images the network is shown, "hierarchical" (Section III-B), "points"
             (ViewCrafter's own point renders) or "fused" (every photograph at its own resolution); "auto": those that
-            the model was trained on.
+            the model does best with.
         suppress_background: whether leaked background is removed from hierarchical conditioning (Section III-C).
         structure: whether a second pass is guided by the global point cloud (Section III-D); None takes the model's.
         steps: sampling steps; None takes the model's.

@@ -291,7 +291,7 @@ def depth_at(scene: SceneEstimate, inside: tuple[int, int], target: tuple[float,
 
 
 def conditioning_kind(settings: InferSettings, defaults: Sampling) -> ConditioningKind:
-    """The kind of conditioning images that is asked for; "auto" is what the checkpoint was trained on."""
+    """The kind of conditioning images that is asked for; "auto" is what the checkpoint does best with."""
     return defaults.conditioning if settings.conditioning == "auto" else settings.conditioning
 
 

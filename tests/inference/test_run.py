@@ -223,10 +223,10 @@ def test_point_renders_are_chosen_by_name_and_resuming_with_another_kind_makes_t
     assert main(["--views", *short, "--conditioning", "points"]) == 0
     first, run = read_video(tmp_path / "out" / "conditioning.mp4"), json.loads((tmp_path / "out/run.json").read_text())
     assert run["settings"]["conditioning"] == "points"
-    assert any("mini was trained on hierarchical" in note for note in run["notes"])
+    assert any("mini does best with fused ones" in note for note in run["notes"])
     assert main(["--views", *short, "--resume"]) == 0
     run = json.loads((tmp_path / "out/run.json").read_text())
-    assert run["settings"]["conditioning"] == "hierarchical" and not any("trained on" in note for note in run["notes"])
+    assert run["settings"]["conditioning"] == "fused" and not any("does best" in note for note in run["notes"])
     assert run["reused"] == ["scene"]
     assert np.abs(first.astype(float) - read_video(tmp_path / "out" / "conditioning.mp4")).mean() > 1
 
