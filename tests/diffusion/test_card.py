@@ -81,7 +81,10 @@ def test_the_shipped_model_s_card_counts_its_parameters_and_states_its_licence()
     for name, count in prepared.facts.parameters.items():
         assert f"| `{name}` | {count:,} |" in card.content
     for name, value in prepared.facts.sampling.items():
-        assert f"| `{name}` | " + ("no" if value is False else f"{value:g}") + " |" in card.content
+        assert (
+            f"| `{name}` | " + ("no" if value is False else value if isinstance(value, str) else f"{value:g}") + " |"
+            in card.content
+        )
     assert prepared.left_out == ()
 
 
