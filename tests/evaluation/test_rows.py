@@ -132,8 +132,8 @@ def test_the_two_passes_share_the_first(work):
 
 
 def test_rows_that_differ_in_what_is_given_share_nothing(work):
-    plain = RowSettings("frames", structure=False)
-    other = RowSettings("frames", structure=False, scales=[4])
+    plain = RowSettings("frames", structure=False, conditioning="hierarchical")
+    other = RowSettings("frames", structure=False, conditioning="hierarchical", scales=[4])
     assert work.generated(plain) is not work.generated(other)
     assert not torch.equal(work.picture(plain), work.picture(other))
     fits = [RowSettings("splat", structure=False, pixel_confidence=given) for given in (True, False)]
@@ -150,13 +150,14 @@ def test_point_renders_show_the_scene_and_are_shared_by_rows_alike(work):
     assert psnr(work.picture(sparse), truth) < 20 < psnr(work.picture(row), truth)
 
 
-def test_a_model_is_shown_what_it_was_trained_on_unless_the_row_says_otherwise(work):
-    own, named, other = (
-        RowSettings("frames", structure=False, conditioning=kind) for kind in ("auto", "hierarchical", "points")
+def test_a_model_is_shown_what_it_does_best_with_unless_the_row_says_otherwise(work):
+    own, named, papers, other = (
+        RowSettings("frames", structure=False, conditioning=kind)
+        for kind in ("auto", "fused", "hierarchical", "points")
     )
     assert work.generated(own) is work.generated(named) is not work.generated(other)
     path = work.path(4)
-    assert torch.equal(work.generated(own).warped.images, hierarchical_warp(wall(), path).images)
+    assert torch.equal(work.generated(papers).warped.images, hierarchical_warp(wall(), path).images)
     assert torch.equal(work.generated(other).warped.images, render_scene_points(wall(), path).images)
     assert torch.equal(work.generated(other).warped.images[0], wall().images[0]), "where a photograph was taken"
 
