@@ -41,6 +41,8 @@ class PhotoClipRecipe:
         errors: of "exact" scenes' depths and cameras; its other fields do not matter here.
         least_coverage: windows of which the references show less are left out.
         least_detail: most of the windows whose neighbouring pixels differ by less, on average, are left out.
+        least_psnr: windows whose fused image is further from the truth, in dB, are left out: there the estimate put
+            something elsewhere, and a model would learn to hedge.
     """
 
     frames: int = 4
@@ -53,9 +55,10 @@ class PhotoClipRecipe:
     zoom: tuple[float, float] = (2.5, 5.0)
     exact_fraction: float = 0.4
     large_fraction: float = 0.3
-    errors: ClipRecipe = field(default_factory=lambda: ClipRecipe(depth_noise=0.02, pose_noise=0.1))
+    errors: ClipRecipe = field(default_factory=lambda: ClipRecipe(depth_noise=0.015, pose_noise=0.05))
     least_coverage: float = 0.6
     least_detail: float = 0.012
+    least_psnr: float = 15.0
 
 
 def make_photo_clips(photographs: Sequence[Photograph], recipe: PhotoClipRecipe, seed: int) -> list[Clip]:
@@ -95,6 +98,8 @@ def make_photo_clips(photographs: Sequence[Photograph], recipe: PhotoClipRecipe,
             continue
         targets, _ = collage.render(scene, window, 2)
         if float(targets.diff(dim=-1).abs().mean()) < recipe.least_detail and rng.random() < 0.85:
+            continue
+        if -10 * math.log10(float(F.mse_loss(warped.images, targets)) + 1e-12) < recipe.least_psnr:
             continue
         names = [photographs[i].path.name for i in used]
         info = {"kind": "exact" if exact else "estimated", "zoom": round(zoom, 3), "seed": seed, "photographs": names}

@@ -1,6 +1,7 @@
 """Photographs that may enter training, and the scenes and clips that are made of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -95,3 +96,11 @@ def test_the_same_seed_gives_the_same_clips_with_layers(tmp_path, photographs) -
     assert loaded.layers is not None and torch.equal(loaded.layers.masks, first.layers.masks)
     torch.testing.assert_close(loaded.layers.images, first.layers.images, rtol=0, atol=0.5 / 255 + 1e-6)
     torch.testing.assert_close(loaded.layers.gate, first.layers.gate, rtol=0, atol=0.5 / 255 + 1e-6)
+
+
+def test_windows_of_an_estimate_that_put_things_elsewhere_are_left_out(photographs) -> None:
+    recipe = PhotoClipRecipe(
+        frames=1, width=96, height=64, window_width=48, window_height=32, windows=2, path_frames=6, exact_fraction=1.0
+    )
+    assert make_photo_clips(photographs, recipe, 4)
+    assert not make_photo_clips(photographs, replace(recipe, least_psnr=60.0), 4)
