@@ -1,5 +1,6 @@
 """Sample pictures and the measures beside them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +23,9 @@ def box_blurred(images: Tensor, radius: int = 1) -> Tensor:
     return F.avg_pool2d(F.pad(images, (radius,) * 4, mode="replicate"), 2 * radius + 1, 1)
 
 
-def save_grid(path: Path, images: Tensor, columns: int) -> None:
-    """Write [N, 3, H, W] in [0, 1] as one PNG with `columns` pictures a row."""
+def save_grid(path: Path, images: Tensor | Sequence[Tensor], columns: int) -> None:
+    """Write [3, H, W] images in [0, 1] as one PNG with `columns` pictures a row; smaller ones get black margins."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(images.float().cpu().clamp(0, 1), path, nrow=columns)
+    height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
+    padded = [F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])) for image in images]
+    save_image(torch.stack(padded).float().cpu().clamp(0, 1), path, nrow=columns)

@@ -228,14 +228,16 @@ class UNetStage:
             rows, scores = [], []
             for clip in self.clips:
                 frames = self.generate(clip)
-                rows += [video[:: max(1, len(video) // 4)][:4] for video in (clip.targets, clip.conditioning, frames)]
+                for video in (clip.targets, clip.conditioning, frames):
+                    rows += video[:: max(1, len(video) // 4)][:4]
                 scores.append(clip_scores(clip, frames, self.judge))
         finally:
             for name in ("unet", "image_encoder", "image_projector", "prompt"):
                 getattr(self.pipeline, name).train(name in self.config.trained)
         if not scores:
             return {}
-        save_grid(folder / f"step-{step:08d}.png", torch.cat(rows), columns=4)
+        columns = 3 if all(len(clip.targets) == 1 for clip in self.clips) else 4
+        save_grid(folder / f"step-{step:08d}.png", rows, columns)
         return {name: sum(s[name] for s in scores) / len(scores) for name in scores[0]}
 
     def generate(self, clip: Clip) -> Tensor:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.io import read_image
 
 from cus.conditioning import Layers
 from cus.datasets.clips import Clip, save_clip
@@ -91,6 +92,18 @@ def test_held_out_clips_are_scored_beside_their_conditioning(tmp_path) -> None:
     scores = stage.sample(tmp_path / "samples", 5)
     assert scores["psnr"] > 60 and scores["ssim"] == pytest.approx(1, abs=1e-3)
     assert (tmp_path / "samples" / "step-00000005.png").is_file()
+
+
+def test_held_out_clips_may_differ_in_size(tmp_path) -> None:
+    held_out = tmp_path / "held_out"
+    for name, size in (("wide", (40, 64)), ("tall", (64, 41))):
+        (held_out / name).mkdir(parents=True)
+        write_clips(held_out / name, size=size, frames=1)
+        (held_out / name / "0.safetensors").rename(held_out / f"{name}.safetensors")
+    stage = small_stage(write_clips(tmp_path), f"held_out={held_out}", "held_out_clips=2")
+    assert stage.sample(tmp_path / "samples", 1)["psnr"] > 60
+    picture = read_image(str(tmp_path / "samples" / "step-00000001.png"))
+    assert picture.shape == (3, 2 * 66 + 2, 3 * 66 + 2)
 
 
 def test_either_clips_or_latents_are_wanted(tmp_path) -> None:
