@@ -3,7 +3,7 @@
     python data/make_cases.py out=runs/validation "scenes=[castle,door]" cases=4
 
 They validate a training (`held_out=runs/validation`); where licences permit they may be trained on, too. The same
-command again goes on where it stopped.
+command again goes on where it stopped. `others=[hierarchical,low,high]` keeps the paper's warps beside the fused one.
 """
 
 import sys

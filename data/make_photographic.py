@@ -4,6 +4,9 @@
 
 The manifest lists the photographs with their licences; `<out>/photographs-*.json` says which of them entered, for
 the model card. The same command again goes on where it stopped; several processes share the work with `part=0 parts=4`.
+
+`recipe.others=[hierarchical,low,high]` keeps the paper's warps beside the fused one, for comparisons. With the same
+settings, another out= and `coarse=runs/unet/export`, the same clips get structure images from that model's first pass.
 """
 
 import sys

@@ -6,8 +6,9 @@ latents (`cus.training.latents`) lie beside the clips under the same names.
 
 import contextlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,16 @@ from cus.files import replacing, require_regular
 
 FORMAT = "cus-clip-1"
 SUFFIX = ".safetensors"
+# Names of the tensors of a clip's other warps, of which there may be several.
+_OTHER = "other."
+
+
+@dataclass(frozen=True)
+class Warp:
+    """What another way of warping the references gives: images [T, 3, H, W] in [0, 1], masks [T, H, W] bool."""
+
+    images: Tensor
+    masks: Tensor
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class Clip:
         structure: [T, 3, H, W] in [0, 1], the projected global point cloud (Section III-D), or None.
         info: how the clip was made (trajectory, zoom, seed, ...); anything JSON can hold.
         layers: the two best references' warps with masks and gate, of fused conditioning, or None.
+        others: further warps of the same references into the same frames, by name, for comparisons.
     """
 
     references: Tensor
@@ -45,6 +57,7 @@ class Clip:
     structure: Tensor | None = None
     info: dict = field(default_factory=dict)
     layers: Layers | None = None
+    others: dict[str, Warp] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         frames, channels, height, width = self.targets.shape
@@ -55,14 +68,39 @@ class Clip:
             expected["structure"] = self.targets.shape
         if self.layers is not None and self.layers.gate.shape != (frames, height, width):
             raise ValueError(f"layers must be of {(frames, height, width)}, got {tuple(self.layers.gate.shape)}")
+        given = {name: getattr(self, name).shape for name in expected}
+        for name, warp in self.others.items():
+            expected |= {f"{name}.images": self.targets.shape, f"{name}.masks": (frames, height, width)}
+            given |= {f"{name}.images": warp.images.shape, f"{name}.masks": warp.masks.shape}
         for name, shape in expected.items():
-            if tuple(getattr(self, name).shape) != tuple(shape):
-                raise ValueError(f"{name} must be {tuple(shape)}, got {tuple(getattr(self, name).shape)}")
+            if tuple(given[name]) != tuple(shape):
+                raise ValueError(f"{name} must be {tuple(shape)}, got {tuple(given[name])}")
 
     @property
     def shown(self) -> Conditioning:
         """What a model is shown: conditioning and layers; depths are not stored, and are 0."""
         return Conditioning(self.conditioning, self.masks, torch.zeros_like(self.conditioning[:, 0]), self.layers)
+
+    def conditioned_on(self, name: str) -> "Clip":
+        """The clip with one of its other warps in the place of its own conditioning; "" leaves its own.
+
+        Raises:
+            InputError: it has no such warp.
+        """
+        if not name:
+            return self
+        check_other(name, self.others, "a clip")
+        warp = self.others[name]
+        return replace(self, conditioning=warp.images, masks=warp.masks, layers=None)
+
+
+def check_other(name: str, others: Collection[str], what: str) -> None:
+    """Refuse a warp that is not among a clip's others. Raises InputError, which begins with `what`."""
+    if name not in others:
+        found = ", ".join(sorted(others)) or "none"
+        raise InputError(
+            f"{what} has no conditioning {name!r} beside its own (there: {found}); build clips with others=[{name}]"
+        )
 
 
 def save_clip(path: Path, clip: Clip) -> None:
@@ -79,6 +117,9 @@ def save_clip(path: Path, clip: Clip) -> None:
         tensors["layer_images"] = _to_bytes(clip.layers.images)
         tensors["layer_masks"] = clip.layers.masks.to(torch.uint8).contiguous()
         tensors["gate"] = _to_bytes(clip.layers.gate)
+    for name, warp in clip.others.items():
+        tensors[images_of(name)] = _to_bytes(warp.images)
+        tensors[_masks_of(name)] = warp.masks.to(torch.uint8).contiguous()
     with replacing(path, parents=True, sweep=False) as part:
         save_file(tensors, part, {"format": FORMAT, "info": json.dumps(clip.info)})
 
@@ -104,7 +145,19 @@ def load_clip(path: Path) -> Clip:
             structure=_to_floats(file.get_tensor("structure")) if "structure" in names else None,
             info=json.loads(file.metadata().get("info", "{}")),
             layers=_layers(file) if "gate" in names else None,
+            others={name: _warp(file, name) for name in others_of(names)},
         )
+
+
+def others_of(names: Iterable[str]) -> list[str]:
+    """Names of the other warps that a clip with tensors of these names has."""
+    found = (re.fullmatch(f"{re.escape(_OTHER)}(.+)\\.images", name) for name in names)
+    return sorted(match[1] for match in found if match)
+
+
+def images_of(name: str) -> str:
+    """Name of the tensor with a clip's conditioning images, [T, 3, H, W] uint8; "" is its own conditioning."""
+    return f"{_OTHER}{name}.images" if name else "conditioning"
 
 
 @contextlib.contextmanager
@@ -136,6 +189,14 @@ def open_tensors(path: Path, form: str, what: str) -> Iterator[Any]:
 def _layers(file) -> Layers:  # noqa: ANN001  (an open safetensors file)
     masks = file.get_tensor("layer_masks").bool()
     return Layers(_to_floats(file.get_tensor("layer_images")), masks, _to_floats(file.get_tensor("gate")))
+
+
+def _warp(file, name: str) -> Warp:  # noqa: ANN001
+    return Warp(_to_floats(file.get_tensor(images_of(name))), file.get_tensor(_masks_of(name)).bool())
+
+
+def _masks_of(name: str) -> str:
+    return f"{_OTHER}{name}.masks"
 
 
 def clip_paths(folder: Path) -> list[Path]:

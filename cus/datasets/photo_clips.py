@@ -5,8 +5,8 @@ plane, whose exact depths are made wrong smoothly; cheap, and its pairs are exac
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
@@ -17,10 +17,12 @@ from cus.conditioning import agree, fused_warp
 from cus.datasets import collage
 from cus.datasets.clips import Clip
 from cus.datasets.closeup import ClipRecipe, imperfect
+from cus.datasets.other_warps import OTHER_WARPS, References, other_warps
 from cus.datasets.photo_scenes import random_photo_scene
 from cus.datasets.photographs import Photograph, as_taken
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
+from cus.limits import limited
 
 
 @dataclass
@@ -59,15 +61,23 @@ class PhotoClipRecipe:
     least_coverage: float = 0.6
     least_detail: float = 0.012
     least_psnr: float = 15.0
+    others: list[str] = limited(default_factory=list, choices=tuple(OTHER_WARPS))
 
 
-def make_photo_clips(photographs: Sequence[Photograph], recipe: PhotoClipRecipe, seed: int) -> list[Clip]:
+Guide = Callable[[References, Cameras, int], Tensor]
+"""Structure images [n, 3, H, W] of the last n cameras of a path. Raises InputError where there are none."""
+
+
+def make_photo_clips(
+    photographs: Sequence[Photograph], recipe: PhotoClipRecipe, seed: int, guide: Guide | None = None
+) -> list[Clip]:
     """The clips of one scene; the same seed, photographs and recipe give the same clips.
 
     Args:
         photographs: what its surfaces may carry.
         recipe: see `PhotoClipRecipe`.
         seed: of everything.
+        guide: makes the clips' structure images; without one, or where it refuses, they have none.
 
     Returns:
         At most `recipe.windows` clips with layers; none where the estimator finds nothing in the scene.
@@ -85,27 +95,55 @@ def make_photo_clips(photographs: Sequence[Photograph], recipe: PhotoClipRecipe,
         estimate = _estimate(images, cameras, depths[:, ::2, ::2], exact, recipe, rng)
     except InputError:
         return []
-    estimate = agree(estimate, large_ones)
+    references = References(estimate, agree(estimate, large_ones), large_ones)
+    names = [photographs[i].path.name for i in used]
+    info = {"kind": "exact" if exact else "estimated", "seed": seed, "photographs": names, "photograph_scale": large}
     clips = []
     for _ in range(recipe.windows):
         path, zoom = _path(cameras, recipe, rng)
-        window = _window(path, recipe, rng)
-        try:
-            warped = fused_warp(estimate, window, large_ones, agreed=True)
-        except InputError:
+        x, y = _corner(recipe, rng)
+        clip = _clip(scene, references, path[len(path) - recipe.frames :], (x, y), recipe, rng)
+        if clip is None:
             continue
-        if float(warped.coverage.mean()) < recipe.least_coverage:
-            continue
-        targets, _ = collage.render(scene, window, 2)
-        if float(targets.diff(dim=-1).abs().mean()) < recipe.least_detail and rng.random() < 0.85:
-            continue
-        if -10 * math.log10(float(F.mse_loss(warped.images, targets)) + 1e-12) < recipe.least_psnr:
-            continue
-        names = [photographs[i].path.name for i in used]
-        info = {"kind": "exact" if exact else "estimated", "zoom": round(zoom, 3), "seed": seed, "photographs": names}
-        info["photograph_scale"] = large
-        clips.append(Clip(images, targets, warped.images, warped.masks, None, info, warped.layers))
+        details = info | {"zoom": round(zoom, 3)}
+        structure = None
+        if guide is not None:
+            try:
+                whole = guide(references, path, recipe.frames)
+                structure = whole[..., y : y + recipe.window_height, x : x + recipe.window_width]
+            except InputError as error:
+                details["without_structure"] = str(error)
+        clips.append(replace(clip, structure=structure, info=details))
     return clips
+
+
+def _clip(
+    scene: collage.Collage,
+    references: References,
+    path: Cameras,
+    corner: tuple[int, int],
+    recipe: PhotoClipRecipe,
+    rng: np.random.Generator,
+) -> Clip | None:
+    """The clip of a window (its left upper corner) of a path; None: the recipe leaves it out."""
+    window = path.cropped(*corner, recipe.window_width, recipe.window_height)
+    try:
+        warped = fused_warp(references.agreed, window, references.photographs, agreed=True)
+    except InputError:
+        return None
+    if float(warped.coverage.mean()) < recipe.least_coverage:
+        return None
+    targets, _ = collage.render(scene, window, 2)
+    if float(targets.diff(dim=-1).abs().mean()) < recipe.least_detail and rng.random() < 0.85:
+        return None
+    if -10 * math.log10(float(F.mse_loss(warped.images, targets)) + 1e-12) < recipe.least_psnr:
+        return None
+    try:
+        others = other_warps(recipe.others, references, window)
+    except InputError:
+        return None
+    images = references.estimate.images
+    return Clip(images, targets, warped.images, warped.masks, layers=warped.layers, others=others)
 
 
 def _estimate(
@@ -119,19 +157,18 @@ def _estimate(
 
 
 def _path(cameras: Cameras, recipe: PhotoClipRecipe, rng: np.random.Generator) -> tuple[Cameras, float]:
-    """Neighbouring cameras of a path that zooms in, and their largest magnification."""
+    """Whole pictures of a path that zooms in, up to a clip's last one, and its largest magnification."""
     low, high = recipe.zoom
     zoom = float(np.exp(rng.uniform(math.log(low), math.log(high))))
     target = (float(rng.uniform(0.2, 0.8)), float(rng.uniform(0.2, 0.8)))
     move = trajectories.interpolate if rng.random() < 0.7 else trajectories.zoom
     path = move(cameras, zoom, target, recipe.path_frames)
     last = int(rng.integers(max(recipe.frames, recipe.path_frames // 2), recipe.path_frames + 1))
-    return path[last - recipe.frames : last], zoom
+    return path[:last].resized(recipe.width, recipe.height), zoom
 
 
-def _window(path: Cameras, recipe: PhotoClipRecipe, rng: np.random.Generator) -> Cameras:
-    """The same window of each picture of a path, at the targets' size."""
+def _corner(recipe: PhotoClipRecipe, rng: np.random.Generator) -> tuple[int, int]:
+    """Left upper corner (x, y) of a window of the pictures of a path."""
     x = int(rng.integers(recipe.width - recipe.window_width + 1))
     y = int(rng.integers(recipe.height - recipe.window_height + 1))
-    whole = path.resized(recipe.width, recipe.height)
-    return whole.cropped(x, y, recipe.window_width, recipe.window_height)
+    return x, y

@@ -14,9 +14,10 @@ from omegaconf import MISSING
 from cus.cameras import PosedPhotos
 from cus.conditioning import agree, fused_warp
 from cus.datasets.clips import Clip, is_clip, save_clip
+from cus.datasets.other_warps import OTHER_WARPS, References, other_warps
 from cus.datasets.scenes import open_scenes
 from cus.errors import InputError
-from cus.estimators import SceneEstimate, estimate_scene
+from cus.estimators import estimate_scene
 from cus.evaluation.protocol import CENTERS, LEVELS, Case, Rules, choose_cases, index_of, thinned
 from cus.evaluation.targets import frame_size, read_target
 from cus.limits import limited
@@ -39,6 +40,7 @@ class CaseClips:
         pair_overlap: least share of each reference's picture that lies within the other's.
         overlap: least share of the target's crop that lies within each reference's picture.
         estimator: of the references' depths; their poses are the given ones.
+        others: names of further warps that the clips hold beside the fused one, see `OTHER_WARPS`.
     """
 
     out: str = MISSING
@@ -50,6 +52,7 @@ class CaseClips:
     pair_overlap: float = limited(0.5, low=0, high=1)
     overlap: float = limited(0.7, low=0, high=1)
     estimator: str = "stereo"
+    others: list[str] = limited(default_factory=list, choices=tuple(OTHER_WARPS))
 
 
 def build(settings: CaseClips, on_progress: Callable[[int, int], None]) -> None:
@@ -61,7 +64,7 @@ def build(settings: CaseClips, on_progress: Callable[[int, int], None]) -> None:
     folder.open(("settings.yaml", "case-*.safetensors"), inputs=[Path(scene) for scene in settings.scenes])
     try:
         config.write(settings, folder, "settings.yaml", ("out", "scenes"))
-        estimates: dict[tuple[str, tuple[str, ...]], SceneEstimate] = {}
+        estimates: dict[tuple[str, tuple[str, ...]], References] = {}
         for done, (scene, posed, case) in enumerate(work):
             on_progress(done, len(work))
             name = f"case-{scene}-{case.name}.safetensors".replace("/", "_")
@@ -71,31 +74,34 @@ def build(settings: CaseClips, on_progress: Callable[[int, int], None]) -> None:
             if key not in estimates:
                 # One at a time: the cases of a pair follow one another.
                 estimates = {key: _estimate(settings, posed, case)}
-            save_clip(folder.claim(name), case_clip(estimates[key], posed, case, settings.size, scene))
+            save_clip(folder.claim(name), case_clip(estimates[key], posed, case, settings, scene))
         on_progress(len(work), len(work))
     finally:
         folder.close()
 
 
-def case_clip(scene: SceneEstimate, posed: PosedPhotos, case: Case, size: int, name: str) -> Clip:
+def case_clip(references: References, posed: PosedPhotos, case: Case, settings: CaseClips, name: str) -> Clip:
     """A case as a clip of one frame, the nearest reference first.
 
     Args:
-        scene: the references, agreed.
+        references: of the case.
         posed: the photographs.
         case: which crop of which photograph.
-        size: its longer side in pixels.
+        settings: its size, and what the clip holds.
         name: of the scene.
 
     Raises:
         InputError: what reading the target or warping into it refuses.
     """
-    target = read_target(posed, case, size)
+    scene = references.agreed
+    target = read_target(posed, case, settings.size)
     warped = fused_warp(scene, target.camera, agreed=True)
+    others = other_warps(settings.others, references, target.camera)
     order = (scene.cameras.centers - target.camera.centers).norm(dim=-1).argsort()
     names = [*case.references, case.target]
     info = {"kind": "case", "scene": name, "case": case.name, "level": case.level, "photographs": names}
-    return Clip(scene.images[order], target.picture[None], warped.images, warped.masks, None, info, warped.layers)
+    images = scene.images[order]
+    return Clip(images, target.picture[None], warped.images, warped.masks, None, info, warped.layers, others)
 
 
 def _cases(settings: CaseClips, path: Path) -> list[tuple[str, PosedPhotos, Case]]:
@@ -115,9 +121,10 @@ def _cases(settings: CaseClips, path: Path) -> list[tuple[str, PosedPhotos, Case
     return chosen
 
 
-def _estimate(settings: CaseClips, posed: PosedPhotos, case: Case) -> SceneEstimate:
+def _estimate(settings: CaseClips, posed: PosedPhotos, case: Case) -> References:
     chosen = posed.select([index_of(posed, name) for name in case.references])
     width, height = frame_size(*chosen.sizes[0], settings.size)
     photos, cameras = chosen.read(width, height)
     with torch.no_grad():
-        return agree(estimate_scene(photos.images, cameras, settings.estimator, valid=photos.valid))
+        estimate = estimate_scene(photos.images, cameras, settings.estimator, valid=photos.valid)
+        return References(estimate, agree(estimate), None)

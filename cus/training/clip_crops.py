@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cus.datasets.clips import FORMAT, Window, clip_paths, item_seed, open_tensors
+from cus.datasets.clips import (
+    FORMAT,
+    Window,
+    check_other,
+    clip_paths,
+    images_of,
+    item_seed,
+    open_tensors,
+    others_of,
+)
 from cus.errors import InputError
 
 
@@ -14,8 +23,11 @@ class LayeredCrops(torch.utils.data.Dataset):
     """Random windows of clips; item `i` is a function of the seed and `i` alone, so that training resumes exactly.
 
     Items: targets, conditioning [T, 3, h, w]; layer_images [T, L, 3, h, w], layer_masks [T, L, h, w] and gate
-    [T, h, w], where layers are asked for; reference [3, S, S]: all float in [0, 1]. Windows are mirrored and turned at
-    random, all of an item alike. Clips shorter than `frames` repeat their last frame.
+    [T, h, w], where layers are asked for; structure [T, 3, h, w] and guided, bool [], where `structure_share` is not 0:
+    whether the item has a structure image (black stands in its place); reference [3, S, S]: all float in [0, 1].
+    Windows are mirrored and turned at random, all of an item alike. Clips shorter than `frames` repeat their last
+    frame. Windows do not depend on the conditioning, the layers and the share: models that differ in them alone see the
+    same ones.
 
     Args:
         folder: of the clips.
@@ -24,20 +36,38 @@ class LayeredCrops(torch.utils.data.Dataset):
         seed: of the windows.
         layers: how many condition layers are read; clips without them are then an error.
         reference_size: side of the square that the image tower sees.
+        conditioning: which of a clip's warps is read; "" is its own conditioning, the only one with layers.
+        structure_share: share of the items that keep their structure image, of those that have one.
     """
 
     def __init__(
-        self, folder: Path, frames: int, crop: tuple[int, int], seed: int, layers: int, reference_size: int
+        self,
+        folder: Path,
+        frames: int,
+        crop: tuple[int, int],
+        seed: int,
+        layers: int,
+        reference_size: int,
+        conditioning: str = "",
+        structure_share: float = 0.0,
     ) -> None:
         self.paths = clip_paths(folder)
         self.frames, self.crop, self.seed = frames, crop, seed
         self.layers, self.reference_size = layers, reference_size
+        self.conditioning, self.structure_share = conditioning, structure_share
+        if layers and conditioning:
+            raise InputError(
+                f"layers belong to a clip's own conditioning, not to conditioning={conditioning}: set sampling.layers=0"
+            )
         with open_tensors(self.paths[0], FORMAT, "training clip") as file:
-            if layers and "gate" not in file.keys():  # noqa: SIM118
-                raise InputError(
-                    f"{self.paths[0]} has no condition layers, and the model reads {layers}; build clips with "
-                    "data/make_photographic.py"
-                )
+            names = set(file.keys())
+        if layers and "gate" not in names:
+            raise InputError(
+                f"{self.paths[0]} has no condition layers, and the model reads {layers}; build clips with "
+                "data/make_photographic.py"
+            )
+        if conditioning:
+            check_other(conditioning, others_of(names), str(self.paths[0]))
 
     def __len__(self) -> int:
         return 2**31
@@ -45,12 +75,17 @@ class LayeredCrops(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(item_seed(self.seed, index))
         path = self.paths[int(torch.randint(len(self.paths), (1,), generator=generator))]
-        names = ["targets", "conditioning", *(("layer_images", "layer_masks", "gate") if self.layers else ())]
         with open_tensors(path, FORMAT, "training clip") as file:
+            tensors = {"targets": "targets", "conditioning": images_of(self.conditioning)}
+            if self.layers:
+                tensors |= {name: name for name in ("layer_images", "layer_masks", "gate")}
+            has_structure = "structure" in file.keys()  # noqa: SIM118
+            if self.structure_share and has_structure:
+                tensors["structure"] = "structure"
             length, _, height, width = file.get_slice("targets").get_shape()
             frames = min(self.frames, length)
             window = Window.draw(length, (height, width), frames, self.crop, 1, generator)
-            item = {name: window.of(file.get_slice(name)).float() for name in names}
+            item = {name: window.of(file.get_slice(stored)).float() for name, stored in tensors.items()}
             reference = file.get_slice("references")[:1].float() / 255
         turns, mirrored = (int(torch.randint(n, (1,), generator=generator)) for n in (4, 2))
         square = self.crop[0] == self.crop[1]
@@ -61,6 +96,12 @@ class LayeredCrops(torch.utils.data.Dataset):
             values = values.rot90(turns if square else 2 * (turns % 2), (-2, -1))
             more = self.frames - frames
             item[name] = torch.cat([values, *[values[-1:]] * more]).contiguous()
+        if self.structure_share:
+            # Last of what is drawn.
+            guided = has_structure and float(torch.rand(1, generator=generator)) < self.structure_share
+            item["guided"] = torch.tensor(guided)
+            if not guided:
+                item["structure"] = torch.zeros_like(item["targets"])
         size = (self.reference_size, self.reference_size)
         item["reference"] = F.interpolate(reference, size, mode="bilinear", antialias=True)[0].clamp(0, 1)
         return item

@@ -8,13 +8,14 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from cus.datasets.clips import save_clip
-from cus.datasets.photo_clips import PhotoClipRecipe, make_photo_clips
+from cus.datasets.photo_clips import Guide, PhotoClipRecipe, make_photo_clips
 from cus.datasets.photographs import Photograph, read_manifest
 from cus.errors import InputError
 from cus.files import read_json
 from cus.limits import limited
 from cus.output_folder import OutputFolder
 from cus.training import config
+from cus.training.coarse import CoarsePass
 from cus.training.scripts import REMEDY
 
 
@@ -28,6 +29,9 @@ class PhotographicClips:
         scenes: how many; each gives up to `recipe.windows` clips.
         first_seed: seed of the first scene; scene i has `first_seed + i`. Keep training and held-out ranges apart.
         recipe: of each clip.
+        coarse: model whose first pass makes the clips' structure images: a folder or Hub id; empty makes none. All else
+            of the clips does not depend on it.
+        coarse_frames: length of the path that it makes, a clip's own frames included.
         part: this process's share, 0 .. parts - 1.
         parts: number of processes.
     """
@@ -37,6 +41,8 @@ class PhotographicClips:
     scenes: int = limited(100, low=1)
     first_seed: int = limited(0, low=0)
     recipe: PhotoClipRecipe = field(default_factory=PhotoClipRecipe)
+    coarse: str = ""
+    coarse_frames: int = limited(10, low=2, high=1000)
     part: int = limited(0, low=0)
     parts: int = limited(1, low=1)
 
@@ -46,6 +52,7 @@ def build(settings: PhotographicClips, on_progress: Callable[[int, int], None]) 
     if settings.part >= settings.parts:
         raise InputError(f"part must be less than parts ({settings.parts}), got {settings.part}")
     photographs = read_manifest(Path(settings.photographs))
+    guide = CoarsePass(settings.coarse, settings.coarse_frames) if settings.coarse else None
     folder = OutputFolder(Path(settings.out), "training clips", REMEDY)
     planned = ("settings.yaml", "clip-*.safetensors", "scene-*.json", "photographs-*.json")
     share = f"-{settings.part}-of-{settings.parts}"
@@ -57,7 +64,7 @@ def build(settings: PhotographicClips, on_progress: Callable[[int, int], None]) 
         entered: set[str] = set()
         for done, index in enumerate(indices):
             on_progress(done, len(indices))
-            entered |= _scene(folder, settings, photographs, settings.first_seed + index)
+            entered |= _scene(folder, settings, photographs, settings.first_seed + index, guide)
             listed = [photograph.entry() for photograph in photographs if photograph.path.name in entered]
             text = json.dumps({"photographs": listed}, indent=1)
             folder.write(f"photographs{share}.json", lambda part, text=text: part.write_text(text))
@@ -66,16 +73,25 @@ def build(settings: PhotographicClips, on_progress: Callable[[int, int], None]) 
         folder.close()
 
 
-def _scene(folder: OutputFolder, settings: PhotographicClips, photographs: Sequence[Photograph], seed: int) -> set[str]:
+def _scene(
+    folder: OutputFolder,
+    settings: PhotographicClips,
+    photographs: Sequence[Photograph],
+    seed: int,
+    guide: Guide | None,
+) -> set[str]:
     """Make the clips of a scene unless that is done; names of the photographs in them."""
     # A scene is done when its mark is there; one of which the estimator made nothing has a mark alone.
     mark = f"scene-{seed:07d}.json"
     if folder.is_ours(mark):
         return set(read_json(folder.path / mark)["photographs"])
-    clips = make_photo_clips(photographs, settings.recipe, seed)
+    clips = make_photo_clips(photographs, settings.recipe, seed, guide)
     for number, clip in enumerate(clips):
         save_clip(folder.claim(f"clip-{seed:07d}-{number}.safetensors"), clip)
     names = sorted({name for clip in clips for name in clip.info["photographs"]})
-    text = json.dumps({"clips": len(clips), "photographs": names})
+    made = {"clips": len(clips), "photographs": names}
+    if guide is not None:
+        made["without_structure"] = sum(clip.structure is None for clip in clips)
+    text = json.dumps(made)
     folder.write(mark, lambda part: part.write_text(text))
     return set(names)

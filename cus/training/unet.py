@@ -68,8 +68,9 @@ class UNetConfig:
         frames: length of the training windows.
         crop: their height and width, in latent pixels.
         stills_share: share of the batches whose frames are taken as single pictures: short clips look like that.
-        structure_share: share of the items of cached latents that keep their structure image (0: pass 1 only); training
-            from clips is of pass 1 alone.
+        conditioning: which warp of the `clips` and `held_out` is read, see `cus.datasets.other_warps`; empty is their
+            own. It should be of the kind that `sampling.conditioning` asks for.
+        structure_share: share of the items that keep their structure image, of those that have one (0: pass 1 only).
         objective: see `Objective`.
         loop: see `LoopSettings`.
     """
@@ -86,6 +87,7 @@ class UNetConfig:
     frames: int = limited(25, low=1)
     crop: tuple[int, int] = limited((72, 128), low=1, high=8192)
     stills_share: float = limited(0.0, low=0, high=1)
+    conditioning: str = ""
     structure_share: float = limited(0.5, low=0, high=1)
     objective: Objective = field(default_factory=Objective)
     loop: LoopSettings = field(default_factory=LoopSettings)
@@ -152,7 +154,7 @@ class UNetStage:
         self.perceptual = PerceptualDistance.load("vgg") if config.objective.perceptual else None
         self.judge = _judge() if config.held_out else None
         paths = clip_paths(Path(config.held_out))[: config.held_out_clips] if config.held_out else []
-        self.clips = [load_clip(path) for path in paths]
+        self.clips = [load_clip(path).conditioned_on(config.conditioning) for path in paths]
 
     def dataset(self) -> LatentCrops | LayeredCrops:
         """Crops of the cached latents, or of the clips."""
@@ -163,7 +165,10 @@ class UNetStage:
         if c.clips:
             factor, side = self.pipeline.vae.downsample, self.pipeline.image_encoder.config["image_size"]
             crop = (c.crop[0] * factor, c.crop[1] * factor)
-            return LayeredCrops(Path(c.clips), c.frames, crop, c.loop.seed, layers, side)
+            share = c.structure_share
+            return LayeredCrops(Path(c.clips), c.frames, crop, c.loop.seed, layers, side, c.conditioning, share)
+        if c.conditioning:
+            raise InputError(f"cached latents hold one conditioning; conditioning={c.conditioning} is for clips=")
         if layers:
             raise InputError(f"cached latents hold no condition layers, and sampling.layers is {layers}: give clips=")
         return LatentCrops(Path(c.latents), c.frames, c.crop, c.loop.seed, c.structure_share)
@@ -195,9 +200,7 @@ class UNetStage:
         """Condition, targets and structure (None: no item has one) [B, C, T, h, w], and what the layers add."""
         if not self.config.clips:
             videos = {name: _sampled(batch[name], generator) for name in ("targets", "conditioning", "structure")}
-            # Items without a structure repeat their condition: then the maximum changes nothing.
-            guided = batch["guided"][:, None, None, None, None]
-            structure = torch.where(guided, videos["structure"], videos["conditioning"])
+            structure = _guides(videos["structure"], videos["conditioning"], batch["guided"])
             return videos["conditioning"], videos["targets"], structure, []
         vae, items = self.pipeline.vae, len(batch["targets"])
         with torch.no_grad():
@@ -208,7 +211,11 @@ class UNetStage:
                 names = ("layer_images", "layer_masks", "gate")
                 layers = Layers(*(batch[name].flatten(0, 1) for name in names))
                 extra = [_as_video(encode_layers(vae, layers, images, condition, self.target), items)]
-        return _as_video(condition, items), _as_video(clean, items), None, extra
+            condition, structure = _as_video(condition, items), None
+            if "guided" in batch and bool(batch["guided"].any()):
+                found = _as_video(encode(vae, batch["structure"].flatten(0, 1)), items)
+                structure = _guides(found, condition, batch["guided"])
+        return condition, _as_video(clean, items), structure, extra
 
     def _pixel_loss(self, latents: Tensor, targets: Tensor) -> Tensor:
         """Charbonnier's, and the perceptual distance where it has a weight; targets [B, T, 3, H, W] in [0, 1]."""
@@ -230,7 +237,10 @@ class UNetStage:
                 frames = self.generate(clip)
                 for video in (clip.targets, clip.conditioning, frames):
                     rows += video[:: max(1, len(video) // 4)][:4]
-                scores.append(clip_scores(clip, frames, self.judge))
+                score = clip_scores(clip, frames, self.judge)
+                if self.config.structure_share and clip.structure is not None:
+                    score |= _guided_scores(clip, self.generate(clip, clip.structure), self.judge)
+                scores.append(score)
         finally:
             for name in ("unet", "image_encoder", "image_projector", "prompt"):
                 getattr(self.pipeline, name).train(name in self.config.trained)
@@ -238,14 +248,16 @@ class UNetStage:
             return {}
         columns = 3 if all(len(clip.targets) == 1 for clip in self.clips) else 4
         save_grid(folder / f"step-{step:08d}.png", rows, columns)
-        return {name: sum(s[name] for s in scores) / len(scores) for name in scores[0]}
+        found = {name: [s[name] for s in scores if name in s] for score in scores for name in score}
+        return {name: sum(values) / len(values) for name, values in found.items()}
 
-    def generate(self, clip: Clip) -> Tensor:
-        """Pass 1 on a clip, with the present weights and the exported model's sampling."""
+    def generate(self, clip: Clip, structure: Tensor | None = None) -> Tensor:
+        """Pass 1 on a clip, with `structure` pass 2, with the present weights and the exported model's sampling."""
         precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.loop.precision)
         device = next(self.module.parameters()).device
         self.pipeline.vae.to(device)
-        return self.pipeline(clip.references.to(device), clip.shown.to(device), dtype=precision).cpu()
+        guide = None if structure is None else structure.to(device)
+        return self.pipeline(clip.references.to(device), clip.shown.to(device), guide, dtype=precision).cpu()
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
@@ -257,6 +269,11 @@ def _sampled(posterior: Tensor, generator: torch.Generator) -> Tensor:
     """Latents [B, C, ...] drawn from posteriors [B, 2C, ...] (mean, standard deviation)."""
     mean, std = posterior.chunk(2, dim=1)
     return mean + std * torch.randn(mean.shape, generator=generator).to(mean)
+
+
+def _guides(structure: Tensor, condition: Tensor, guided: Tensor) -> Tensor:
+    """Structure latents [B, ...]; items without any repeat their condition: then the maximum changes nothing."""
+    return torch.where(guided[:, None, None, None, None], structure, condition)
 
 
 def _judge() -> PerceptualDistance | None:
@@ -276,7 +293,9 @@ def _as_stills(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Frames [B, T, ...] as clips of one frame [B T, 1, ...]; pictures of an item are repeated."""
     count = batch["targets"].shape[1]
     return {
-        name: values.repeat_interleave(count, dim=0) if name == "reference" else values.flatten(0, 1)[:, None]
+        name: values.repeat_interleave(count, dim=0)
+        if name in ("reference", "guided")
+        else values.flatten(0, 1)[:, None]
         for name, values in batch.items()
     }
 
@@ -298,3 +317,9 @@ def clip_scores(clip: Clip, frames: Tensor, distance: PerceptualDistance | None 
         scores["st_lpips"] = float(distance(frames, clip.targets).mean())
         scores["st_lpips_conditioning"] = float(distance(clip.conditioning, clip.targets).mean())
     return scores
+
+
+def _guided_scores(clip: Clip, frames: Tensor, distance: PerceptualDistance | None) -> dict[str, float]:
+    """Scores of the second pass's frames, to be compared with those of the first."""
+    scores = clip_scores(clip, frames, distance)
+    return {f"{name}_guided": scores[name] for name in ("psnr", "ssim", "st_lpips") if name in scores}

@@ -104,3 +104,35 @@ def test_windows_of_an_estimate_that_put_things_elsewhere_are_left_out(photograp
     )
     assert make_photo_clips(photographs, recipe, 4)
     assert not make_photo_clips(photographs, replace(recipe, least_psnr=60.0), 4)
+
+
+def test_clips_of_several_conditionings_and_guides_are_the_same_clips(tmp_path, photographs) -> None:
+    recipe = PhotoClipRecipe(
+        frames=2, width=96, height=64, window_width=48, window_height=32, windows=2, path_frames=6, exact_fraction=1.0
+    )
+    plain = make_photo_clips(photographs, recipe, 4)
+    asked: list[int] = []
+
+    def guide(references, path, count):
+        asked.append(len(path))
+        if len(asked) == 2:
+            raise InputError("nothing agrees")
+        rows = torch.arange(path.height).view(-1, 1) * 1000 + torch.arange(path.width)
+        return rows.expand(count, 3, -1, -1)
+
+    several = make_photo_clips(photographs, replace(recipe, others=["hierarchical", "low", "high"]), 4, guide)
+    assert len(several) == len(plain) == 2
+    for clip, expected in zip(several, plain, strict=True):
+        assert torch.equal(clip.targets, expected.targets) and torch.equal(clip.conditioning, expected.conditioning)
+    coverage = {name: float(warp.masks.float().mean()) for name, warp in several[0].others.items()}
+    assert coverage["high"] < coverage["low"] and coverage["high"] < coverage["hierarchical"]
+    # The window of the whole picture, and a clip of which nothing agrees says so.
+    structure = several[0].structure
+    assert structure is not None and structure[0, 0, 1, 2] - structure[0, 0, 0, 0] == 1002
+    assert several[1].structure is None and several[1].info["without_structure"] == "nothing agrees"
+    save_clip(tmp_path / "a.safetensors", several[1])
+    loaded = load_clip(tmp_path / "a.safetensors").conditioned_on("low")
+    assert loaded.layers is None and torch.equal(loaded.masks, several[1].others["low"].masks)
+    torch.testing.assert_close(loaded.conditioning, several[1].others["low"].images, rtol=0, atol=0.5 / 255 + 1e-6)
+    with pytest.raises(InputError, match="no conditioning 'points' beside its own .there: hierarchical, high, low"):
+        loaded.conditioned_on("points")

@@ -16,7 +16,7 @@ from tests.evaluation.small_scenes import one_thread, write_scenes
 
 def test_a_case_becomes_a_clip_whose_target_is_the_crop_that_is_scored(tmp_path: Path) -> None:
     scenes = write_scenes(tmp_path / "data", "one")
-    settings = CaseClips(str(tmp_path / "out"), [str(scenes / "one")], size=96, zooms=[2.0], cases=1)
+    settings = CaseClips(str(tmp_path / "out"), [str(scenes / "one")], size=96, zooms=[2.0], cases=1, others=["high"])
     told: list[tuple[int, int]] = []
     with one_thread():
         build(settings, lambda done, total: told.append((done, total)))
@@ -27,6 +27,7 @@ def test_a_case_becomes_a_clip_whose_target_is_the_crop_that_is_scored(tmp_path:
     expected, _ = target_view(posed, case, 96)
     torch.testing.assert_close(clip.targets[0], expected, rtol=0, atol=0.5 / 255 + 1e-6)
     assert clip.layers is not None and clip.conditioning.shape == clip.targets.shape
+    assert 0 < clip.others["high"].masks.float().mean() < clip.masks.float().mean()
     assert clip.masks.float().mean() > 0.5 and told[-1][0] == told[-1][1] == len(paths)
     before = paths[0].stat().st_mtime_ns
     build(settings, lambda done, total: None)

@@ -7,7 +7,7 @@ import torch
 from torchvision.io import read_image
 
 from cus.conditioning import Layers
-from cus.datasets.clips import Clip, save_clip
+from cus.datasets.clips import Clip, Warp, save_clip
 from cus.diffusion import Objective
 from cus.errors import InputError
 from cus.training import config
@@ -127,3 +127,68 @@ def test_the_last_timestep_alone_is_drawn_where_its_share_is_one(tmp_path) -> No
     assert (drawn == 999).all()
     some = Objective(last_share=0.5).draw_timesteps(400, stage.pipeline.scheduler, torch.Generator().manual_seed(0))
     assert 0.4 < float((some == 999).float().mean()) < 0.6
+
+
+def write_several(folder: Path, structure: bool = True) -> Path:
+    """Clips whose own conditioning is the target, and darker in another warp and in the structure image."""
+    folder.mkdir()
+    for seed in range(2):
+        picture = torch.rand(3, 3, 24, 32, generator=torch.Generator().manual_seed(seed))
+        masks = torch.ones(3, 24, 32, dtype=torch.bool)
+        layers = Layers(picture[:, None].repeat(1, 2, 1, 1, 1), masks[:, None].repeat(1, 2, 1, 1), picture[:, 0])
+        # The second clip has no structure image.
+        guide = 0.25 * picture if structure and seed == 0 else None
+        others = {"low": Warp(0.5 * picture, masks)}
+        save_clip(folder / f"{seed}.safetensors", Clip(picture[:1], picture, picture, masks, guide, {}, layers, others))
+    return folder
+
+
+def test_models_of_other_conditionings_see_the_same_windows(tmp_path) -> None:
+    clips = write_several(tmp_path / "clips")
+    own = LayeredCrops(clips, 2, (16, 16), 1, layers=2, reference_size=8)
+    low = LayeredCrops(clips, 2, (16, 16), 1, layers=0, reference_size=8, conditioning="low", structure_share=0.6)
+    guided = 0
+    for index in range(12):
+        item, other = own[index], low[index]
+        assert torch.equal(item["targets"], other["targets"])
+        torch.testing.assert_close(other["conditioning"], 0.5 * item["targets"], rtol=0, atol=1 / 255)
+        guided += bool(other["guided"])
+        expected = 0.25 * item["targets"] * other["guided"]
+        torch.testing.assert_close(other["structure"], expected, rtol=0, atol=1 / 255)
+    assert 0 < guided < 12
+    with pytest.raises(InputError, match="0.safetensors has no conditioning 'high'"):
+        LayeredCrops(clips, 2, (16, 16), 1, layers=0, reference_size=8, conditioning="high")
+    with pytest.raises(InputError, match="set sampling.layers=0"):
+        LayeredCrops(clips, 2, (16, 16), 1, layers=2, reference_size=8, conditioning="low")
+
+
+@pytest.mark.parametrize("stills", [0, 1])
+def test_the_second_pass_is_learnt_from_clips_with_structure(tmp_path, stills: int) -> None:
+    clips = write_several(tmp_path / "clips")
+    stage = small_stage(clips, f"stills_share={stills}", "structure_share=1")
+    batch = batch_of(stage)
+    batch["guided"] = torch.tensor([True, False])
+    torch.nn.init.normal_(stage.pipeline.unet.conv_out.weight, generator=torch.Generator().manual_seed(1))
+
+    def losses(changed: dict[str, torch.Tensor]) -> float:
+        return float(stage.loss(stage.module, batch | changed, torch.Generator().manual_seed(0)).detach())
+
+    plain = losses({"guided": torch.tensor([False, False])})
+    assert losses({}) != pytest.approx(plain, rel=1e-5)
+    # An item without a structure image learns the first pass, whatever stands in its place.
+    noise = torch.rand(batch["structure"].shape, generator=torch.Generator().manual_seed(2))
+    noise[0] = batch["structure"][0]
+    assert losses({"structure": noise}) == losses({})
+    # What passes for structure and equals the condition changes nothing.
+    assert losses({"structure": batch["conditioning"]}) == pytest.approx(plain, rel=1e-5)
+
+
+def test_held_out_clips_are_scored_with_and_without_their_structure(tmp_path) -> None:
+    clips = write_several(tmp_path / "clips")
+    stage = small_stage(clips, f"held_out={clips}", "structure_share=1")
+    scores = stage.sample(tmp_path / "samples", 5)
+    # A new model answers with its condition, whatever guides it.
+    assert scores["psnr_guided"] == pytest.approx(scores["psnr"], abs=60) and scores["psnr_guided"] > 50
+    darker = small_stage(clips, f"held_out={clips}", "structure_share=0", "conditioning=low", "sampling.layers=0")
+    scores = darker.sample(tmp_path / "samples", 6)
+    assert scores["psnr"] < 20 and "psnr_guided" not in scores

@@ -1,0 +1,59 @@
+"""Structure images from real coarse frames (Section III-D): pass 1 of a trained model, fused as inference fuses it.
+
+Imitations of such images, made of true geometry, taught models what they never meet: with them the second pass lost.
+"""
+
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.conditioning import conditioning_of
+from cus.datasets.other_warps import References
+from cus.inference.settings import torch_device, torch_dtype
+from cus.inference.stages import Generated, find_model, fuse, load_model, structure_images
+
+
+class CoarsePass:
+    """A `cus.datasets.photo_clips.Guide`: what a model's second pass would be shown of a path.
+
+    Args:
+        model: "mini", a folder, or a Hub id.
+        frames: length of the path that pass 1 makes, the clip's own frames included.
+        device: a torch device, or "auto".
+
+    Raises:
+        InputError: there is no such model.
+    """
+
+    def __init__(self, model: str, frames: int, device: str = "auto") -> None:
+        self.device = torch_device(device)
+        self.pipeline = load_model(find_model(model), self.device, dtype=torch_dtype("auto", self.device))
+        self.frames = frames
+
+    @torch.no_grad()
+    def __call__(self, references: References, path: Cameras, count: int) -> Tensor:
+        """Structure images [count, 3, H, W] of the last `count` cameras of a path of whole pictures.
+
+        The path is thinned to the frames wanted; its last cameras stay, since at inference a frame's own points are in
+        the cloud that guides it.
+
+        Raises:
+            InputError: the path sees nothing of the scene, or nothing of pass 1 agrees.
+        """
+        early = len(path) - count
+        others = min(max(self.frames - count, 0), early)
+        chosen = torch.linspace(0, early - 1, others).round().int().tolist() if others else []
+        cameras = Cameras.cat([path[i] for i in [*chosen, *range(early, len(path))]])
+        sampling, estimate = self.pipeline.sampling, references.estimate
+        fused = sampling.conditioning == "fused"
+        warped = conditioning_of(
+            sampling.conditioning,
+            references.agreed if fused else estimate,
+            cameras,
+            photographs=references.photographs,
+            agreed=fused,
+            with_layers=fused and sampling.layers > 0,
+        )
+        frames = self.pipeline(estimate.images, warped).to(estimate.images)
+        cloud = fuse(Generated(estimate, cameras, warped, frames), lambda done, total, words="": None)
+        return structure_images(cloud, cameras[len(cameras) - count :]).images
