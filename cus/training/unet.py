@@ -36,7 +36,7 @@ class NewModel:
 
     Attributes:
         vae: folder of a trained autoencoder; empty where `unshuffle` is set.
-        unshuffle: factor of a lossless first stage without weights instead, 0 is none.
+        unshuffle: factor of a lossless first stage without weights instead, 0 is none; its latents are spectral.
         unet: of `cus.models.UNet`; its channels in and out follow from the first stage and the condition layers.
         image_encoder: of `cus.models.clip.ImageEncoder`.
         image_projector: of `cus.models.ImageProjector`.
@@ -99,7 +99,7 @@ def build(config: UNetConfig) -> CloseUpShotPipeline:
         return CloseUpShotPipeline.from_pretrained(config.init, sampling=asdict(config.sampling))
     vae: FirstStage
     if config.model.unshuffle:
-        vae = UnshuffleAutoencoder(config.model.unshuffle)
+        vae = UnshuffleAutoencoder(config.model.unshuffle, scaling_factor=1.0, spectral=True)
     else:
         vae = read_autoencoder(config.model.vae, "set init=, model.vae= or model.unshuffle=")
     latent, layers = vae.latent_channels, config.sampling.layers
