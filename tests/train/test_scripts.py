@@ -193,7 +193,9 @@ def test_settings_that_cannot_be_are_refused_by_name(kind, given, message) -> No
     settings_of(kind, needed)
 
 
-@pytest.mark.parametrize("script", ["train/unet.py", "train/vae.py", "train/decoder.py", *DATA_SCRIPTS])
+@pytest.mark.parametrize(
+    "script", ["train/unet.py", "train/vae.py", "train/decoder.py", "train/ablation.py", *DATA_SCRIPTS]
+)
 def test_help_of_a_script_is_there_at_once_and_states_the_statuses(script: str) -> None:
     command = [sys.executable, "-X", "importtime", str(ROOT / script), "--help"]
     output = subprocess.run(command, capture_output=True, text=True, check=True)
