@@ -32,9 +32,10 @@ LARGEST_ENLARGED = 1280
 SMOOTHING = (4.0, 2.5, 1.5)
 # The longest displacement that a round corrects, in the same pixels.
 LONGEST_STEP = 3.0
-# A correction stands where it lowers the difference to the other pictures, over a Gaussian of so many pixels, at least
-# to this share of what it was: right depths stay.
-ACCEPTANCE_SIGMA, ACCEPTED = 4.0, 0.95
+# What becomes of the mean square difference to the other pictures, over a Gaussian of so many pixels, decides whether a
+# correction stands. It has to fall by a twentieth, so that right depths stay; where the pictures differ by more than
+# one and a half levels of 255 it may even grow by a fifth, as the way to the right depth is not straight.
+ACCEPTANCE_SIGMA, BETTER, NO_WORSE, DIFFERENT = 4.0, 0.95, 1.2, (1.5 / 255) ** 2
 # A reference is held to at most so many others, the nearest, so that the cost is linear in the references.
 PARTNERS = 3
 # Weight of pixels that no other reference sees, which take the corrections around them.
@@ -162,7 +163,8 @@ def _refined(
     refined = inverse * (1 + F.avg_pool2d(correction[None].to(inverse), picture.enlargement)[0])
     after = [_look(picture, refined, other, operations) for other in others]
     differences = [_difference(picture, looks, before, operations) for looks in (before, after)]
-    better = (differences[1] < ACCEPTED * differences[0]).float()
+    share = torch.where(differences[0] > DIFFERENT, NO_WORSE, BETTER)
+    better = (differences[1] < share * differences[0]).float()
     if picture.enlargement > 1:
         better = F.avg_pool2d(better[None], picture.enlargement)[0]
     return torch.where(better > 0.5, refined, inverse)
