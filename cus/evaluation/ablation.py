@@ -54,6 +54,8 @@ class Ablation:
         steps: of every line.
         settings: of all lines, each "key=value" over the recipe.
         lines: in the order of training.
+        coarse_frames: length of the paths that structure images are made of; as long as the evaluation's (`frames`) is
+            right.
         evaluation: the table; each row with a network names its line as `model`.
     """
 
@@ -64,6 +66,7 @@ class Ablation:
     steps: int = limited(600, low=1)
     settings: list[str] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
+    coarse_frames: int = limited(6, low=2, high=1000)
     evaluation: EvalSettings = field(default_factory=EvalSettings)
 
 
@@ -187,7 +190,8 @@ def _with_structure(ablation: Ablation, line: Line, progress: _Progress) -> Path
     """The clips with structure images of another line's first pass; their folder."""
     model = Path(ablation.out) / line.coarse / "export"
     out = Path(ablation.out) / f"coarse-{line.coarse}"
-    recipe = replace(_recipe_of_clips(ablation), out=str(out), coarse=str(model), part=0, parts=1)
+    own = {"out": str(out), "coarse": str(model), "coarse_frames": ablation.coarse_frames}
+    recipe = replace(_recipe_of_clips(ablation), **own, part=0, parts=1)
     photographic_clips.build(recipe, progress)
     progress.finish(recipe.scenes)
     # The lines see the same items in the same order only where the clips are the same.

@@ -57,6 +57,7 @@ def small_ablation(out: Path, clips: Path, *lines: str) -> Ablation:
     table = replace(found.evaluation, rows=rows, baseline="", size=SIZE, frames=3, metrics=["psnr"])
     table = replace(table, rules={"zooms": [2], "centers": ["centre"]})
     recipe = str(ROOT / found.recipe)
+    found = replace(found, coarse_frames=3)
     return replace(found, recipe=recipe, settings=[*found.settings, *SMALL], lines=kept, evaluation=table)
 
 
