@@ -79,6 +79,13 @@ def _add_fit(group: "argparse._ArgumentGroup") -> None:
         "afford; photographs: 512)",
     )
     group.add_argument(
+        "--crops",
+        type=int,
+        metavar="N",
+        help="crops of each photograph at its own resolution for every time that an image is shown whole; 0: "
+        "photographs are fitted at the size of the images alone (default: 1)",
+    )
+    group.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of every random draw (default: %(default)s)"
     )
     group.add_argument(
@@ -132,7 +139,7 @@ def options_from(arguments: argparse.Namespace) -> "FitOptions":
     from cus.inference.fitting import FitOptions
 
     same = ("iterations", "strategy", "max_gaussians", "sh_degree", "exposure", "depth_weight", "refine_cameras")
-    values = {name: getattr(arguments, name) for name in (*same, "antialiased", "size", "seed")}
+    values = {name: getattr(arguments, name) for name in (*same, "antialiased", "size", "crops", "seed")}
     return FitOptions(
         **values,
         image_confidence=not arguments.no_image_confidence,

@@ -83,7 +83,7 @@ class References(_Shared):
         self.settings = models.settings
 
     def photographs(self, row: RowSettings) -> list[Tensor] | None:
-        """What the fused warp takes colours from; None: the scene's images. Raises InputError without photographs."""
+        """What colours come from beyond the scene's images; None: nothing. Raises InputError without photographs."""
         if row.photo_size is None:
             return None
         if self.read_larger is None:
@@ -103,9 +103,10 @@ class References(_Shared):
             options = self.options(row, row.strategy or "mcmc")
             cameras = self.scene.cameras
             config = options.config(self.scene.images.device, cameras.width, cameras.height)
-            return fit_views(photo_views(self.scene, self.valid), fused_photos(self.scene), config, options.seed)
+            views = replace(photo_views(self.scene, self.valid), photographs=tuple(self.photographs(row) or ()))
+            return fit_views(views, fused_photos(self.scene), config, options.seed)
 
-        return self.once(("splat", row.iterations, row.strategy), make)
+        return self.once(("splat", row.photo_size, row.iterations, row.strategy), make)
 
     def options(self, row: RowSettings, strategy: str | None) -> FitOptions:
         """Of a row's fit."""
@@ -206,13 +207,14 @@ class CaseWork(_Shared):
         """3DGS of frames and references (Eqs. 8 to 10)."""
         made = self.generated(row)
         confidences = row.image_confidence, row.pixel_confidence
-        key = ("splat", id(made), confidences, row.strategy, row.iterations)
+        key = ("splat", id(made), row.photo_size, confidences, row.strategy, row.iterations)
 
         def make() -> FitResult:
             options = self.references.options(row, row.strategy)
             config = options.config(self.scene.images.device, made.cameras.width, made.cameras.height)
             cloud = self._cloud(("cloud", id(made)), made)
-            return fit_views(supervision(made, cloud, options), cloud, config, options.seed)
+            views = supervision(made, cloud, options, self.references.photographs(row))
+            return fit_views(views, cloud, config, options.seed)
 
         return self.once(key, make)
 

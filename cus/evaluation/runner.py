@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cus.cameras import PosedPhotos
 from cus.cameras.alignment import Alignment, align_cameras
-from cus.cameras.photos import PhotoSet, own_resolution
+from cus.cameras.large_pictures import large_pictures
+from cus.cameras.photos import PhotoSet
 from cus.datasets.scenes import open_source
 from cus.diffusion.parts import sampling_of
 from cus.errors import InputError
@@ -329,11 +330,9 @@ class _Run:
 def _read_larger(posed: PosedPhotos, photos: PhotoSet, longest_side: int, used: Iterable[int]) -> list[Tensor]:
     """Of the photographs of a batch those used, [3, h, w] uint8, with up to `longest_side` pixels; never enlarged."""
     height, width = photos.images.shape[-2:]
-    own = posed.at_file_size()
-    return [
-        own_resolution(own.straight_picture(index).pixels, photos.scales[index], width, height, longest_side)
-        for index in used
-    ]
+    own, indices = posed.at_file_size(), list(used)
+    pictures = (own.straight_picture(index).pixels for index in indices)
+    return large_pictures(pictures, photos.scales[indices], width, height, longest_side)
 
 
 def _finite(picture: Tensor) -> Tensor:

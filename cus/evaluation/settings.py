@@ -38,8 +38,8 @@ class RowSettings:
         label: in tables; by default by kind.
         blur: a second row shows the same under its best Gaussian blur, which the truth chooses.
         scales: resolutions of the forward warp as divisors, e.g. [1] or [1, 4]; None: as many as the spacing asks for.
-        photo_size: longest side in pixels of the photographs that the fused warp takes colours from; None: as many as
-            the references have. Depth is always that of the references.
+        photo_size: longest side in pixels of the photographs that the fused warp takes colours from and that crops
+            supervise fits with; None: as many as the references have. Depth is always that of the references.
         suppress_background: whether leaked background is removed (Eq. 5).
         inpaint: whether holes of the warp, or of the point render, are filled from their surroundings (push and pull).
         conditioning: what the model is shown, "hierarchical", "points" or "fused"; "auto": what it does best with.

@@ -1,5 +1,6 @@
 """The Gaussian scene of a run: what supervises the fit, and the fit itself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class FitOptions:
         refine_cameras: whether cameras are moved.
         antialiased: whether opacities are compensated for the size of a pixel.
         size: longest side of the images in pixels.
+        crops: of each photograph at its own resolution, a round of all images; 0: photographs at `size` alone.
         image_confidence: whether frames far from the photographs count less (Table IV).
         pixel_confidence: whether pixels that few views confirm count less (Table IV).
         seed: of every random draw.
@@ -47,6 +49,7 @@ class FitOptions:
     refine_cameras: bool | None = None
     antialiased: bool | None = None
     size: int | None = None
+    crops: int | None = None
     image_confidence: bool = True
     pixel_confidence: bool = True
     seed: int = 0
@@ -59,6 +62,7 @@ class FitOptions:
             ("--sh-degree", self.sh_degree, 0, 3),
             ("--depth-weight", self.depth_weight, 0, 1000),
             ("--size", self.size, 32, 8192),
+            ("--crops", self.crops, 0, 100),
             ("--seed", self.seed, 0, 2**63 - 1),
         ):
             in_range(option, value, low, high)
@@ -77,8 +81,18 @@ class FitOptions:
         return config
 
 
-def supervision(made: Generated, cloud: FusedCloud, options: FitOptions) -> Views:
-    """Frames, then photographs, with the confidences of Eqs. 9 and 10; the photographs have full weight."""
+def supervision(
+    made: Generated, cloud: FusedCloud, options: FitOptions, photographs: Sequence[Tensor] | None = None
+) -> Views:
+    """Frames, then photographs, with the confidences of Eqs. 9 and 10; the photographs have full weight.
+
+    Args:
+        made: the frames, and what they were made from.
+        cloud: of both.
+        options: how to fit.
+        photographs: at their own resolution, V of [3, h, w] uint8 (`stages.photographs`); None: only as the scene
+            estimate has them.
+    """
     images, depths, cameras = made.with_references()
     T = len(made.frames)
     pixel = cloud.pixel_confidence.float().clone() if options.pixel_confidence else torch.ones_like(depths)
@@ -89,7 +103,8 @@ def supervision(made: Generated, cloud: FusedCloud, options: FitOptions) -> View
     if options.image_confidence:
         image[:T] = image_confidence(cameras[:T], cameras[T:])
     references = torch.arange(len(cameras), device=pixel.device) >= T
-    return Views(images, cameras, pixel, image, depths, references)
+    larger = () if photographs is None else (*[None] * T, *photographs)
+    return Views(images, cameras, pixel, image, depths, references, larger)
 
 
 def _photographed(made: Generated, images: Tensor) -> Tensor:
@@ -106,13 +121,16 @@ def fit(
     options: FitOptions,
     on_progress: OnProgress,
     checkpoint: Path | None = None,
+    photographs: Sequence[Tensor] | None = None,
 ) -> State:
     """The Gaussian scene (Eqs. 8 to 10), its renders along the path, and all cameras where they were moved.
+
+    `photographs` are those of `supervision`.
 
     With a checkpoint, a fit that was cut off goes on from it, or starts anew with a note where it is damaged; the
     caller removes the file.
     """
-    views = supervision(made, cloud, options)
+    views = supervision(made, cloud, options, photographs)
     config = options.config(views.images.device, views.cameras.width, views.cameras.height)
     anew: list[str] = []
     record = FitRecord(

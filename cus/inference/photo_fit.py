@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras, PhotoSet, PosedPhotos
+from cus.cameras.large_pictures import large_pictures
 from cus.conditioning import FusedCloud, fuse_views
 from cus.datasets.scenes import find_scenes, open_scene
 from cus.errors import InputError
@@ -24,6 +25,7 @@ from cus.inference.labels import STAGES
 from cus.inference.outputs import save_png, to_bytes, view_names, write_refined
 from cus.inference.progress import OnProgress, Progress
 from cus.inference.settings import fingerprint
+from cus.inference.stages import LARGEST_PHOTOGRAPH, oversized
 from cus.splats import FitConfig, FitRecord, FitResult, Views, fit_views, render, save_ply, ssim
 
 DEFAULT_SIZE = 512
@@ -143,7 +145,10 @@ def fit_photos(
             checkpoint=checkpoint,
             on_unusable=lambda reason: anew.append(f"Gaussian scene: {reason}, so the fit started anew"),
         )
-        found = fit_views(photo_views(estimate, valid[train]), cloud, config, options.seed, record)
+        views = photo_views(estimate, valid[train])
+        if config.crops:
+            views = replace(views, photographs=_own_photographs(scene, photos, folder.path))
+        found = fit_views(views, cloud, config, options.seed, record)
     everything = Cameras.cat([found.cameras, cameras[held_out]]) if held_out else found.cameras
     renders = render(found.gaussians, everything, antialiased=config.antialiased)
     names = view_names(scene.posed.paths)
@@ -151,7 +156,7 @@ def fit_photos(
         scored(names[i], picture, images[i], valid[i]) for i, picture in zip([*train, *held_out], renders, strict=True)
     ]
     summary = _summary(scene, config, options, found, cloud, scores, seconds) | {
-        "notes": [*scene.posed.notes, *photos.notes, *estimate.notes, *anew]
+        "notes": [*scene.posed.notes, *photos.notes, *estimate.notes, *anew, *_shrunk(scene, config)]
     }
     # fit.json goes before anything is replaced and comes last: as long as it is there, the rest is of one fit.
     folder.remove(["fit.json"])
@@ -197,6 +202,21 @@ def _prepared(
     config = options.config(torch.device(device), cameras.width, cameras.height)
     photos = replace(photos, images=photos.images.to(device), valid=photos.valid.to(device))
     return config, photos, cameras.to(device)
+
+
+def _own_photographs(scene: PhotoScene, photos: PhotoSet, folder: Path) -> tuple[Tensor, ...]:
+    """The photographs that are fitted at their own resolution; what memory cannot hold lies in `folder`."""
+    height, width = photos.images.shape[-2:]
+    own, train = scene.posed.at_file_size(), scene.training
+    pictures = (own.straight_picture(index).pixels for index in train)
+    return tuple(large_pictures(pictures, photos.scales[train], width, height, LARGEST_PHOTOGRAPH, folder=folder))
+
+
+def _shrunk(scene: PhotoScene, config: FitConfig) -> list[str]:
+    """A note where photographs are too large to be fitted at their own resolution."""
+    own = scene.posed.at_file_size()
+    note = oversized([own.sizes[index] for index in scene.training]) if config.crops else None
+    return [] if note is None else [note]
 
 
 def fused_photos(estimate: SceneEstimate, on_progress: OnProgress | None = None) -> FusedCloud:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from cus.cameras import Cameras, PhotoSet, load_transforms
+from cus.cameras import Cameras, PhotoSet, PosedPhotos, load_transforms
+from cus.cameras.large_pictures import large_pictures
 from cus.cameras.photos import Photo
 from cus.cameras.transforms_json import read_json
 from cus.errors import InputError
@@ -22,7 +24,7 @@ from cus.inference.progress import OnProgress
 from cus.inference.results import Results
 from cus.inference.run_record import read_record, recorded_settings
 from cus.inference.settings import InferSettings, fingerprint
-from cus.inference.stages import Batch, Inputs, cloud_from, conditioning_from, scene_from
+from cus.inference.stages import LARGEST_PHOTOGRAPH, Batch, Inputs, cloud_from, conditioning_from, scene_from
 from cus.splats import FitConfig, Gaussians
 
 _NEEDED = ("scene", "conditioning", "frames", "cloud")
@@ -35,6 +37,7 @@ _REPORTED = (
     "strategy",
     "max_gaussians",
     "max_pixels",
+    "crops",
     "sh_degree",
     "exposure",
     "depth_weight",
@@ -52,12 +55,14 @@ class RecordedRun:
         settings: of the run.
         summary: its `run.json`.
         results: all stages but the Gaussian scene.
+        posed: the photographs' files with their cameras.
     """
 
     path: Path
     settings: InferSettings
     summary: dict[str, Any]
     results: Results
+    posed: PosedPhotos
 
 
 def is_run(path: Path) -> bool:
@@ -102,7 +107,7 @@ def read_run(path: Path, device: torch.device | str = "cpu") -> RecordedRun:
         seconds=dict(summary["seconds"]),
         reused=[name for name in summary["reused"] if name != "splat"],
     )
-    return RecordedRun(path, settings, summary, results)
+    return RecordedRun(path, settings, summary, results, posed)
 
 
 def refit(
@@ -141,7 +146,8 @@ def refit(
         made_from = [_digest(run.path), repr(config), repr(options)]
         checkpoint = folder.checkpoint("refit", fingerprint(made_from), keep=resume)
         started = time.perf_counter()
-        state = fit(results.generated(), results.cloud, options, on_progress, checkpoint)
+        photographs, unread = _photographs(run) if config.crops else (None, [])
+        state = fit(results.generated(), results.cloud, options, on_progress, checkpoint, photographs)
         tensors = dict(state.tensors)
         renders, moved = tensors.pop("renders"), tensors.pop("refined_viewmats", None)
         results.renders, results.gaussians = renders, Gaussians(**tensors)
@@ -151,7 +157,7 @@ def refit(
         results.seconds["splat"] = time.perf_counter() - started
         # Earlier words on a scene that is no more.
         notes = [note for note in run.summary["notes"] if not note.startswith(f"{STAGES['splat']}:")]
-        results.notes = [*notes, *state.notes]
+        results.notes = [*notes, *state.notes, *unread]
         settings = replace(run.settings, out=folder.path, splat_iterations=config.iterations)
         if folder.path.resolve() != run.path.resolve():
             _copy(run.path, folder)
@@ -163,6 +169,23 @@ def refit(
     finally:
         folder.close()
     return folder.path
+
+
+def _photographs(run: RecordedRun) -> tuple[list[Tensor] | None, list[str]]:
+    """The run's photographs at their own resolution, or None and a note where they cannot be read any more."""
+    posed, part = run.posed, run.results.batch.set
+    height, width = part.images.shape[-2:]
+    try:
+        for index, size in enumerate(posed.sizes):
+            photo = posed.photo(index)
+            if (photo.width, photo.height) != size:
+                found, then = f"{photo.width}x{photo.height}", f"{size[0]}x{size[1]}"
+                raise InputError(f"{photo.path} is {found} pixels, but the run used one of {then}")
+        pictures = (posed.straight_picture(index).pixels for index in range(len(posed)))
+        return large_pictures(pictures, part.scales, width, height, LARGEST_PHOTOGRAPH), []
+    except InputError as error:
+        reason = str(error).partition(";")[0]
+        return None, [f"{STAGES['splat']}: fitted to the photographs as the run recorded them alone, because {reason}"]
 
 
 def _summary(run: RecordedRun, options: FitOptions, config: FitConfig, folder: RunFolder) -> dict[str, Any]:

@@ -222,7 +222,9 @@ class Run:
             return stages.warp(scene, cameras, self.kind, settings, on_progress, photographs, layers)
 
         state = self._stage("conditioning", made_from, make)
-        if self.kind == "fused" and (note := stages.oversized(results.inputs)):
+        # Of the fused warp and of the fit, which both look at the photographs' own pixels.
+        sizes = [(photo.width, photo.height) for photo in results.inputs.photos]
+        if (self.kind == "fused" or "splat" in self.planned()) and (note := stages.oversized(sizes)):
             results.notes.append(note)
         if self.kind != self.defaults.conditioning:
             trained = f"{settings.model} does best with {self.defaults.conditioning} ones"
@@ -291,7 +293,8 @@ class Run:
         checkpoint = self.folder.checkpoint("splat", fingerprint(made_from), keep=self.resume)
 
         def make(on_progress: OnProgress) -> State:
-            return fit(made, cloud, options, on_progress, checkpoint)
+            photographs = stages.photographs(known(results.inputs), known(results.batch))
+            return fit(made, cloud, options, on_progress, checkpoint, photographs)
 
         state = self._stage("splat", made_from, make)
         self.folder.discard(checkpoint)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from cus.cameras import Cameras, PhotoSet, PosedPhotos, read_photos, trajectories
 from cus.cameras.conversions import focal_from_35mm, focal_from_fov
+from cus.cameras.large_pictures import large_pictures
 from cus.cameras.path_files import CameraPath, read_camera_path
-from cus.cameras.photos import Photo, inspect_photo, own_resolution
+from cus.cameras.photos import Photo, inspect_photo
 from cus.conditioning import (
     Conditioning,
     ConditioningKind,
@@ -298,24 +299,25 @@ def conditioning_kind(settings: InferSettings, defaults: Sampling) -> Conditioni
 def photographs(inputs: Inputs, batch: Batch) -> list[Tensor]:
     """The photographs at their own resolution, V of [3, H, W] uint8, where their pictures in the batch are.
 
-    Larger ones than `LARGEST_PHOTOGRAPH` are shrunk; a note of the inputs should say so (`oversized`).
+    Larger ones than `LARGEST_PHOTOGRAPH` are shrunk; a note should say so (`oversized`).
     """
     height, width = batch.set.images.shape[-2:]
-    pictures = []
-    for index, photo in enumerate(inputs.photos):
-        pixels = photo.pixels() if inputs.posed is None else inputs.posed.straight_picture(index).pixels
-        pictures.append(own_resolution(pixels, batch.set.scales[index], width, height, LARGEST_PHOTOGRAPH))
-    return pictures
+    posed = inputs.posed
+    pictures = (
+        photo.pixels() if posed is None else posed.straight_picture(index).pixels
+        for index, photo in enumerate(inputs.photos)
+    )
+    return large_pictures(pictures, batch.set.scales, width, height, LARGEST_PHOTOGRAPH)
 
 
-def oversized(inputs: Inputs) -> str | None:
-    """A sentence on photographs that are larger than what colours are taken from, or None."""
-    count = sum(max(photo.width, photo.height) > LARGEST_PHOTOGRAPH for photo in inputs.photos)
+def oversized(sizes: Sequence[tuple[int, int]]) -> str | None:
+    """A sentence on photographs (width, height) that are larger than what colours are taken from, or None."""
+    count = sum(max(size) > LARGEST_PHOTOGRAPH for size in sizes)
     if not count:
         return None
     return (
-        f"{count} of {len(inputs.photos)} photographs have more than {LARGEST_PHOTOGRAPH} pixels along the longest "
-        "side; colours are taken from them shrunk to that"
+        f"{count} of {len(sizes)} photographs have more than {LARGEST_PHOTOGRAPH} pixels along the longest side; "
+        "colours are taken from them shrunk to that"
     )
 
 

@@ -1,6 +1,6 @@
 """Confidence-weighted fit of 3D Gaussians to generated frames and references (Section III-E, Eqs. 8 to 10)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +84,7 @@ def fit_gaussians(
     *,
     depths: Tensor | None = None,
     references: Tensor | None = None,
+    photographs: Sequence[Tensor | None] = (),
     config: FitConfig | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
@@ -113,6 +114,8 @@ def fit_gaussians(
             and what `FitConfig.depth_weight` compares with.
         references: [M] bool, photographs: their exposures hold, and the first one's camera. Default: the images of
             confidence 1 where others have less, else the first image.
+        photographs: M of what images show at more pixels, [3, h, w] uint8, or None; empty: of none. Crops of them take
+            turns with the images (`Crops`), so that the scene learns what the images are too small to show.
         config: Default: `FitConfig.for_backend("auto", images.device)`.
         seed: Of the order of the images, the backgrounds and the strategy.
         on_progress: Called with (iterations done, all iterations).
@@ -138,6 +141,7 @@ def fit_gaussians(
         image_weights,
         depths,
         default_references(image_weights) if references is None else references,
+        tuple(photographs),
     )
     record = FitRecord(on_progress, on_status, None if checkpoint is None else Path(checkpoint), every)
     return fit_views(views, points, config, seed, record).gaussians

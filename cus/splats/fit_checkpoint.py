@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -16,7 +17,7 @@ from cus.splats.fit_config import FitConfig
 from cus.splats.fit_views import Views
 
 # Checkpoints of another layout are refused.
-_FORMAT = "closeupshot fit 1"
+_FORMAT = "closeupshot fit 2"
 _REMEDY = (
     "free some space, or mend the folder, and run the same command again: it goes on from the checkpoint before, if "
     "there was one"
@@ -29,10 +30,11 @@ def fit_fingerprints(views: Views, cloud: tuple[Tensor, Tensor], config: FitConf
     cameras = views.cameras
     tensors = [views.images, cameras.viewmats, cameras.Ks, views.pixel_weights, views.image_weights]
     tensors += [views.references, *cloud, *([] if views.depths is None else [views.depths])]
+    tensors += [photograph for photograph in views.photographs if photograph is not None]
     for tensor in tensors:
         value = tensor.detach().cpu().contiguous()
         digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.numpy().tobytes())
+        digest.update(value.numpy().reshape(-1).view(np.uint8).data)
     return {"inputs": digest.hexdigest()[:16], "settings": f"{config!r}, seed={seed}"}
 
 

@@ -27,6 +27,7 @@ class FitConfig:
         sh_degree: Of the harmonics, 0 to 3. 0 suits a zoom, where all rays to a point are alike.
         sh_warmup: Share of the iterations after which a degree more comes in (1/3: degree 3 in the last third at most).
         coarse_share: Share of the iterations, from the start, on images of half size: a quarter of the time each.
+        crops: Of each photograph that is given at more pixels, a round of all images; see `Crops`. 0 = none.
         final_rate: All learning rates fall exponentially to this share of their start.
         max_stretch: Half axes stay within this factor of their start.
         min_opacity: Fainter Gaussians are pruned.
@@ -53,6 +54,7 @@ class FitConfig:
     sh_degree: int = 0
     sh_warmup: float = 0.3
     coarse_share: float = 0.2
+    crops: int = 1
     final_rate: float = 0.1
     max_stretch: float = 2.0
     min_opacity: float = 0.02
@@ -96,7 +98,8 @@ class FitConfig:
     def check(self) -> None:
         """Refuse what cannot be done. Raises InputError."""
         whole = [("iterations", self.iterations, 1), ("max_gaussians", self.max_gaussians, 4)]
-        for name, value, least in [*whole, ("max_pixels", self.max_pixels, 1), ("tile_size", self.tile_size, 1)]:
+        whole += [("max_pixels", self.max_pixels, 1), ("tile_size", self.tile_size, 1), ("crops", self.crops, 0)]
+        for name, value, least in whole:
             if value < least:
                 raise InputError(f"{name} must be at least {least}, got {value}")
         if not 0 <= self.sh_degree <= 3:

@@ -24,6 +24,7 @@ class Views:
         image_weights: W_image [M], >= 0.
         depths: z-depths [M, H, W], 0 = none, or None.
         references: [M] bool: images that are photographs. Their colours and the first one's camera are the gauge.
+        photographs: M of what images show at more pixels, [3, h, w] uint8 on the CPU, or None; empty: of none.
     """
 
     images: Tensor
@@ -32,6 +33,7 @@ class Views:
     image_weights: Tensor
     depths: Tensor | None
     references: Tensor
+    photographs: tuple[Tensor | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,8 +79,19 @@ class Views:
                 raise ValueError(f"{name} must not be negative, got a minimum of {float(value.min()):.3g}")
         if bool((self.pixel_weights > 1).any()):
             raise ValueError(f"pixel_confidence must be at most 1, got {float(self.pixel_weights.max()):.3g}")
+        self._check_photographs()
         if float(self.pixel_weights.amax() * self.image_weights.amax()) == 0:
             raise InputError("every confidence is 0: there is nothing to fit to")
+
+    def _check_photographs(self) -> None:
+        if len(self.photographs) not in (0, len(self)):
+            raise ValueError(f"expected {len(self)} photographs or None, got {len(self.photographs)}")
+        for photograph in self.photographs:
+            if photograph is None:
+                continue
+            shape, dtype = tuple(photograph.shape), photograph.dtype
+            if len(shape) != 3 or shape[0] != 3 or dtype != torch.uint8 or photograph.device.type != "cpu":
+                raise ValueError(f"expected photographs [3, h, w] uint8 on the CPU, got {list(shape)} {dtype}")
 
 
 def default_references(image_weights: Tensor) -> Tensor:

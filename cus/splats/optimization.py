@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cus.splats.camera_refinement import CameraRefinement, mean_depth
+from cus.splats.crops import Crops, Supervision, whole
 from cus.splats.depth_loss import disparity_error
 from cus.splats.exposure import Exposure
 from cus.splats.fit_config import FitConfig
@@ -38,19 +39,24 @@ class Optimization:
                 unit = mean_depth(parameters.tensors()[0], views.cameras)
         self.refinement = CameraRefinement(len(views), gauge, unit, config.camera_rate, device)
         self._fine = views.shrunk(config.max_pixels)
-        self._coarse = self._fine.shrunk(self._fine.cameras.width * self._fine.cameras.height // 4)
+        width, height = self._fine.cameras.width, self._fine.cameras.height
+        self._coarse = self._fine.shrunk(width * height // 4)
+        self._crops = Crops(views, width, height, self.generator)
 
     def advance(self) -> None:
         """One step: draw an image and a background, compare, move along the gradient, let the strategy act."""
         config, iteration = self.config, self.iteration
         progress = iteration / config.iterations
-        count = len(self._fine)
-        self.queue = self.queue or torch.randperm(count, generator=self.generator).tolist()
-        image = self.queue.pop()
+        coarse = progress < config.coarse_share
+        if not self.queue:
+            self.queue = self._round(coarse)
+        turn = self.queue.pop()
         background = torch.rand(3, generator=self.generator).to(self._fine.images)
         degree = min(config.sh_degree, int(progress / config.sh_warmup)) if config.sh_warmup > 0 else config.sh_degree
-        views = self._coarse if progress < config.coarse_share else self._fine
-        loss, info = self._loss(views, image, background, degree)
+        image, seen = self._drawn(turn, self._coarse if coarse else self._fine)
+        loss, render, info = self._loss(image, seen, background, degree)
+        if turn < len(self._fine):
+            self._note_error(image, render, seen)
         penalty = self.strategy.penalty(self.parameters)
         (loss if penalty is None else loss + penalty).backward()
         rate_factor = config.final_rate**progress
@@ -66,17 +72,35 @@ class Optimization:
 
     @property
     def psnr(self) -> float:
-        """In dB, of the mean squared error over the images, each as it was when its turn last came."""
+        """In dB, of the mean squared error over the whole images, each as it was when its turn last came."""
         known = self.errors[torch.isfinite(self.errors)]
         return -10 * math.log10(max(float(known.mean()), 1e-12)) if len(known) else math.nan
 
-    def _loss(self, views: Views, image: int, background: Tensor, degree: int) -> tuple[Tensor, dict[str, Any]]:
-        """Eq. 10 for one image in front of a random background, which makes gaps cost something."""
+    def _round(self, coarse: bool) -> list[int]:
+        """Turns in a new order: every image once, and crops of each photograph, as the count of images plus its own."""
+        count = len(self._fine)
+        turns = torch.arange(count)
+        if not coarse and self._crops.images:
+            crops = torch.tensor(self._crops.images).repeat(self.config.crops)
+            turns = torch.cat([turns, count + crops])
+        return turns[torch.randperm(len(turns), generator=self.generator)].tolist()
+
+    def _drawn(self, turn: int, views: Views) -> tuple[int, Supervision]:
+        """The image whose turn it is, and what is shown of it: the whole, or a crop of its photograph."""
+        count = len(views)
+        if turn < count:
+            return turn, whole(views, turn)
+        return turn - count, self._crops.draw(turn - count)
+
+    def _loss(
+        self, image: int, seen: Supervision, background: Tensor, degree: int
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Eq. 10 for one image in front of a random background, which makes gaps cost something; and the render."""
         config = self.config
         means, quats, scales, opacities, sh = self.parameters.tensors()
-        camera, target, weights = views.cameras[image], views.images[image], views.pixel_weights[image]
+        camera = seen.camera
         viewmats = self.refinement.viewmat(image, camera.viewmats) if config.refine_cameras else camera.viewmats
-        depths = views.depths if config.depth_weight > 0 else None
+        depths = seen.depths if config.depth_weight > 0 else None
         renders, alphas, info = rasterization(
             means, quats, scales, opacities, sh, viewmats, camera.Ks, camera.width, camera.height,
             sh_degree=degree, tile_size=config.tile_size, backgrounds=background[None],
@@ -88,19 +112,18 @@ class Optimization:
         render = renders[0, ..., :3].permute(2, 0, 1)
         if config.exposure:
             render = self.exposure.seen(image, render)
-        self._note_error(image, render, target, weights)
-        loss = _picture_loss(render, target, weights, config.ssim_weight)
+        loss = _picture_loss(render, seen.target, seen.weights, config.ssim_weight)
         if depths is not None:
-            error = disparity_error(renders[0, ..., 3], alphas[0, ..., 0], depths[image], weights)
+            error = disparity_error(renders[0, ..., 3], alphas[0, ..., 0], depths, seen.weights)
             loss = loss + config.depth_weight * error
         if config.exposure:
             loss = loss + self.exposure.penalty(image)
-        return views.image_weights[image] * loss, info
+        return self._fine.image_weights[image] * loss, render, info
 
     @torch.no_grad()
-    def _note_error(self, image: int, render: Tensor, target: Tensor, weights: Tensor) -> None:
-        shown = (weights > 0).to(render)
-        squares = ((render - target).square().mean(dim=0) * shown).sum() / shown.sum().clamp_min(1)
+    def _note_error(self, image: int, render: Tensor, seen: Supervision) -> None:
+        shown = (seen.weights > 0).to(render)
+        squares = ((render - seen.target).square().mean(dim=0) * shown).sum() / shown.sum().clamp_min(1)
         self.errors[image] = float(squares)
 
     def state(self) -> dict[str, Tensor]:
@@ -116,6 +139,7 @@ class Optimization:
             "iteration": torch.tensor(self.iteration),
             "queue": torch.tensor(self.queue, dtype=torch.int64),
             "errors": self.errors,
+            "drawn": self._crops.drawn,
             "generator": self.generator.get_state(),
         }
 
@@ -132,6 +156,7 @@ class Optimization:
         self.iteration = int(state["iteration"])
         self.queue = state["queue"].tolist()
         self.errors = state["errors"].cpu().clone()
+        self._crops.drawn = state["drawn"].cpu().clone()
         self.generator.set_state(state["generator"].cpu())
 
 

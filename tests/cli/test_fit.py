@@ -41,6 +41,24 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def test_a_run_is_fitted_to_its_photographs_at_their_own_resolution(copy, tmp_path):
+    scenes = {}
+    for crops in ("0", "3"):
+        out = tmp_path / crops
+        arguments = [str(copy), *QUICK, "--iterations", "12", "--crops", crops, "--out", str(out)]
+        assert main(arguments) == 0
+        scenes[crops] = load_splats(out / "splat.ply").means
+    assert not torch.equal(scenes["0"], scenes["3"])
+
+
+def test_photographs_that_have_gone_leave_a_note_and_the_recorded_ones(copy):
+    cameras = copy / "transforms.json"
+    cameras.write_text(cameras.read_text().replace("b.jpg", "gone.jpg"))
+    assert main([str(copy), *QUICK]) == 0
+    notes = json.loads((copy / "run.json").read_text())["notes"]
+    assert any("as the run recorded them alone" in note and "gone.jpg" in note for note in notes)
+
+
 def test_a_run_is_fitted_anew_in_place(copy):
     before = contents(copy)
     assert main([str(copy), *QUICK, "--strategy", "mcmc", "--sh-degree", "1", "--exposure", "--seed", "3"]) == 0

@@ -47,6 +47,16 @@ def test_confidences_fall_from_the_photographs_and_with_the_views_that_agree(mad
     assert views.pixel_weights[4, :, :40].min() == 1 and views.pixel_weights[4, :, 40:].max() == 0
 
 
+def test_the_photographs_are_shown_at_their_own_resolution_and_the_frames_at_theirs(made) -> None:
+    counts = torch.ones(5, 32, 48, dtype=torch.int64)
+    own = [torch.zeros(3, 128, 192, dtype=torch.uint8), torch.zeros(3, 64, 96, dtype=torch.uint8)]
+    views = supervision(made, cloud(counts), FitOptions(), own)
+    assert views.photographs[:3] == (None, None, None)
+    assert [p.shape[1] for p in views.photographs if p is not None] == [128, 64]
+    views.check()
+    assert supervision(made, cloud(counts), FitOptions()).photographs == ()
+
+
 def test_the_rows_of_table_iv_leave_confidences_out(made) -> None:
     counts = torch.zeros(5, 32, 48, dtype=torch.int64)
     vanilla = supervision(made, cloud(counts), FitOptions(image_confidence=False, pixel_confidence=False))
@@ -65,7 +75,14 @@ def test_options_become_settings_of_the_fit() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"iterations": 0}, {"max_gaussians": 2}, {"sh_degree": 4}, {"depth_weight": float("nan")}, {"size": 5}],
+    [
+        {"iterations": 0},
+        {"max_gaussians": 2},
+        {"sh_degree": 4},
+        {"depth_weight": float("nan")},
+        {"size": 5},
+        {"crops": -1},
+    ],
 )
 def test_options_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="must be"):

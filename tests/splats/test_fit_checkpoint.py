@@ -11,6 +11,7 @@ import torch
 
 from cus.errors import InputError
 from cus.splats import FitConfig, FitStatus, Gaussians, fit_gaussians
+from tests.splats.walls import cameras as wall_cameras
 from tests.splats.walls import cloud, wall_pictures
 
 QUICK = replace(
@@ -50,6 +51,24 @@ def test_forty_steps_are_twenty_and_twenty_bit_for_bit(strategy, tmp_path) -> No
     assert equal(whole, again)
     assert equal(whole, fitted(config, path, stop=1))  # finished: nothing is left to do
     assert [p.name for p in tmp_path.iterdir()] == ["fit.safetensors"]
+
+
+def photographs() -> tuple[torch.Tensor, ...]:
+    """Two of the four pictures at twice the size."""
+    larger = wall_pictures(wall_cameras().resized(96, 64))[0]
+    return tuple((picture * 255).round().to(torch.uint8) for picture in larger[:2])
+
+
+def test_a_fit_with_crops_of_photographs_goes_on_bit_for_bit(tmp_path) -> None:
+    path = tmp_path / "fit.safetensors"
+    given = (None, *photographs(), None)
+    whole = fitted(QUICK, None, photographs=given)
+    with pytest.raises(Killed):
+        fitted(QUICK, path, stop=27, photographs=given)
+    assert equal(whole, fitted(QUICK, path, photographs=given))
+    assert not equal(whole, fitted(QUICK, None))
+    with pytest.raises(InputError, match="other inputs"):
+        fitted(QUICK, path, photographs=(*given[:2], None, None))
 
 
 def test_checkpoints_of_another_fit_are_refused(tmp_path) -> None:
