@@ -180,3 +180,12 @@ def test_fused_warps_are_shared_by_rows_alike_and_may_take_colours_from_larger_p
     brighter = [(255 * (0.5 + 0.5 * image)).to(torch.uint8) for image in wall().images]
     larger = CaseWork(References(wall(), work.references.valid, work.models, lambda size: brighter), work.camera)
     assert (larger.picture(RowSettings("fused", photo_size=96)) - shown).mean() > 0.1
+
+
+def test_a_fit_s_row_with_a_photo_size_sees_the_photographs(work):
+    large = [(255 * image).to(torch.uint8) for image in wall().images.repeat_interleave(4, 2).repeat_interleave(4, 3)]
+    larger = CaseWork(References(wall(), work.references.valid, work.models, lambda size: large), work.camera)
+    small, own = RowSettings("references_splat", iterations=4), RowSettings("references_splat", "own", iterations=4)
+    own.photo_size = 512
+    assert not torch.equal(larger.picture(small), larger.picture(own))
+    assert larger.references.splat(own) is not larger.references.splat(small)
