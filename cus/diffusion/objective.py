@@ -45,7 +45,10 @@ class Objective:
         timestep_power: 1 draws timesteps uniformly; larger favours noisy ones: `t ~ N u^(1 / power)`.
         last_share: share of the items that are drawn at the last timestep, where there is only noise: 1 trains a
             regression for one sampling step.
-        pixels: the loss is Charbonnier's of the decoded frames instead of v's; for first stages that decode cheaply.
+        pixels: the loss is Charbonnier's of the decoded frames instead of v's; for first stages that decode cheaply. An
+            item's targets first get its condition's mean colour: which exposure they were taken with cannot be known.
+        relative: the loss of an item is taken over that of its condition: where the geometry is right, and there is
+            something to gain, counts as much as where all is off.
         perceptual: weight of ST-LPIPS (VGG) beside it, of one frame an item; it costs several times the network.
     """
 
@@ -56,6 +59,7 @@ class Objective:
     timestep_power: float = limited(1.0, above=0)
     last_share: float = limited(0.0, low=0, high=1)
     pixels: bool = False
+    relative: bool = False
     perceptual: float = limited(0.0, low=0)
 
     def draw_timesteps(self, batch: int, schedule: NoiseSchedule, generator: torch.Generator) -> torch.Tensor:
@@ -87,5 +91,12 @@ class Objective:
 
 
 def charbonnier(images: torch.Tensor, targets: torch.Tensor, epsilon: float = 2e-3) -> torch.Tensor:
-    """Scalar: mean of sqrt(d^2 + epsilon^2) over all axes, d the difference of images in [0, 1]: L1, smooth at 0."""
-    return ((images.float() - targets.float()).square() + epsilon**2).sqrt().mean()
+    """[B] of images [B, ...] in [0, 1]: each one's mean of sqrt(d^2 + epsilon^2), d the difference: L1, smooth at 0."""
+    return ((images.float() - targets.float()).square() + epsilon**2).sqrt().flatten(1).mean(1)
+
+
+def at_exposure_of(targets: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    """Targets [B, T, 3, H, W] shifted to the mean colour of their conditioning images where those are not black."""
+    shown = (condition > 0).any(dim=2, keepdim=True)
+    difference = torch.where(shown, condition - targets, 0.0).sum(dim=(1, 3, 4), keepdim=True)
+    return (targets + difference / shown.sum(dim=(1, 3, 4), keepdim=True).clamp(min=1)).clamp(0, 1)

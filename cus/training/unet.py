@@ -13,7 +13,7 @@ from cus.diffusion import CloseUpShotPipeline, LatentTarget, NoiseSchedule, Obje
 from cus.diffusion.context import ContextEncoder
 from cus.diffusion.latents import FirstStage, decode, encode
 from cus.diffusion.layers import Layers, encode_layers, layer_channels
-from cus.diffusion.objective import charbonnier
+from cus.diffusion.objective import at_exposure_of, charbonnier
 from cus.errors import InputError
 from cus.limits import limited
 from cus.models.clip import ImageEncoder
@@ -28,6 +28,9 @@ from cus.training.latents import LatentCrops
 from cus.training.loop import LoopSettings
 from cus.training.pictures import box_blurred, psnr, save_grid
 from cus.training.vae import read_autoencoder
+
+# Of a condition, in a relative loss: errors of a good one are hardly above the noise of its photographs.
+LEAST_ERROR = 3e-3
 
 
 @dataclass
@@ -192,7 +195,7 @@ class UNetStage:
         if not objective.pixels:
             return objective.loss(v, schedule.v_target(latents, noise, timesteps), timesteps, schedule)
         found = schedule.x0_from_v(v.float(), noisy, timesteps) / schedule.rescaled(torch.ones_like(v), timesteps)
-        return self._pixel_loss(self.target.decode(found, condition), batch["targets"])
+        return self._pixel_loss(self.target.decode(found, condition), batch)
 
     def _latents(
         self, batch: dict[str, Tensor], generator: torch.Generator
@@ -217,10 +220,15 @@ class UNetStage:
                 structure = _guides(found, condition, batch["guided"])
         return condition, _as_video(clean, items), structure, extra
 
-    def _pixel_loss(self, latents: Tensor, targets: Tensor) -> Tensor:
-        """Charbonnier's, and the perceptual distance where it has a weight; targets [B, T, 3, H, W] in [0, 1]."""
-        frames = decode(self.pipeline.vae, latents.transpose(1, 2).flatten(0, 1)).unflatten(0, targets.shape[:2])
-        loss = charbonnier(frames, targets)
+    def _pixel_loss(self, latents: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Charbonnier's, and the perceptual distance where it has a weight."""
+        shape = batch["targets"].shape[:2]
+        frames = decode(self.pipeline.vae, latents.transpose(1, 2).flatten(0, 1)).unflatten(0, shape)
+        targets = at_exposure_of(batch["targets"], batch["conditioning"])
+        losses = charbonnier(frames, targets)
+        if self.config.objective.relative:
+            losses = losses / (charbonnier(batch["conditioning"], targets) + LEAST_ERROR)
+        loss = losses.mean()
         if self.perceptual is not None:
             middle = targets.shape[1] // 2
             shown, wanted = frames[:, middle].clamp(0, 1), targets[:, middle]

@@ -13,7 +13,7 @@ from cus.errors import InputError
 from cus.training import config
 from cus.training.clip_crops import LayeredCrops
 from cus.training.decoder import DecoderConfig, DecoderStage
-from cus.training.unet import UNetConfig, UNetStage
+from cus.training.unet import LEAST_ERROR, UNetConfig, UNetStage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,12 +72,30 @@ def test_a_new_model_answers_with_its_condition_and_learns_from_what_differs(tmp
     batch = batch_of(stage)
     # Targets equal the condition, and a new model adds nothing to it: what is left is Charbonnier's epsilon.
     loss = stage.loss(stage.module, batch, torch.Generator().manual_seed(0))
-    assert float(loss.detach()) == pytest.approx(2e-3, rel=1e-3)
-    batch["targets"] = 0.9 * batch["targets"]
+    assert float(loss.detach()) == pytest.approx(2e-3 / (2e-3 + LEAST_ERROR), rel=1e-3)
+    batch["targets"] = 0.5 + 0.8 * (batch["targets"] - 0.5)
     loss = stage.loss(stage.module, batch, torch.Generator().manual_seed(0))
     loss.backward()
     gradient = stage.pipeline.unet.conv_out.weight.grad
-    assert float(loss.detach()) > 0.02 and gradient is not None and gradient.any()
+    # The condition's own error over itself.
+    assert 0.8 < float(loss.detach()) < 1 and gradient is not None and gradient.any()
+
+
+def test_a_loss_may_be_absolute(tmp_path) -> None:
+    stage = small_stage(write_clips(tmp_path), "objective.relative=false")
+    batch = batch_of(stage)
+    assert float(stage.loss(stage.module, batch, torch.Generator().manual_seed(0)).detach()) == pytest.approx(2e-3)
+
+
+def test_the_exposure_of_a_target_teaches_nothing(tmp_path) -> None:
+    stage = small_stage(write_clips(tmp_path))
+    batch = batch_of(stage)
+    batch["targets"] = 0.4 + 0.2 * batch["targets"]
+    batch["conditioning"] = batch["targets"].clone()
+    batch["conditioning"][..., :3] = 0  # a hole, of which no exposure is known
+    tinted = batch | {"targets": batch["targets"] + torch.tensor([0.1, -0.05, 0.02])[:, None, None]}
+    losses = [stage.loss(stage.module, b, torch.Generator().manual_seed(0)).detach() for b in (batch, tinted)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=0)
 
 
 def test_v_prediction_learns_from_clips_too(tmp_path) -> None:
