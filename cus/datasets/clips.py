@@ -119,7 +119,7 @@ def save_clip(path: Path, clip: Clip) -> None:
         tensors["gate"] = _to_bytes(clip.layers.gate)
     for name, warp in clip.others.items():
         tensors[images_of(name)] = _to_bytes(warp.images)
-        tensors[_masks_of(name)] = warp.masks.to(torch.uint8).contiguous()
+        tensors[masks_of(name)] = warp.masks.to(torch.uint8).contiguous()
     with replacing(path, parents=True, sweep=False) as part:
         save_file(tensors, part, {"format": FORMAT, "info": json.dumps(clip.info)})
 
@@ -192,11 +192,12 @@ def _layers(file) -> Layers:  # noqa: ANN001  (an open safetensors file)
 
 
 def _warp(file, name: str) -> Warp:  # noqa: ANN001
-    return Warp(_to_floats(file.get_tensor(images_of(name))), file.get_tensor(_masks_of(name)).bool())
+    return Warp(_to_floats(file.get_tensor(images_of(name))), file.get_tensor(masks_of(name)).bool())
 
 
-def _masks_of(name: str) -> str:
-    return f"{_OTHER}{name}.masks"
+def masks_of(name: str) -> str:
+    """Name of the tensor with their masks, [T, H, W] uint8."""
+    return f"{_OTHER}{name}.masks" if name else "masks"
 
 
 def clip_paths(folder: Path) -> list[Path]:

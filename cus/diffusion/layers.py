@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cus.diffusion.holes import fill_holes
 from cus.diffusion.latents import FirstStage, encode, to_model_range
 from cus.diffusion.objective import LatentTarget
 
@@ -51,17 +52,24 @@ def layer_channels(layers: int, latent_channels: int, downsample: int) -> int:
     return layers * (latent_channels + cells) + (cells if layers else 0)
 
 
-def split_conditioning(conditioning: "Tensor | LayeredConditioning", layers: int) -> tuple[Tensor, Layers | None]:
+def split_conditioning(
+    conditioning: "Tensor | LayeredConditioning", layers: int, filled: bool = False
+) -> tuple[Tensor, Layers | None]:
     """The images, and the layers as far as a checkpoint reads them.
 
     Args:
         conditioning: images [T, 3, H, W], or images with layers.
         layers: how many the checkpoint reads.
+        filled: whether holes are filled from their surroundings; where nothing says where they are, they are black.
 
     Raises:
         ValueError: it reads more than there are, or a shape does not fit.
     """
     images = conditioning if isinstance(conditioning, Tensor) else conditioning.images
+    if filled and images.ndim == 4:
+        known, depths = (getattr(conditioning, name, None) for name in ("masks", "depths"))
+        known = (images > 0).any(dim=1) if known is None else known
+        images = fill_holes(images, known, depths if depths is not None and bool(depths.any()) else None)
     if layers == 0:
         return images, None
     found = None if isinstance(conditioning, Tensor) else getattr(conditioning, "layers", None)

@@ -213,7 +213,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         """
         yield_cores()
         own = self.sampling
-        conditioning, layers = split_conditioning(conditioning, own.layers)
+        conditioning, layers = split_conditioning(conditioning, own.layers, own.fill_holes)
         _check(images, conditioning, structure)
         request = _Request(
             steps or own.steps,

@@ -28,6 +28,8 @@ class Sampling:
         noise: what the starting noise is multiplied with; 0 makes a checkpoint of one step a plain regression, whose
             frames depend on nothing drawn.
         second_pass: whether structure guidance is worth a second pass with this checkpoint, as measured after training.
+        fill_holes: whether the network sees conditioning images whose holes continue their surroundings
+            (`cus.diffusion.holes`), for one that restores rather than invents; else holes are black.
         conditioning: the conditioning images it does best with, as a rule those it was trained on: "hierarchical"
             (Section III-B), "points" (ViewCrafter's own point renders) or "fused".
 
@@ -47,6 +49,7 @@ class Sampling:
     layers: int = 0
     noise: float = 1.0
     second_pass: bool = True
+    fill_holes: bool = False
     conditioning: Conditioning = "hierarchical"
 
     def __post_init__(self) -> None:
@@ -62,8 +65,9 @@ class Sampling:
                 raise ValueError(f"the sampling's {name} must be a {'whole ' * whole}number, got {shown(value)}")
             if not low <= value <= high:
                 raise ValueError(f"the sampling's {name} must be {low} to {high}, got {shown(value)}")
-        if not isinstance(self.second_pass, bool):
-            raise ValueError(f"the sampling's second_pass must be true or false, got {shown(self.second_pass)}")
+        for name in ("second_pass", "fill_holes"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"the sampling's {name} must be true or false, got {shown(getattr(self, name))}")
         if not isinstance(self.conditioning, str) or self.conditioning not in get_args(Conditioning):
             known = ", ".join(get_args(Conditioning))
             raise ValueError(f"the sampling's conditioning must be one of {known}, got {shown(self.conditioning)}")

@@ -13,9 +13,11 @@ from cus.datasets.clips import (
     clip_paths,
     images_of,
     item_seed,
+    masks_of,
     open_tensors,
     others_of,
 )
+from cus.diffusion.holes import fill_holes
 from cus.errors import InputError
 
 
@@ -38,6 +40,7 @@ class LayeredCrops(torch.utils.data.Dataset):
         reference_size: side of the square that the image tower sees.
         conditioning: which of a clip's warps is read; "" is its own conditioning, the only one with layers.
         structure_share: share of the items that keep their structure image, of those that have one.
+        fill: whether holes of the conditioning are filled from their surroundings (`Sampling.fill_holes`).
     """
 
     def __init__(
@@ -50,11 +53,12 @@ class LayeredCrops(torch.utils.data.Dataset):
         reference_size: int,
         conditioning: str = "",
         structure_share: float = 0.0,
+        fill: bool = False,
     ) -> None:
         self.paths = clip_paths(folder)
         self.frames, self.crop, self.seed = frames, crop, seed
         self.layers, self.reference_size = layers, reference_size
-        self.conditioning, self.structure_share = conditioning, structure_share
+        self.conditioning, self.structure_share, self.fill = conditioning, structure_share, fill
         if layers and conditioning:
             raise InputError(
                 f"layers belong to a clip's own conditioning, not to conditioning={conditioning}: set sampling.layers=0"
@@ -79,6 +83,8 @@ class LayeredCrops(torch.utils.data.Dataset):
             tensors = {"targets": "targets", "conditioning": images_of(self.conditioning)}
             if self.layers:
                 tensors |= {name: name for name in ("layer_images", "layer_masks", "gate")}
+            if self.fill:
+                tensors["masks"] = masks_of(self.conditioning)
             has_structure = "structure" in file.keys()  # noqa: SIM118
             if self.structure_share and has_structure:
                 tensors["structure"] = "structure"
@@ -90,12 +96,14 @@ class LayeredCrops(torch.utils.data.Dataset):
         turns, mirrored = (int(torch.randint(n, (1,), generator=generator)) for n in (4, 2))
         square = self.crop[0] == self.crop[1]
         for name, values in item.items():
-            values = values if name == "layer_masks" else values / 255
+            values = values if name in ("layer_masks", "masks") else values / 255
             values = values[:, : self.layers] if name.startswith("layer_") else values
             values = values.flip(-1) if mirrored else values
             values = values.rot90(turns if square else 2 * (turns % 2), (-2, -1))
             more = self.frames - frames
             item[name] = torch.cat([values, *[values[-1:]] * more]).contiguous()
+        if self.fill:
+            item["conditioning"] = fill_holes(item["conditioning"], item.pop("masks") > 0)
         if self.structure_share:
             # Last of what is drawn.
             guided = has_structure and float(torch.rand(1, generator=generator)) < self.structure_share

@@ -169,7 +169,8 @@ class UNetStage:
             factor, side = self.pipeline.vae.downsample, self.pipeline.image_encoder.config["image_size"]
             crop = (c.crop[0] * factor, c.crop[1] * factor)
             share = c.structure_share
-            return LayeredCrops(Path(c.clips), c.frames, crop, c.loop.seed, layers, side, c.conditioning, share)
+            fill = c.sampling.fill_holes
+            return LayeredCrops(Path(c.clips), c.frames, crop, c.loop.seed, layers, side, c.conditioning, share, fill)
         if c.conditioning:
             raise InputError(f"cached latents hold one conditioning; conditioning={c.conditioning} is for clips=")
         if layers:

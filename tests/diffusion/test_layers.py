@@ -79,6 +79,16 @@ def test_a_silent_model_without_noise_gives_the_merged_images_back() -> None:
     torch.testing.assert_close(made, layered().images, rtol=0, atol=1e-5)
 
 
+def test_a_silent_model_that_wants_holes_filled_continues_their_surroundings() -> None:
+    silent = tiny_pipeline(residual_scale=4.0, unshuffle=4, noise=0.0, fill_holes=True)
+    torch.nn.init.zeros_(silent.unet.conv_out.weight)
+    torch.nn.init.zeros_(silent.unet.conv_out.bias)
+    holed = torch.full((2, 3, 16, 16), 0.7)
+    holed[:, :, 3:8, 5:9] = 0
+    made = silent(pictures(1), holed, steps=1)
+    torch.testing.assert_close(made, torch.full_like(holed, 0.7), rtol=0, atol=1e-4)
+
+
 def test_images_alone_are_refused_by_a_checkpoint_that_reads_layers(pipeline) -> None:
     with pytest.raises(ValueError, match="reads 2 layer"):
         pipeline(pictures(1), pictures())

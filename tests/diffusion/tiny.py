@@ -17,7 +17,12 @@ SAMPLING = {"steps": 2, "guidance": 1.0, "guidance_rescale": 0.0, "eta": 0.0, "f
 
 
 def tiny_pipeline(
-    residual_scale: float = 0.0, skip: bool = False, layers: int = 0, unshuffle: int = 0, noise: float = 1.0
+    residual_scale: float = 0.0,
+    skip: bool = False,
+    layers: int = 0,
+    unshuffle: int = 0,
+    noise: float = 1.0,
+    fill_holes: bool = False,
 ) -> CloseUpShotPipeline:
     """Tiny networks; `unshuffle` is the factor of a lossless first stage, 0 takes a learned one."""
     torch.manual_seed(0)
@@ -50,7 +55,13 @@ def tiny_pipeline(
         image_projector=ImageProjector(16, 16, 16, 1, 2, 8, num_tokens=3, hidden_mult=2).eval(),
         prompt=PromptEmbeddings(2, 16),
         scheduler=NoiseSchedule(),
-        sampling={**SAMPLING, "residual_scale": residual_scale, "layers": layers, "noise": noise},
+        sampling={
+            **SAMPLING,
+            "residual_scale": residual_scale,
+            "layers": layers,
+            "noise": noise,
+            "fill_holes": fill_holes,
+        },
     )
 
 

@@ -48,6 +48,16 @@ def test_a_clip_shorter_than_a_window_repeats_its_last_frame(tmp_path) -> None:
     assert item["layer_images"].shape == (3, 1, 3, 8, 12)
 
 
+def test_holes_are_filled_where_the_model_wants_them_filled(tmp_path) -> None:
+    picture = torch.full((1, 3, 16, 16), 0.6)
+    masks = torch.ones(1, 16, 16, dtype=torch.bool)
+    masks[:, 4:9, 5:11] = False
+    save_clip(tmp_path / "a.safetensors", Clip(picture, picture, picture * masks[:, None], masks, None, {}))
+    black, filled = (LayeredCrops(tmp_path, 1, (16, 16), 0, 0, 8, fill=fill)[0] for fill in (False, True))
+    assert (black["conditioning"] == 0).any() and "masks" not in filled
+    torch.testing.assert_close(filled["conditioning"], filled["targets"], rtol=0, atol=1e-5)
+
+
 def test_clips_without_layers_are_refused_where_the_model_reads_them(tmp_path) -> None:
     with pytest.raises(InputError, match="no condition layers"):
         LayeredCrops(write_clips(tmp_path, layers=False), 1, (8, 8), 0, layers=2, reference_size=8)
