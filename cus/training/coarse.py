@@ -9,6 +9,7 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.conditioning import conditioning_of
 from cus.datasets.other_warps import References
+from cus.digests import tensors_digest
 from cus.inference.settings import torch_device, torch_dtype
 from cus.inference.stages import Generated, find_model, fuse, load_model, structure_images
 
@@ -29,6 +30,14 @@ class CoarsePass:
         self.device = torch_device(device)
         self.pipeline = load_model(find_model(model), self.device, dtype=torch_dtype("auto", self.device))
         self.frames = frames
+
+    def digest(self) -> str:
+        """SHA-256 of the model's weights: structure images of two models must not be mixed."""
+        parts = {name: part for name, part in self.pipeline.components.items() if isinstance(part, torch.nn.Module)}
+        weights = {
+            f"{name}.{key}": value.cpu() for name, part in parts.items() for key, value in part.state_dict().items()
+        }
+        return tensors_digest(weights)
 
     @torch.no_grad()
     def __call__(self, references: References, path: Cameras, count: int) -> Tensor:

@@ -18,6 +18,8 @@ from cus.training import config
 from cus.training.coarse import CoarsePass
 from cus.training.scripts import REMEDY
 
+COARSE = "coarse.json"  # which weights the structure images are of
+
 
 @dataclass
 class PhotographicClips:
@@ -54,12 +56,14 @@ def build(settings: PhotographicClips, on_progress: Callable[[int, int], None]) 
     photographs = read_manifest(Path(settings.photographs))
     guide = CoarsePass(settings.coarse, settings.coarse_frames) if settings.coarse else None
     folder = OutputFolder(Path(settings.out), "training clips", REMEDY)
-    planned = ("settings.yaml", "clip-*.safetensors", "scene-*.json", "photographs-*.json")
+    planned = ("settings.yaml", "clip-*.safetensors", "scene-*.json", "photographs-*.json", COARSE)
     share = f"-{settings.part}-of-{settings.parts}"
     folder.open(planned, share=share)
     try:
         # A clip depends on its seed and the photographs, not on how many there are.
         config.write(settings, folder, "settings.yaml", ("out", "scenes", "first_seed", "part", "parts"))
+        if guide is not None:
+            _check_weights(folder, guide.digest(), settings.coarse)
         indices = range(settings.part, settings.scenes, settings.parts)
         entered: set[str] = set()
         for done, index in enumerate(indices):
@@ -71,6 +75,17 @@ def build(settings: PhotographicClips, on_progress: Callable[[int, int], None]) 
         on_progress(len(indices), len(indices))
     finally:
         folder.close()
+
+
+def _check_weights(folder: OutputFolder, digest: str, model: str) -> None:
+    """Refuse a model that has been trained on since the first structure images. Raises InputError."""
+    if folder.is_ours(COARSE) and read_json(folder.path / COARSE).get("weights") != digest:
+        raise InputError(
+            f"the structure images in {folder.path} were made with other weights than {model} has now: give another "
+            "out= for the new ones"
+        )
+    if not folder.is_ours(COARSE):
+        folder.write(COARSE, lambda part: part.write_text(json.dumps({"weights": digest})))
 
 
 def _scene(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from cus.datasets.clips import clip_paths, load_clip
 from cus.datasets.photo_clips import PhotoClipRecipe
@@ -94,6 +94,12 @@ def test_lines_are_trained_once_and_the_table_names_each_ones_model(tmp_path, cl
         run(ablation, lambda done, total: None)
     after = {line.name: (out / line.name / "export/model_index.json").stat().st_mtime_ns for line in ablation.lines}
     assert after == before
+    recipe = settings_of(PhotographicClips, [str(out / "coarse-hierarchical/settings.yaml")])
+    weights_of = "hierarchical/export/unet/diffusion_pytorch_model.safetensors"
+    save_file({**one, "conv_in.bias": one["conv_in.bias"] + 1}, out / weights_of, {"format": "pt"})
+    with pytest.raises(InputError, match="were made with other weights"):
+        photographic_clips.build(recipe, lambda done, total: None)
+    save_file(one, out / weights_of, {"format": "pt"})
     with pytest.raises(InputError, match="steps was 2, is 3"):
         run(replace(ablation, steps=3), lambda done, total: None)
 
