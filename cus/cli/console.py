@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Where the output is no terminal: between two lines on one stage, the longer it lasts.
 _SECONDS_A_LINE, _SHARE_OF_ELAPSED = 10.0, 0.05
 _LEAST_DONE = 0.02
+# What is reported within the first seconds of a stage was done before: a resumed run.
+_AT_ONCE = 1.0
 LOADING = "Loading"
 
 
@@ -188,7 +190,7 @@ class _StageLines:
         self.lock = threading.Lock()
         self.stopped = threading.Event()
         self.label = ""
-        self.share = 0.0
+        self.share = self.resumed = 0.0
         self.began = self.told = time.monotonic()
 
     def start(self) -> None:
@@ -199,13 +201,15 @@ class _StageLines:
 
     def begin(self, label: str) -> None:
         with self.lock:
-            self.label, self.share = label, 0.0
+            self.label, self.share, self.resumed = label, 0.0, 0.0
             if label == LOADING:
                 self._print(label, "...")
             self.began = self.told = time.monotonic()
 
     def update(self, share: float) -> None:
         self.share = share
+        if time.monotonic() - self.began < _AT_ONCE:
+            self.resumed = share
 
     def end(self, label: str, seconds: float) -> None:
         with self.lock:
@@ -219,7 +223,7 @@ class _StageLines:
                 if self.label and now - self.told >= max(_SECONDS_A_LINE, _SHARE_OF_ELAPSED * (now - self.began)):
                     self.told = now
                     try:
-                        self._print(self.label, _so_far(round(now - self.began), self.share))
+                        self._print(self.label, _so_far(round(now - self.began), self.share, self.resumed))
                     except OSError:
                         # The main thread meets it, too, and ends the command.
                         return
@@ -228,12 +232,13 @@ class _StageLines:
         self.console.print(f"{printable(label):<22} {text}")
 
 
-def _so_far(seconds: int, share: float) -> str:
-    """`40 %, 1 min 3 s so far, about 1 min 35 s left`."""
+def _so_far(seconds: int, share: float, resumed: float = 0.0) -> str:
+    """`40 %, 1 min 3 s so far, about 1 min 35 s left`; `resumed` is the share that was done before."""
     text = f"{_whole(seconds)} so far"
-    if not _LEAST_DONE <= share < 1:
+    done = share - resumed
+    if share >= 1 or done < _LEAST_DONE * (1 - resumed):
         return f"... {text}"
-    return f"{100 * share:.0f} %, {text}, about {_whole(round(seconds * (1 - share) / share))} left"
+    return f"{100 * share:.0f} %, {text}, about {_whole(round(seconds * (1 - share) / done))} left"
 
 
 def _whole(seconds: int) -> str:

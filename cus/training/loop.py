@@ -152,6 +152,8 @@ def train(
     with _stop_requests() as received:
         # Inside, so that the loader's processes inherit the handlers and Ctrl-C does not kill them first.
         batches = _batches(dataset, settings, done, accelerator)
+        if on_progress is not None:
+            on_progress(done, settings.steps)
         while done < settings.steps:
             started = time.monotonic()
             loss, norm = _step(stage, module, optimizer, batches, settings, done, accelerator)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cus.cli.command import CommandParser, run_command
-from cus.cli.console import ConsoleProgress, add_output_options, describe_size, printable
+from cus.cli.console import ConsoleProgress, _so_far, add_output_options, describe_size, printable
 from cus.errors import InputError
 
 COMMANDS = ("convert", "eval", "export", "fit", "infer", "push", "view")
@@ -188,3 +188,16 @@ def test_output_that_nobody_reads_ends_a_command_quietly(shell, status, words, t
     process = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (tmp_path / "status").read_text().strip() == status
     assert words in process.stderr and process.stderr.count("\n") == (words != "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "share", "resumed", "text"),
+    [
+        (63, 0.4, 0.0, "40 %, 1 min 3 s so far, about 1 min 34 s left"),
+        (60, 0.6, 0.5, "60 %, 1 min 0 s so far, about 4 min 0 s left"),
+        (60, 0.5, 0.5, "... 1 min 0 s so far"),
+        (5, 0.001, 0.0, "... 5 s so far"),
+    ],
+)
+def test_the_time_left_is_told_by_what_this_run_has_done(seconds, share, resumed, text):
+    assert _so_far(seconds, share, resumed) == text
