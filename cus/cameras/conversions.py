@@ -1,5 +1,6 @@
 """Every change of camera axes in the project, in functions named `b_from_a` (docs/conventions.md)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -115,3 +116,8 @@ def focal_from_35mm(focal_35mm: float, width: int, height: int) -> float:
 def focal_from_fov(fov_degrees: float, width: int) -> float:
     """Focal length in pixels from the horizontal field of view in degrees."""
     return 0.5 * width / torch.tan(torch.deg2rad(torch.tensor(fov_degrees / 2, dtype=torch.float64))).item()
+
+
+def fov_from_focal(focal: float, width: float) -> float:
+    """Horizontal field of view in degrees of `width` pixels, from the focal length in the same pixels."""
+    return math.degrees(2 * math.atan(0.5 * width / focal))

@@ -95,7 +95,7 @@ class _PrintCompletion(argparse.Action):
 
 def run_command(
     build_parser: Callable[[], argparse.ArgumentParser],
-    work: Callable[[argparse.Namespace], None],
+    work: Callable[[argparse.Namespace], int | None],
     argv: Sequence[str] | None,
     *,
     memory_advice: str = MEMORY_ADVICE,
@@ -104,18 +104,19 @@ def run_command(
 
     Args:
         build_parser: makes the command's parser.
-        work: does what the parsed options ask for.
+        work: does what the parsed options ask for, and returns the exit status; None is 0.
         argv: the arguments; None takes those of the process, which then ends with the command.
         memory_advice: what to do, in the command's options, where memory runs out.
 
     Returns:
-        0 done, 1 a bug of ours, 2 what the user can mend, 130 interrupted, 143 terminated, 141 nobody reads the output.
+        0 done, 1 a bug of ours, 2 what the user can mend, 3 finished but not to be trusted, 130 interrupted, 143
+        terminated, 141 nobody reads the output.
     """
 
-    def run() -> None:
+    def run() -> int | None:
         arguments = build_parser().parse_args(argv)
         arguments.started = started
-        work(arguments)
+        return work(arguments)
 
     # Not since the process was started, which may have been a shell that this command replaced.
     started = time.perf_counter()
@@ -147,7 +148,7 @@ def debug_asked(arguments: Sequence[str]) -> bool:
     return "--debug" in arguments or os.environ.get("CUS_DEBUG", "0") not in ("", "0")
 
 
-def guarded(work: Callable[[], None], telling: Telling, *, final: bool) -> int:
+def guarded(work: Callable[[], int | None], telling: Telling, *, final: bool) -> int:
     """Call `work` and return its exit status, see `run_command`. With `final` the process is about to end."""
     _open_streams()
     interrupts = Interrupts(final=final)
@@ -170,12 +171,12 @@ def guarded(work: Callable[[], None], telling: Telling, *, final: bool) -> int:
     return status
 
 
-def _outcome(work: Callable[[], None], interrupts: Interrupts, telling: Telling) -> int:
+def _outcome(work: Callable[[], int | None], interrupts: Interrupts, telling: Telling) -> int:
     # Threads that spin while they wait make torch several times slower as soon as another program wants the cores. Read
     # when the OpenMP runtime starts, that is with the first import of torch, which is inside.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        work()
+        return work() or failures.DONE
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else failures.DONE
     except BrokenPipeError:
@@ -185,7 +186,6 @@ def _outcome(work: Callable[[], None], interrupts: Interrupts, telling: Telling)
             # A library has turned the interrupt into an error of its own.
             error = interruption(interrupts.received)
         return _tell(error, telling)
-    return failures.DONE
 
 
 def _tell(error: BaseException, telling: Telling) -> int:

@@ -125,6 +125,11 @@ class ConsoleProgress:
         """Print a line above the bars: `lead` in a style of its own, then the text as it is."""
         self.bars.console.print(Text.assemble((printable(lead), style), printable(text)))
 
+    def alarm(self, text: str, lead: str) -> None:
+        """Print in red what the user must know, also where --quiet asks for errors only."""
+        console = make_console() if self.console.quiet else self.bars.console
+        console.print(Text.assemble((printable(lead), "bold red"), printable(text)))
+
     def note(self, text: str) -> None:
         """Print what the user should know; it also stands in the last line of JSON."""
         self.notes.append(text)
@@ -164,11 +169,15 @@ class ConsoleProgress:
             self.lines.end(label, seconds)
         self.emit("stage", stage=_key(label), label=label, seconds=round(seconds, 3))
 
-    def done(self, text: str, **facts: Any) -> None:
-        """Print the last line, with the time since the command began; `facts` stand beside it in JSON."""
+    def done(self, text: str, *, status: int = 0, **facts: Any) -> None:
+        """Print the last line, with the time since the command began; `facts` stand beside it in JSON.
+
+        With another `status` than 0 it says "Finished": all is there, and the caller says what is wrong with it.
+        """
         seconds = time.perf_counter() - self.started
-        self.say(f" in {describe_duration(seconds)}: {text}", "Done", "green")
-        self.emit("end", status=0, seconds=round(seconds, 3), **facts, notes=self.notes)
+        lead, style = ("Done", "green") if status == 0 else ("Finished", "red")
+        self.say(f" in {describe_duration(seconds)}: {text}", lead, style)
+        self.emit("end", status=status, seconds=round(seconds, 3), **facts, notes=self.notes)
 
     def emit(self, event: str, **content: Any) -> None:
         """A line of JSON, if asked for."""

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from cus.cli.command import CommandParser, run_command
 from cus.cli.console import ConsoleProgress, add_output_options, describe_size
+from cus.cli.failures import DONE, UNTRUSTED
 
 if TYPE_CHECKING:
-    from cus.inference import InferSettings, Run
+    from cus.inference import InferSettings, Run, Verdict
 
+STYLES = {"good": "green", "fair": "yellow", "poor": "red"}
 EXAMPLES = """\
 examples:
   cus-infer --views a.jpg b.jpg
@@ -230,6 +232,11 @@ def _add_output(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--fps", type=int, default=8, metavar="N", help="frames a second of the videos (default: %(default)s)"
     )
+    group.add_argument(
+        "--force",
+        action="store_true",
+        help="end with status 0 also where the geometry was not found, instead of 3 and a warning; the report notes it",
+    )
     existing = group.add_mutually_exclusive_group()
     existing.add_argument(
         "--resume", action="store_true", help="reuse what an earlier run with the same inputs has finished in --out"
@@ -253,8 +260,12 @@ def settings_from(arguments: argparse.Namespace) -> "InferSettings":
     return InferSettings(**options)
 
 
-def infer(arguments: argparse.Namespace) -> None:
-    """Run with parsed options. Raises InputError and KeyboardInterrupt after the folder says what is there."""
+def infer(arguments: argparse.Namespace) -> int:
+    """Run with parsed options; the exit status, which says whether to trust what was made.
+
+    Raises:
+        InputError, KeyboardInterrupt: after the folder says what is there.
+    """
     with ConsoleProgress.of(arguments) as progress:
         with progress.loading():
             from cus.inference import Run
@@ -270,8 +281,12 @@ def infer(arguments: argparse.Namespace) -> None:
         def frames_are_there() -> None:
             progress.say(f"The frames are there: open {report}. The Gaussian scene follows.")
 
+        def warn(verdict: "Verdict") -> None:
+            if not (verdict.trusted or settings.force or settings.conditioning_only):
+                progress.alarm(f"{verdict.headline}. The run goes on; Ctrl-C ends it.", "warning: ")
+
         try:
-            run.execute(frames_are_there if settings.splat else None)
+            run.execute(frames_are_there if settings.splat else None, warn)
         except KeyboardInterrupt as error:
             finished = len(run.planned()) - len(run.missing())
             error.add_note(f"{finished} of {len(run.planned())} stages are finished and kept in {run.folder.path}")
@@ -281,18 +296,26 @@ def infer(arguments: argparse.Namespace) -> None:
             progress.note(note)
         if arguments.quick:
             progress.say(f"Without a Gaussian scene, as --quick asks: cus-fit {run.folder.path} adds it.")
-        _done(run, progress)
+        verdict = run.results.verdict
+        assert verdict is not None, "a finished run has one"
+        status = DONE if verdict.trusted or settings.force else UNTRUSTED
+        _done(run, verdict, status, progress)
+        return status
 
 
-def _done(run: "Run", progress: ConsoleProgress) -> None:
-    """What is there, and how much of it."""
+def _done(run: "Run", verdict: "Verdict", status: int, progress: ConsoleProgress) -> None:
+    """What is there, how much of it, and what it is worth."""
     from cus.inference.outputs import sizes
 
     folder = run.folder
+    for finding in verdict.findings:
+        progress.say(f" {finding.grade} ({finding.told})", f"{finding.name}:", STYLES[finding.grade])
     state, rest = sizes(folder.path)
     sizes = f"{describe_size(rest)}, and {describe_size(state)} in state/, which --resume and cus-fit go on from"
     progress.done(
         f"{folder.path} ({sizes})",
+        status=status,
+        verdict=verdict.to_json(),
         out=folder.path,
         report=folder.path / "report.html",
         files=folder.files(),
@@ -301,6 +324,10 @@ def _done(run: "Run", progress: ConsoleProgress) -> None:
         stages={name: round(seconds, 3) for name, seconds in run.results.seconds.items()},
     )
     progress.say(f"Open {folder.path / 'report.html'} in a browser.")
+    if status == UNTRUSTED:
+        progress.alarm(f"{verdict.headline}: {verdict.advice[0]}. --force takes it as it is.", "Not to be trusted: ")
+    elif verdict.grade != "good":
+        progress.say(f": {'; '.join(verdict.advice)}.", "To do better", STYLES[verdict.grade])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

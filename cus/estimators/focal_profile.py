@@ -23,6 +23,12 @@ PRIOR_SPREAD = float(np.log(60 / 24)) / (2 * EIGHTY_PERCENT)  # of the logarithm
 LEAST_SCALE = 0.3  # pixels, of the Cauchy loss; about what the places of features are off
 # Two views take what a lens distorts and a principal point off the middle for a focal length: a standard deviation.
 SYSTEMATIC = 0.04
+# Ratio of the ends of a range beyond which the guess is weak: more than 15 % to either side.
+WEAK_GUESS = 1.35
+# What the matches of a weak guess count. They are few, or all on one wall seen from far apart, and err together: pairs
+# of the fountain (views 4 and 9) and of Sceaux castle (3 and 6) speak for a lens 1.2 to 1.7 times too long, more or
+# less so with every way of storing the photographs, though their scatter says that they cannot be so wrong.
+WEAK_EVIDENCE = 0.1
 CELLS = 4  # blocks of matches along each side of the picture
 MAX_MATCHES = 600
 ROUNDS = 15
@@ -65,7 +71,8 @@ def most_probable(pairs: Sequence[PairLosses], factors: np.ndarray, systematic: 
     """The median of what losses and the prior say of focal lengths, and its range.
 
     The difference of a loss to the least one is compared with its standard error, from the scatter of the blocks
-    (Vuong's test): neighbouring matches err alike, so that counting each as evidence would be far too sure.
+    (Vuong's test): neighbouring matches err alike, so that counting each as evidence would be far too sure. Where even
+    so they leave a wide range, they count little (`WEAK_EVIDENCE`), and it is nearly that of lenses in use.
 
     Args:
         pairs: losses at the same focal lengths; none leaves the prior.
@@ -73,17 +80,28 @@ def most_probable(pairs: Sequence[PairLosses], factors: np.ndarray, systematic: 
         systematic: standard deviation, of the logarithm, of what the scatter does not show.
     """
     fine = np.linspace(np.log(factors[0]), np.log(factors[-1]), 1024)
-    cost = 0.5 * ((fine - np.log(PRIOR_MEDIAN)) / PRIOR_SPREAD) ** 2
-    if pairs:
-        by_block = np.concatenate([_block_sums(pair) for pair in pairs], axis=1)  # [F, B]
-        difference = by_block - by_block[by_block.sum(axis=1).argmin()]
-        told, count = difference.sum(axis=1), max(by_block.shape[1], 2)
-        scatter = np.square(difference - difference.mean(axis=1, keepdims=True)).sum(axis=1)
-        error = np.sqrt(scatter * count / (count - 1))
-        # Near the least one the difference grows with the square of the distance and its error with the distance, so
-        # that a normal log-likelihood of the same significance is not half but twice the square of their ratio.
-        evidence = np.minimum(told, 2.0 * np.square(told / np.maximum(error, 1e-9)))
-        cost = cost + PchipInterpolator(np.log(factors), evidence)(fine)
+    evidence = PchipInterpolator(np.log(factors), _evidence(pairs))(fine) if pairs else np.zeros_like(fine)
+    guess = _joined_with_prior(fine, evidence, systematic)
+    if pairs and guess.high > WEAK_GUESS * guess.low:
+        guess = _joined_with_prior(fine, WEAK_EVIDENCE * evidence, systematic)
+    return guess
+
+
+def _evidence(pairs: Sequence[PairLosses]) -> np.ndarray:
+    """[F] negative log-likelihood of the focal lengths, 0 at the best."""
+    by_block = np.concatenate([_block_sums(pair) for pair in pairs], axis=1)  # [F, B]
+    difference = by_block - by_block[by_block.sum(axis=1).argmin()]
+    told, count = difference.sum(axis=1), max(by_block.shape[1], 2)
+    scatter = np.square(difference - difference.mean(axis=1, keepdims=True)).sum(axis=1)
+    error = np.sqrt(scatter * count / (count - 1))
+    # Near the least one the difference grows with the square of the distance and its error with the distance, so
+    # that a normal log-likelihood of the same significance is not half but twice the square of their ratio.
+    return np.minimum(told, 2.0 * np.square(told / np.maximum(error, 1e-9)))
+
+
+def _joined_with_prior(fine: np.ndarray, evidence: np.ndarray, systematic: float) -> FocalGuess:
+    """Median and 80 % of the probability over the logarithms of focal lengths."""
+    cost = evidence + 0.5 * ((fine - np.log(PRIOR_MEDIAN)) / PRIOR_SPREAD) ** 2
     probability = np.exp(cost.min() - cost)
     low, middle, high = np.interp([0.1, 0.5, 0.9], np.cumsum(probability) / probability.sum(), fine)
     below, above = (float(np.hypot(d, EIGHTY_PERCENT * systematic)) for d in (middle - low, high - middle))

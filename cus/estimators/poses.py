@@ -10,7 +10,7 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators import reconstruction, sfm
-from cus.estimators.focal_profile import PRIOR_MEDIAN, FocalGuess, PairProfile, guess_focal
+from cus.estimators.focal_profile import PRIOR_MEDIAN, WEAK_GUESS, FocalGuess, PairProfile, guess_focal
 from cus.estimators.focal_refinement import refined_guess
 from cus.estimators.framing import content_box
 from cus.estimators.matches import (
@@ -29,7 +29,6 @@ from cus.estimators.structure import Structure, error_threshold, triangulate
 
 LONGEST_SIDE = 1024  # SIFT works on at most this size
 PROFILED_PAIRS = 3  # that a focal length is guessed from
-WEAK_GUESS = 1.35  # ratio of the ends of a focal length's range beyond which more should be told
 FLAT_CONTRAST = 0.02  # a picture of less shows one colour
 # Shares of the work of finding poses, as far as they can be foreseen.
 DETECTION, MATCHING, PLACEMENT = 0.3, 0.3, 0.4

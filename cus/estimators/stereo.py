@@ -254,6 +254,11 @@ def _sweep_view(sweep: Sweep, sources: list[int], bounds: tuple[float, float], s
     costs = matching_costs(sweep, planes, settings.window)
     total = aggregate_costs(costs, sweep, planes, settings)
     spacing = plane_spacing(sweep, planes)
+    if spacing <= 0:
+        raise InputError(
+            "nothing that one photograph shows lies inside another at the depths and poses found: use photographs that "
+            "overlap by half or more and are taken at most some 40 degrees apart, or give the cameras (--cameras)"
+        )
     return _View(sources, sweep, planes, spacing, in_bytes(costs), subpixel_argmin(total), rival_margin(total, spacing))
 
 

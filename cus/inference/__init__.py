@@ -9,9 +9,17 @@ if TYPE_CHECKING:
     from cus.inference.results import Results
     from cus.inference.run import Run
     from cus.inference.settings import InferSettings
+    from cus.inference.verdict import Verdict
 
-__all__ = ["STAGES", "InferSettings", "Progress", "Results", "Run"]
-_HOMES = {"STAGES": "labels", "Results": "results", "Progress": "progress", "Run": "run", "InferSettings": "settings"}
+__all__ = ["STAGES", "InferSettings", "Progress", "Results", "Run", "Verdict"]
+_HOMES = {
+    "STAGES": "labels",
+    "Results": "results",
+    "Progress": "progress",
+    "Run": "run",
+    "InferSettings": "settings",
+    "Verdict": "verdict",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from cus.cameras.transforms_json import frame_entry, lens_entries
 from cus.inference.folder import REFINED, RunFolder
 from cus.inference.results import STAGES, Results
 from cus.inference.settings import InferSettings
-from cus.report.html import ReportData, write_report_html
+from cus.report.html import Pane, ReportData, write_report_html
 from cus.report.pictures import colorize_confidence, colorize_depth
 from cus.report.video import write_video
 from cus.report.viewer import Splats, ViewerData, Views
@@ -191,6 +191,26 @@ def _timings(results: Results) -> dict[str, float]:
     return loading | {STAGES[name]: seconds for name, seconds in results.seconds.items()}
 
 
+def _opening(results: Results) -> list[Pane]:
+    """The plain crop of the best photograph beside the close-up; nothing where no frame has been looked at."""
+    verdict, crop, warped = results.verdict, results.plain_crop, results.conditioning
+    if verdict is None or warped is None:
+        return []
+    frame, panes = verdict.measures.frame, []
+    if crop is not None:
+        name = results.inputs.photos[verdict.measures.view].path.name
+        panes.append(Pane(f"Plain crop of {name}", "the photograph's own pixels, cropped and resampled, no more", crop))
+    generated = results.frames is not None
+    picture = to_bytes((warped.images if results.frames is None else results.frames)[frame])
+    told = f"frame {frame + 1} of {len(warped)}, which shows most magnification"
+    return [*panes, Pane("Generated close-up" if generated else "Conditioning image, not yet generated", told, picture)]
+
+
+def _shown_verdict(settings: InferSettings, results: Results) -> dict[str, Any] | None:
+    verdict = results.verdict
+    return verdict and verdict.to_json() | {"advice": verdict.advice, "forced": settings.force}
+
+
 def write_report(folder: RunFolder, settings: InferSettings, results: Results, summary: dict[str, Any]) -> None:
     """`report.html`, of whatever is there."""
     scene, warped = results.scene, results.conditioning
@@ -203,6 +223,8 @@ def write_report(folder: RunFolder, settings: InferSettings, results: Results, s
         title=f"CloseUpShot: {', '.join(view.name for view in settings.views)}",
         settings=summary["settings"],
         notes=summary["notes"],
+        opening=_opening(results),
+        verdict=_shown_verdict(settings, results),
         missing=summary["missing"],
         running=summary["status"] == "running",
         inputs=list(zip(placed_names(settings, results), to_bytes(results.batch.set.images), strict=True)),

@@ -17,6 +17,7 @@ from cus.cameras.transforms_json import read_json
 from cus.errors import InputError
 from cus.files import PART, explained
 from cus.inference import machine, outputs
+from cus.inference.close_up_view import seen_in
 from cus.inference.fitting import FitOptions, fit
 from cus.inference.folder import REFINED, RunFolder, State
 from cus.inference.labels import STAGES
@@ -95,6 +96,7 @@ def read_run(path: Path, device: torch.device | str = "cpu") -> RecordedRun:
     # Runs of earlier versions did not record which pixels count; padding is black.
     valid = states["scene"].tensors.get("valid", scene.images.sum(dim=1) > 0).bool()
     batch = Batch(PhotoSet(scene.images, valid, scales), None, scene.cameras.Ks[:, 0, 0], sizes, posed.origin)
+    verdict, crop = seen_in(states["conditioning"])
     results = Results(
         Inputs(photos, None),
         batch,
@@ -103,6 +105,8 @@ def read_run(path: Path, device: torch.device | str = "cpu") -> RecordedRun:
         conditioning=conditioning_from(states["conditioning"]),
         frames=frames,
         cloud=cloud_from(states["cloud"]),
+        verdict=verdict,
+        plain_crop=crop,
         loading=summary["loading_seconds"],
         seconds=dict(summary["seconds"]),
         reused=[name for name in summary["reused"] if name != "splat"],

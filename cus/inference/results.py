@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from torch import Tensor
 
 from cus.cameras import Cameras
@@ -10,6 +11,7 @@ from cus.conditioning import Conditioning, FusedCloud
 from cus.estimators import SceneEstimate
 from cus.inference.labels import STAGES
 from cus.inference.stages import Batch, Generated, Inputs
+from cus.inference.verdict import Verdict
 from cus.splats import Gaussians
 
 __all__ = ["STAGES", "Results"]
@@ -19,6 +21,7 @@ __all__ = ["STAGES", "Results"]
 class Results:
     """What a run has made so far; None where it has not come to it. `antialiased` says how the scene was fitted.
 
+    `verdict` says what is to be expected of the close-up, `plain_crop` [H, W, 3] uint8 is the photograph's own picture.
     `loading` is the time in seconds that passed before the first stage, `seconds` those of each.
     `refined` are the cameras of frames and photographs, at the frames' size, where the fit has moved them.
     """
@@ -35,6 +38,8 @@ class Results:
     renders: Tensor | None = None
     antialiased: bool = True
     refined: Cameras | None = None
+    verdict: Verdict | None = None
+    plain_crop: np.ndarray | None = None
     loading: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)

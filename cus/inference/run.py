@@ -16,11 +16,13 @@ from cus.diffusion.memory import Choice, Clip
 from cus.diffusion.parts import sampling_of
 from cus.errors import InputError
 from cus.inference import machine, outputs, stages
+from cus.inference.close_up_view import look, seen_in
 from cus.inference.fitting import FitOptions, fit
 from cus.inference.folder import RunFolder, State
 from cus.inference.progress import OnProgress, Progress
 from cus.inference.results import STAGES, Results
 from cus.inference.settings import InferSettings, Trajectory, file_digest, fingerprint
+from cus.inference.verdict import Verdict
 from cus.inference.view_choice import choose_views
 from cus.models.attention import set_attention_backend
 from cus.splats import Gaussians
@@ -136,7 +138,9 @@ class Run:
         """Labels of the planned stages that are not finished."""
         return [STAGES[name] for name in self.planned() if name not in self.results.seconds]
 
-    def execute(self, on_frames: Callable[[], None] | None = None) -> None:
+    def execute(
+        self, on_frames: Callable[[], None] | None = None, on_verdict: Callable[[Verdict], None] | None = None
+    ) -> None:
         """Do what is not finished yet.
 
         However it ends, `run.json` and `report.html` say what is there and what is missing; they are there from the
@@ -144,6 +148,7 @@ class Run:
 
         Args:
             on_frames: called when they are, if stages follow.
+            on_verdict: called with what is to be expected of the close-up, long before it is there.
 
         Raises:
             InputError: photographs that cannot be used together, or a full disk.
@@ -153,6 +158,8 @@ class Run:
         try:
             for name in self.planned():
                 getattr(self, f"_{name}")()
+                if name == "conditioning" and on_verdict is not None:
+                    on_verdict(known(self.results.verdict))
                 if name == "frames":
                     if self.folder.speaks_of_this_run():
                         self._write_report("running")
@@ -212,14 +219,15 @@ class Run:
         results.notes.extend(target.notes)
         cameras = target.cameras
         path = [cameras.viewmats.tolist(), cameras.Ks.tolist(), cameras.width, cameras.height]
-        made_from = [self.keys["scene"], path, settings.suppress_background, self.kind]
+        made_from = [self.keys["scene"], path, settings.suppress_background, self.kind, "measures"]
 
         def make(on_progress: OnProgress) -> State:
-            layers = self.defaults.layers > 0
-            if self.kind != "fused":
-                return stages.warp(scene, cameras, self.kind, settings, on_progress)
-            photographs = stages.photographs(known(results.inputs), known(results.batch))
-            return stages.warp(scene, cameras, self.kind, settings, on_progress, photographs, layers)
+            fused, photographs = self.kind == "fused", None
+            if fused:
+                photographs = stages.photographs(known(results.inputs), known(results.batch))
+            layers = fused and self.defaults.layers > 0
+            state = stages.warp(scene, cameras, self.kind, settings, on_progress, photographs, layers)
+            return look(scene, cameras, state, results.inputs, results.batch, photographs)
 
         state = self._stage("conditioning", made_from, make)
         # Of the fused warp and of the fit, which both look at the photographs' own pixels.
@@ -230,6 +238,7 @@ class Run:
             trained = f"{settings.model} does best with {self.defaults.conditioning} ones"
             results.notes.append(f"the conditioning images are {self.kind}, as asked for; {trained}")
         results.cameras, results.conditioning = cameras, stages.conditioning_from(state)
+        results.verdict, results.plain_crop = seen_in(state)
         outputs.write_conditioning(self.folder, settings, results)
 
     def _pass(self, name: str, structure: Tensor | None, made_from: list[Any]) -> Tensor:
@@ -327,7 +336,7 @@ class Run:
 
     def summary(self, status: str) -> dict[str, Any]:
         """What `run.json` holds: settings as used, notes, seconds a stage, peak memory, versions, files."""
-        settings = self.settings
+        settings, verdict = self.settings, self.results.verdict
         used = asdict(settings) | {
             "model": self.stored.name,
             "frames": self.frames,
@@ -345,6 +354,7 @@ class Run:
             "status": status,
             "settings": used,
             "notes": self.results.notes,
+            "verdict": verdict and verdict.to_json(),
             "seconds": {name: round(seconds, 2) for name, seconds in self.results.seconds.items()},
             "loading_seconds": round(self.results.loading, 2),
             "total_seconds": round(time.perf_counter() - self.started, 2),

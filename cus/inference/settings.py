@@ -63,6 +63,7 @@ class InferSettings:
         splat: whether the Gaussian scene is fitted.
         splat_iterations: optimisation steps of the fit; None takes the backend's default.
         fps: frames per second of the videos.
+        force: take what was made although the geometry was not found; the report notes it.
     """
 
     views: tuple[Path, ...]
@@ -96,6 +97,7 @@ class InferSettings:
     splat: bool = True
     splat_iterations: int | None = None
     fps: int = 8
+    force: bool = False
 
     def check_numbers(self) -> None:
         """Hold the numbers to their ranges. Raises InputError, which names the option."""

@@ -196,8 +196,10 @@ def estimate(batch: Batch, settings: InferSettings, on_progress: OnProgress) -> 
     cameras = {"viewmats": scene.cameras.viewmats, "Ks": scene.cameras.Ks}
     maps = {"images": scene.images, "depths": scene.depths, "confidences": scene.confidences}
     maps["valid"] = batch.set.valid[list(scene.used)]
-    left_out = {"left_out": torch.tensor(scene.left_out, dtype=torch.int64)}
-    return State(maps | cameras | left_out, scene.notes)
+    found = {"left_out": torch.tensor(scene.left_out, dtype=torch.int64)}
+    if scene.focal_range is not None:
+        found["focal_range"] = torch.tensor(scene.focal_range, dtype=torch.float64)
+    return State(maps | cameras | found, scene.notes)
 
 
 def scene_from(state: State) -> SceneEstimate:
@@ -207,7 +209,11 @@ def scene_from(state: State) -> SceneEstimate:
     cameras = Cameras(tensors["viewmats"], tensors["Ks"], width, height)
     left_out = tuple(tensors["left_out"].tolist()) if "left_out" in tensors else ()
     maps = tensors["images"], cameras, tensors["depths"], tensors["confidences"]
-    return SceneEstimate(*maps, notes=state.notes, left_out=left_out)
+    focal_range = None
+    if "focal_range" in tensors:
+        low, high = tensors["focal_range"].tolist()
+        focal_range = low, high
+    return SceneEstimate(*maps, notes=state.notes, left_out=left_out, focal_range=focal_range)
 
 
 def state_of(value: Conditioning | Gaussians) -> State:
@@ -301,13 +307,19 @@ def photographs(inputs: Inputs, batch: Batch) -> list[Tensor]:
 
     Larger ones than `LARGEST_PHOTOGRAPH` are shrunk; a note should say so (`oversized`).
     """
+    return _photographs(inputs, batch, range(len(inputs.photos)))
+
+
+def photograph(inputs: Inputs, batch: Batch, index: int) -> Tensor:
+    """One of them."""
+    return _photographs(inputs, batch, [index])[0]
+
+
+def _photographs(inputs: Inputs, batch: Batch, indices: Sequence[int]) -> list[Tensor]:
     height, width = batch.set.images.shape[-2:]
-    posed = inputs.posed
-    pictures = (
-        photo.pixels() if posed is None else posed.straight_picture(index).pixels
-        for index, photo in enumerate(inputs.photos)
-    )
-    return large_pictures(pictures, batch.set.scales, width, height, LARGEST_PHOTOGRAPH)
+    photos, posed = inputs.photos, inputs.posed
+    pictures = (photos[i].pixels() if posed is None else posed.straight_picture(i).pixels for i in indices)
+    return large_pictures(pictures, batch.set.scales[list(indices)], width, height, LARGEST_PHOTOGRAPH)
 
 
 def oversized(sizes: Sequence[tuple[int, int]]) -> str | None:

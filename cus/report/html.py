@@ -16,6 +16,23 @@ from cus.report.viewer import ViewerData, viewer_context
 
 JPEG_QUALITY = 90
 LARGEST_PREVIEW = 720
+# The pictures that the page opens with are looked at closely.
+OPENING_QUALITY, LARGEST_OPENING = 96, 2048
+
+
+@dataclass(frozen=True)
+class Pane:
+    """One of the pictures that the page opens with.
+
+    Attributes:
+        title: what it is, in a few words.
+        told: a sentence more, without its full stop.
+        picture: [H, W, 3] uint8.
+    """
+
+    title: str
+    told: str
+    picture: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -26,6 +43,9 @@ class ReportData:
         title: heading of the page.
         settings: name -> value, as used.
         notes: what the reader should know, e.g. that a focal length was guessed.
+        opening: pictures of the same part of the scene: the plain crop of a photograph, and the close-up.
+        verdict: what is to be expected of it: grade, trusted, forced, headline, advice and findings, each with name,
+            grade, told and advice; grades are good, fair and poor.
         missing: stages that the run did not finish.
         running: whether they were still to come when the page was written.
         inputs: (name, [H, W, 3] uint8) for each photograph.
@@ -46,6 +66,8 @@ class ReportData:
     title: str
     settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    opening: list[Pane] = field(default_factory=list)
+    verdict: dict[str, Any] | None = None
     missing: list[str] = field(default_factory=list)
     running: bool = False
     inputs: list[tuple[str, np.ndarray]] = field(default_factory=list)
@@ -63,12 +85,12 @@ class ReportData:
     viewer: ViewerData | None = None
 
 
-def jpeg_uri(picture: np.ndarray) -> str:
-    """[H, W, 3] uint8 RGB as a data URI, shrunk to at most 720 pixels a side."""
-    scale = min(1.0, LARGEST_PREVIEW / max(picture.shape[:2]))
+def jpeg_uri(picture: np.ndarray, largest: int = LARGEST_PREVIEW, quality: int = JPEG_QUALITY) -> str:
+    """[H, W, 3] uint8 RGB as a data URI, shrunk to at most 720 pixels a side, or what `largest` says."""
+    scale = min(1.0, largest / max(picture.shape[:2]))
     if scale < 1:
         picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    flags = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality]
     ok, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), flags)
     assert ok, "JPEG encoding of a uint8 picture cannot fail"
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
@@ -95,6 +117,12 @@ def _inputs(data: ReportData, limits: tuple[float, float]) -> list[dict[str, Any
             row["mean_confidence"] = f"{float(data.confidences[index].mean()):.2f}"
         rows.append(row)
     return rows
+
+
+def _pane(pane: Pane) -> dict[str, Any]:
+    height, width = pane.picture.shape[:2]
+    uri = jpeg_uri(pane.picture, LARGEST_OPENING, OPENING_QUALITY)
+    return {"title": pane.title, "told": pane.told, "uri": uri, "width": width, "height": height}
 
 
 def _timings(data: ReportData) -> list[dict[str, Any]]:
@@ -128,6 +156,8 @@ def write_report_html(path: Path | str, data: ReportData) -> None:
     page = template.render(
         title=data.title,
         viewer=data.viewer and viewer_context(data.viewer) | {"poster": jpeg_uri(data.viewer.poster)},
+        opening=[_pane(pane) for pane in data.opening],
+        verdict=data.verdict,
         notes=data.notes,
         missing=data.missing,
         running=data.running,

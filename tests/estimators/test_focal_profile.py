@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,14 @@ import torch
 from cus.cameras import Cameras, load_transforms
 from cus.errors import InputError
 from cus.estimators import poses
-from cus.estimators.focal_profile import PRIOR_MEDIAN, PairProfile, guess_focal, most_probable
+from cus.estimators.focal_profile import (
+    PRIOR_MEDIAN,
+    WEAK_GUESS,
+    PairLosses,
+    PairProfile,
+    guess_focal,
+    most_probable,
+)
 from cus.estimators.parallax import MIN_PARALLAX, least_rotation_residual, rotation_residual
 from cus.estimators.sfm import Intrinsics
 from tests.estimators import planes
@@ -116,3 +124,39 @@ def test_two_views_of_the_fountain_tell_its_focal_length_within_their_range(phot
     assert structure.focal_range is not None
     low, high = structure.focal_range
     assert low < float(cameras.Ks[0, 0, 0]) < high < 1.3 * low
+
+
+def losses(best: float, curvature: float, factors: np.ndarray) -> PairLosses:
+    """Matches in 9 blocks that agree on a focal length."""
+    blocks = np.arange(90) % 9
+    scatter = np.random.default_rng(0).standard_normal(90) * 0.3 + 1
+    return PairLosses(curvature * np.square(np.log(factors / best))[:, None] * scatter[blocks] / 90, blocks)
+
+
+def test_matches_that_leave_a_wide_range_do_not_rule_out_lenses_in_use():
+    factors = np.geomspace(0.42, 2.66, 14)
+    alone = most_probable([], factors)
+    weak = most_probable([losses(1.9, 4.0, factors)], factors)
+    assert weak.high / weak.low > WEAK_GUESS and weak.low < 1.1 * alone.low
+    assert alone.factor < weak.factor < 1.2 * alone.factor, "they move the guess a little"
+    sure = most_probable([losses(1.9, 400.0, factors)], factors)
+    assert sure.factor == pytest.approx(1.9, rel=0.03) and sure.high < WEAK_GUESS * sure.low
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quality", [None, 90])
+def test_the_range_of_a_pair_that_hardly_tells_holds_the_truth_however_it_was_stored(photos: Path, quality: int | None):
+    images, cameras = load_transforms(photos / "fountain_p11" / "transforms.json").select([4, 9]).load(512, 341)
+    if quality is not None:
+        images = torch.stack([stored_as_jpeg(image, quality) for image in images])
+    structure = poses.estimate_poses(images)
+    assert structure.focal_range is not None
+    low, high = structure.focal_range
+    assert low < float(cameras.Ks[0, 0, 0]) < high and high > WEAK_GUESS * low
+    assert "give --fov" in structure.notes[0]
+
+
+def stored_as_jpeg(image: torch.Tensor, quality: int) -> torch.Tensor:
+    pixels = (255 * image.permute(1, 2, 0)).round().byte().numpy()
+    _, encoded = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return torch.from_numpy(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1].copy()).permute(2, 0, 1).float() / 255

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cus.report.html import ReportData, jpeg_uri, write_report_html
+from cus.report.html import Pane, ReportData, jpeg_uri, write_report_html
 
 
 def pictures(frames: int = 3, height: int = 24, width: int = 32) -> np.ndarray:
@@ -52,3 +52,33 @@ def test_an_embedded_picture_is_the_picture_at_most_720_pixels_long():
     picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape == (50, 720, 3)
     assert np.abs(picture[25, :, 1].astype(float) - np.linspace(0, 255, 720)).max() < 6
+
+
+def verdict(**changes) -> dict:
+    finding = {"name": "geometry", "grade": "poor", "told": "12 % is predicted", "advice": "use sharper photographs"}
+    told = {"grade": "poor", "trusted": False, "forced": False, "headline": "the geometry was not found"}
+    return told | {"advice": ["use sharper photographs"], "findings": [finding]} | changes
+
+
+def test_the_page_opens_with_the_plain_crop_the_close_up_and_the_verdict(tmp_path):
+    panes = [
+        Pane("Plain crop of a.jpg", "no more", pictures()[0]),
+        Pane("Generated close-up", "frame 3", pictures()[1]),
+    ]
+    data = ReportData("t", {}, notes=["a note"], opening=panes, verdict=verdict(grade="fair", trusted=True))
+    write_report_html(tmp_path / "r.html", data)
+    page = (tmp_path / "r.html").read_text()
+    order = ["Plain crop of a.jpg", "Generated close-up", "The geometry was not found.", "12 % is predicted", "a note"]
+    assert [page.index(words) for words in order] == sorted(page.index(words) for words in order)
+    assert "Use sharper photographs." in page and 'role="alert"' not in page and not re.search(r"https?://", page)
+
+
+def test_what_is_not_to_be_trusted_stands_in_red_above_the_pictures_unless_it_was_forced(tmp_path):
+    panes = [Pane("Generated close-up", "frame 3", pictures()[1])]
+    pages = []
+    for forced in (False, True):
+        write_report_html(tmp_path / "r.html", ReportData("t", {}, opening=panes, verdict=verdict(forced=forced)))
+        pages.append((tmp_path / "r.html").read_text())
+    plain, forced = pages
+    assert plain.index('role="alert"') < plain.index("Generated close-up") and "--force" not in plain
+    assert 'role="alert"' not in forced and "<code>--force</code> asked" in forced

@@ -1,0 +1,62 @@
+"""The stage's look at its own close-up: measures for the verdict, and the photograph's plain picture of it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.estimators import SceneEstimate
+from cus.inference.folder import State
+from cus.inference.measures import Measures, measure, plain_crop
+from cus.inference.stages import Batch, Inputs, conditioning_from, photograph, size_inside
+from cus.inference.verdict import Verdict, judge
+
+_MEASURES, _CROP = "measures", "plain_crop"
+
+
+def look(
+    scene: SceneEstimate,
+    cameras: Cameras,
+    warped: State,
+    inputs: Inputs,
+    batch: Batch,
+    photographs: Sequence[Tensor] | None,
+) -> State:
+    """A recorded conditioning with what its run can measure of it, and the plain crop of the best photograph.
+
+    Args:
+        scene: the V photographs' estimate.
+        cameras: T cameras of the frames.
+        warped: the conditioning, as `state_of` records it.
+        inputs: V photographs.
+        batch: their pictures.
+        photographs: at their own resolution, where the conditioning takes its colours from; None: from the batch.
+    """
+    height, width = scene.images.shape[-2:]
+    finer = [1.0] * len(scene)
+    if photographs is not None:
+        finer = [math.sqrt(p.shape[-1] * p.shape[-2] / (width * height)) for p in photographs]
+    valid = batch.set.valid.to(scene.images.device)
+    inside = float(size_inside(batch, inputs.photos[0])[0])
+    measures, seen = measure(scene, cameras, conditioning_from(warped), valid, finer, inside)
+    if not judge(measures).trusted and bool(seen.masks[0].any()):
+        # Which one sees it best hangs on the geometry; paths start at the first.
+        measures = replace(measures, view=0)
+    best = photograph(inputs, batch, measures.view) if photographs is None else photographs[measures.view]
+    crop = plain_crop(best, seen, measures.view, (width, height))
+    found = {_MEASURES: measures.to_tensor()}
+    if crop is not None:
+        found[_CROP] = torch.from_numpy(crop)
+    return State(warped.tensors | found, warped.notes)
+
+
+def seen_in(state: State) -> tuple[Verdict | None, np.ndarray | None]:
+    """Verdict and plain crop [H, W, 3] uint8 of a recorded conditioning; None where it was recorded without them."""
+    if _MEASURES not in state.tensors:
+        return None, None
+    crop = state.tensors.get(_CROP)
+    return judge(Measures.from_tensor(state.tensors[_MEASURES])), None if crop is None else crop.cpu().numpy()

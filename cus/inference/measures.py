@@ -1,0 +1,293 @@
+"""What a run can measure of its own close-up: what the photographs hold of it, and whether they agree on its shape."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.conditioning import Conditioning, fused_warp
+from cus.conditioning.fused.blend import Layer, look_up
+from cus.conditioning.fused.sampling import blur
+from cus.conditioning.fused.views import placements, views_of
+from cus.conditioning.fused.warp import SEEN
+from cus.errors import InputError
+from cus.estimators import SceneEstimate
+from cus.estimators.consistency import MAX_ROUND_TRIP, round_trip_errors
+
+# Frames whose magnification is within this share of the largest show the same; the last of them is the close-up.
+SAME_MAGNIFICATION = 0.01
+# References are predicted at this longest side at most, and so many of them, spread over all.
+HELD_OUT_SIDE, HELD_OUT_VIEWS = 384, 4
+# A predicted picture is compared over Gaussians of this many pixels, where the reference varies by more than noise.
+STRUCTURE_SIGMA, LEAST_VARIATION = 3.0, 0.01
+# A patch is predicted where its correlation with the reference is at least this.
+PREDICTED = 0.7
+# A share of a view smaller than this says nothing of it.
+LEAST_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Of one run. Shares are in [0, 1]; NaN is what could not be measured.
+
+    Attributes:
+        frame: index of the close-up, the frame that shows most magnification.
+        view: index of the reference that sees it with the most pixels, among those that could be placed.
+        seen_by_one: share of the close-up's pixels that one reference or more sees.
+        seen_by_two: share that two or more see.
+        photo_pixels: pixels of the photograph a pixel of the close-up, along a side, where it is seen: the median.
+        confidence: mean over the photographs.
+        overlap: share of the photographs' pixels whose point lies inside another photograph.
+        depth_agreement: share of those whose depth another view's depth brings back to within 1.5 pixels.
+        held_out: share of the structured patches of a photograph that the others predict through the geometry.
+        focal_low: pixels that a guessed focal length lies above with a probability of 90 %.
+        focal_high: likewise below.
+        width: of the photograph, in the same pixels.
+    """
+
+    frame: int
+    view: int
+    seen_by_one: float
+    seen_by_two: float
+    photo_pixels: float
+    confidence: float
+    overlap: float
+    depth_agreement: float
+    held_out: float
+    focal_low: float = math.nan
+    focal_high: float = math.nan
+    width: float = math.nan
+
+    def to_tensor(self) -> Tensor:
+        """[12] float64, to be recorded."""
+        return torch.tensor(astuple(self), dtype=torch.float64)
+
+    @staticmethod
+    def from_tensor(values: Tensor) -> "Measures":
+        """What `to_tensor` gave."""
+        names = [field.name for field in fields(Measures)]
+        named = dict(zip(names, values.tolist(), strict=True))
+        return Measures(**named | {"frame": int(named["frame"]), "view": int(named["view"])})
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the references see of one frame.
+
+    Attributes:
+        layers: V of them, at the working size.
+        masks: [V, H, W] bool, where each sees the frame's surface.
+        photo_pixels: [V, H, W] pixels of the photograph a pixel of the frame, along a side; 0 where unseen.
+    """
+
+    layers: list[Layer]
+    masks: Tensor
+    photo_pixels: Tensor
+
+    @property
+    def best(self) -> int:
+        """The reference that sees the frame with the most pixels of its photograph."""
+        return int(self.photo_pixels.square().sum(dim=(1, 2)).argmax())
+
+
+def closest_frame(depths: Tensor, masks: Tensor, cameras: Cameras) -> int:
+    """The frame that shows most magnification, the last one of equals.
+
+    A frame's magnification is how many of its pixels a scene unit takes at the point that the path ends on: the middle
+    of its last frame with any surface, at the median depth there. So a zoom's close-up is its end, whatever the depths.
+
+    Args:
+        depths: [T, H, W] z-depths in scene units.
+        masks: [T, H, W] bool, where there are any.
+        cameras: T cameras.
+    """
+    covered = [t for t in range(len(cameras)) if bool(masks[t].any())]
+    if not covered:
+        return len(cameras) - 1
+    end = covered[-1]
+    middle = torch.full_like(depths[end : end + 1], float(depths[end][masks[end]].median()))
+    point = cameras[end].backproject(middle.to(cameras.viewmats))[0, cameras.height // 2, cameras.width // 2]
+    distances = cameras.project(point[None])[1][:, 0]
+    scales = torch.where(distances > 0, cameras.Ks[:, 0, 0] / distances.clamp(min=1e-12), 0.0)
+    return int(torch.nonzero(scales >= (1 - SAME_MAGNIFICATION) * scales.max())[-1])
+
+
+def sight(scene: SceneEstimate, camera: Cameras, depth: Tensor, finer: Sequence[float]) -> Sight:
+    """What the references see of a frame.
+
+    Args:
+        scene: V references.
+        camera: of the frame.
+        depth: [H, W] the frame's z-depth, 0 in holes.
+        finer: V, pixels of each photograph a pixel of the working size, along a side.
+    """
+    inverse = torch.where(depth > 0, 1 / depth.double().clamp(min=1e-12), 0.0)
+    views = views_of(scene, None)
+    layers = [look_up(view, place, inverse) for view, place in zip(views, placements(views, camera), strict=True)]
+    masks = torch.stack([layer.seen > SEEN for layer in layers])
+    footprints = torch.stack([layer.footprint * factor for layer, factor in zip(layers, finer, strict=True)])
+    return Sight(layers, masks, footprints * masks)
+
+
+def measure(
+    scene: SceneEstimate, cameras: Cameras, warped: Conditioning, valid: Tensor, finer: Sequence[float], width: float
+) -> tuple[Measures, Sight]:
+    """Measure a run.
+
+    Args:
+        scene: V references.
+        cameras: T cameras of the frames.
+        warped: their conditioning.
+        valid: [V, h, w] bool, where the photographs have pixels that count.
+        finer: V, pixels that colours are taken from a pixel of the working size, along a side.
+        width: of the first photograph at the working size.
+
+    Returns:
+        The measures, and what the references see of the close-up.
+    """
+    frame = closest_frame(warped.depths, warped.masks, cameras.to(scene.images.device))
+    camera = cameras[frame].to(scene.images.device)
+    seen = sight(scene, camera, warped.depths[frame] * warped.masks[frame], finer)
+    count = seen.masks.sum(dim=0)
+    finest = seen.photo_pixels.amax(dim=0)
+    overlap, agreement = depth_agreement(scene, valid)
+    low, high = scene.focal_range or (math.nan, math.nan)
+    measures = Measures(
+        frame=frame,
+        view=seen.best,
+        seen_by_one=float((count >= 1).float().mean()),
+        seen_by_two=float((count >= 2).float().mean()),
+        photo_pixels=float(finest[finest > 0].median()) if bool((finest > 0).any()) else math.nan,
+        confidence=float(scene.confidences[valid].mean()) if bool(valid.any()) else math.nan,
+        overlap=overlap,
+        depth_agreement=agreement,
+        held_out=held_out(scene, valid),
+        focal_low=low,
+        focal_high=high,
+        width=width,
+    )
+    return measures, seen
+
+
+def depth_agreement(scene: SceneEstimate, valid: Tensor) -> tuple[float, float]:
+    """Share of the valid pixels [V, h, w] that lie inside another view, and of those the share whose depths agree."""
+    inverse = torch.where(scene.depths > 0, 1 / scene.depths.clamp(min=1e-12), 0.0)
+    inside = agreeing = 0
+    for view in range(len(scene)):
+        others = [other for other in range(len(scene)) if other != view]
+        errors = round_trip_errors(inverse, scene.cameras, view, others).amin(dim=0)[valid[view]]
+        inside += int(torch.isfinite(errors).sum())
+        agreeing += int((errors < MAX_ROUND_TRIP).sum())
+    return inside / max(int(valid.sum()), 1), agreeing / inside if inside else math.nan
+
+
+def held_out(scene: SceneEstimate, valid: Tensor) -> float:
+    """How well a photograph is predicted from the others through the estimated geometry, in [0, 1]; NaN: not known.
+
+    Each of up to `HELD_OUT_VIEWS` references is left out in turn and warped from the others' pictures and depths into
+    its own camera. Around every pixel that the prediction covers and where the reference has structure, the two are
+    correlated; the mean over the references of the share of pixels at which that is at least `PREDICTED` is returned.
+    Correlation takes no account of exposure, and counts neither plain walls nor what only one photograph shows.
+    """
+    count = min(len(scene), HELD_OUT_VIEWS)
+    chosen = np.linspace(0, len(scene) - 1, count).round().astype(int).tolist()
+    shares = [_predicted_share(scene, valid[view], view) for view in chosen]
+    known = [share for share in shares if not math.isnan(share)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _predicted_share(scene: SceneEstimate, valid: Tensor, view: int) -> float:
+    """The share of one view's structured pixels that the other views predict; NaN where they show nothing of it."""
+    height, width = scene.images.shape[-2:]
+    scale = min(1.0, HELD_OUT_SIDE / max(height, width))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    rest = [other for other in range(len(scene)) if other != view]
+    others = replace(
+        scene,
+        images=scene.images[rest],
+        cameras=scene.cameras[rest],
+        depths=scene.depths[rest],
+        confidences=scene.confidences[rest],
+        gains=None,
+    )
+    target = scene.cameras[view].resized(size[1], size[0])
+    try:
+        # Their depths as they are: to make them agree with each other would not show what they are worth.
+        predicted = fused_warp(others, target, None, False, agreed=True, with_layers=False)
+    except InputError:  # nothing of them lands in this view
+        return math.nan
+    counts = F.interpolate(valid[None, None].float(), size, mode="area")[0, 0] > 0.99
+    mask = predicted.masks[0] & counts.to(predicted.masks.device)
+    truth = F.interpolate(scene.images[view : view + 1], size, mode="area")[0]
+    correlation, structured = _local_correlation(predicted.images[0], truth, mask)
+    if float(structured.float().mean()) < LEAST_SHARE:
+        return math.nan
+    return float((correlation[structured] >= PREDICTED).float().mean())
+
+
+def _local_correlation(first: Tensor, second: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """[H, W] correlation of two pictures [3, H, W] around each pixel, and where the second has structure to compare."""
+    weights = mask.float()
+    around = blur(weights[None], STRUCTURE_SIGMA)[0].clamp(min=1e-3)
+
+    def smooth(values: Tensor) -> Tensor:
+        return blur((values * weights)[None].contiguous(), STRUCTURE_SIGMA)[0] / around
+
+    a, b = (picture.mean(dim=0) for picture in (first, second))
+    a, b = a - smooth(a), b - smooth(b)
+    aa, bb, ab = smooth(a * a), smooth(b * b), smooth(a * b)
+    return ab / ((aa + 1e-6) * (bb + 1e-6)).sqrt(), mask & (bb > LEAST_VARIATION**2)
+
+
+def plain_crop(photograph: Tensor, seen: Sight, view: int, working: tuple[int, int]) -> np.ndarray | None:
+    """The part of a photograph that a frame shows, resampled to the frame's size; warped by nothing but the crop.
+
+    Args:
+        photograph: [3, Hi, Wi] uint8, the whole picture of reference `view` at any size.
+        seen: what the references see of the frame; place and scale of the crop are the medians over these pixels.
+        view: the reference.
+        working: its width and height at the working size.
+
+    Returns:
+        [H, W, 3] uint8, Lanczos; black where the frame lies outside the photograph. None where it sees nothing.
+    """
+    layer, mask = seen.layers[view], seen.masks[view]
+    if not bool(mask.any()):
+        return None
+    height, width = mask.shape
+    rows, columns = torch.nonzero(mask, as_tuple=True)
+    scale = float(layer.footprint[mask].median())
+    left = float((layer.x[mask] - scale * (columns + 0.5)).median())
+    top = float((layer.y[mask] - scale * (rows + 0.5)).median())
+    finer_x, finer_y = photograph.shape[-1] / working[0], photograph.shape[-2] / working[1]
+    box = (left * finer_x, top * finer_y, (left + scale * width) * finer_x, (top + scale * height) * finer_y)
+    return _cropped(photograph.permute(1, 2, 0).cpu().numpy(), box, (width, height))
+
+
+def _cropped(picture: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """A box (left, top, right, bottom) of a picture [H, W, 3] at another (width, height)."""
+    height, width = picture.shape[:2]
+    # A hair beyond the border is rounding, and no black line.
+    left, top, right, bottom = (
+        min(max(at, 0.0), limit) if -0.5 < at < limit + 0.5 else at
+        for at, limit in zip(box, (width, height, width, height), strict=True)
+    )
+    # A few pixels more than the box, for the filter.
+    x0, y0, x1, y1 = (
+        max(0, int(left) - 8),
+        max(0, int(top) - 8),
+        min(width, int(right) + 9),
+        min(height, int(bottom) + 9),
+    )
+    before_x, before_y = (math.ceil(max(0.0, -at)) for at in (left, top))
+    after_x, after_y = math.ceil(max(0.0, right - width)), math.ceil(max(0.0, bottom - height))
+    padded = np.pad(picture[y0:y1, x0:x1], ((before_y, after_y), (before_x, after_x), (0, 0)))
+    dx, dy = before_x - x0, before_y - y0
+    moved = (left + dx, top + dy, right + dx, bottom + dy)
+    return np.array(Image.fromarray(padded).resize(size, Image.Resampling.LANCZOS, box=moved))

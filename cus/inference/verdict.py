@@ -1,0 +1,173 @@
+"""What a run's measures mean for its user: good, fair or poor, with what to do, and whether to trust it at all.
+
+The limits are those of docs/report.md, which shows what real photographs measure on either side of them.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from cus.cameras.conversions import fov_from_focal
+from cus.estimators.focal_profile import WEAK_GUESS
+from cus.inference.measures import Measures
+
+Grade = Literal["good", "fair", "poor"]
+ORDER: tuple[Grade, ...] = ("good", "fair", "poor")
+
+# Each: at least the first is good, at least the second fair.
+HELD_OUT = 0.7, 0.4
+HELD_OUT_WEAK = 0.7, 0.6  # where a guess of the focal length is weak: pictures match, but the shape can be far off
+CONFIDENCE = 0.35, 0.1
+COVERAGE = 0.9, 0.6
+SEEN_BY_TWO = 0.6, 0.0  # a single photograph shows a close-up no worse than its plain crop
+PHOTO_PIXELS = 0.7, 0.3
+
+ADVICE = (
+    "use photographs that are sharp and taken nearer to each other (some 20 degrees apart at most, with more than half "
+    "of the picture in common) or more of them, give the cameras (--cameras), or try another --estimator"
+)
+FOCAL_ADVICE = "give --fov or --focal-35mm, from the data sheet of the camera or phone"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        name: of it.
+        grade: good, fair or poor.
+        told: what was measured, a sentence without its full stop.
+        advice: what to do about it, likewise; empty where it is good.
+    """
+
+    name: str
+    grade: Grade
+    told: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to expect of a close-up.
+
+    Attributes:
+        grade: the worst of the findings'.
+        trusted: whether the geometry was found; without it the frames show what is not there.
+        findings: geometry, coverage, detail, and the focal length where it was guessed.
+        measures: what they rest on.
+    """
+
+    grade: Grade
+    trusted: bool
+    findings: tuple[Finding, ...]
+    measures: Measures
+
+    @property
+    def headline(self) -> str:
+        """One sentence without its full stop."""
+        if not self.trusted:
+            return "the geometry of these photographs was not found, and the close-up shows what is not there"
+        weak = [finding.name for finding in self.findings if finding.grade == self.grade]
+        if self.grade == "good":
+            return "the photographs hold what this close-up shows"
+        return f"the close-up is {self.grade}: {' and '.join(weak)}"
+
+    @property
+    def advice(self) -> list[str]:
+        """What to do, the most urgent first; empty where all is good."""
+        ranked = sorted(self.findings, key=lambda finding: -ORDER.index(finding.grade))
+        return list(dict.fromkeys(finding.advice for finding in ranked if finding.advice))
+
+    def to_json(self) -> dict[str, Any]:
+        """For `run.json` and `--json`; what could not be measured is None."""
+        measures = {
+            name: None if math.isnan(value) else round(value, 4) for name, value in asdict(self.measures).items()
+        }
+        return {
+            "grade": self.grade,
+            "trusted": self.trusted,
+            "headline": self.headline,
+            "findings": [asdict(finding) for finding in self.findings],
+            "measures": measures,
+        }
+
+
+def judge(measures: Measures) -> Verdict:
+    """The verdict on a run's measures."""
+    findings = [_geometry(measures), _coverage(measures), _detail(measures)]
+    if not math.isnan(measures.focal_low):
+        findings.append(_focal(measures))
+    grades: list[Grade] = [finding.grade for finding in findings]
+    grade = _worst(*grades)
+    return Verdict(grade, findings[0].grade != "poor", tuple(findings), measures)
+
+
+def _is_weak(measures: Measures) -> bool:
+    return measures.focal_high > WEAK_GUESS * measures.focal_low
+
+
+def _grade(value: float, limits: tuple[float, float]) -> Grade:
+    """What is not known is not good."""
+    if math.isnan(value):
+        return "fair"
+    return "good" if value >= limits[0] else "fair" if value >= limits[1] else "poor"
+
+
+def _worst(*grades: Grade) -> Grade:
+    return ORDER[max(ORDER.index(grade) for grade in grades)]
+
+
+def _percent(share: float) -> str:
+    return "an unknown share" if math.isnan(share) else f"{100 * share:.0f} %"
+
+
+def _geometry(measures: Measures) -> Finding:
+    limits = HELD_OUT_WEAK if _is_weak(measures) else HELD_OUT
+    grade = _worst(_grade(measures.held_out, limits), _grade(measures.confidence, CONFIDENCE))
+    told = (
+        f"{_percent(measures.held_out)} of a photograph's structure is predicted from the others, depths agree on "
+        f"{_percent(measures.depth_agreement)} of what two photographs share, mean confidence {measures.confidence:.2f}"
+    )
+    advice = f"{FOCAL_ADVICE}; {ADVICE}" if _is_weak(measures) else ADVICE
+    return Finding("geometry", grade, told, "" if grade == "good" else advice)
+
+
+def _coverage(measures: Measures) -> Finding:
+    grade = _worst(_grade(measures.seen_by_one, COVERAGE), _grade(measures.seen_by_two, SEEN_BY_TWO))
+    told = (
+        f"{_percent(measures.seen_by_one)} of the close-up is seen in one photograph or more, "
+        f"{_percent(measures.seen_by_two)} in two or more"
+        + ("; the rest is imagined" if measures.seen_by_one < 0.995 else "")
+    )
+    advice = "add photographs that show this part from nearby, or choose another --target or a smaller --zoom"
+    return Finding("coverage", grade, told, "" if grade == "good" else advice)
+
+
+def _detail(measures: Measures) -> Finding:
+    grade = _grade(measures.photo_pixels, PHOTO_PIXELS)
+    if math.isnan(measures.photo_pixels):
+        told = "no photograph shows any of the close-up"
+    elif measures.photo_pixels >= 1:
+        told = (
+            f"each pixel of the close-up shows {measures.photo_pixels:.1f} pixels of a photograph along a side: all "
+            "its detail can be real"
+        )
+    else:
+        told = (
+            f"each pixel of the close-up shows {measures.photo_pixels:.2f} pixels of a photograph along a side: detail "
+            f"finer than {1 / measures.photo_pixels:.1f} pixels is imagined"
+        )
+    advice = "add a photograph taken from nearer or with more pixels, or choose a smaller --zoom"
+    return Finding("detail", grade, told, "" if grade == "good" else advice)
+
+
+def _focal(measures: Measures) -> Finding:
+    low, high = (fov_from_focal(focal, measures.width) for focal in (measures.focal_high, measures.focal_low))
+    weak = _is_weak(measures)
+    told = f"guessed: the photographs are {low:.0f} to {high:.0f} degrees wide with a probability of 80 %"
+    return Finding(
+        "focal length",
+        "fair" if weak else "good",
+        told,
+        f"{FOCAL_ADVICE}: the shape of the scene hangs on it" if weak else "",
+    )
