@@ -55,7 +55,7 @@ class PhotoClipRecipe:
     windows: int = 4
     path_frames: int = 25
     zoom: tuple[float, float] = (2.5, 5.0)
-    exact_fraction: float = 0.4
+    exact_fraction: float = 0.5
     large_fraction: float = 0.3
     errors: ClipRecipe = field(default_factory=lambda: ClipRecipe(depth_noise=0.015, pose_noise=0.05))
     least_coverage: float = 0.6
@@ -88,7 +88,7 @@ def make_photo_clips(
     large = 2 if rng.random() < recipe.large_fraction else 1
     cameras = collage.reference_cameras(seed, recipe.width, recipe.height)
     seen, depths = collage.render(scene, cameras.resized(2 * recipe.width, 2 * recipe.height), 1)
-    pictures = as_taken(seen if large == 2 else F.avg_pool2d(seen, 2), rng)
+    pictures = as_taken(seen if large == 2 else F.avg_pool2d(seen, 2), rng, shrunk=large == 1)
     images = F.avg_pool2d(pictures, 2) if large == 2 else pictures
     large_ones = list(pictures) if large == 2 else None
     try:

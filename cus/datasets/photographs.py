@@ -96,18 +96,20 @@ def random_part(photograph: Photograph, rng: np.random.Generator, longest: int =
     return torch.from_numpy(values).permute(2, 0, 1).contiguous()
 
 
-def as_taken(pictures: Tensor, rng: np.random.Generator, differences: float = 1.0) -> Tensor:
+def as_taken(pictures: Tensor, rng: np.random.Generator, differences: float = 1.0, shrunk: bool = False) -> Tensor:
     """Pictures [V, 3, H, W] in [0, 1] as cameras deliver them: exposure, white balance, noise, JPEG.
 
     Args:
         pictures: what the lens shows.
         rng: of everything.
         differences: strength of exposure and colour differences between the pictures.
+        shrunk: they stand for photographs of several times as many pixels, which averages most of the noise and all
+            of JPEG's traces away. A model that learns from noisier ones than it will see smooths what it should keep.
     """
     taken = []
-    noise = float(rng.uniform(0, 0.012))
+    noise = float(rng.uniform(0, 0.012)) * (0.2 if shrunk else 1)
     quality = int(rng.integers(82, 99))
-    compressed = bool(rng.random() < 0.6)
+    compressed = bool(rng.random() < 0.6) and not shrunk
     for picture in pictures:
         gain = np.exp(rng.normal(0, 0.04 * differences) + rng.normal(0, 0.012 * differences, 3))
         values = picture.permute(1, 2, 0).numpy() * gain.astype(np.float32)

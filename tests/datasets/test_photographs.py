@@ -64,6 +64,15 @@ def test_pictures_as_taken_differ_in_exposure_and_stay_pictures() -> None:
     assert abs(float(gains[0] - gains[1])) > 1e-3
 
 
+def test_photographs_that_were_shrunk_have_less_noise_and_no_traces_of_jpeg() -> None:
+    gray = torch.full((1, 3, 64, 64), 0.5)
+    spreads = []
+    for shrunk in (False, True):
+        taken = [as_taken(gray, np.random.default_rng(seed), 0.0, shrunk) for seed in range(8)]
+        spreads.append(float(torch.stack([picture.std() for picture in taken]).mean()))
+    assert spreads[1] < 0.4 * spreads[0]
+
+
 def test_rays_end_on_the_relief_and_nowhere_before_it(photographs) -> None:
     scene, used = random_photo_scene(photographs, 7)
     assert set(used) <= {0, 1}
