@@ -14,6 +14,7 @@ FAMILIES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("control_model.",), "a ControlNet for Stable Diffusion"),
     (("aggregator.", "camera_head."), "VGGT, which estimates depth and cameras"),
     (("aggregator.", "depth_head."), "VGGT, which estimates depth and cameras"),
+    (("backbone.pretrained.", "cam_dec."), "Depth Anything 3, which estimates depth and cameras"),
     (("enc_blocks.", "dec_blocks."), "DUSt3R or MASt3R, which estimate depth and cameras"),
     (("down.0.stages.0.",), "a U-Net of a folder that was converted already"),
     (("down_blocks.0.", "mid_block."), "a network of a diffusers folder (unet, vae), not a whole checkpoint"),

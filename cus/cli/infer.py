@@ -94,8 +94,9 @@ def _add_inputs(group: "argparse._ArgumentGroup") -> None:
         "--estimator",
         default="auto",
         metavar="NAME",
-        help="what estimates cameras and depth: stereo, vggt, dust3r, or auto: vggt where it is installed and its"
-        " weights are on this machine, else stereo; vggt:WEIGHTS names other weights, a Hub id such as"
+        help="what estimates cameras and depth: stereo, da3 (Depth Anything 3), vggt, dust3r, or auto: vggt where it is"
+        " installed and its weights are on this machine, else da3 where its weights are, else stereo; da3:base is"
+        " larger than da3; vggt:WEIGHTS or da3:WEIGHTS names other weights, a Hub id such as"
         " facebook/VGGT-1B-Commercial, a folder or a file (default: %(default)s)",
     )
     group.add_argument(

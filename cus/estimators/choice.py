@@ -1,20 +1,84 @@
 """The one entry to all estimators: which to take, whether its package and weights are there, and its estimate."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.errors import InputError
-from cus.estimators import dust3r, vggt
+from cus.estimators import da3, dust3r, vggt
 from cus.estimators.predictions import MemoryShortage
 from cus.estimators.scene import SceneEstimate, check_arguments
 from cus.estimators.stereo import estimate_stereo
 from cus.kernels.threads import yield_cores
 
-ESTIMATORS = ("auto", "stereo", "vggt", "dust3r")
+
+def _nothing_missing() -> str:
+    """Of a network that is this project's own."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Network:
+    """An estimator with weights.
+
+    Attributes:
+        title: name that people know it by.
+        repositories: Hub ids of its weights, the default first.
+        find_checkpoint: weights that are named, on this machine, or None.
+        fetch_checkpoint: the same, downloaded if need be.
+        estimate: like `estimate_scene`, of weights that are named.
+        missing_package: why its package cannot be used; nothing where it can.
+        require_package: raises InputError, with what to do, where its package cannot be used.
+        aliases: short names of weights.
+        fewest: photographs that it needs.
+    """
+
+    title: str
+    repositories: tuple[str, ...]
+    find_checkpoint: Callable[[str], Path | None]
+    fetch_checkpoint: Callable[[str], Path]
+    estimate: Callable[..., SceneEstimate]
+    missing_package: Callable[[], str] = _nothing_missing
+    require_package: Callable[[], object] = _nothing_missing
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    fewest: int = 2
+
+
+NETWORKS = {
+    "vggt": Network(
+        "VGGT",
+        vggt.REPOSITORIES,
+        vggt.find_checkpoint,
+        vggt.fetch_checkpoint,
+        vggt.estimate_vggt,
+        vggt.missing_package,
+        vggt.require_package,
+    ),
+    "dust3r": Network(
+        "DUSt3R",
+        (dust3r.REPOSITORY,),
+        dust3r.find_checkpoint,
+        dust3r.fetch_checkpoint,
+        dust3r.estimate_dust3r,
+        dust3r.missing_package,
+        dust3r.require_package,
+    ),
+    "da3": Network(
+        da3.NAME,
+        da3.REPOSITORIES,
+        da3.find_checkpoint,
+        da3.fetch_checkpoint,
+        da3.estimate_da3,
+        aliases=da3.ALIASES,
+        fewest=1,
+    ),
+}
+ESTIMATORS = ("auto", "stereo", *NETWORKS)
+AUTOMATIC = ("vggt", "da3")  # networks that "auto" takes, the preferred first
 
 
 @dataclass(frozen=True)
@@ -22,7 +86,7 @@ class Choice:
     """An estimator with its weights.
 
     Attributes:
-        name: stereo, vggt or dust3r.
+        name: stereo, or one of `NETWORKS`.
         weights: a Hub id, a folder or a file; None where none are needed.
         reason: why "auto" took it, or nothing.
     """
@@ -46,11 +110,12 @@ class Choice:
 def choose(estimator: str) -> Choice:
     """The estimator that a name means; quick, nothing is loaded but, for "auto", a package that is installed.
 
-    "auto" takes VGGT where its package works and one of its checkpoints is in the Hub's cache: it downloads nothing.
+    "auto" takes VGGT where its package works and one of its checkpoints is in the Hub's cache, else Depth Anything 3
+    where one of its checkpoints is there, else stereo: it downloads nothing.
 
     Args:
-        estimator: one of `ESTIMATORS`; weights may follow "vggt" and "dust3r" after a colon, as a Hub id, a folder or
-            a file: "vggt:facebook/VGGT-1B-Commercial".
+        estimator: one of `ESTIMATORS`; weights may follow a network after a colon, as a Hub id, a folder or a file:
+            "vggt:facebook/VGGT-1B-Commercial". "da3:small" and "da3:base" are short for the published weights.
 
     Raises:
         InputError: no such estimator, or weights for one that takes none.
@@ -61,23 +126,14 @@ def choose(estimator: str) -> Choice:
             f"there is no estimator {estimator!r}; estimator must be one of {', '.join(ESTIMATORS)}; weights may "
             "follow as in vggt:facebook/VGGT-1B-Commercial"
         )
-    if colon and (name in ("auto", "stereo") or not weights):
+    if colon and (name not in NETWORKS or not weights):
         raise InputError(
-            f"estimator {estimator!r}: " + (f"{name} takes no weights" if weights else f"no weights after {name}:")
+            f"estimator {estimator!r}: " + (f"no weights after {name}:" if not weights else f"{name} takes no weights")
         )
-    if name == "vggt":
-        return Choice(name, weights or vggt.REPOSITORIES[0])
-    if name == "dust3r":
-        return Choice(name, weights or dust3r.REPOSITORY)
-    if name == "stereo":
-        return Choice(name)
-    trouble = vggt.missing_package()
-    if trouble:
-        return Choice("stereo", reason=trouble)
-    for repository in vggt.REPOSITORIES:
-        if vggt.find_checkpoint(repository) is not None:
-            return Choice("vggt", repository, "its weights are on this machine")
-    return Choice("stereo", reason="VGGT is installed, but its weights are not on this machine; vggt downloads them")
+    if name in NETWORKS:
+        network = NETWORKS[name]
+        return Choice(name, network.aliases.get(weights, weights) or network.repositories[0])
+    return Choice(name) if name == "stereo" else _automatic()
 
 
 def prepare(estimator: str) -> Choice:
@@ -90,10 +146,25 @@ def prepare(estimator: str) -> Choice:
     """
     choice = choose(estimator)
     if choice.weights is not None:
-        module = vggt if choice.name == "vggt" else dust3r
-        module.require_package()
-        module.fetch_checkpoint(choice.weights)
+        network = NETWORKS[choice.name]
+        network.require_package()
+        network.fetch_checkpoint(choice.weights)
     return choice
+
+
+def _automatic() -> Choice:
+    reasons = []
+    for name in AUTOMATIC:
+        network = NETWORKS[name]
+        trouble = network.missing_package()
+        if trouble:
+            reasons.append(trouble)
+            continue
+        for repository in network.repositories:
+            if network.find_checkpoint(repository) is not None:
+                return Choice(name, repository, "; ".join([*reasons, "its weights are on this machine"]))
+        reasons.append(f"{network.title}'s weights are not on this machine ({name} downloads them)")
+    return Choice("stereo", reason="; ".join(reasons))
 
 
 def estimate_scene(
@@ -110,13 +181,14 @@ def estimate_scene(
     """Cameras, depth and confidence of a few photographs of one scene.
 
     Args:
-        images: [V, 3, H, W] float32 RGB in [0, 1], V >= 2, without lens distortion.
+        images: [V, 3, H, W] float32 RGB in [0, 1], V >= 2, without lens distortion; Depth Anything 3 takes one, too.
         cameras: known cameras of these images: their poses and their scale are kept. None: both are estimated, the
             first camera becomes the identity and the unit of length is the scene scale (`SceneEstimate.scale` == 1).
-        estimator: "stereo" (embedded, needs no weights), "vggt", "dust3r", or "auto": VGGT where it is installed and
-            its weights are on this machine, else stereo. "vggt" and "dust3r" download their weights where they are
-            missing; other weights may follow after a colon, as a Hub id, a folder or a file:
-            "vggt:facebook/VGGT-1B-Commercial". The notes of the estimate name what was taken.
+        estimator: "stereo" (embedded, needs no weights), "vggt", "dust3r", "da3" (Depth Anything 3), or "auto": VGGT
+            where it is installed and its weights are on this machine, else Depth Anything 3 where its weights are,
+            else stereo. A network that is named downloads its weights where they are missing; other weights may follow
+            after a colon, as a Hub id, a folder or a file: "vggt:facebook/VGGT-1B-Commercial", "da3:base". The notes
+            of the estimate name what was taken.
         valid: [V, H, W] bool, False where a smaller photo was padded, masked or transparent: such pixels count for
             nothing, and get no depth and no confidence.
         focals: [V] focal lengths in pixels of `images`, NaN where unknown; ignored when `cameras` are given.
@@ -134,17 +206,20 @@ def estimate_scene(
             package or weights cannot be had.
         ValueError: arguments whose shapes do not belong together.
     """
-    check_arguments(images, cameras, valid, focals, sizes)
+    choice = choose(estimator)
+    fewest = NETWORKS[choice.name].fewest if choice.name in NETWORKS else 2
+    check_arguments(images, cameras, valid, focals, sizes, fewest)
     yield_cores()
     choice = prepare(estimator)
     rest: dict[str, Any] = {"valid": valid, "focals": focals, "on_progress": on_progress}
     if choice.weights is not None:
-        network = vggt.estimate_vggt if choice.name == "vggt" else dust3r.estimate_dust3r
+        network = NETWORKS[choice.name]
         try:
-            return network(images, cameras, weights=choice.weights, **rest).with_notes(choice.note)
+            return network.estimate(images, cameras, weights=choice.weights, **rest).with_notes(choice.note)
         except MemoryShortage:
             if estimator != "auto":
                 raise
-            choice = Choice("stereo", reason=f"VGGT with {len(images)} photographs needs more memory than the GPU has")
+            reason = f"{network.title} with {len(images)} photographs needs more memory than the GPU has"
+            choice = Choice("stereo", reason=reason)
     # Not while the error is handled: its traceback keeps the network in the GPU's memory.
     return estimate_stereo(images, cameras, sizes=sizes, all_views=all_views, **rest).with_notes(choice.note)

@@ -63,13 +63,21 @@ class FramedViews:
 
     def Ks_of_images(self, Ks: Tensor) -> Tensor:
         """Intrinsics [V, 3, 3] in pixels of the batch, of such in pixels of the frames."""
-        moved = Ks.clone()
+        return self._images_from_frames(Ks) @ Ks
+
+    def Ks_of_frames(self, Ks: Tensor) -> Tensor:
+        """Intrinsics [V, 3, 3] in pixels of the frames, of such in pixels of the batch."""
+        return torch.linalg.inv(self._images_from_frames(Ks)) @ Ks
+
+    def _images_from_frames(self, like: Tensor) -> Tensor:
+        """[V, 3, 3] maps of pixels of the frames to pixels of the batch, of the type and on the device of `like`."""
+        maps = torch.eye(3).to(like).repeat(len(self.placements), 1, 1)
         for view, place in enumerate(self.placements):
             for axis in (0, 1):
                 scale = place.box[2 + axis] / place.inner[2 + axis]
-                moved[view, axis] *= scale
-                moved[view, axis, 2] += place.box[axis] - scale * place.inner[axis]
-        return moved
+                maps[view, axis, axis] = scale
+                maps[view, axis, 2] = place.box[axis] - scale * place.inner[axis]
+        return maps
 
     def inside(self, values: Sequence[Tensor]) -> list[Tensor]:
         """V maps [h, w] of the frames, without the padding."""

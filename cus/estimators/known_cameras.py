@@ -29,6 +29,9 @@ def with_known_cameras(scene: SceneEstimate, given: Cameras, valid: Tensor | Non
     the points' depths over the estimated ones (a median, because some matches are wrong), and what then differs
     less from the points is kept. A view that sees fewer than `LEAST_POINTS` takes the median of the others' scales.
 
+    One camera tells nothing of the scale: the depths of one view are seen through its focal length, and keep the
+    estimator's own unit.
+
     Args:
         scene: the estimate, in its own world and unit.
         given: V cameras of its images.
@@ -38,16 +41,33 @@ def with_known_cameras(scene: SceneEstimate, given: Cameras, valid: Tensor | Non
     Raises:
         InputError: cameras that fit neither the photographs nor the estimate.
     """
+    if len(given) == 1:
+        return _with_one_known_camera(scene, given, source)
     alignment = align_cameras(scene.cameras, given)
     points = triangulated_points(scene.images, given, valid)
-    focals = (given.Ks[:, 0, 0] * given.Ks[:, 1, 1]).sqrt()
-    through = with_known_focals(scene, focals, source)
+    through = with_known_focals(scene, _focals(given), source)
     fitted = _fitted(scene, alignment.scale, points)
     if fitted.spreads:
         other = _fitted(through, alignment.scale * scene.scale / through.scale, points)
         fitted = min(fitted, other, key=lambda candidate: max(candidate.spreads, default=float("inf")))
     moved = replace(fitted.scene, cameras=given.to(scene.depths.device), notes=scene.notes)
     return moved.with_notes(*residual_notes(alignment, fitted.factors, fitted.spreads, source))
+
+
+def _with_one_known_camera(scene: SceneEstimate, given: Cameras, source: str) -> SceneEstimate:
+    through = with_known_focals(scene, _focals(given), source)
+    error = float((_focals(scene.cameras).cpu() / _focals(given).cpu() - 1).abs())
+    notes = [
+        f"the given camera is kept; {source}'s own is off by {error:.1%} of the focal length; one camera tells nothing "
+        f"of the scale, so depths are in {source}'s own unit"
+    ]
+    if error > LARGE_FOCAL:
+        notes.append(f"warning: {source} disagrees with the given camera, so its depths are off, too; check the camera")
+    return replace(through, cameras=given.to(scene.depths.device), notes=scene.notes).with_notes(*notes)
+
+
+def _focals(cameras: Cameras) -> Tensor:
+    return (cameras.Ks[:, 0, 0] * cameras.Ks[:, 1, 1]).sqrt()
 
 
 @dataclass(frozen=True)

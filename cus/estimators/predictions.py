@@ -106,7 +106,7 @@ def in_first_camera(viewmats: Tensor) -> Tensor:
     first = torch.linalg.inv(viewmats[0].double())
     moved = (viewmats.double() @ first).to(viewmats.dtype)
     moved[0] = torch.eye(4, dtype=viewmats.dtype, device=viewmats.device)
-    moved[:, 3] = moved[0, 3]
+    moved[:, 3] = moved[0, 3].clone()
     return moved
 
 

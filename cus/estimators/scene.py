@@ -120,13 +120,16 @@ def check_arguments(
     valid: Tensor | None = None,
     focals: Tensor | None = None,
     sizes: Tensor | None = None,
+    fewest: int = 2,
 ) -> None:
-    """Refuse what no estimator can work on (`InputError`) and shapes that disagree (`ValueError`)."""
+    """Refuse what an estimator of `fewest` views cannot work on (`InputError`), and other shapes (`ValueError`)."""
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be [V, 3, H, W], got {tuple(images.shape)}")
     views, _, height, width = images.shape
-    if views < 2:
-        raise InputError(f"depth needs at least two photographs of the scene, got {views}; add another view")
+    if views < fewest:
+        needed = "two photographs" if fewest == 2 else "one photograph"
+        remedy = ", or use the estimator 'da3', which sees depth in one" if views else ""
+        raise InputError(f"depth needs at least {needed} of the scene, got {views}; add another view{remedy}")
     if cameras is not None and (len(cameras), cameras.height, cameras.width) != (views, height, width):
         raise ValueError(
             f"cameras must be {views} of {width}x{height} like the images, "

@@ -9,8 +9,7 @@ What is assumed of the package, https://github.com/facebookresearch/vggt, all of
   other shapes padded with white in the middle of a common frame. It runs its heads in float32 by itself, also under
   autocast.
 - It returns a dict with `pose_enc` [B, S, 9], `depth` [B, S, H, W, 1] and `depth_conf` [B, S, H, W], >= 1.
-- The nine numbers are the translation and the quaternion (x, y, z, w) of the world-to-camera transform, OpenCV axes,
-  and the vertical and the horizontal field of view of the frame in radians, its principal point in the middle.
+- The nine numbers are those of `cus.estimators.pose_encodings`, of the world-to-camera transform.
 - The first view is the world frame (nearly: it is predicted, too), and the mean distance of the points from it is
   about 1.
 """
@@ -30,6 +29,8 @@ from torch import Tensor, nn
 from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators.framing import FrameRule, frame_views
+from cus.estimators.pose_encodings import cameras_from_pose_encodings
+from cus.estimators.precision import half_precision
 from cus.estimators.predictions import Prediction, explained_memory, scene_from
 from cus.estimators.scene import SceneEstimate, check_arguments
 from cus.estimators.weights import fetch_weights, find_weights, package_trouble
@@ -149,32 +150,10 @@ def run_network(model: nn.Module, pictures: Tensor) -> dict[str, Tensor]:
     """
     precision = nullcontext()
     if pictures.is_cuda:
-        ampere = torch.cuda.get_device_capability(pictures.device)[0] >= 8
-        precision = torch.autocast("cuda", dtype=torch.bfloat16 if ampere else torch.float16)
+        precision = torch.autocast("cuda", dtype=half_precision(pictures.device))
     # Two contexts, not `with a and b`, which enters only the second.
     with torch.no_grad(), precision:
         return model(pictures[None])
-
-
-def cameras_from_pose_encodings(encodings: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
-    """(viewmats [V, 4, 4], Ks [V, 3, 3]) of pose encodings [V, 9] for frames of width x height pixels.
-
-    See the top of this file for the nine numbers. A quaternion of any length but zero stands for a rotation.
-    """
-    x, y, z, w = torch.nn.functional.normalize(encodings[:, 3:7], dim=-1).unbind(-1)
-    rows = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
-        (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
-        (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
-    )
-    viewmats = torch.eye(4).to(encodings).repeat(len(encodings), 1, 1)
-    viewmats[:, :3, :3] = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
-    viewmats[:, :3, 3] = encodings[:, :3]
-    Ks = torch.zeros_like(viewmats[:, :3, :3])
-    Ks[:, 0, 0] = width / 2 / (encodings[:, 8] / 2).tan()
-    Ks[:, 1, 1] = height / 2 / (encodings[:, 7] / 2).tan()
-    Ks[:, 0, 2], Ks[:, 1, 2], Ks[:, 2, 2] = width / 2, height / 2, 1.0
-    return viewmats, Ks
 
 
 def _network_class() -> Any:

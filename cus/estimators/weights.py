@@ -99,7 +99,7 @@ def _download(weights: str, names: Sequence[str], licence: str) -> Path:
             raise InputError(
                 f"the weights {weights} ({licence}) are not in the Hub's cache, and the Hub cannot be reached "
                 "(or HF_HUB_OFFLINE is set); download them once with a network, name a local file or folder after a "
-                "colon (vggt:FOLDER), or use the estimator 'stereo', which needs none"
+                "colon (as in vggt:FOLDER), or use the estimator 'stereo', which needs none"
             ) from error
         except GatedRepoError as error:
             raise InputError(

@@ -202,6 +202,7 @@ def test_other_models_are_called_by_their_names(good: Tensors) -> None:
     assert "LoRA" in str(of("unet.down_blocks.0.attentions.0.to_q.lora_A.weight"))
     assert "ControlNet" in str(of("control_model.input_blocks.0.0.weight"))
     assert "VGGT" in str(of("aggregator.patch_embed.cls_token", "camera_head.token_norm.weight"))
+    assert "Depth Anything 3" in str(of("model.backbone.pretrained.norm.weight", "model.cam_dec.fc_t.weight"))
     assert "DUSt3R" in str(of("enc_blocks.0.norm1.weight", "dec_blocks.0.norm1.weight"))
     assert "open_clip" in str(of("visual.transformer.resblocks.0.ln_1.weight"))
     assert "transformers" in str(of("text_model.final_layer_norm.bias", "vision_model.post_layernorm.bias"))

@@ -50,11 +50,15 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
-def test_auto_takes_stereo_where_vggt_is_not_installed():
+def test_auto_takes_stereo_where_no_network_can_be_had_and_says_why(hub):
     if find_spec("vggt") is not None:
         pytest.skip("vggt is installed here")
     choice = choose("auto")
-    assert choice.estimator == "stereo" and choice.note == "estimator: stereo (auto: VGGT is not installed)"
+    assert choice.estimator == "stereo" and not hub.log
+    assert choice.note == (
+        "estimator: stereo (auto: VGGT is not installed; Depth Anything 3's weights are not on this machine (da3 "
+        "downloads them))"
+    )
 
 
 def test_auto_downloads_nothing_and_takes_vggt_once_its_weights_are_there(stand_ins, hub, tmp_path):
@@ -150,10 +154,11 @@ def test_repositories_without_such_weights_are_refused(stand_ins, hub, monkeypat
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        ("sterio", "must be one of auto, stereo, vggt, dust3r"),
+        ("sterio", "must be one of auto, stereo, vggt, dust3r, da3"),
         ("stereo:org/name", "stereo takes no weights"),
         ("auto:org/name", "auto takes no weights"),
         ("vggt:", "no weights after vggt:"),
+        ("da3:", "no weights after da3:"),
     ],
 )
 def test_names_that_mean_nothing_are_refused(estimator, message):
@@ -176,7 +181,7 @@ def test_folders_without_weights_are_refused(stand_ins, tmp_path, network):
 def test_stereo_is_named_too():
     views = planes.cameras((0.0, 0.5), width=320, height=240, focal=340.0)
     scene = estimate_scene(planes.render(views)[0], views, "stereo")
-    assert scene.notes[-1] == "estimator: stereo" and set(ESTIMATORS) == {"auto", "stereo", "vggt", "dust3r"}
+    assert scene.notes[-1] == "estimator: stereo" and set(ESTIMATORS) == {"auto", "stereo", "vggt", "dust3r", "da3"}
 
 
 @BOTH

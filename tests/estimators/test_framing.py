@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cus.errors import InputError
+from cus.estimators.da3 import RULE as DA3
 from cus.estimators.dust3r import RULE as DUST3R
 from cus.estimators.framing import FrameRule, frame_views
 from cus.estimators.trust import trust
@@ -25,7 +26,7 @@ def padded(sizes: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
     return images, valid
 
 
-@pytest.mark.parametrize("rule", [VGGT, DUST3R], ids=["vggt", "dust3r"])
+@pytest.mark.parametrize("rule", [VGGT, DUST3R, DA3], ids=["vggt", "dust3r", "da3"])
 def test_frames_are_as_the_network_wants_them(rule):
     images, valid = padded(SIZES)
     framed = frame_views(images, valid, rule)
@@ -36,7 +37,7 @@ def test_frames_are_as_the_network_wants_them(rule):
         assert len(set(sizes)) == 1
 
 
-@pytest.mark.parametrize("rule", [VGGT, DUST3R], ids=["vggt", "dust3r"])
+@pytest.mark.parametrize("rule", [VGGT, DUST3R, DA3], ids=["vggt", "dust3r", "da3"])
 def test_the_whole_photograph_is_in_the_middle_of_its_frame(rule):
     images, valid = padded(SIZES)
     framed = frame_views(images, valid, rule)
@@ -70,7 +71,7 @@ def test_padding_has_the_value_that_the_rule_says():
     assert torch.equal(repeated[:, 0], repeated[:, 8]) and torch.equal(repeated[..., 0], repeated[..., 16])
 
 
-@pytest.mark.parametrize("rule", [VGGT, DUST3R], ids=["vggt", "dust3r"])
+@pytest.mark.parametrize("rule", [VGGT, DUST3R, DA3], ids=["vggt", "dust3r", "da3"])
 def test_intrinsics_come_back_through_the_same_pixels(rule):
     images, valid = padded(SIZES)
     framed = frame_views(images, valid, rule)
@@ -87,7 +88,7 @@ def test_intrinsics_come_back_through_the_same_pixels(rule):
 
 def test_the_middle_of_a_frame_is_the_middle_of_the_photograph():
     images, valid = padded(SIZES)
-    for rule in (VGGT, DUST3R):
+    for rule in (VGGT, DUST3R, DA3):
         framed = frame_views(images, valid, rule)
         Ks = torch.eye(3).repeat(len(SIZES), 1, 1)
         for view, place in enumerate(framed.placements):

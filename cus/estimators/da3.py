@@ -1,0 +1,210 @@
+"""Depth Anything 3 (Lin et al. 2025), small and base: cameras and depths of one to many views by a network.
+
+The network itself is `cus.estimators.networks.depth_anything_3`; here are its public weights, and the way from
+photographs to it and back.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.errors import InputError
+from cus.estimators.framing import FramedViews, FrameRule, frame_views
+from cus.estimators.networks.depth_anything_3 import DEVIATION, MEAN, SIZES, DepthAnything3, Size, Views
+from cus.estimators.pose_encodings import cameras_from_pose_encodings, pose_encodings_from_cameras
+from cus.estimators.precision import half_precision
+from cus.estimators.predictions import Prediction, explained_memory, in_first_camera, scene_from
+from cus.estimators.scene import SceneEstimate, check_arguments
+from cus.estimators.weights import fetch_weights, find_weights
+
+NAME = "Depth Anything 3"
+REPOSITORIES = ("depth-anything/DA3-SMALL", "depth-anything/DA3-BASE")
+ALIASES = dict(zip((size.name for size in SIZES), REPOSITORIES, strict=True))
+LICENCE = "small and base: Apache-2.0"
+FILES = ("model.safetensors",)
+PREFIX = "model."  # of all names in the public files
+WIDTH_OF = "backbone.pretrained.cls_token"  # a tensor that tells the size, [1, 1, width]
+TYPES = ("F32", "F16", "BF16")
+# The public code crops views to one shape; here all of every view is seen, and a border goes on as it ends.
+RULE = FrameRule(longest_side=504, patch=14, step=14, fill=None, one_size=True)
+LEAST_FIELD = 0.0175  # radians of a field of view; one that is narrower (or negative: see the ReLU) is no lens
+LEAST_UNIT = 0.1  # of the largest distance between given cameras
+STEPS = 3
+
+
+def find_checkpoint(weights: str) -> Path | None:
+    """The checkpoint on this machine, or None; see `find_weights`."""
+    return find_weights(weights, FILES)
+
+
+def fetch_checkpoint(weights: str) -> Path:
+    """The checkpoint, downloaded if need be (see `fetch_weights`), its names and shapes checked.
+
+    Raises:
+        InputError: as there and as `size_of_checkpoint`.
+    """
+    path = fetch_weights(weights, FILES, LICENCE)
+    size_of_checkpoint(path)
+    return path
+
+
+def estimate_da3(
+    images: Tensor,
+    cameras: Cameras | None = None,
+    *,
+    valid: Tensor | None = None,
+    focals: Tensor | None = None,
+    weights: str = REPOSITORIES[0],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> SceneEstimate:
+    """`estimate_scene` by Depth Anything 3 on the device of the images; arguments, result and errors as there.
+
+    Args:
+        images: [V, 3, H, W]; one view will do.
+        cameras: known cameras, which the network is told of, too, or None.
+        valid: [V, H, W] bool, or None.
+        focals: [V] in pixels, NaN where unknown, or None.
+        weights: a Hub id, a folder or a file of a checkpoint.
+        on_progress: called with (steps done, steps in all).
+    """
+    check_arguments(images, cameras, valid, focals, fewest=1)
+    report = on_progress or (lambda done, total: None)
+    framed = frame_views(images, valid, RULE)
+    given = None if cameras is None else cameras.to(images.device)
+    with explained_memory(NAME, len(images)):
+        model = load_network(fetch_checkpoint(weights)).to(images.device)
+        report(1, STEPS)
+        found = run_network(model, framed, None if given is None else encoded_cameras(given, framed))
+        del model
+    report(2, STEPS)
+    valid = None if valid is None else valid.to(images.device)
+    scene = scene_from(prediction_of(found), framed, images, valid, given, focals)
+    report(3, STEPS)
+    return scene
+
+
+def size_of_checkpoint(path: Path) -> Size:
+    """Which size of the network a file holds; only its header is read.
+
+    Raises:
+        InputError: another kind of file, a damaged one, or tensors that are not those of the small or the base network.
+    """
+    known = " or ".join(f"{size.name} ({ALIASES[size.name]})" for size in SIZES)
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - a file is no mapping
+            held = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            types = {name: part.get_dtype() for name, part in slices.items()}
+    except (SafetensorError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path} cannot be read as safetensors ({reason}); get it again, or use another: {known}"
+        ) from error
+    prefix = _prefix(held)
+    shape = held.get(prefix + WIDTH_OF, ())
+    size = next((size for size in SIZES if shape == (1, 1, size.width)), None)
+    if size is None and len(shape) == 3:
+        raise InputError(
+            f"{path} holds another size of {NAME} (or another network on DINOv2): its tokens have {shape[2]} channels, "
+            f"expected {' or '.join(str(size.width) for size in SIZES)}; use {known}"
+        )
+    expected = {prefix + name: tuple(value.shape) for name, value in _empty(size or SIZES[0]).state_dict().items()}
+    missing, unknown = sorted(expected.keys() - held.keys()), sorted(held.keys() - expected.keys())
+    if size is None or missing or unknown:
+        raise InputError(
+            f"{path} does not hold the weights of {NAME}: missing {missing[:3]}, unknown {unknown[:3]}; get it again, "
+            f"or use another: {known}"
+        )
+    for name, wanted in expected.items():
+        if held[name] != wanted or types[name] not in TYPES:
+            raise InputError(
+                f"{path} does not hold the weights of {NAME} {size.name}: {name} is {types[name]} {held[name]}, "
+                f"expected {' or '.join(TYPES)} {wanted}; get it again, or use another: {known}"
+            )
+    return size
+
+
+def load_network(path: Path) -> DepthAnything3:
+    """The network with a checkpoint's weights in float32, in evaluation mode on the CPU.
+
+    Raises:
+        InputError: as `size_of_checkpoint`, before memory is taken.
+    """
+    model = _empty(size_of_checkpoint(path))
+    with safe_open(path, framework="pt") as file:
+        prefix = _prefix(file.keys())
+        state = {name.removeprefix(prefix): file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def run_network(model: DepthAnything3, framed: FramedViews, known: Tensor | None = None) -> Views:
+    """The network's word on framed views, its backbone in half precision where the device is faster in it.
+
+    Args:
+        model: the network, on the views' device.
+        framed: V views of one size, in [0, 1].
+        known: [V, 9] of `encoded_cameras`, or None.
+    """
+    pictures = torch.stack(framed.pictures)
+    mean, deviation = (pictures.new_tensor(value)[:, None, None] for value in (MEAN, DEVIATION))
+    half = half_precision(pictures.device)
+    precision = nullcontext() if half is None else torch.autocast(pictures.device.type, dtype=half)
+    with torch.no_grad(), precision:
+        return model((pictures - mean) / deviation, known)
+
+
+def prediction_of(found: Views) -> Prediction:
+    """Cameras, depths and confidences of framed views.
+
+    Raises:
+        InputError: a view in which no lens is found.
+    """
+    fields = found.cameras[:, 7:]
+    for view in range(len(fields)):
+        # What is no number is refused with everything else that is none.
+        if bool(((fields[view] < LEAST_FIELD) | (fields[view] > torch.pi - LEAST_FIELD)).any()):
+            raise InputError(
+                f"{NAME} finds no lens that view {view + 1} could be seen through (fields of view of "
+                f"{', '.join(f'{field:.4g}' for field in fields[view].rad2deg().tolist())} degrees); leave it out, or "
+                "use the estimator 'stereo'"
+            )
+    height, width = found.depths.shape[-2:]
+    c2w, Ks = cameras_from_pose_encodings(found.cameras, width, height)
+    return Prediction(NAME, torch.linalg.inv(c2w), Ks, list(found.depths), list(found.confidences))
+
+
+def encoded_cameras(given: Cameras, framed: FramedViews) -> Tensor:
+    """[V, 9] given cameras as the network takes them: the first is the world, and they stand about 1 apart.
+
+    As in the public code the unit is the median distance from the first, itself included. There it is 0.1 at least in
+    the unit of the given cameras, whatever that is, and for two views always, as half of their distances are 0. Here
+    it is the distance of the two, and for more at least `LEAST_UNIT` of the largest, so that depths do not depend on
+    the unit of the given cameras.
+
+    Args:
+        given: V cameras of the images.
+        framed: the V views.
+    """
+    c2w = torch.linalg.inv(in_first_camera(given.viewmats.double()))
+    distances = c2w[:, :3, 3].norm(dim=1)
+    unit = distances.max() if len(given) == 2 else distances.median().clamp(min=LEAST_UNIT * float(distances.max()))
+    if unit > 0:
+        c2w[:, :3, 3] /= unit
+    width, height = framed.placements[0].frame
+    return pose_encodings_from_cameras(c2w, framed.Ks_of_frames(given.Ks), width, height)
+
+
+def _empty(size: Size) -> DepthAnything3:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        return DepthAnything3(size)
+
+
+def _prefix(names: Iterable[str]) -> str:
+    return PREFIX if all(name.startswith(PREFIX) for name in names) else ""
