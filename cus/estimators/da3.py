@@ -32,7 +32,7 @@ WIDTH_OF = "backbone.pretrained.cls_token"  # a tensor that tells the size, [1, 
 TYPES = ("F32", "F16", "BF16")
 # The public code crops views to one shape; here all of every view is seen, and a border goes on as it ends.
 RULE = FrameRule(longest_side=504, patch=14, step=14, fill=None, one_size=True)
-LEAST_FIELD = 0.0175  # radians of a field of view; one that is narrower (or negative: see the ReLU) is no lens
+LEAST_FIELD = 0.0175  # radians of a field of view; a narrower one, 0 above all, is no lens
 LEAST_UNIT = 0.1  # of the largest distance between given cameras
 STEPS = 3
 
