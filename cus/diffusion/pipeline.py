@@ -12,6 +12,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 from torch.nn import functional as F
 
+from cus.diffusion.colors import keep_colors
 from cus.diffusion.context import ContextEncoder, PromptEmbeddings
 from cus.diffusion.hub import HubAccess, OnFetched
 from cus.diffusion.latents import FirstStage, decode, encode
@@ -351,7 +352,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         if self.sampling.residual_scale:
             # What the autoencoder loses of the condition it loses of the frames alike.
             made = padded + made - decode(self.vae, condition, padded, at_once)
-        return made.clamp(0, 1)
+        return keep_colors(made, padded, self.sampling.color_window).clamp(0, 1)
 
     def _contexts(self, reference: Tensor, both: bool) -> tuple[Tensor, Tensor | None]:
         """Context of the reference image [1, 3, H, W], and the unconditional one where it is needed."""

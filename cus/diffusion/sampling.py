@@ -30,6 +30,8 @@ class Sampling:
         second_pass: whether structure guidance is worth a second pass with this checkpoint, as measured after training.
         fill_holes: whether the network sees conditioning images whose holes continue their surroundings
             (`cus.diffusion.holes`), for one that restores rather than invents; else holes are black.
+        color_window: width in pixels, odd, of the window over which frames keep the mean colour of their conditioning
+            image (`cus.diffusion.colors`); 0: they need not.
         conditioning: the conditioning images it does best with, as a rule those it was trained on: "hierarchical"
             (Section III-B), "points" (ViewCrafter's own point renders) or "fused".
 
@@ -50,21 +52,24 @@ class Sampling:
     noise: float = 1.0
     second_pass: bool = True
     fill_holes: bool = False
+    color_window: int = 0
     conditioning: Conditioning = "hierarchical"
 
     def __post_init__(self) -> None:
         ranges = {
             "steps": (1, 1000), "guidance": (0, 100), "guidance_rescale": (0, 1), "eta": (0, 1), "frames": (1, 1000),
             "width": (1, 8192), "height": (1, 8192), "fps": (1, 1000), "residual_scale": (0, 1000),
-            "layers": (0, 2), "noise": (0, 1000),
+            "layers": (0, 2), "noise": (0, 1000), "color_window": (0, 1001),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            whole = name in ("steps", "frames", "width", "height", "fps", "layers")
+            whole = name in ("steps", "frames", "width", "height", "fps", "layers", "color_window")
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
                 raise ValueError(f"the sampling's {name} must be a {'whole ' * whole}number, got {shown(value)}")
             if not low <= value <= high:
                 raise ValueError(f"the sampling's {name} must be {low} to {high}, got {shown(value)}")
+        if self.color_window and self.color_window % 2 == 0:
+            raise ValueError(f"the sampling's color_window must be 0 or odd, got {self.color_window}")
         for name in ("second_pass", "fill_holes"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"the sampling's {name} must be true or false, got {shown(getattr(self, name))}")

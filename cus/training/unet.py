@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cus.datasets.clips import Clip, clip_paths, load_clip
 from cus.diffusion import CloseUpShotPipeline, LatentTarget, NoiseSchedule, Objective, PromptEmbeddings, Sampling
+from cus.diffusion.colors import keep_colors
 from cus.diffusion.context import ContextEncoder
 from cus.diffusion.latents import FirstStage, decode, encode
 from cus.diffusion.layers import Layers, encode_layers, layer_channels
@@ -225,6 +226,8 @@ class UNetStage:
         """Charbonnier's, and the perceptual distance where it has a weight."""
         shape = batch["targets"].shape[:2]
         frames = decode(self.pipeline.vae, latents.transpose(1, 2).flatten(0, 1)).unflatten(0, shape)
+        window = self.config.sampling.color_window
+        frames = keep_colors(frames.flatten(0, 1), batch["conditioning"].flatten(0, 1), window).unflatten(0, shape)
         targets = at_exposure_of(batch["targets"], batch["conditioning"])
         losses = charbonnier(frames, targets)
         if self.config.objective.relative:

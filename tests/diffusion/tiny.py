@@ -23,6 +23,7 @@ def tiny_pipeline(
     unshuffle: int = 0,
     noise: float = 1.0,
     fill_holes: bool = False,
+    color_window: int = 0,
 ) -> CloseUpShotPipeline:
     """Tiny networks; `unshuffle` is the factor of a lossless first stage, 0 takes a learned one."""
     torch.manual_seed(0)
@@ -61,6 +62,7 @@ def tiny_pipeline(
             "layers": layers,
             "noise": noise,
             "fill_holes": fill_holes,
+            "color_window": color_window,
         },
     )
 
