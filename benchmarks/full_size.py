@@ -133,7 +133,7 @@ def page(kept: dict[str, dict[str, Any]]) -> str:
     head = [
         "# Full size",
         "",
-        "`python benchmarks/full_size.py`: random weights; how to read it stands in the script.",
+        "`python benchmarks/full_size.py`: random weights. The text at the head of the script explains the columns.",
         "",
         f"| frames | work | machine | time | peak memory | said before | {BASELINE_SECONDS} s and {BASELINE_GB} GB |",
         "| --- | --- | --- | ---: | ---: | ---: | --- |",

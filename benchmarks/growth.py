@@ -29,4 +29,4 @@ def judged(found: float, expected: float) -> str:
     """Whether an exponent stays within what the method asks for."""
     if math.isnan(found):
         return "not known"
-    return "as it must" if found <= expected + TOLERANCE else f"worse than {expected:g}"
+    return "OK" if found <= expected + TOLERANCE else f"worse than {expected:g}"

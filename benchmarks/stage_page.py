@@ -53,7 +53,7 @@ def page_lines(results: dict[str, Any]) -> list[str]:
 def growth_lines(stages: dict[str, Any]) -> list[str]:
     """A row for each stage, thing that grows, and form: fitted exponents of time and memory."""
     lines = [
-        "| stage | form | time grows as | its last step | at most | | memory grows as | |",
+        "| stage | form | time grows as | last step | at most | verdict | memory grows as | verdict |",
         "| --- | --- | ---: | ---: | ---: | --- | ---: | --- |",
     ]
     for part in stages.values():

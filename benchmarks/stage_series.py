@@ -142,7 +142,7 @@ def _geometry(device: str) -> dict[str, Stage]:
         "conditioning": Stage(
             "Conditioning",
             "Hierarchical warp with suppression along a zoom x1 to x4; 4 targets from 2 references, all of 512x288, "
-            "but for what grows (views: 384x216).",
+            "except for what grows (views: 384x216).",
             warps,
             "torch",
             (
@@ -166,7 +166,7 @@ def _geometry(device: str) -> dict[str, Stage]:
         ),
         "points": Stage(
             "Point render",
-            "The cloud seen from 4 targets (structure guidance), 512x288 and 200,000 points but for what grows. "
+            "The cloud seen from 4 targets (structure guidance), 512x288 and 200,000 points except for what grows. "
             "PyTorch3D renders one scale, without filling gaps.",
             renders,
             "pytorch3d" if _has_pytorch3d() else None,
@@ -198,14 +198,14 @@ def _networks(precisions: tuple[str, ...]) -> dict[str, Stage]:
         ),
         "encode": Stage(
             "Autoencoder, encoding",
-            "Frames to latents, 4 at a time: 4 of 384x216 but for what grows.",
+            "Frames to latents, 4 at a time: 4 of 384x216 except for what grows.",
             precisions,
             compared,
             (chunks, pixels),
         ),
         "decode": Stage(
             "Autoencoder, decoding",
-            "Latents to frames, 4 at a time: 4 of 384x216 but for what grows.",
+            "Latents to frames, 4 at a time: 4 of 384x216 except for what grows.",
             precisions,
             compared,
             (chunks, pixels),
@@ -223,7 +223,7 @@ def _splats(device: str) -> dict[str, Stage]:
     return {
         "fit": Stage(
             "Gaussian fit, one iteration",
-            "Render, loss, gradient and step; 4 images of 384x216 and 50,000 Gaussians but for what grows.",
+            "Render, loss, gradient and step; 4 images of 384x216 and 50,000 Gaussians except for what grows.",
             backends,
             "torch",
             (
@@ -234,7 +234,7 @@ def _splats(device: str) -> dict[str, Stage]:
         ),
         "render": Stage(
             "Render of a frame",
-            "512x288 and 100,000 Gaussians but for what grows; about fifty count at a pixel, whatever their number.",
+            "512x288 and 100,000 Gaussians except for what grows; about fifty count at a pixel, whatever their number.",
             backends,
             "torch",
             (
