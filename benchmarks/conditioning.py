@@ -131,7 +131,7 @@ def fused_table(cases: dict[str, list[Case]], repeats: int) -> list[str]:
 def points_table(rows: list[Case], plain: Case, repeats: int) -> list[str]:
     """A row a size, references at a density for each target or shrunk once; and what tensor operations take."""
     lines = [
-        "| size | views | targets | shrunk for each target | once, as ViewCrafter | ns per target and reference pixel |",
+        "| size | views | targets | shrunk per target | once (ViewCrafter) | ns per target and reference pixel |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for case in rows:
