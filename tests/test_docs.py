@@ -11,6 +11,7 @@ import cus
 from tests.conftest import ROOT
 
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
+API = [page for page in DOCS if page.parent.name == "api" and page.stem != "index"]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
@@ -48,6 +49,26 @@ def navigation(entries: list) -> list[str]:
         value = next(iter(entry.values())) if isinstance(entry, dict) else entry
         pages += navigation(value) if isinstance(value, list) else [value]
     return pages
+
+
+def exported(tree: ast.Module) -> list[str]:
+    """The names in `__all__`."""
+    values = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    return ast.literal_eval(values[0])
+
+
+def documents(module: Path, name: str) -> bool:
+    """Whether a module defines a class, a function, or a constant with a docstring, of that name."""
+    body = ast.parse(module.with_suffix(".py").read_text()).body
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return True
+        targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+    return False
 
 
 def test_a_broken_link_and_a_missing_heading_are_found(tmp_path: Path) -> None:
@@ -88,6 +109,25 @@ def test_every_package_has_its_line_in_the_architecture() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     packages = sorted(path.parent.name for path in Path(cus.__file__).parent.glob("*/__init__.py"))
     assert [name for name in packages if f"| `cus/{name}/` |" not in text] == []
+
+
+@pytest.mark.parametrize("page", API, ids=lambda page: page.stem)
+def test_the_reference_shows_all_that_a_public_module_exports(page: Path) -> None:
+    """MkDocs leaves out, without a word, constants and what a submodule of the same name hides: they stand by name."""
+    module, *others = re.findall(r"^::: ([\w.]+)$", page.read_text(), re.MULTILINE)
+    folder = ROOT / module.replace(".", "/")
+    if not folder.is_dir():
+        assert folder.with_suffix(".py").is_file()
+        return
+    tree = ast.parse((folder / "__init__.py").read_text())
+    homes = {
+        alias.name: ROOT / (node.module or "").replace(".", "/")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    hidden = [name for name in exported(tree) if (folder / f"{name}.py").is_file() or not documents(homes[name], name)]
+    assert set(hidden) <= {other.rsplit(".", 1)[-1] for other in others}
 
 
 def test_the_citation_is_complete_and_of_this_version() -> None:
