@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cus.conditioning.cpu.sampling import REASSOCIATED
 from cus.conditioning.fused.blend import Layer
-from cus.conditioning.fused.sharpening import LEAST_MAGNIFICATION, LEAST_PIXELS, LEAST_WEIGHT, ROUNDS
+from cus.conditioning.fused.sharpening import LEAST_MAGNIFICATION, LEAST_PIXELS, LEAST_WEIGHT, ROUNDS, without_grid
 from cus.conditioning.fused.views import Placement, View
 from cus.conditioning.warp import TIE
 
@@ -35,11 +35,13 @@ def back_projected_cpu(
         for view, place, layer, share in zip(views, places, layers, weights, strict=True)
     ]
     result = image.clone()
-    for _ in range(ROUNDS):
-        step = np.zeros(tuple(image.shape), np.float32)
-        for own in cells:
-            own.add_residual(result.numpy(), step)
-        result += torch.from_numpy(step)
+    for part, rounds in enumerate(ROUNDS):
+        result = without_grid(result, magnification) if part else result
+        for _ in range(rounds):
+            step = np.zeros(tuple(image.shape), np.float32)
+            for own in cells:
+                own.add_residual(result.numpy(), step)
+            result += torch.from_numpy(step)
     return result
 
 
