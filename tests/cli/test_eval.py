@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cus.cli.eval import build_parser, main, settings_of
+from cus.evaluation.metrics import METRIC_NAMES
 from cus.evaluation.records import read_records
 from tests.conftest import ROOT
 from tests.evaluation.small_scenes import damage, numbers, one_thread, write_scenes
@@ -190,3 +191,8 @@ def test_an_interrupted_command_says_how_to_go_on(capsys, data, tmp_path, monkey
     monkeypatch.undo()
     assert main(command) == 0
     assert len(read_records(tmp_path / "out" / "records.jsonl")) == 4
+
+
+def test_help_names_every_metric():
+    told = build_parser().format_help().split()
+    assert set(METRIC_NAMES) <= set(told)
