@@ -76,7 +76,7 @@ def _add_how(group: "argparse._ArgumentGroup") -> None:
         "--metrics",
         nargs="+",
         metavar="NAME",
-        help="psnr psnr_cc ssim gmsd haarpsi st_lpips lpips lpips_vgg dino niqe metaiqa (default: those that can be had here)",
+        help="psnr psnr_cc ssim gmsd haarpsi st_lpips lpips lpips_vgg dino niqe metaiqa (default: all that can be had)",
     )
     group.add_argument("--size", type=int, metavar="PIXELS", help="longest side of all pictures (default: the model's)")
     group.add_argument(
