@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip `gpu` tests, with the reason, on a machine without CUDA."""
+    """Those that fork go first; `gpu` tests are skipped, with the reason, on a machine without CUDA."""
+    # A process that has been through a backward pass forks children that cannot go through one.
+    items.sort(key=lambda item: "robustness" not in item.path.parts)
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")
