@@ -285,7 +285,7 @@ def posed_photos(
     except ValueError as error:
         raise InputError(str(error)) from error
     checked = set()
-    for where, lens, K, size in zip(wheres, lenses or (), Ks, sizes, strict=False):
+    for where, lens, K, size in zip(wheres, lenses, Ks, sizes, strict=True) if lenses else ():
         key = (lens, tuple(K.flatten().tolist()), size)
         if key not in checked:
             checked.add(key)

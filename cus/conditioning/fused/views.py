@@ -64,7 +64,7 @@ class View:
         starts = np.cumsum([0, *(level.numel() for level in rest)])
         shapes = [
             (0, *first.shape[-2:]),
-            *((start, *level.shape[-2:]) for start, level in zip(starts, rest, strict=False)),
+            *((start, *level.shape[-2:]) for start, level in zip(starts[:-1], rest, strict=True)),
         ]
         flat = torch.cat([level.flatten() for level in rest]) if rest else first.new_zeros(1)
         return first.contiguous().view(-1), flat, np.array(shapes, dtype=np.int64)
