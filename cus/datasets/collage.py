@@ -126,14 +126,22 @@ def render(scene: Collage, cameras: Cameras, supersample: int = 2) -> tuple[Tens
         cameras: N cameras.
         supersample: samples of a pixel along each axis.
     """
-    images, depths = [], []
+    return pictures(scene, cameras, supersample), exact_depths(scene, cameras)
+
+
+def pictures(scene: Collage, cameras: Cameras, supersample: int = 2) -> Tensor:
+    """Images [N, 3, H, W] in [0, 1]: means of `supersample` x `supersample` samples a pixel."""
+    images = []
     for index in range(len(cameras)):
         camera = cameras[index]
-        fine = camera.resized(camera.width * supersample, camera.height * supersample)
-        color, z = _cast(scene, fine)
-        images.append(F.avg_pool2d(color[None], supersample)[0])
-        depths.append(z if supersample == 1 else _cast(scene, camera, shade=False)[1])
-    return torch.stack(images), torch.stack(depths)
+        fine, _ = _cast(scene, camera.resized(camera.width * supersample, camera.height * supersample))
+        images.append(F.avg_pool2d(fine[None], supersample)[0])
+    return torch.stack(images)
+
+
+def exact_depths(scene: Collage, cameras: Cameras) -> Tensor:
+    """z-depths [N, H, W] at the pixel centres; 0: nothing there."""
+    return torch.stack([_cast(scene, cameras[index], shade=False)[1] for index in range(len(cameras))])
 
 
 def _cast(scene: Collage, camera: Cameras, shade: bool = True) -> tuple[Tensor, Tensor]:

@@ -64,6 +64,8 @@ class PhotoClipRecipe:
     others: list[str] = limited(default_factory=list, choices=tuple(OTHER_WARPS))
 
 
+SAMPLES = 4  # of a reference's pixel along each axis: about a close-up's pixels
+
 Guide = Callable[[References, Cameras, int], Tensor]
 """Structure images [n, 3, H, W] of the last n cameras of a path. Raises InputError where there are none."""
 
@@ -87,12 +89,14 @@ def make_photo_clips(
     scene, used = random_photo_scene(photographs, seed, plane=exact)
     large = 2 if rng.random() < recipe.large_fraction else 1
     cameras = collage.reference_cameras(seed, recipe.width, recipe.height)
-    seen, depths = collage.render(scene, cameras.resized(2 * recipe.width, 2 * recipe.height), 1)
-    pictures = as_taken(seen if large == 2 else F.avg_pool2d(seen, 2), rng, shrunk=large == 1)
+    # Sampled as densely as close-ups are and averaged, as photographs are shrunk. A coarser mip level would be
+    # blurrier, and a model that learns from blurrier references than it will see sharpens too much.
+    seen = collage.pictures(scene, cameras.resized(large * recipe.width, large * recipe.height), SAMPLES // large)
+    pictures = as_taken(seen, rng, shrunk=large == 1)
     images = F.avg_pool2d(pictures, 2) if large == 2 else pictures
     large_ones = list(pictures) if large == 2 else None
     try:
-        estimate = _estimate(images, cameras, depths[:, ::2, ::2], exact, recipe, rng)
+        estimate = _estimate(images, cameras, scene, exact, recipe, rng)
     except InputError:
         return []
     references = References(estimate, agree(estimate, large_ones), large_ones)
@@ -133,7 +137,7 @@ def _clip(
         return None
     if float(warped.coverage.mean()) < recipe.least_coverage:
         return None
-    targets, _ = collage.render(scene, window, 2)
+    targets = collage.pictures(scene, window, 2)
     if float(targets.diff(dim=-1).abs().mean()) < recipe.least_detail and rng.random() < 0.85:
         return None
     if -10 * math.log10(float(F.mse_loss(warped.images, targets)) + 1e-12) < recipe.least_psnr:
@@ -147,11 +151,17 @@ def _clip(
 
 
 def _estimate(
-    images: Tensor, cameras: Cameras, depths: Tensor, exact: bool, recipe: PhotoClipRecipe, rng: np.random.Generator
+    images: Tensor,
+    cameras: Cameras,
+    scene: collage.Collage,
+    exact: bool,
+    recipe: PhotoClipRecipe,
+    rng: np.random.Generator,
 ) -> SceneEstimate:
     """Depths by the estimator with the given cameras, or the exact ones made wrong."""
     if not exact:
         return estimate_scene(images, cameras, "stereo")
+    depths = collage.exact_depths(scene, cameras)
     known = SceneEstimate(images, cameras, depths, (depths > 0).float())
     return imperfect(known, recipe.errors, rng)
 

@@ -43,6 +43,20 @@ class ReliefBoard(Solid):
         side = 1.0 if float(start[2]) > 0 else -1.0
         slope = torch.where(slopes[:, 2].abs() < 1e-9, 1e-9, slopes[:, 2])
         top, bottom = (side * self.amplitude - start[2]) / slope, -start[2] / slope
+        first, last = (start[:2] + t[:, None] * slopes[:, :2] for t in (top, bottom))
+        near = (torch.minimum(first, last) < self.radii[:2]) & (torch.maximum(first, last) > -self.radii[:2])
+        near = near.all(-1)
+        high = torch.full_like(top, FAR)
+        high[near] = self._first_crossing(start, slopes[near], top[near], bottom[near], side)
+        uv = start[:2] + high[:, None] * slopes[:, :2]
+        inside = near & (uv.abs() < self.radii[:2]).all(-1) & (high > 1e-3) & (top > 0)
+        facing = -torch.sign(slopes[:, 2:]) * self.axes[2]
+        return torch.where(inside, high, FAR), uv, facing
+
+    def _first_crossing(self, start: Tensor, slopes: Tensor, top: Tensor, bottom: Tensor, side: float) -> Tensor:
+        """Where rays first cross the relief, between the planes of its highest and lowest points: their t [N]."""
+        if self.amplitude == 0:
+            return bottom
         low, high = top, bottom
         found = torch.zeros_like(top, dtype=torch.bool)
         for step in range(1, STEPS + 1):
@@ -55,10 +69,7 @@ class ReliefBoard(Solid):
             middle = (low + high) / 2
             below = self._above(start, slopes, middle, side) <= 0
             low, high = torch.where(below, low, middle), torch.where(below, middle, high)
-        uv = start[:2] + high[:, None] * slopes[:, :2]
-        inside = (uv.abs() < self.radii[:2]).all(-1) & (high > 1e-3) & (top > 0)
-        facing = -torch.sign(slopes[:, 2:]) * self.axes[2]
-        return torch.where(inside, high, FAR), uv, facing
+        return high
 
     def _above(self, start: Tensor, slopes: Tensor, t: Tensor, side: float) -> Tensor:
         """Metres that the ray's points are above the surface."""
