@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from cus.cameras import Cameras
 from cus.splats import downsample_points, image_confidence, pixel_confidence_from_counts, rasterization
 from cus.splats.complete import complete_cloud
-from cus.splats.initialise import initial_gaussians, quat_from_rotmat, sampling_distances
+from cus.splats.initialise import _voxels, initial_gaussians, quat_from_rotmat, sampling_distances
 from cus.splats.projection import rotmat_from_quat
 
 
@@ -39,6 +39,15 @@ def test_a_sampled_surface_starts_without_holes_near_and_far(zoom: float) -> Non
     points, _ = downsample_points(plane(60_000), torch.zeros(60_000, 3), 4000)
     assert len(points) > 3000
     assert alphas(points, camera().zoomed(zoom)).quantile(0.01) > 0.6
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-3, 0.2, 100.0])
+def test_voxels_are_numbered_in_the_order_of_their_size_and_place(unit: float) -> None:
+    points = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+    octaves = torch.arange(500) % 3 - 1
+    places = torch.floor((points - points.amin(dim=0)).double() / (unit * torch.exp2(octaves.double()))[:, None])
+    _, expected = torch.unique(torch.cat([octaves[:, None], places.long()], dim=1), dim=0, return_inverse=True)
+    assert torch.equal(_voxels(points, octaves, unit), expected)
 
 
 def test_detail_that_only_a_close_up_samples_survives_the_thinning() -> None:
