@@ -17,6 +17,8 @@ from cus.diffusion.layers import Layers, encode_layers, layer_channels
 from cus.diffusion.objective import at_exposure_of, charbonnier
 from cus.errors import InputError
 from cus.limits import limited
+from cus.models.attention import TimeTransformer
+from cus.models.blocks import TemporalConv
 from cus.models.clip import ImageEncoder
 from cus.models.perceptual import SMALLEST, PerceptualDistance
 from cus.models.projector import ImageProjector
@@ -69,7 +71,8 @@ class UNetConfig:
         model: see `NewModel`.
         sampling: how the exported model is sampled.
         trained: parts that learn; the others stay frozen.
-        frames: length of the training windows.
+        frames: length of the training windows. With 1 the temporal layers stay as they are: single pictures would
+            teach them nothing, and leave them random in a longer clip.
         crop: their height and width, in latent pixels.
         stills_share: share of the batches whose frames are taken as single pictures: short clips look like that.
         conditioning: which warp of the `clips` and `held_out` is read, see `cus.datasets.other_warps`; empty is their
@@ -153,6 +156,10 @@ class UNetStage:
             raise InputError(
                 f"cannot train {sorted(unknown)}; choose from unet, image_encoder, image_projector, prompt"
             )
+        if config.frames == 1:
+            for part in parts.unet.modules():
+                if isinstance(part, TemporalConv | TimeTransformer):
+                    part.requires_grad_(False)
         self.module = Denoiser(parts.unet, ContextEncoder(parts.prompt, parts.image_encoder, parts.image_projector))
         self.target = LatentTarget(config.sampling.residual_scale)
         self.perceptual = PerceptualDistance.load("vgg") if config.objective.perceptual else None

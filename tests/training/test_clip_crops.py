@@ -91,6 +91,26 @@ def test_a_new_model_answers_with_its_condition_and_learns_from_what_differs(tmp
     assert 0.8 < float(loss.detach()) < 1 and gradient is not None and gradient.any()
 
 
+def test_single_pictures_leave_the_layers_over_time_alone(tmp_path) -> None:
+    stage = small_stage(write_clips(tmp_path), "frames=1")
+    batch = batch_of(stage)
+    batch["targets"] = 0.5 + 0.8 * (batch["targets"] - 0.5)
+    optimizer = torch.optim.SGD([p for p in stage.module.parameters() if p.requires_grad], 1.0)
+    for _ in range(2):
+        optimizer.zero_grad()
+        stage.loss(stage.module, batch, torch.Generator().manual_seed(0)).backward()
+        optimizer.step()
+    unet = stage.pipeline.unet.eval()
+    sample = torch.randn(1, unet.config.in_channels, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    context = torch.zeros(1, 6, unet.config.context_dim)
+    rest = torch.tensor([999]), context, torch.tensor([10])
+    with torch.no_grad():
+        one, three = (unet(sample.repeat(1, 1, t, 1, 1), *rest).sample for t in (1, 3))
+    assert one.abs().max() > 1e-4
+    # Random layers over time would let the neighbours in.
+    torch.testing.assert_close(three, one.repeat(1, 1, 3, 1, 1), rtol=1e-4, atol=1e-5)
+
+
 def test_a_loss_may_be_absolute(tmp_path) -> None:
     stage = small_stage(write_clips(tmp_path), "objective.relative=false")
     batch = batch_of(stage)
