@@ -58,7 +58,8 @@ def split_conditioning(
     """The images, and the layers as far as a checkpoint reads them.
 
     Args:
-        conditioning: images [T, 3, H, W], or images with layers.
+        conditioning: images [T, 3, H, W], or what `cus.conditioning` makes. A kind that has no layers (its `layers` is
+            None) shows a checkpoint that reads them what a target shows that no reference sees: masks of zero.
         layers: how many the checkpoint reads.
         filled: whether holes are filled from their surroundings; where nothing says where they are, they are black.
 
@@ -72,7 +73,9 @@ def split_conditioning(
         images = fill_holes(images, known, depths if depths is not None and bool(depths.any()) else None)
     if layers == 0:
         return images, None
-    found = None if isinstance(conditioning, Tensor) else getattr(conditioning, "layers", None)
+    found = None
+    if not isinstance(conditioning, Tensor):
+        found = getattr(conditioning, "layers", None) or _unseen(images, layers)
     if found is None or found.images.ndim != 5 or found.images.shape[1] < layers:
         given = "none" if found is None else tuple(found.images.shape)
         raise ValueError(
@@ -86,6 +89,13 @@ def split_conditioning(
     if shapes != expected:
         raise ValueError(f"layers (images, masks, gate) are {shapes}; expected {expected} for these images")
     return images, kept
+
+
+def _unseen(images: Tensor, layers: int) -> Layers:
+    """Layers in which no reference shows anything."""
+    count, _, height, width = images.shape
+    masks = images.new_zeros(count, layers, height, width)
+    return Layers(images.new_zeros(count, layers, 3, height, width), masks, masks[:, 0])
 
 
 def encode_layers(

@@ -97,6 +97,14 @@ def test_images_alone_are_refused_by_a_checkpoint_that_reads_layers(pipeline) ->
         split_conditioning(Layered(given.images[:2], given.layers), 2)
 
 
+def test_a_warp_without_layers_shows_what_no_reference_sees(pipeline) -> None:
+    given = layered()
+    unseen = Layers(given.layers.images, torch.zeros_like(given.layers.masks), torch.zeros_like(given.layers.gate))
+    plain, blank = (pipeline(pictures(1), Layered(given.images, layers)) for layers in (None, unseen))
+    torch.testing.assert_close(plain, blank, rtol=0, atol=1e-6)
+    assert not torch.equal(plain, pipeline(pictures(1), given))
+
+
 def test_a_checkpoint_without_layers_takes_what_has_them() -> None:
     plain = tiny_pipeline()
     assert torch.equal(plain(pictures(1), layered()), plain(pictures(1), pictures()))
