@@ -82,7 +82,7 @@ def _add_how(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--poses",
         choices=("given", "estimated"),
-        help="estimated: by the estimator, then aligned; the error stands in the table (default: given)",
+        help="estimated: by the estimator, the target's by features; errors stand in the table (default: given)",
     )
     group.add_argument("--seed", type=int, metavar="N", help="of every random draw (default: 0)")
     group.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ... (default: auto)")

@@ -38,7 +38,7 @@ def round_trip_errors(inverse_depths: Tensor, cameras: Cameras, reference: int, 
         pixels = pixels.reshape(height, width, 2)
         grid = pixels / size * 2 - 1
         inside = (grid.abs() < 1).all(dim=-1) & (z.reshape(height, width) > 0)
-        found = _sample_without_mixing(inverse_depths[source], grid)
+        found = sample_without_mixing(inverse_depths[source], grid)
         rays = F.pad(pixels, (0, 1), value=1.0) @ torch.linalg.inv(cameras.Ks[source]).T
         local = rays / found.clamp(min=1e-12)[..., None]
         c2w = cameras.c2w[source]
@@ -86,7 +86,7 @@ def confidence(errors: Tensor, agree: Tensor, margin: Tensor, cost: Tensor) -> T
     return torch.where(agree, supported, filled)
 
 
-def _sample_without_mixing(values: Tensor, grid: Tensor) -> Tensor:
+def sample_without_mixing(values: Tensor, grid: Tensor) -> Tensor:
     """Bilinear samples [H, W] of a map; nearest where its neighbourhood varies by more than 5 %.
 
     Bilinear sampling across a depth edge would invent a surface between the two.

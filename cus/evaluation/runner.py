@@ -23,8 +23,9 @@ from cus.estimators.choice import prepare
 from cus.evaluation.covisibility import covisible
 from cus.evaluation.folder import PICTURES, RECORDS, RESULTS, Begun, EvaluationFolder, Mode, begin, held_size
 from cus.evaluation.metrics import Metric, best_blur, make_metrics, scored
-from cus.evaluation.protocol import Case, index_of
+from cus.evaluation.protocol import Case, index_of, window_of
 from cus.evaluation.records import Record, append_record, latest_records
+from cus.evaluation.resection import reference_features, resected
 from cus.evaluation.results import write_results
 from cus.evaluation.rows import CaseWork, Models, References
 from cus.evaluation.settings import EvalSettings, RowSettings, blurred_name
@@ -35,10 +36,12 @@ from cus.inference.progress import OnProgress
 from cus.inference.settings import torch_device
 from cus.inference.stages import find_model
 
-# How far estimated cameras are from the given ones, where poses are estimated.
-ALIGNMENT = (
+# Where poses are estimated: how far the references' cameras are from the given ones, and how far beside their places
+# the features are by which the target's camera was found.
+ESTIMATION = (
     MetricColumn("rotation_error", "Rotation error", "°", False),
     MetricColumn("position_error", "Position error", "", False),
+    MetricColumn("place_error", "Place error", "px", False),
 )
 
 
@@ -162,7 +165,7 @@ class _Run:
             return []
         columns: list[MetricLike] = [*self.metrics]
         if self.settings.poses == "estimated":
-            columns += ALIGNMENT
+            columns += ESTIMATION
         summary = self.settings.summary()
         if self.without_cases:
             summary["scenes_without_cases"] = self.without_cases
@@ -241,7 +244,9 @@ class _Run:
         shared_seconds: float,
     ) -> None:
         try:
-            target = read_target(posed, case, self.settings.size)
+            target, errors = read_target(posed, case, self.settings.size), {}
+            if alignment is not None:
+                target, errors = self._placed(posed, case, references, target, alignment)
             work = CaseWork(references, target.camera)
             regions = {
                 "frame": target.valid,
@@ -269,13 +274,12 @@ class _Run:
                     self._record(Record(scene, case.name, name, label, _group(case), {}, None, seconds, error))
                     continue
                 shown = picture if name == row.name else best_blur(picture, target.picture, target.valid)[1]
-                scores = self._scores(shown, target, regions, alignment)
+                scores = self._scores(shown, target, regions)
+                scores["frame"] |= errors
                 path = self._save(scene, case, name, shown)
                 self._record(Record(scene, case.name, name, label, _group(case), scores, path, seconds))
 
-    def _scores(
-        self, picture: Tensor, target: Target, regions: dict[str, Tensor], alignment: Alignment | None
-    ) -> dict[str, dict[str, float]]:
+    def _scores(self, picture: Tensor, target: Target, regions: dict[str, Tensor]) -> dict[str, dict[str, float]]:
         scores: dict[str, dict[str, float]] = {}
         for region, mask in regions.items():
             everything = bool(mask.all())
@@ -290,11 +294,23 @@ class _Run:
                     # What cannot leave pixels out sees the truth where the truth has none.
                     filled = torch.where(mask, picture, target.picture)
                     scores[region][metric.name] = scored(metric, filled, target.picture)
-        if alignment is not None:
-            values = (alignment.rotation_errors, alignment.position_errors)
-            named = zip(ALIGNMENT, values, strict=True)
-            scores["frame"] |= {column.name: float(errors.max()) for column, errors in named}
         return scores
+
+    def _placed(
+        self, posed: PosedPhotos, case: Case, references: References, target: Target, alignment: Alignment
+    ) -> tuple[Target, dict[str, float]]:
+        """The target seen by a camera of the estimated scene, and how far off estimates are (`ESTIMATION`)."""
+        scene, valid = references.scene, references.valid
+        features = references.once(("features",), lambda: reference_features(scene, valid))
+        held_out = posed.select([index_of(posed, case.target)])
+        size = frame_size(*held_out.sizes[0], self.settings.size)
+        photo, camera = held_out.read(*size)
+        window = window_of(case.center, case.zoom)
+        found = resected(scene, features, photo.images[0], camera, window, photo.valid[0])
+        enlargement = float(target.camera.Ks[0, 0, 0] / camera.Ks[0, 0, 0])
+        values = alignment.rotation_errors.max(), alignment.position_errors.max(), enlargement * found.error
+        errors = {column.name: float(value) for column, value in zip(ESTIMATION, values, strict=True)}
+        return replace(target, camera=replace(target.camera, viewmats=found.viewmats)), errors
 
     def _missing(self, scene: str, case: Case) -> bool:
         return any((scene, case.name, name) not in self.known for name in self.settings.row_names)

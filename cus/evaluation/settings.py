@@ -138,8 +138,8 @@ class EvalSettings:
         rules: of the choice of cases where no split file is given, see `Rules`; what is not named is the default.
         scenes: names of the scenes to take; None takes all.
         size: longest side of references, frames and truth in pixels; 0 takes the split file's, else the model's.
-        poses: "given" (the data set's), or "estimated" (intrinsics given, poses estimated and aligned; the error of the
-            alignment stands in the table).
+        poses: "given" (the data set's), or "estimated" (intrinsics given, the references' poses estimated and aligned,
+            the target's found in their scene (`resected`); the errors stand in the table).
         estimator: of depth, and of poses where they are not given; see `estimate_scene`.
         splat_iterations: of every fit; None takes the backend's default.
         frames: frames of a path; None takes the model's.

@@ -343,6 +343,7 @@ def test_estimated_poses_put_their_errors_into_the_table(data, tmp_path):
     (record,) = outcome.records
     assert record.error is None
     assert 0 <= record.scores["frame"]["rotation_error"] < 5 and record.scores["frame"]["position_error"] >= 0
+    assert 0 < record.scores["frame"]["place_error"] < 1
     assert "Rotation error ↓" in (tmp_path / "out" / "results.md").read_text()
 
 
