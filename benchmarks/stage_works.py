@@ -15,8 +15,8 @@ from cus.datasets.procedural import random_scene, sample_reference_cameras
 from cus.datasets.procedural import render as photograph
 from cus.diffusion.latents import FirstStage, decode, encode
 from cus.diffusion.memory import skeleton
-from cus.diffusion.stored import checked_folder, open_model
 from cus.estimators import SceneEstimate, estimate_scene
+from cus.hub.stored import checked_folder, open_model
 from cus.inference.settings import DTYPES
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet

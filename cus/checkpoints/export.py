@@ -17,9 +17,9 @@ from cus.checkpoints.writing import OnBytes, check_finite, check_space, stored_b
 from cus.diffusion.parts import check_real, empty_network, tensors_in
 from cus.diffusion.pipeline import CloseUpShotPipeline
 from cus.diffusion.schedule import NoiseSchedule
-from cus.diffusion.stored import explained, open_model
 from cus.errors import InputError
 from cus.files import check_target, lies_in, read_json, replacing
+from cus.hub.stored import explained, open_model
 from cus.models.autoencoder import Autoencoder
 from cus.models.lvdm import EMA_PREFIX, SCHEDULE_BUFFERS
 

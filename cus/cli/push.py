@@ -12,7 +12,7 @@ from cus.errors import InputError
 from cus.files import keep_copy, write_text
 
 if TYPE_CHECKING:
-    from cus.diffusion.publish import Upload
+    from cus.hub.publish import Upload
 
 DESCRIPTION = """\
 Upload a model folder (an export of train/*.py, or what cus-convert wrote) to the Hugging Face Hub: its safetensors,
@@ -74,7 +74,8 @@ def push(arguments: argparse.Namespace) -> None:
     """Run with parsed options. Raises InputError."""
     from diffusers.utils import logging
 
-    from cus.diffusion.publish import CARD, Push, check_account, parse_target, prepare, upload
+    from cus.diffusion.uploads import prepare
+    from cus.hub.publish import CARD, Push, check_account, parse_target, upload
 
     # Its warnings speak of configuration defaults; what is wrong with a model is refused below.
     logging.set_verbosity_error()
@@ -108,10 +109,10 @@ def _write_card(card: Path, text: str, progress: ConsoleProgress) -> None:
 
 
 def _card_text(arguments: argparse.Namespace, repository: str, prepared: "Upload") -> str:
-    from cus.diffusion.card import CardFacts, card_text
-    from cus.diffusion.hub import parse_id
-    from cus.diffusion.stored import local_folder
     from cus.evaluation.published import read_tables
+    from cus.hub.card import CardFacts, card_text
+    from cus.hub.fetch import parse_id
+    from cus.hub.stored import local_folder
     from cus.training.published import TrainingFacts, check_export, read_training
 
     training = TrainingFacts((), ())

@@ -21,8 +21,8 @@ from cus.diffusion.parts import NETWORKS, empty_network
 from cus.diffusion.pipeline import CloseUpShotPipeline
 from cus.diffusion.sampling import PLANS, Memory, MemoryPlan
 from cus.diffusion.schedule import NoiseSchedule
-from cus.diffusion.stored import StoredModel, explained
 from cus.errors import InputError
+from cus.hub.stored import StoredModel, explained
 
 # What allocators, kernels' workspaces and the driver take beside the tensors: a part of the tensors, and a fixed sum.
 OVERHEAD = 1.1

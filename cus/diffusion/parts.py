@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cus.diffusion.context import PromptEmbeddings
-from cus.diffusion.hub import first_line
 from cus.diffusion.sampling import Sampling
 from cus.diffusion.schedule import NoiseSchedule
-from cus.diffusion.stored import StoredModel, explained, weight_files
 from cus.errors import InputError, shown
 from cus.files import require_regular
+from cus.hub.errors import first_line
+from cus.hub.stored import StoredModel, explained, weight_files
 from cus.models.autoencoder import Autoencoder
 from cus.models.clip import ImageEncoder
 from cus.models.projector import ImageProjector

@@ -14,16 +14,18 @@ from torch.nn import functional as F
 
 from cus.diffusion.colors import keep_colors
 from cus.diffusion.context import ContextEncoder, PromptEmbeddings
-from cus.diffusion.hub import HubAccess, OnFetched
 from cus.diffusion.latents import FirstStage, decode, encode
 from cus.diffusion.layers import LayeredConditioning, Layers, encode_layers, layer_channels, split_conditioning
 from cus.diffusion.objective import LatentTarget
 from cus.diffusion.parts import check_finite, check_parts
-from cus.diffusion.publish import Push, check_account, parse_target, prepare, upload
 from cus.diffusion.sampler import Denoiser, ddim, guided, guided_at_once, keep_first_frame
 from cus.diffusion.sampling import PLANS, MemoryPlan, Sampling
 from cus.diffusion.schedule import NoiseSchedule
-from cus.diffusion.stored import StoredModel, explained, open_model
+from cus.diffusion.uploads import prepare
+from cus.hub.errors import HubAccess
+from cus.hub.fetch import OnFetched
+from cus.hub.publish import Push, check_account, parse_target, upload
+from cus.hub.stored import StoredModel, explained, open_model
 from cus.kernels.threads import yield_cores
 from cus.models.attention import SpaceTransformer, TimeTransformer
 from cus.models.blocks import ResBlock
@@ -99,11 +101,11 @@ class CloseUpShotPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: a name, a folder, "org/name", "org/name@revision", or what
-                `cus.diffusion.stored.open_model` made of one.
+                `cus.hub.stored.open_model` made of one.
             revision: branch, tag or commit of a Hub model; None is the main branch.
             variant: such as "fp16", for `diffusion_pytorch_model.fp16.safetensors`; None is the standard weights.
             on_fetched: called with (bytes here, bytes in all) while a Hub model is fetched; None shows bars.
-            **kwargs: the other fields of `cus.diffusion.hub.HubAccess`, and what diffusers' own method takes.
+            **kwargs: the other fields of `cus.hub.errors.HubAccess`, and what diffusers' own method takes.
 
         Raises:
             InputError: nothing there, another model, a damaged or incomplete folder, or a Hub that does not give it.

@@ -20,7 +20,7 @@ from cus.estimators.pose_encodings import cameras_from_pose_encodings, pose_enco
 from cus.estimators.precision import half_precision
 from cus.estimators.predictions import Prediction, explained_memory, in_first_camera, scene_from
 from cus.estimators.scene import SceneEstimate, check_arguments
-from cus.estimators.weights import fetch_weights, find_weights
+from cus.hub.weights import fetch_weights, find_weights
 
 NAME = "Depth Anything 3"
 REPOSITORIES = ("depth-anything/DA3-SMALL", "depth-anything/DA3-BASE")

@@ -29,11 +29,12 @@ from torch import Tensor, nn
 from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators.framing import FrameRule, frame_views
+from cus.estimators.packages import package_trouble
 from cus.estimators.pose_encodings import cameras_from_pose_encodings
 from cus.estimators.precision import half_precision
 from cus.estimators.predictions import Prediction, explained_memory, scene_from
 from cus.estimators.scene import SceneEstimate, check_arguments
-from cus.estimators.weights import fetch_weights, find_weights, package_trouble
+from cus.hub.weights import fetch_weights, find_weights
 
 REPOSITORIES = ("facebook/VGGT-1B", "facebook/VGGT-1B-Commercial")
 LICENCE = "facebook/VGGT-1B: for research only; facebook/VGGT-1B-Commercial: commercial use, under its own terms"

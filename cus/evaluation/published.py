@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from cus.cameras.transforms_json import read_json
-from cus.diffusion.card import Column, Row, Table
 from cus.errors import InputError
+from cus.hub.card import Column, Row, Table
 
 OWN_KINDS = ("frames", "splat")
 

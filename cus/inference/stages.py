@@ -27,13 +27,13 @@ from cus.conditioning import (
 from cus.datasets.scenes import open_cameras
 from cus.datasets.stored_photos import mask_note, masks_beside, with_masks
 from cus.diffusion import PLANS, CloseUpShotPipeline, MemoryPlan, Sampling
-from cus.diffusion.hub import OnFetched
 from cus.diffusion.memory import Choice, Clip, choose_plan, skeleton
 from cus.diffusion.parts import check_parts
-from cus.diffusion.stored import SHIPPED, StoredModel, explained, open_model
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.estimators.choice import prepare
+from cus.hub.fetch import OnFetched
+from cus.hub.stored import SHIPPED, StoredModel, explained, open_model
 from cus.inference.folder import State
 from cus.inference.progress import OnProgress
 from cus.inference.settings import InferSettings

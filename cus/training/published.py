@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from cus.diffusion.card import TrainingStage
-from cus.diffusion.hub import parse_id
-from cus.diffusion.stored import SHIPPED
 from cus.errors import InputError
+from cus.hub.card import TrainingStage
+from cus.hub.fetch import parse_id
+from cus.hub.stored import SHIPPED
 from cus.inference.settings import file_digest
 
 # What tells the stages' configurations apart, and what their clips are called in them.

@@ -21,11 +21,11 @@ from cus.evaluation.tables import MetricColumn
 from cus.training import config
 from cus.training.unet import UNetConfig
 from cus.training.vae import VaeConfig
-from tests.diffusion.test_stored import FILES
 from tests.diffusion.tiny import pictures, tiny_pipeline
 from tests.hub.client import connect, put_folder, run, unused_endpoint
 from tests.hub.repositories import Repository
 from tests.hub.server import Account, Hub, running
+from tests.hub.test_stored import FILES
 
 COURTYARD = Path(__file__).resolve().parents[2] / "examples" / "courtyard"
 

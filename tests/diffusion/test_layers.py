@@ -10,7 +10,7 @@ from cus.diffusion import PLANS, CloseUpShotPipeline, LatentTarget
 from cus.diffusion.latents import encode
 from cus.diffusion.layers import Layers, encode_layers, layer_channels, split_conditioning
 from cus.diffusion.memory import Clip, measure_need, skeleton
-from cus.diffusion.stored import open_model
+from cus.hub.stored import open_model
 from cus.models.unshuffle import UnshuffleAutoencoder
 from tests.diffusion.tiny import Layered, layered, pictures, tiny_pipeline
 

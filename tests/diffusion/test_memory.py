@@ -9,8 +9,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from cus.diffusion import PLANS, CloseUpShotPipeline
 from cus.diffusion.memory import Clip, choose_plan, measure_need, skeleton
-from cus.diffusion.stored import open_model
 from cus.errors import InputError
+from cus.hub.stored import open_model
 from tests.diffusion.tiny import pictures, tiny_pipeline
 
 CPU = torch.device("cpu")

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from cus.diffusion import CloseUpShotPipeline
 from cus.diffusion.memory import skeleton
-from cus.diffusion.publish import prepare
 from cus.diffusion.sampling import Sampling
-from cus.diffusion.stored import open_model
+from cus.diffusion.uploads import prepare
 from cus.errors import InputError
+from cus.hub.stored import open_model
 from tests.diffusion.tiny import pictures, tiny_pipeline
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -1,4 +1,4 @@
-"""Putting a stored model on the Hub: strict checks first, then its safetensors, JSON and model card, nothing else."""
+"""Uploading a checked model: its safetensors, JSON and model card, as one commit, and nothing else."""
 
 import re
 from collections.abc import Mapping
@@ -8,13 +8,12 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-from safetensors import SafetensorError, safe_open
 
-from cus.diffusion.card import CardFacts, ModelFacts, card_text
-from cus.diffusion.hub import LOG_IN, HubAccess, hub_errors, parse_id
-from cus.diffusion.parts import check_finite, check_parts
-from cus.diffusion.stored import StoredModel, first_line, needed_files, open_model, weight_files
 from cus.errors import InputError
+from cus.hub.card import CardFacts, ModelFacts, card_text
+from cus.hub.errors import LOG_IN, HubAccess, hub_errors
+from cus.hub.fetch import parse_id
+from cus.hub.stored import StoredModel
 
 CARD = "README.md"
 
@@ -72,34 +71,6 @@ def parse_target(name: str, revision: str | None = None) -> tuple[str, str | Non
     return found
 
 
-def prepare(folder: Path) -> Upload:
-    """Check a folder as strictly as loading does, in all its variants, and that every weight is a number.
-
-    Nothing is loaded but one tensor at a time.
-
-    Raises:
-        InputError: what loading would refuse, or weights that are not finite.
-    """
-    model = open_model(folder)
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    variants = model.variants(names)
-    files: list[str] = []
-    for variant in variants:
-        files += [name for name in needed_files(model, names, variant) if name not in files]
-    parameters = {}
-    precisions: set[str] = set()
-    for variant in variants:
-        for component, network in check_parts(model, folder, variant).items():
-            parameters[component] = sum(parameter.numel() for parameter in network.parameters())
-            precisions |= _check_finite(weight_files(folder, component, variant))
-    sampling = model.index.get("sampling")
-    facts = ModelFacts(
-        parameters, sorted(precisions), sampling if isinstance(sampling, dict) else {}, [v for v in variants if v]
-    )
-    left_out = tuple(sorted(names - set(files) - {CARD}))
-    return Upload(model, variants, {name: folder / name for name in files}, left_out, facts)
-
-
 def check_account(push: Push) -> str:
     """Who is logged in. Raises InputError where nobody is, or the repository is not theirs to write."""
     if constants.HF_HUB_OFFLINE:
@@ -133,7 +104,7 @@ def upload(prepared: Upload, push: Push, card: str | None = None) -> str:
     older index of shards would otherwise be taken before them.
 
     Args:
-        prepared: see `prepare`.
+        prepared: see `cus.diffusion.uploads.prepare`.
         push: where it goes.
         card: text of README.md; None writes one, unless the repository has one already.
 
@@ -175,18 +146,3 @@ def upload(prepared: Upload, push: Push, card: str | None = None) -> str:
         return commit.pr_url
     page = f"{constants.ENDPOINT}/{push.repository}"
     return f"{page}/tree/{push.revision}" if branch else page
-
-
-def _check_finite(files: list[Path]) -> set[str]:
-    """The number formats in safetensors files. Raises InputError for the first tensor with a NaN or infinity."""
-    precisions = set()
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():
-                    tensor = opened.get_tensor(name)
-                    precisions.add(str(tensor.dtype).removeprefix("torch."))
-                    check_finite(file, {name: tensor})
-        except SafetensorError as error:
-            raise InputError(f"{file} is damaged: {first_line(error)}; copy the model again") from error
-    return precisions

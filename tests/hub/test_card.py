@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import ModelCard
 
-from cus.diffusion.card import CardFacts, Column, ModelFacts, Row, Table, TrainingStage, card_text
-from cus.diffusion.publish import prepare
-from cus.diffusion.stored import local_folder
+from cus.diffusion.uploads import prepare
+from cus.hub.card import CardFacts, Column, ModelFacts, Row, Table, TrainingStage, card_text
+from cus.hub.stored import local_folder
 
 PSNR = Column("psnr", "PSNR", "dB", True, 2)
 SSIM = Column("ssim", "SSIM", "", True, 3)

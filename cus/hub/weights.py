@@ -1,41 +1,16 @@
-"""The packages and weights of networks: installed or not; a file, a folder, or a repository of the Hub."""
+"""Weights of other projects' networks: a file, a folder, or a repository of the Hub."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
 from cus.errors import InputError
+from cus.hub.errors import weights_errors
 
 CONFIG = "config.json"
-
-
-def package_trouble(package: str, title: str, load: Callable[[], object]) -> str:
-    """Why a network's package cannot be used; nothing where it can.
-
-    Args:
-        package: name that it is imported by.
-        title: name that people know it by.
-        load: imports what is needed of it.
-    """
-    if find_spec(package) is None:
-        return f"{title} is not installed"
-    try:
-        load()
-    except Exception as error:  # whatever another project's code raises, "auto" must go on without it
-        return f"{title} cannot be imported: {error}"
-    return ""
 
 
 def find_weights(weights: str, names: Sequence[str]) -> Path | None:
@@ -93,26 +68,8 @@ def fetch_weights(weights: str, names: Sequence[str], licence: str) -> Path:
 
 def _download(weights: str, names: Sequence[str], licence: str) -> Path:
     for name in names:
-        try:
+        with suppress(EntryNotFoundError), weights_errors(weights, licence):
             return Path(hf_hub_download(weights, name))
-        except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-            raise InputError(
-                f"the weights {weights} ({licence}) are not in the Hub's cache, and the Hub cannot be reached "
-                "(or HF_HUB_OFFLINE is set); download them once with a network, name a local file or folder after a "
-                "colon (as in vggt:FOLDER), or use the estimator 'stereo', which needs none"
-            ) from error
-        except GatedRepoError as error:
-            raise InputError(
-                f"the weights {weights} ({licence}) are given out after their licence is accepted: do so on "
-                f"https://huggingface.co/{weights}, then log in with: hf auth login"
-            ) from error
-        except RepositoryNotFoundError as error:
-            raise InputError(f"the Hub knows no {weights} (or it is private: hf auth login)") from error
-        except EntryNotFoundError:
-            continue
-        except (HfHubHTTPError, OSError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"the weights {weights} cannot be downloaded: {reason}; try again") from error
     raise InputError(f"the Hub's {weights} holds none of {', '.join(names)}; name a repository with such weights")
 
 

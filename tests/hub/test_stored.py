@@ -12,9 +12,10 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from cus.diffusion import CloseUpShotPipeline
-from cus.diffusion.hub import HubAccess, parse_id
-from cus.diffusion.stored import open_model, weight_files
 from cus.errors import InputError
+from cus.hub.errors import HubAccess
+from cus.hub.fetch import parse_id
+from cus.hub.stored import open_model, weight_files
 from tests.diffusion.tiny import pictures, tiny_pipeline
 from tests.hub.client import connect, put_folder, unused_endpoint
 from tests.hub.repositories import Repository

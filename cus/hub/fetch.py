@@ -3,9 +3,7 @@
 Everything goes through `huggingface_hub` and its cache. Its errors become one `InputError` that says what to do.
 """
 
-import errno
 import logging
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,49 +13,13 @@ from threading import Event, Thread
 from typing import Any
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import RevisionNotFoundError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from cus.errors import InputError
+from cus.hub.errors import INDEX, HubAccess, first_line, hub_errors
 
 OnFetched = Callable[[int, int], None]
-INDEX = "model_index.json"
-LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
-# The library's HTTP client raises subclasses of what its own errors derive from, whichever client that is.
-TRANSPORT: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
-
-
-@dataclass(frozen=True)
-class HubAccess:
-    """How the Hub is asked. Nothing here matters for a folder.
-
-    Attributes:
-        revision: branch, tag or commit; None is the main branch.
-        cache_dir: where files are kept; None takes the library's (`HF_HOME`, `HF_HUB_CACHE`).
-        token: access token; None takes the one logged in with, False sends none.
-        local_files_only: ask nothing, take what the cache holds.
-        force_download: fetch again what the cache holds.
-    """
-
-    revision: str | None = None
-    cache_dir: str | Path | None = None
-    token: str | bool | None = None
-    local_files_only: bool = False
-    force_download: bool = False
-
-    @property
-    def offline(self) -> bool:
-        """Whether the user wants no request to be made."""
-        return self.local_files_only or bool(constants.HF_HUB_OFFLINE)
 
 
 @dataclass(frozen=True)
@@ -197,44 +159,6 @@ def _files(repository: str, revision: str | None, access: HubAccess) -> dict[str
 
 
 @contextmanager
-def hub_errors(repository: str, access: HubAccess) -> Iterator[None]:
-    """Turn the library's errors into one InputError that says what to do."""
-    try:
-        yield
-    except HFValidationError as error:
-        raise InputError(f"{repository!r} cannot be the name of a model: {first_line(error)}") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        # The library takes an answer that refuses for none where it looks for a file.
-        if isinstance(error.__cause__, HfHubHTTPError):
-            raise InputError(_refused(repository, error.__cause__)) from error.__cause__
-        raise InputError(_unreachable(repository, access, error)) from error
-    except RevisionNotFoundError as error:
-        raise InputError(f"{repository} has no revision {access.revision!r}{_revisions(repository, access)}") from error
-    except EntryNotFoundError as error:
-        raise InputError(f"{repository} on the Hub is no model of this package: it has no {INDEX}") from error
-    except HfHubHTTPError as error:
-        raise InputError(_refused(repository, error)) from error
-    except OSError as error:
-        if error.errno is None:
-            raise InputError(_broken(repository, error)) from error
-        where = access.cache_dir or constants.HF_HUB_CACHE
-        remedy = "make room" if error.errno == errno.ENOSPC else "see that it can be written to"
-        raise InputError(
-            f"cannot keep {repository} in the cache {where} ({error.strerror}); {remedy}, or set "
-            "HF_HOME to another disk"
-        ) from error
-    except TRANSPORT as error:
-        raise InputError(_unreachable(repository, access, error)) from error
-    except (RuntimeError, ValueError) as error:
-        raise InputError(_broken(repository, error)) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-@contextmanager
 def _reported(blobs: Path, sizes: dict[str, int], on_progress: OnFetched | None) -> Iterator[None]:
     """Report how much of some contents is on the disk, instead of the library's bars, which break into others."""
     if on_progress is None:
@@ -278,48 +202,3 @@ def _options(access: HubAccess) -> dict[str, Any]:
         "local_files_only": access.local_files_only,
         "force_download": access.force_download,
     }
-
-
-def _broken(repository: str, error: Exception) -> str:
-    return f"cannot get {repository} from the Hub: {first_line(error)}; the same command again fetches what is missing"
-
-
-def _unreachable(repository: str, access: HubAccess, error: Exception) -> str:
-    revision = "" if access.revision is None else f" at {access.revision!r}"
-    missing = f"{repository}{revision} is neither a folder here nor complete in the cache"
-    if constants.HF_HUB_OFFLINE:
-        return f"{missing}, and HF_HUB_OFFLINE forbids asking the Hub; unset it, or name a folder"
-    if access.local_files_only:
-        return f"{missing}, and local_files_only forbids asking the Hub; leave it out, or name a folder"
-    reason = first_line(error.__cause__ or error.__context__ or error)
-    return f"{missing}, and the Hub at {constants.ENDPOINT} cannot be reached ({reason}); connect, or name a folder"
-
-
-def _refused(repository: str, error: HfHubHTTPError) -> str:
-    page = f"{constants.ENDPOINT}/{repository}"
-    if isinstance(error, GatedRepoError):
-        return f"{repository} is gated: ask for access at {page}, and {LOG_IN}"
-    status = error.response.status_code
-    sent = "authorization" in error.response.request.headers
-    if status == 401 and sent and not isinstance(error, RepositoryNotFoundError):
-        return f"the Hub does not accept the access token (for {repository}); {LOG_IN}"
-    if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
-        return (
-            f"{repository} is neither a folder here nor a model that you can see at {constants.ENDPOINT}; check the "
-            f"spelling, and if it is private, {LOG_IN}"
-        )
-    if status == 403:
-        return f"the access token may not do this with {repository}; use one with that right: {LOG_IN}"
-    if status == 429:
-        return f"the Hub has had too many requests ({first_line(error)}); wait, and run the command again"
-    return f"the Hub failed on {repository} ({first_line(error)}); try again later"
-
-
-def _revisions(repository: str, access: HubAccess) -> str:
-    """What there is instead, for a message."""
-    try:
-        refs = HfApi(token=access.token).list_repo_refs(repository)
-    except TRANSPORT:
-        return f"; see {constants.ENDPOINT}/{repository}"
-    names = [ref.name for ref in (*refs.branches, *refs.tags) if re.fullmatch(r"[\w./-]+", ref.name)]
-    return f"; there are {', '.join(names)}" if names else ""

@@ -16,9 +16,10 @@ from typing import Any
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 
-from cus.diffusion.hub import INDEX, HubAccess, HubModel, OnFetched, first_line, open_hub, parse_id
 from cus.errors import InputError
 from cus.files import read_json
+from cus.hub.errors import INDEX, HubAccess, first_line
+from cus.hub.fetch import HubModel, OnFetched, open_hub, parse_id
 
 SHIPPED = ("mini",)
 REMEDY = 'use "mini", a folder written by save_pretrained, or a model id of the Hugging Face Hub'
