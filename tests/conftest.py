@@ -38,7 +38,7 @@ def photos() -> Path:
 @pytest.fixture(scope="session")
 def tiny_lvdm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A whole tiny checkpoint in ViewCrafter's layout, and its YAML config; do not change them."""
-    from tests.checkpoints.tiny_checkpoint import write_tiny_checkpoint
+    from tests.lvdm.tiny_checkpoint import write_tiny_checkpoint
 
     return write_tiny_checkpoint(tmp_path_factory.mktemp("lvdm"))
 
@@ -46,8 +46,8 @@ def tiny_lvdm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_lvdm: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That checkpoint as a model folder, for clips of 5 frames of 128x128; do not change it."""
-    from cus.checkpoints.config import LVDMConfig
-    from cus.checkpoints.conversion import ConversionOptions, convert_checkpoint
+    from cus.lvdm.config import LVDMConfig
+    from cus.lvdm.conversion import ConversionOptions, convert_checkpoint
 
     checkpoint, config = tiny_lvdm
     folder = tmp_path_factory.mktemp("models") / "tiny"

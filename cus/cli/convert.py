@@ -12,8 +12,8 @@ from cus.cli.console import ConsoleProgress, add_output_options
 from cus.errors import InputError
 
 if TYPE_CHECKING:
-    from cus.checkpoints import Converted
     from cus.inference.progress import OnProgress
+    from cus.lvdm import Converted
 
 DTYPES = ("float16", "bfloat16", "float32")
 EXAMPLES = """\
@@ -115,7 +115,7 @@ def _to_folder(arguments: argparse.Namespace, stages: "_Stages") -> "Converted":
         raise InputError(f"--frames must be 1 or more, got {frames}")
     import torch
 
-    from cus.checkpoints import ConversionOptions, LVDMConfig, convert_checkpoint
+    from cus.lvdm import ConversionOptions, LVDMConfig, convert_checkpoint
 
     config = None if arguments.config is None else LVDMConfig.read(arguments.config)
     dtype = getattr(torch, arguments.dtype or "float16")
@@ -129,7 +129,7 @@ def _to_checkpoint(arguments: argparse.Namespace, stages: "_Stages") -> "Convert
             raise InputError(f"--{option.replace('_', '-')} is for writing a folder from a checkpoint")
     import torch
 
-    from cus.checkpoints import export_checkpoint
+    from cus.lvdm import export_checkpoint
 
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
     return export_checkpoint(

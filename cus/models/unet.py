@@ -65,7 +65,7 @@ class UNet(ModelMixin, ConfigMixin):
     Conditioned on warped latents, a text and image context, the frame rate and, optionally, a global structure latent
     (Section III-D).
 
-    Defaults are the full size (1438.9 M parameters), whose weights `cus.checkpoints.unet_from_lvdm` converts.
+    Defaults are the full size (1438.9 M parameters), whose weights `cus.lvdm.unet_from_lvdm` converts.
 
     Args:
         in_channels: noisy latent and condition latent together.

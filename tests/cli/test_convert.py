@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cus.checkpoints import load_lvdm_checkpoint
 from cus.cli.convert import main
+from cus.lvdm import load_lvdm_checkpoint
 
 COURTYARD = Path(__file__).parent.parent.parent / "examples" / "courtyard"
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from cus.checkpoints import unet_from_lvdm
 from cus.diffusion import NoiseSchedule, ddim, guided
+from cus.lvdm import unet_from_lvdm
 from tests.diffusion.conftest import GOLDEN
 from tests.golden.weights import state_dict
 

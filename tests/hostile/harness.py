@@ -90,7 +90,7 @@ def import_everything() -> None:
         importlib.import_module(f"cus.cli.{name}")
     for name in (
         "cus.inference", "cus.inference.refit", "cus.inference.photo_fit", "cus.inference.exports", "cus.viewer",
-        "cus.evaluation.runner", "cus.checkpoints", "cus.hub.publish", "cus.training.loop", "cus.training.unet",
+        "cus.evaluation.runner", "cus.lvdm", "cus.hub.publish", "cus.training.loop", "cus.training.unet",
         "cus.training.vae", "cus.training.decoder", "cus.datasets.scenes", "cus.estimators.sfm", "cv2", "pycolmap",
     ):  # fmt: skip
         importlib.import_module(name)

@@ -9,7 +9,7 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cus.checkpoints import image_encoder_from_lvdm, text_encoder_from_lvdm
+from cus.lvdm import image_encoder_from_lvdm, text_encoder_from_lvdm
 from cus.models.clip import TextEncoder
 
 VISION = {"image_size": 28, "patch_size": 14, "width": 32, "layers": 3, "head_width": 16}

@@ -7,12 +7,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from cus.checkpoints.assembling import empty_image_projector, empty_unet, empty_vae, part_of
-from cus.checkpoints.config import LVDMConfig
-from cus.checkpoints.schedules import schedule_buffers
 from cus.diffusion.schedule import NoiseSchedule
+from cus.lvdm.assembling import empty_image_projector, empty_unet, empty_vae, part_of
+from cus.lvdm.config import LVDMConfig
+from cus.lvdm.names import VIEWCRAFTER_PROJECTOR, VIEWCRAFTER_UNET, VIEWCRAFTER_VAE
+from cus.lvdm.schedules import schedule_buffers
 from cus.models.clip import ImageEncoder, TextEncoder
-from cus.models.lvdm import VIEWCRAFTER_PROJECTOR, VIEWCRAFTER_UNET, VIEWCRAFTER_VAE
 from tests.golden.weights import tensor as value
 
 FRAMES, SIZE = 5, 128

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from cus.checkpoints.schedules import schedule_buffers, schedule_differences
 from cus.diffusion.schedule import NoiseSchedule
-from cus.models.lvdm import SCHEDULE_BUFFERS
+from cus.lvdm.names import SCHEDULE_BUFFERS
+from cus.lvdm.schedules import schedule_buffers, schedule_differences
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

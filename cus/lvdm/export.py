@@ -9,19 +9,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cus.checkpoints.assembling import part_of, refuse
-from cus.checkpoints.conversion import Converted, OnStage, silent
-from cus.checkpoints.reading import load_lvdm_checkpoint
-from cus.checkpoints.schedules import schedule_buffers
-from cus.checkpoints.writing import OnBytes, check_finite, check_space, stored_bytes, write_safetensors
 from cus.diffusion.parts import check_real, empty_network, tensors_in
 from cus.diffusion.pipeline import CloseUpShotPipeline
 from cus.diffusion.schedule import NoiseSchedule
 from cus.errors import InputError
 from cus.files import check_target, lies_in, read_json, replacing
 from cus.hub.stored import explained, open_model
+from cus.lvdm.assembling import part_of, refuse
+from cus.lvdm.conversion import Converted, OnStage, silent
+from cus.lvdm.names import EMA_PREFIX, SCHEDULE_BUFFERS
+from cus.lvdm.reading import load_lvdm_checkpoint
+from cus.lvdm.schedules import schedule_buffers
+from cus.lvdm.writing import OnBytes, check_finite, check_space, stored_bytes, write_safetensors
 from cus.models.autoencoder import Autoencoder
-from cus.models.lvdm import EMA_PREFIX, SCHEDULE_BUFFERS
 
 COMPONENTS = ("unet", "vae", "image_encoder", "image_projector")
 STAGE = "Checkpoint"

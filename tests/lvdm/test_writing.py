@@ -8,8 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from cus.checkpoints.writing import DTYPE_NAMES, shards_of, write_network, write_safetensors
 from cus.errors import InputError
+from cus.lvdm.writing import DTYPE_NAMES, shards_of, write_network, write_safetensors
 
 
 def assorted() -> dict[str, torch.Tensor]:

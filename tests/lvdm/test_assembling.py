@@ -9,7 +9,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from cus.checkpoints import (
+from cus import checkpoints, lvdm
+from cus.errors import InputError
+from cus.lvdm import (
     image_encoder_from_lvdm,
     image_projector_from_lvdm,
     load_lvdm_checkpoint,
@@ -20,9 +22,8 @@ from cus.checkpoints import (
     unet_from_lvdm,
     vae_from_lvdm,
 )
-from cus.errors import InputError
+from cus.lvdm.names import VIEWCRAFTER_PROJECTOR, VIEWCRAFTER_UNET, VIEWCRAFTER_VAE
 from cus.models.clip import ImageEncoder
-from cus.models.lvdm import VIEWCRAFTER_PROJECTOR, VIEWCRAFTER_UNET, VIEWCRAFTER_VAE
 from cus.models.unet import UNet
 from tests.golden.weights import state_dict
 
@@ -192,3 +193,8 @@ def test_image_tower_of_a_checkpoint_is_open_clip_s_under_its_prefix() -> None:
     images = torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(image_encoder_from_lvdm(checkpoint, **sizes)(images), tower.eval()(images))
+
+
+def test_the_converters_are_importable_from_checkpoints_as_well() -> None:
+    for name in lvdm.__all__:
+        assert getattr(checkpoints, name) is getattr(lvdm, name)

@@ -7,12 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cus.checkpoints.reading import normalized_state_dict
 from cus.errors import InputError
-from cus.models.attention import zero_module
-from cus.models.autoencoder import Autoencoder
-from cus.models.clip import ImageEncoder, TextEncoder
-from cus.models.lvdm import (
+from cus.lvdm.names import (
     IMAGE_ENCODER_PREFIX,
     PROJECTOR_PREFIX,
     TEXT_ENCODER_PREFIX,
@@ -31,6 +27,10 @@ from cus.models.lvdm import (
     unet_names,
     vae_names,
 )
+from cus.lvdm.reading import normalized_state_dict
+from cus.models.attention import zero_module
+from cus.models.autoencoder import Autoencoder
+from cus.models.clip import ImageEncoder, TextEncoder
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
 

@@ -12,7 +12,7 @@ from yaml import YAMLError
 
 from cus.diffusion.schedule import NoiseSchedule
 from cus.errors import InputError
-from cus.models.lvdm import (
+from cus.lvdm.names import (
     IMAGE_ENCODER_PREFIX,
     TEXT_ENCODER_PREFIX,
     VIEWCRAFTER_PROJECTOR,

@@ -10,19 +10,19 @@ from diffusers.configuration_utils import ConfigMixin
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cus.checkpoints.assembling import Part, empty_image_projector, empty_unet, empty_vae, part_of, refuse
-from cus.checkpoints.config import LVDMConfig, image_encoder_sizes, text_encoder_sizes
-from cus.checkpoints.reading import load_lvdm_checkpoint
-from cus.checkpoints.recognition import recognised
-from cus.checkpoints.schedules import schedule_differences
-from cus.checkpoints.writing import check_finite, check_space, stored_bytes, write_network
 from cus.diffusion.context import PromptEmbeddings
 from cus.diffusion.pipeline import CloseUpShotPipeline, Sampling
 from cus.diffusion.schedule import NoiseSchedule
 from cus.errors import InputError
+from cus.lvdm.assembling import Part, empty_image_projector, empty_unet, empty_vae, part_of, refuse
+from cus.lvdm.config import LVDMConfig, image_encoder_sizes, text_encoder_sizes
+from cus.lvdm.names import EMA_PREFIX, SCHEDULE_BUFFERS, leftover
+from cus.lvdm.reading import load_lvdm_checkpoint
+from cus.lvdm.recognition import recognised
+from cus.lvdm.schedules import schedule_differences
+from cus.lvdm.writing import check_finite, check_space, stored_bytes, write_network
 from cus.models.autoencoder import Autoencoder
 from cus.models.clip import ImageEncoder, TextEncoder
-from cus.models.lvdm import EMA_PREFIX, SCHEDULE_BUFFERS, leftover
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
 from cus.output_folder import check_replaceable, new_folder

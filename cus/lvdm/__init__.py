@@ -1,11 +1,11 @@
 """Checkpoints of ViewCrafter and DynamiCrafter: their names and configs <-> ours, and strict loading.
 
-Their code base is called "lvdm"; its names and options are tables in `cus.models.lvdm`. A checkpoint whose names or
+Their code base is called "lvdm"; its names and options are tables in `cus.lvdm.names`. A checkpoint whose names or
 shapes differ from what its config asks for is refused with the first differences: weights that are close but wrong load
 without an error elsewhere and give black pictures.
 """
 
-from cus.checkpoints.assembling import (
+from cus.lvdm.assembling import (
     image_encoder_from_lvdm,
     image_projector_from_lvdm,
     lvdm_from_image_encoder,
@@ -17,10 +17,10 @@ from cus.checkpoints.assembling import (
     unet_from_lvdm,
     vae_from_lvdm,
 )
-from cus.checkpoints.config import LVDMConfig
-from cus.checkpoints.conversion import ConversionOptions, Converted, convert_checkpoint
-from cus.checkpoints.export import export_checkpoint
-from cus.checkpoints.reading import load_lvdm_checkpoint, normalized_state_dict
+from cus.lvdm.config import LVDMConfig
+from cus.lvdm.conversion import ConversionOptions, Converted, convert_checkpoint
+from cus.lvdm.export import export_checkpoint
+from cus.lvdm.reading import load_lvdm_checkpoint, normalized_state_dict
 
 __all__ = [
     "ConversionOptions",

@@ -12,23 +12,23 @@ from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cus.checkpoints import (
+from cus.diffusion.context import ContextEncoder
+from cus.diffusion.pipeline import CloseUpShotPipeline
+from cus.diffusion.schedule import NoiseSchedule
+from cus.lvdm import (
     image_encoder_from_lvdm,
     image_projector_from_lvdm,
     load_lvdm_checkpoint,
     unet_from_lvdm,
     vae_from_lvdm,
 )
-from cus.checkpoints.config import LVDMConfig
-from cus.checkpoints.conversion import ConversionOptions, assembled, convert_checkpoint
-from cus.checkpoints.export import export_checkpoint
-from cus.checkpoints.schedules import schedule_buffers
-from cus.diffusion.context import ContextEncoder
-from cus.diffusion.pipeline import CloseUpShotPipeline
-from cus.diffusion.schedule import NoiseSchedule
-from cus.models.lvdm import VIEWCRAFTER_PROJECTOR, VIEWCRAFTER_UNET, VIEWCRAFTER_VAE
-from tests.checkpoints.test_assembling import golden
-from tests.checkpoints.tiny_checkpoint import IMAGE_TOWER, PROJECTOR, UNET, VAE, tiny_tensors, yaml_config
+from cus.lvdm.config import LVDMConfig
+from cus.lvdm.conversion import ConversionOptions, assembled, convert_checkpoint
+from cus.lvdm.export import export_checkpoint
+from cus.lvdm.names import VIEWCRAFTER_PROJECTOR, VIEWCRAFTER_UNET, VIEWCRAFTER_VAE
+from cus.lvdm.schedules import schedule_buffers
+from tests.lvdm.test_assembling import golden
+from tests.lvdm.tiny_checkpoint import IMAGE_TOWER, PROJECTOR, UNET, VAE, tiny_tensors, yaml_config
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

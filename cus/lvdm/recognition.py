@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from cus.models.lvdm import IMAGE_ENCODER_PREFIX, UNET_PREFIX, VIEWCRAFTER_UNET
+from cus.lvdm.names import IMAGE_ENCODER_PREFIX, UNET_PREFIX, VIEWCRAFTER_UNET
 
 # Parts of names, all of which a kind of file has -> what it is called.
 FAMILIES: tuple[tuple[tuple[str, ...], str], ...] = (

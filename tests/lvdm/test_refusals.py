@@ -15,16 +15,16 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cus.checkpoints import load_lvdm_checkpoint
-from cus.checkpoints.config import LVDMConfig
-from cus.checkpoints.conversion import ConversionOptions, convert_checkpoint
-from cus.checkpoints.export import export_checkpoint
-from cus.checkpoints.recognition import recognised
-from cus.checkpoints.schedules import schedule_buffers
 from cus.diffusion.schedule import NoiseSchedule
 from cus.errors import InputError
+from cus.lvdm import load_lvdm_checkpoint
+from cus.lvdm.config import LVDMConfig
+from cus.lvdm.conversion import ConversionOptions, convert_checkpoint
+from cus.lvdm.export import export_checkpoint
+from cus.lvdm.recognition import recognised
+from cus.lvdm.schedules import schedule_buffers
 from cus.models.unet import UNet
-from tests.checkpoints.tiny_checkpoint import yaml_config
+from tests.lvdm.tiny_checkpoint import yaml_config
 
 Tensors = dict[str, Tensor]
 WEIGHT = "model.diffusion_model.middle_block.0.in_layers.2.weight"
