@@ -1,1 +1,1 @@
-"""cli."""
+"""The commands: options, progress, what an error prints and the exit status."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -17,13 +17,11 @@ from cus.conditioning.options import WIDE_SPACING, Backend, Merge, WarpOptions, 
 from cus.conditioning.references import Reference, references_of
 from cus.conditioning.warp import project_depths, splat, surface_means, winners
 from cus.errors import InputError
-
-if TYPE_CHECKING:
-    from cus.estimators import SceneEstimate
+from cus.scene import SceneEstimate
 
 
 def hierarchical_warp(
-    scene: "SceneEstimate",
+    scene: SceneEstimate,
     target_cameras: Cameras,
     suppress_background: bool = True,
     scales: Sequence[int] | None = None,

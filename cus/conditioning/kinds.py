@@ -1,7 +1,7 @@
 """The conditioning images that a checkpoint may know, by name."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -10,9 +10,7 @@ from cus.conditioning.conditioning import Conditioning
 from cus.conditioning.fused.warp import fused_warp
 from cus.conditioning.hierarchical import hierarchical_warp
 from cus.conditioning.scene_points import render_scene_points
-
-if TYPE_CHECKING:
-    from cus.estimators import SceneEstimate
+from cus.scene import SceneEstimate
 
 ConditioningKind = Literal["hierarchical", "points", "fused"]
 CONDITIONING_KINDS: tuple[ConditioningKind, ...] = get_args(ConditioningKind)
@@ -20,7 +18,7 @@ CONDITIONING_KINDS: tuple[ConditioningKind, ...] = get_args(ConditioningKind)
 
 def conditioning_of(
     kind: ConditioningKind,
-    scene: "SceneEstimate",
+    scene: SceneEstimate,
     target_cameras: Cameras,
     *,
     suppress_background: bool = True,

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,9 +10,7 @@ from cus.cameras import Cameras
 from cus.conditioning.occlusion import sample_spacing
 from cus.conditioning.reliability import confident, divide_reliability
 from cus.conditioning.warp import Projection
-
-if TYPE_CHECKING:
-    from cus.estimators import SceneEstimate
+from cus.scene import SceneEstimate
 
 # The gaps that the coarsest scale has to close: all but the widest few, which steep surfaces stretch without end.
 COVERED_QUANTILE = 0.95
@@ -84,7 +81,7 @@ class Reference:
         return self.spacing[points] * magnification / torch.where(depths > 0, depths, 1.0)
 
 
-def references_of(scene: "SceneEstimate", spacing_of: Callable[[Tensor], Tensor] = sample_spacing) -> list[Reference]:
+def references_of(scene: SceneEstimate, spacing_of: Callable[[Tensor], Tensor] = sample_spacing) -> list[Reference]:
     """All views of a scene; `spacing_of` is a form of `sample_spacing`."""
     reliable, unreliable = divide_reliability(scene)
     hides = reliable & confident(scene.depths, scene.confidences)

@@ -1,12 +1,9 @@
 """Confidence-aware division of depth maps into reliable and unreliable pixels (Section III-B)."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from cus.estimators import SceneEstimate
+from cus.scene import SceneEstimate
 
 EDGE_THRESHOLD = 0.05
 
@@ -39,7 +36,7 @@ def depth_edges(depths: Tensor, threshold: float = EDGE_THRESHOLD) -> Tensor:
     return edges
 
 
-def divide_reliability(scene: "SceneEstimate", edge_threshold: float = EDGE_THRESHOLD) -> tuple[Tensor, Tensor]:
+def divide_reliability(scene: SceneEstimate, edge_threshold: float = EDGE_THRESHOLD) -> tuple[Tensor, Tensor]:
     """Split the pixels that have a depth into reliable and unreliable ones (Algorithm 1, line 4).
 
     Reliable are the top 90 % by confidence of each view, less the depth edges, where estimators smear.

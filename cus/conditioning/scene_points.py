@@ -9,7 +9,6 @@ was taken is that photograph.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +20,7 @@ from cus.conditioning.discs import POINTS_PER_PIXEL, RADIUS, DiscOptions, check_
 from cus.conditioning.options import LARGEST_SCALE, Backend
 from cus.conditioning.references import focal
 from cus.errors import InputError
-
-if TYPE_CHECKING:
-    from cus.estimators import SceneEstimate
+from cus.scene import SceneEstimate
 
 # ViewCrafter's radius is stated for this many pixels of the shorter side.
 _STATED_SIDE = 288
@@ -37,7 +34,7 @@ _SAMPLED = 8
 
 
 def render_scene_points(
-    scene: "SceneEstimate",
+    scene: SceneEstimate,
     target_cameras: Cameras,
     *,
     radius: float | None = None,
@@ -112,7 +109,7 @@ def render_scene_points(
     return conditioning
 
 
-def kept_points(scene: "SceneEstimate") -> Tensor:
+def kept_points(scene: SceneEstimate) -> Tensor:
     """[V, H, W] bool: the pixels whose points are rendered.
 
     All that have a depth where there are one or two views; of more views those that are reliable (the top 90 % by
@@ -140,7 +137,7 @@ class _Clouds:
         longest_side: to which references are shrunk once; None shrinks them to suit each target.
     """
 
-    def __init__(self, scene: "SceneEstimate", kept: Tensor, longest_side: int | None) -> None:
+    def __init__(self, scene: SceneEstimate, kept: Tensor, longest_side: int | None) -> None:
         self.scene, self.depths, self.longest_side = scene, scene.depths * kept, longest_side
         self._made: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         sampled = slice(_SAMPLED // 2, None, _SAMPLED)
@@ -207,7 +204,7 @@ def _enlarge(discs: Conditioning, conditioning: Conditioning, indices: Sequence[
         conditioning.depths[index] = depths[:height, :width]
 
 
-def same_view(scene: "SceneEstimate", target: Cameras, tolerance: float) -> tuple[int, int, int] | None:
+def same_view(scene: SceneEstimate, target: Cameras, tolerance: float) -> tuple[int, int, int] | None:
     """The reference that a target camera repeats, if any: view, and width and height in pixels of the part it shows.
 
     The pose is the same, the intrinsics are those of the photograph resampled, and the target reaches to its last
@@ -234,7 +231,7 @@ def same_view(scene: "SceneEstimate", target: Cameras, tolerance: float) -> tupl
 
 
 def _show_photograph(
-    scene: "SceneEstimate", view: int, width: int, height: int, conditioning: Conditioning, index: int
+    scene: SceneEstimate, view: int, width: int, height: int, conditioning: Conditioning, index: int
 ) -> None:
     """Replace one target by the upper left part of a reference."""
     size = conditioning.depths.shape[1:]

@@ -1,1 +1,1 @@
-"""datasets."""
+"""Posed scenes in every layout, and training clips: made, stored and read."""

@@ -11,9 +11,9 @@ from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators import da3, dust3r, vggt
 from cus.estimators.predictions import MemoryShortage
-from cus.estimators.scene import SceneEstimate, check_arguments
 from cus.estimators.stereo import estimate_stereo
 from cus.kernels.threads import yield_cores
+from cus.scene import SceneEstimate, check_arguments
 
 
 def _nothing_missing() -> str:

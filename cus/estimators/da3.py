@@ -19,8 +19,8 @@ from cus.estimators.networks.depth_anything_3 import DEVIATION, MEAN, SIZES, Dep
 from cus.estimators.pose_encodings import cameras_from_pose_encodings, pose_encodings_from_cameras
 from cus.estimators.precision import half_precision
 from cus.estimators.predictions import Prediction, explained_memory, in_first_camera, scene_from
-from cus.estimators.scene import SceneEstimate, check_arguments
 from cus.hub.weights import fetch_weights, find_weights
+from cus.scene import SceneEstimate, check_arguments
 
 NAME = "Depth Anything 3"
 REPOSITORIES = ("depth-anything/DA3-SMALL", "depth-anything/DA3-BASE")

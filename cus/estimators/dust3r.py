@@ -37,8 +37,8 @@ from cus.errors import InputError
 from cus.estimators.framing import FramedViews, FrameRule, frame_views
 from cus.estimators.packages import package_trouble
 from cus.estimators.predictions import Prediction, explained_memory, scene_from
-from cus.estimators.scene import SceneEstimate, check_arguments
 from cus.hub.weights import fetch_weights, find_weights
+from cus.scene import SceneEstimate, check_arguments
 
 REPOSITORY = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
 LICENCE = "CC BY-NC-SA 4.0: not for commercial use"

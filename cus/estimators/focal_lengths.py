@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.errors import InputError
-from cus.estimators.scene import SceneEstimate
+from cus.scene import SceneEstimate
 
 SAMPLES = 2000  # points that place a camera
 LARGE_ERROR = 0.1

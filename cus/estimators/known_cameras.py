@@ -9,7 +9,7 @@ from cus.cameras import Cameras
 from cus.cameras.alignment import Alignment, align_cameras
 from cus.estimators import poses
 from cus.estimators.focal_lengths import with_known_focals
-from cus.estimators.scene import SceneEstimate
+from cus.scene import SceneEstimate
 
 LEAST_POINTS = 30  # triangulated points that tell the scale of a view's depths
 # Beyond these an estimate is not of the geometry that the given cameras see, and its depths are off with it.

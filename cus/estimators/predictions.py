@@ -12,8 +12,8 @@ from cus.errors import InputError
 from cus.estimators.focal_lengths import with_known_focals
 from cus.estimators.framing import FramedViews
 from cus.estimators.known_cameras import with_known_cameras
-from cus.estimators.scene import SceneEstimate
 from cus.estimators.trust import LEAST_TRUST, trust
+from cus.scene import SceneEstimate
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from cus.estimators.plane_sweep import (
     place_planes,
     plane_spacing,
 )
-from cus.estimators.scene import SceneEstimate, check_arguments
 from cus.estimators.structure import MIN_COMMON, Structure
 from cus.estimators.upsampling import enlarge
 from cus.estimators.volumes import in_bytes, rival_margin, subpixel_argmin
+from cus.scene import SceneEstimate, check_arguments
 
 Progress = Callable[[int, int], None]
 STEPS_A_VIEW = 20  # that progress is told in

@@ -33,8 +33,8 @@ from cus.estimators.packages import package_trouble
 from cus.estimators.pose_encodings import cameras_from_pose_encodings
 from cus.estimators.precision import half_precision
 from cus.estimators.predictions import Prediction, explained_memory, scene_from
-from cus.estimators.scene import SceneEstimate, check_arguments
 from cus.hub.weights import fetch_weights, find_weights
+from cus.scene import SceneEstimate, check_arguments
 
 REPOSITORIES = ("facebook/VGGT-1B", "facebook/VGGT-1B-Commercial")
 LICENCE = "facebook/VGGT-1B: for research only; facebook/VGGT-1B-Commercial: commercial use, under its own terms"

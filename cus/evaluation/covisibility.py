@@ -1,7 +1,6 @@
 """Which part of a target the references can know: only there may a picture be called wrong rather than invented."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -10,14 +9,12 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.conditioning import divide_reliability, hierarchical_warp
 from cus.errors import InputError
-
-if TYPE_CHECKING:
-    from cus.estimators import SceneEstimate
+from cus.scene import SceneEstimate
 
 BORDER = 2
 
 
-def covisible(scene: "SceneEstimate", camera: Cameras, border: int = BORDER) -> Tensor:
+def covisible(scene: SceneEstimate, camera: Cameras, border: int = BORDER) -> Tensor:
     """The pixels of a target that the references see, as far as their depths tell.
 
     A pixel counts that the hierarchical warp (Algorithm 1) covers from *reliable* depths alone: the top 90 % by

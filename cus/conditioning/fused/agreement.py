@@ -8,7 +8,6 @@ so that the frames of a path cannot disagree.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -22,9 +21,7 @@ from cus.conditioning.fused.sampling import inverse_depth_at
 from cus.conditioning.fused.sharpening import gray
 from cus.conditioning.fused.views import Placement, View, views_of
 from cus.conditioning.options import Backend, resolved_backend
-
-if TYPE_CHECKING:
-    from cus.estimators import SceneEstimate
+from cus.scene import SceneEstimate
 
 # Flow is measured at twice the working size where that is at most so many pixels along the longest side.
 LARGEST_ENLARGED = 1280
@@ -45,12 +42,12 @@ PATCH, SMALLEST_SIDE = 8, 32
 
 
 def agree(
-    scene: "SceneEstimate",
+    scene: SceneEstimate,
     photographs: Sequence[Tensor] | None = None,
     *,
     smoothing: Sequence[float] = SMOOTHING,
     backend: Backend = "auto",
-) -> "SceneEstimate":
+) -> SceneEstimate:
     """The scene with its depths refined until the references show the same, and with the gains of their exposures.
 
     Args:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,9 +13,7 @@ from cus.conditioning.fused.mesh import inverse_slopes
 from cus.conditioning.fused.sampling import levels_of
 from cus.conditioning.reliability import divide_reliability
 from cus.conditioning.warp import pixel_map
-
-if TYPE_CHECKING:
-    from cus.estimators import SceneEstimate
+from cus.scene import SceneEstimate
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ def placements(views: Sequence[View], target: Cameras) -> list[Placement]:
     ]
 
 
-def views_of(scene: "SceneEstimate", photographs: Sequence[Tensor] | None) -> list[View]:
+def views_of(scene: SceneEstimate, photographs: Sequence[Tensor] | None) -> list[View]:
     """All references of a scene, with their photographs where given, else the scene's own pictures."""
     reliable, _ = divide_reliability(scene)
     pictures = list(scene.images) if photographs is None else list(photographs)

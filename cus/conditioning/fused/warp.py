@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -21,9 +21,7 @@ from cus.conditioning.options import Backend, resolved_backend
 from cus.conditioning.references import Reference, references_of
 from cus.errors import InputError
 from cus.kernels.threads import in_pieces
-
-if TYPE_CHECKING:
-    from cus.estimators import SceneEstimate
+from cus.scene import SceneEstimate
 
 # Photographs of another shape than the views are not the same pictures; rounding to whole pixels is no other shape.
 _ASPECT_TOLERANCE = 0.02
@@ -32,7 +30,7 @@ SEEN = 0.5
 
 
 def fused_warp(
-    scene: "SceneEstimate",
+    scene: SceneEstimate,
     target_cameras: Cameras,
     photographs: Sequence[Tensor] | None = None,
     suppress_background: bool = True,
@@ -117,7 +115,7 @@ def fused_warp(
     return conditioning
 
 
-def check_photographs(scene: "SceneEstimate", photographs: Sequence[Tensor] | None) -> None:
+def check_photographs(scene: SceneEstimate, photographs: Sequence[Tensor] | None) -> None:
     """Refuse photographs that cannot be the scene's views. Raises InputError."""
     if photographs is None:
         return

@@ -1,16 +1,13 @@
 """What an estimator knows of a scene, and what it can work on."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from cus.cameras import Cameras
+from cus.cameras.alignment import Alignment
 from cus.errors import InputError
-
-if TYPE_CHECKING:
-    from cus.cameras import Cameras
-    from cus.cameras.alignment import Alignment
 
 RELIABLE_FRACTION = 0.9
 
@@ -31,7 +28,7 @@ class SceneEstimate:
     """
 
     images: Tensor
-    cameras: "Cameras"
+    cameras: Cameras
     depths: Tensor
     confidences: Tensor
     notes: tuple[str, ...] = ()
@@ -87,7 +84,7 @@ class SceneEstimate:
         points = self.cameras.backproject(self.depths)[reliable]
         return float((points - self.cameras.centers[0]).norm(dim=-1).mean())
 
-    def moved(self, alignment: "Alignment") -> "SceneEstimate":
+    def moved(self, alignment: Alignment) -> "SceneEstimate":
         """The estimate in the world it was aligned to: cameras and depths; images and confidences stay."""
         return replace(self, cameras=alignment.cameras(self.cameras), depths=self.depths * alignment.scale)
 
@@ -116,7 +113,7 @@ class SceneEstimate:
 
 def check_arguments(
     images: Tensor,
-    cameras: "Cameras | None",
+    cameras: Cameras | None,
     valid: Tensor | None = None,
     focals: Tensor | None = None,
     sizes: Tensor | None = None,
