@@ -2,7 +2,10 @@
 
 import ast
 import functools
+import importlib
 from pathlib import Path
+
+import pytest
 
 import cus
 
@@ -110,6 +113,14 @@ def test_pycolmap_is_imported_where_models_are_read_and_where_poses_are_found():
         )
 
 
-def test_importing_the_package_pulls_in_nothing_heavy():
+def test_importing_the_package_pulls_in_nothing_heavy() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    assert not imported_names(tree)
+    assert imported_names(tree) == {"importlib", "typing"}
+
+
+def test_the_package_gives_the_names_of_a_close_up() -> None:
+    for name in cus.__all__:
+        assert name in dir(cus) and getattr(cus, name).__module__.startswith("cus.")
+        assert getattr(cus, name) is getattr(importlib.import_module(cus._HOMES[name]), name)
+    with pytest.raises(AttributeError, match="no attribute 'close_upp'"):
+        cus.close_upp  # noqa: B018
