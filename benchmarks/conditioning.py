@@ -2,6 +2,7 @@
 
     python benchmarks/conditioning.py                          # writes benchmarks/conditioning.md
     python benchmarks/conditioning.py --no-write --repeats 5 --threads 1
+    python benchmarks/conditioning.py --only-fused             # prints the fused warp's table alone
     python benchmarks/conditioning.py --quick --no-write       # small sizes, to see that it runs
 
 The compiled kernels are compared with the tensor operations that say the same ("plain torch"), turn by turn in one
@@ -37,6 +38,8 @@ CASES = {
     "views": [(512, 288, 2, 10), (512, 288, 4, 10), (512, 288, 8, 10)],
 }
 QUICK_CASES = {"size": [(128, 72, 2, 3), (256, 144, 2, 3)], "targets": [(128, 72, 2, 6)], "views": [(128, 72, 4, 3)]}
+# Of the fused warp alone, beside those of the others: the goal's size, with fewer targets and more references.
+FUSED_CASES = [(1024, 576, 2, 5), (1024, 576, 4, 5), GOAL]
 # The tensor operations go through the picture once for each of ten layers, and take minutes for more than this.
 PLAIN_POINTS, QUICK_PLAIN_POINTS = (256, 144, 2, 5), (128, 72, 2, 2)
 SWEEP_SIZES, QUICK_SWEEP_SIZES = [(256, 170), (384, 256), (512, 341), (640, 426)], [(160, 106)]
@@ -111,13 +114,13 @@ def agreement_work(case: Case) -> Callable[[], SceneEstimate]:
     return lambda: agree(scene)
 
 
-def fused_table(cases: dict[str, list[Case]], repeats: int) -> list[str]:
+def fused_table(cases: Sequence[Case], repeats: int) -> list[str]:
     """A row a case: the fused warp, the part of it that is paid once, and the hierarchical warp in the same run."""
     lines = [
         "| size | views | targets | fused | of it agreement, once | hierarchical | x hierarchical |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for case in dict.fromkeys(case for rows in cases.values() for case in rows):
+    for case in dict.fromkeys(cases):
         width, height, views, targets = case
         works = [fused_work(case), agreement_work(case), conditioning_work(case, "cpu")]
         fused, once, hierarchical = best_seconds(works, repeats)
@@ -218,6 +221,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="calls a time (default: %(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: one a core)")
     parser.add_argument("--quick", action="store_true", help="small sizes only")
+    parser.add_argument("--only-fused", action="store_true", help="print the fused warp's table alone, write nothing")
     parser.add_argument("--no-write", action="store_true", help="print only")
     parser.add_argument("--peak-memory", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -229,6 +233,10 @@ def main() -> None:
         return print_peak_memory(what, (width, height, views, targets))
 
     load, cases = os.getloadavg()[0], QUICK_CASES if arguments.quick else CASES
+    fused_cases = [case for rows in cases.values() for case in rows] + ([] if arguments.quick else FUSED_CASES)
+    if arguments.only_fused:
+        print("\n".join([*machine_lines(load), "", *fused_table(fused_cases, arguments.repeats)]))
+        return
     largest = cases["size"][-1]
     sizes = QUICK_SWEEP_SIZES if arguments.quick else SWEEP_SIZES
     pair = max(size for size in sizes if size[0] <= 512)
@@ -243,7 +251,7 @@ def main() -> None:
         "",
         "## Fused warp",
         "",
-        *fused_table(cases, arguments.repeats),
+        *fused_table(fused_cases, arguments.repeats),
         "",
         f"Peak memory of {largest[3]} targets of {largest[0]}x{largest[1]}, above the scene's: "
         f"{peak_memory('fused', largest):.0f} MiB, layers included.",
