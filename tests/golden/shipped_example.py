@@ -37,6 +37,7 @@ RUNS = {
 # These tell times, places and versions.
 VOLATILE = {
     *("run.json", "report.html", "settings.json", "records.jsonl", "results.json", "per_image.csv", "page.html"),
+    "results.md",
     ".closeupshot-files",
 }
 
