@@ -21,7 +21,8 @@ def fill_holes(images: Tensor, known: Tensor, depths: Tensor | None = None) -> T
         known: [T, H, W] bool.
         depths: [T, H, W], z-depth in any unit, positive where known; None: near and far count alike.
     """
-    if bool(known.all()):
+    # Where memory is counted there are shapes without values: as if there were holes.
+    if not known.is_meta and bool(known.all()):
         return images
     weights = known.to(images.dtype)
     if depths is not None:

@@ -1,6 +1,7 @@
 """A lossless first stage: pixels folded into channels, for models that restore rather than invent."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -125,5 +126,6 @@ def _transformed(cells: Tensor, matrix: Tensor | None) -> Tensor:
     if matrix is None:
         return cells
     colors = cells.unflatten(1, (3, -1)).to(torch.float32)
-    with torch.autocast(cells.device.type, enabled=False):  # rounding would be the only loss
+    # Rounding would be the only loss. Where memory is counted there is no autocast to turn off.
+    with nullcontext() if cells.is_meta else torch.autocast(cells.device.type, enabled=False):
         return torch.einsum("ij,ncjhw->ncihw", matrix.to(cells.device), colors).flatten(1, 2).to(cells.dtype)

@@ -27,3 +27,8 @@ def test_a_hole_between_near_and_far_takes_the_colour_of_what_is_far() -> None:
 
 def test_a_picture_without_anything_known_stays_black() -> None:
     assert not fill_holes(torch.zeros(1, 3, 5, 7), torch.zeros(1, 5, 7, dtype=torch.bool)).any()
+
+
+def test_filling_can_be_counted_without_values() -> None:
+    made = fill_holes(torch.empty(2, 3, 9, 14, device="meta"), torch.empty(2, 9, 14, dtype=torch.bool, device="meta"))
+    assert made.shape == (2, 3, 9, 14) and made.is_meta

@@ -66,6 +66,14 @@ def test_the_need_of_a_long_clip_is_no_less_than_what_is_handed_out(
     assert 0.8 * expected < allocated(pipeline, clip) < 1.05 * expected
 
 
+def test_the_need_of_a_restorer_with_layers_is_known(tmp_path: Path) -> None:
+    """A lossless first stage outside autocast, holes filled, colours kept: none of it needs values."""
+    restorer = tiny_pipeline(residual_scale=1.0, layers=2, unshuffle=4, noise=0.0, fill_holes=True, color_window=5)
+    restorer.save_pretrained(tmp_path / "model")
+    need = measure_need(skeleton(open_model(tmp_path / "model")), Clip(3, 64, 64, False, 1.0), PLANS["middle"])
+    assert need.working > 3 * 3 * 64 * 64 * 4
+
+
 def test_the_need_is_known_without_the_weights_and_halves_with_their_precision(saved: Path) -> None:
     bare = saved.parent / "bare"
     shutil.copytree(saved, bare, ignore=shutil.ignore_patterns("*.safetensors"))

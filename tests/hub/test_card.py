@@ -80,11 +80,10 @@ def test_the_shipped_model_s_card_counts_its_parameters_and_states_its_licence()
     assert card.data.to_dict()["license"] == "apache-2.0"
     for name, count in prepared.facts.parameters.items():
         assert f"| `{name}` | {count:,} |" in card.content
+    words = {True: "yes", False: "no"}
     for name, value in prepared.facts.sampling.items():
-        assert (
-            f"| `{name}` | " + ("no" if value is False else value if isinstance(value, str) else f"{value:g}") + " |"
-            in card.content
-        )
+        word = words[value] if isinstance(value, bool) else value if isinstance(value, str) else f"{value:g}"
+        assert f"| `{name}` | {word} |" in card.content
     assert prepared.left_out == ()
 
 

@@ -116,7 +116,7 @@ def test_index_and_configs_can_be_had_without_any_weights(hub, saved):
     assert open_model("org/tiny").config("unet") == open_model(saved).config("unet")
     assert open_model("org/tiny").config("scheduler")["_class_name"] == "NoiseSchedule"
     assert asked(hub) == {"model_index.json", "unet/config.json", "scheduler/scheduler_config.json"}
-    assert open_model("mini").config("unet")["model_channels"] == 32
+    assert open_model("mini").config("unet")["model_channels"] == 80
     with pytest.raises(InputError, match="has no text_encoder; it has image_encoder"):
         open_model("org/tiny").config("text_encoder")
 
