@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -114,21 +114,18 @@ def agreement_work(case: Case) -> Callable[[], SceneEstimate]:
     return lambda: agree(scene)
 
 
-def fused_table(cases: Sequence[Case], repeats: int) -> list[str]:
-    """A row a case: the fused warp, the part of it that is paid once, and the hierarchical warp in the same run."""
-    lines = [
-        "| size | views | targets | fused | of it agreement, once | hierarchical | x hierarchical |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+def fused_table(cases: Sequence[Case], repeats: int) -> Iterator[str]:
+    """Lines as they are measured, a row a case: fused warp, what of it is paid once, hierarchical warp, in one run."""
+    yield "| size | views | targets | fused | of it agreement, once | hierarchical | x hierarchical |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for case in dict.fromkeys(cases):
         width, height, views, targets = case
         works = [fused_work(case), agreement_work(case), conditioning_work(case, "cpu")]
         fused, once, hierarchical = best_seconds(works, repeats)
-        lines.append(
+        yield (
             f"| {width}x{height} | {views} | {targets} | {fused:.2f} s | {once:.2f} s | {hierarchical:.2f} s "
             f"| {fused / hierarchical:.1f} |"
         )
-    return lines
 
 
 def points_table(rows: list[Case], plain: Case, repeats: int) -> list[str]:
@@ -235,7 +232,10 @@ def main() -> None:
     load, cases = os.getloadavg()[0], QUICK_CASES if arguments.quick else CASES
     fused_cases = [case for rows in cases.values() for case in rows] + ([] if arguments.quick else FUSED_CASES)
     if arguments.only_fused:
-        print("\n".join([*machine_lines(load), "", *fused_table(fused_cases, arguments.repeats)]))
+        for line in (*machine_lines(load), ""):
+            print(line)
+        for line in fused_table(fused_cases, arguments.repeats):
+            print(line, flush=True)  # the larger cases take minutes
         return
     largest = cases["size"][-1]
     sizes = QUICK_SWEEP_SIZES if arguments.quick else SWEEP_SIZES

@@ -1,7 +1,8 @@
 """A whole run from photographs to a Gaussian scene; `cus-infer` is its command."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cus.lazy import lazy_names
 
 if TYPE_CHECKING:
     from cus.inference.labels import STAGES
@@ -12,18 +13,13 @@ if TYPE_CHECKING:
     from cus.inference.verdict import Verdict
 
 __all__ = ["STAGES", "InferSettings", "Progress", "Results", "Run", "Verdict"]
+# What only looks into an output folder need not wait for the networks to be imported.
 _HOMES = {
-    "STAGES": "labels",
-    "Results": "results",
-    "Progress": "progress",
-    "Run": "run",
-    "InferSettings": "settings",
-    "Verdict": "verdict",
+    "STAGES": "cus.inference.labels",
+    "Results": "cus.inference.results",
+    "Progress": "cus.inference.progress",
+    "Run": "cus.inference.run",
+    "InferSettings": "cus.inference.settings",
+    "Verdict": "cus.inference.verdict",
 }
-
-
-def __getattr__(name: str) -> Any:
-    # What only looks into an output folder need not wait for the networks to be imported.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"cus.inference.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES)

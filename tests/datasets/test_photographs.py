@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from cus.datasets import collage
 from cus.datasets.clips import load_clip, save_clip
@@ -105,6 +106,22 @@ def test_the_same_seed_gives_the_same_clips_with_layers(tmp_path, photographs) -
     assert loaded.layers is not None and torch.equal(loaded.layers.masks, first.layers.masks)
     torch.testing.assert_close(loaded.layers.images, first.layers.images, rtol=0, atol=0.5 / 255 + 1e-6)
     torch.testing.assert_close(loaded.layers.gate, first.layers.gate, rtol=0, atol=0.5 / 255 + 1e-6)
+
+
+def test_references_are_as_sharp_as_photographs_that_were_shrunk(photographs) -> None:
+    """Coarser mip levels have a tenth to a sixth less gradient energy, and a model learns to sharpen."""
+    sizes = {"width": 192, "height": 128, "window_width": 48, "window_height": 32, "windows": 1}
+    recipe = PhotoClipRecipe(frames=1, path_frames=6, exact_fraction=1.0, large_fraction=0.0, least_psnr=0.0, **sizes)
+    (clip,) = make_photo_clips(photographs, recipe, 4)
+    scene, _ = random_photo_scene(photographs, 4, plane=True)
+    cameras = collage.reference_cameras(4, 192, 128)
+    shrunk = F.avg_pool2d(collage.pictures(scene, cameras.resized(4 * 192, 4 * 128), 2), 4)
+    gains = clip.references.mean((2, 3), keepdim=True) / shrunk.mean((2, 3), keepdim=True)
+    energy, expected = (
+        float(x.diff(dim=-1).square().mean() + x.diff(dim=-2).square().mean())
+        for x in (clip.references, shrunk * gains)
+    )
+    assert 0.9 < energy / expected < 1.1
 
 
 def test_windows_of_an_estimate_that_put_things_elsewhere_are_left_out(photographs) -> None:
