@@ -11,8 +11,6 @@ from torch import Tensor
 from benchmarks.scenes import boards_before_a_wall, crowd
 from cus.cameras import Cameras, trajectories
 from cus.conditioning import fuse_views, hierarchical_warp, render_points
-from cus.datasets.procedural import random_scene, sample_reference_cameras
-from cus.datasets.procedural import render as photograph
 from cus.diffusion.latents import FirstStage, decode, encode
 from cus.diffusion.memory import skeleton
 from cus.estimators import SceneEstimate, estimate_scene
@@ -24,6 +22,8 @@ from cus.splats import FitConfig, Gaussians, Views, render
 from cus.splats.optimization import Optimization
 from cus.splats.parameters import Parameters
 from cus.splats.sh import sh_from_rgb
+from procedural.tracer import random_scene, sample_reference_cameras
+from procedural.tracer import render as photograph
 
 Work = Callable[[], object]
 PHOTOGRAPHED = 3  # seed of the procedural scene that the estimator sees

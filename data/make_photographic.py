@@ -10,14 +10,17 @@ settings, another out= and `coarse=runs/unet/export`, the same clips get structu
 """
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `procedural` is not installed
 
 from cus.cli.scripts import Counter, run_script
 
 
 def main(arguments: list[str], counter: Counter) -> None:
     """Build what is missing."""
-    from cus.training.photographic_clips import PhotographicClips, build
     from cus.training.scripts import settings_of
+    from procedural.photographic_clips import PhotographicClips, build
 
     build(settings_of(PhotographicClips, arguments), counter)
 

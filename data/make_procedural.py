@@ -7,14 +7,17 @@ Runs over one another are safe: clips that exist are skipped. Several processes 
 """
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `procedural` is not installed
 
 from cus.cli.scripts import Counter, run_script
 
 
 def main(arguments: list[str], counter: Counter) -> None:
     """Build what is missing."""
-    from cus.training.procedural_clips import ProceduralClips, build
     from cus.training.scripts import settings_of
+    from procedural.rendered_clips import ProceduralClips, build
 
     build(settings_of(ProceduralClips, arguments), counter)
 

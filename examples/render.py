@@ -8,21 +8,24 @@ files of those names that are there are never replaced.
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `procedural` is not installed
+
 from cus.cameras import Cameras, save_transforms, trajectories
 from cus.cameras.conversions import focal_from_35mm
-from cus.datasets.procedural import Light, Scene, Sky, Solid, look_at, render
-from cus.datasets.procedural.crafts import Cloth, Glaze, Granite, Marble, Metal
-from cus.datasets.procedural.materials import Bricks, Material, Plaster, Stones, Wood
-from cus.datasets.procedural.picture import draw_print
-from cus.datasets.procedural.revolved import Revolved
-from cus.datasets.procedural.scene import turn_z
-from cus.datasets.procedural.shapes import Box, Cylinder, Plane, Shape, Sphere
+from procedural.tracer import Light, Scene, Sky, Solid, look_at, render
+from procedural.tracer.crafts import Cloth, Glaze, Granite, Marble, Metal
+from procedural.tracer.materials import Bricks, Material, Plaster, Stones, Wood
+from procedural.tracer.picture import draw_print
+from procedural.tracer.revolved import Revolved
+from procedural.tracer.scene import turn_z
+from procedural.tracer.shapes import Box, Cylinder, Plane, Shape, Sphere
 
 WIDTH, HEIGHT, FOCAL_35MM = 1280, 720, 35
 OAK = ((0.46, 0.28, 0.14), (0.19, 0.09, 0.04))

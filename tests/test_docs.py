@@ -15,7 +15,7 @@ API = [page for page in DOCS if page.parent.name == "api" and page.stem != "inde
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
-_CODE_FILE = re.compile(r"`((?:cus|tests|train|data|configs|benchmarks|examples)/[\w./-]*)`")
+_CODE_FILE = re.compile(r"`((?:cus|procedural|tests|train|data|configs|benchmarks|examples)/[\w./-]*)`")
 
 
 def prose(page: Path) -> str:

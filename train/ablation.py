@@ -8,14 +8,17 @@ command again goes on where it stopped; a line that is done is not trained again
 """
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `procedural` is not installed
 
 from cus.cli.scripts import Counter, run_script
 
 
 def main(arguments: list[str], counter: Counter) -> None:
     """Train what is missing."""
-    from cus.evaluation.ablation import Ablation, run
     from cus.training.scripts import settings_of
+    from procedural.ablation import Ablation, run
 
     run(settings_of(Ablation, arguments), counter)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.conditioning import hierarchical_warp
 from cus.datasets.clips import Warp
-from cus.estimators import SceneEstimate
+from cus.scene import SceneEstimate
 
 # Resolutions as divisors, see `hierarchical_warp`; the low and the high one alone are the baselines of Table III.
 OTHER_WARPS: dict[str, tuple[int, ...] | None] = {"hierarchical": None, "low": (4,), "high": (1,)}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cus.cameras import Cameras, save_transforms
 from cus.cameras.colmap import save_colmap
-from cus.datasets.procedural import random_scene, render, sample_reference_cameras
+from procedural.tracer import random_scene, render, sample_reference_cameras
 
 TIMESTAMPS = ["48448400", "48481767", "48515133", "48548500"]
 

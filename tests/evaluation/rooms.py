@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from cus.cameras import Cameras, PosedPhotos
-from cus.datasets.procedural import look_at
 from cus.evaluation.geometry import GRID, RoughGeometry
+from procedural.tracer import look_at
 
 WIDTH, HEIGHT, FOCAL = 600, 400, 500.0
 

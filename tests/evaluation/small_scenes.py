@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.datasets.procedural import random_scene, render, sample_reference_cameras
 from cus.evaluation.records import Record
 from cus.evaluation.settings import EvalSettings, RowSettings
+from procedural.tracer import random_scene, render, sample_reference_cameras
 from tests.datasets.layouts import write_transforms
 
 SEEDS = {"one": 1, "two": 4}

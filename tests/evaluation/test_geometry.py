@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from cus.cameras import Cameras, load_transforms, save_transforms
-from cus.datasets.procedural import random_scene, render, sample_reference_cameras
 from cus.errors import InputError
 from cus.evaluation.geometry import rough_geometry, triangulate
 from cus.evaluation.protocol import Rules, choose_cases
+from procedural.tracer import random_scene, render, sample_reference_cameras
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.cameras.alignment import align_cameras
 from cus.conditioning import hierarchical_warp
-from cus.datasets.procedural import random_scene, render, sample_reference_cameras
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.evaluation.resection import reference_features, resected
 from cus.training.pictures import psnr
+from procedural.tracer import random_scene, render, sample_reference_cameras
 
 SEED, WIDTH, HEIGHT, ZOOM = 2, 288, 192, 4
 WINDOW = (0.375, 0.375, 0.625, 0.625)

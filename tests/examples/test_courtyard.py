@@ -9,7 +9,7 @@ import torch
 
 from cus.cameras import load_transforms
 from cus.cameras.photos import inspect_photo
-from cus.datasets.procedural import render
+from procedural.tracer import render
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PICTURES = ("a.jpg", "b.jpg", "close_zoom2.jpg", "close_zoom4.jpg", "close_between4.jpg", "close_dolly2.jpg")

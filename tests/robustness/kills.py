@@ -108,8 +108,8 @@ def _train(inputs: Path, out: Path) -> int:
 
 
 def _clips(inputs: Path, out: Path) -> int:
-    from cus.training.procedural_clips import ProceduralClips, build
     from cus.training.scripts import settings_of
+    from procedural.rendered_clips import ProceduralClips, build
 
     recipe = ["recipe.width=32", "recipe.height=24", "recipe.window_width=16", "recipe.window_height=16"]
     settings = [f"out={out}", "clips=6", "supersample=1", "reference_widths=[32]", "recipe.frames=2", *recipe]
@@ -151,7 +151,6 @@ def load_everything() -> None:
     import cus.evaluation.runner
     import cus.inference.photo_fit
     import cus.inference.run
-    import cus.training.procedural_clips
     import cus.training.vae  # noqa: F401
     from cus.inference.stages import find_model, load_model
 

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from cus.errors import InputError
 from cus.output_folder import OutputFolder
-from cus.training.procedural_clips import ProceduralClips, build
 from cus.training.scripts import settings_of, train_stage
 from cus.training.state import Checkpoints, Ema
 from cus.training.vae import VaeConfig, VaeStage
+from procedural.rendered_clips import ProceduralClips, build
 
 RECIPE = [
     "reference_widths=[32]",

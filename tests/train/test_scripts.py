@@ -18,10 +18,10 @@ from cus.datasets.clips import Clip, save_clip
 from cus.errors import InputError
 from cus.training.caches import Caches
 from cus.training.decoder import DecoderConfig
-from cus.training.procedural_clips import ProceduralClips
 from cus.training.scripts import settings_of
 from cus.training.unet import UNetConfig
 from cus.training.vae import VaeConfig
+from procedural.rendered_clips import ProceduralClips
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA_SCRIPTS = ("data/cache_latents.py", "data/make_procedural.py")

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.datasets.procedural.materials import Texels
-from cus.datasets.procedural.scene import Scene, Solid
-from cus.datasets.procedural.shapes import NEVER, length
+from procedural.tracer.materials import Texels
+from procedural.tracer.scene import Scene, Solid
+from procedural.tracer.shapes import NEVER, length
 
 _SAMPLES = 1 << 16  # rays in flight: bounds memory, and keeps arrays in the processor's cache
 _LIFT = 2e-3  # shadow rays start this far off the surface

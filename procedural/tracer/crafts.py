@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from cus.datasets.procedural.materials import Appearance, Color, Texels, column, grain_of, mix
-from cus.datasets.procedural.noise import cells, fbm, random_at, smoothstep
+from procedural.tracer.materials import Appearance, Color, Texels, column, grain_of, mix
+from procedural.tracer.noise import cells, fbm, random_at, smoothstep
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import colorsys
 
 import numpy as np
 
-from cus.datasets.procedural.crafts import Cloth, Glaze, Granite, Marble, Metal
-from cus.datasets.procedural.materials import Bricks, Color, Material, Plaster, Soil, Stones, Tiles, Wood
+from procedural.tracer.crafts import Cloth, Glaze, Granite, Marble, Metal
+from procedural.tracer.materials import Bricks, Color, Material, Plaster, Soil, Stones, Tiles, Wood
 
 
 def tint(rng: np.random.Generator, value: tuple[float, float], saturation: tuple[float, float] = (0.1, 0.6)) -> Color:

@@ -9,18 +9,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cus.datasets.clips import clip_paths, load_clip
-from cus.datasets.photo_clips import PhotoClipRecipe
 from cus.errors import InputError
-from cus.evaluation.ablation import Ablation, Line, run
 from cus.evaluation.runner import evaluate
 from cus.evaluation.settings import EvalSettings
-from cus.training import photographic_clips
 from cus.training.config import resolve
-from cus.training.photographic_clips import PhotographicClips
 from cus.training.scripts import settings_of
+from procedural import photographic_clips
+from procedural.ablation import Ablation, Line, run
+from procedural.photo_clips import PhotoClipRecipe
+from procedural.photographic_clips import PhotographicClips
 from tests.conftest import ROOT
-from tests.datasets.test_photographs import write_photo
 from tests.evaluation.small_scenes import SIZE, one_thread, write_scenes
+from tests.procedural.test_photographs import write_photo
 
 CONFIG = ROOT / "configs/mini/table3.yaml"
 SMALL = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cus.datasets.procedural.shapes import NEAR, NEVER, Cylinder, Patch, length
+from procedural.tracer.shapes import NEAR, NEVER, Cylinder, Patch, length
 
 _ROWS = 65  # samples of the profile
 _BLOCK = 8  # positions along the ray looked at in one go

@@ -1,6 +1,6 @@
 """Scenes whose surfaces carry photographs: relief, ragged boards, posts and print with the detail of real pictures.
 
-They are collages (`cus.datasets.collage`) with two more kinds of board. A close-up's target is rendered at about one
+They are collages (`procedural.collage`) with two more kinds of board. A close-up's target is rendered at about one
 texel a pixel, so that it is as sharp as a photograph; its references see four times less.
 """
 
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cus.datasets.collage import FAR, Collage, Solid, axes_turned, pyramid
-from cus.datasets.photographs import Photograph, random_part
-from cus.datasets.textures import fractal_noise, lettering
+from procedural.collage import FAR, Collage, Solid, axes_turned, pyramid
+from procedural.photographs import Photograph, random_part
+from procedural.textures import fractal_noise, lettering
 
 STEPS = 10  # of the march through a relief, before it is halved five times
 PIXELS_ACROSS = 384 * 4.0  # of a whole picture at the magnification that targets are made for

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cus.datasets.procedural.materials import Appearance, Texels
-from cus.datasets.procedural.noise import fbm
+from procedural.tracer.materials import Appearance, Texels
+from procedural.tracer.noise import fbm
 
 _SYLLABLES = (
     "ka mo ri ta len sol ver na du fi gor hal in jo ko lum mer nor os pra qui ran sta tor ul vin wes xa yel zon".split()

@@ -8,15 +8,15 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from cus.datasets.clips import save_clip
-from cus.datasets.photo_clips import Guide, PhotoClipRecipe, make_photo_clips
-from cus.datasets.photographs import Photograph, read_manifest
 from cus.errors import InputError
 from cus.files import read_json
 from cus.limits import limited
 from cus.output_folder import OutputFolder
 from cus.training import config
-from cus.training.coarse import CoarsePass
 from cus.training.scripts import REMEDY
+from procedural.coarse import CoarsePass
+from procedural.photo_clips import Guide, PhotoClipRecipe, make_photo_clips
+from procedural.photographs import Photograph, read_manifest
 
 COARSE = "coarse.json"  # which weights the structure images are of
 
@@ -27,7 +27,7 @@ class PhotographicClips:
 
     Attributes:
         out: folder of the clips.
-        photographs: manifest of the photographs, see `cus.datasets.photographs`.
+        photographs: manifest of the photographs, see `procedural.photographs`.
         scenes: how many; each gives up to `recipe.windows` clips.
         first_seed: seed of the first scene; scene i has `first_seed + i`. Keep training and held-out ranges apart.
         recipe: of each clip.

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from cus.datasets.procedural.noise import Noise, cells, fbm, random_at, smoothstep
+from procedural.tracer.noise import Noise, cells, fbm, random_at, smoothstep
 
 Color = tuple[float, float, float]
 

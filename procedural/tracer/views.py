@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.cameras.conversions import focal_from_fov
-from cus.datasets.procedural.scene import Scene
+from procedural.tracer.scene import Scene
 
 _CLEARANCE = 0.25  # metres between a camera and the nearest surface
 

@@ -14,15 +14,15 @@ from torch.nn import functional as F
 
 from cus.cameras import Cameras, trajectories
 from cus.conditioning import agree, fused_warp
-from cus.datasets import collage
 from cus.datasets.clips import Clip
-from cus.datasets.closeup import ClipRecipe, imperfect
 from cus.datasets.other_warps import OTHER_WARPS, References, other_warps
-from cus.datasets.photo_scenes import random_photo_scene
-from cus.datasets.photographs import Photograph, as_taken
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.limits import limited
+from procedural import collage
+from procedural.close_up_clips import ClipRecipe, imperfect
+from procedural.photo_scenes import random_photo_scene
+from procedural.photographs import Photograph, as_taken
 
 
 @dataclass

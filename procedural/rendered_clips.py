@@ -8,14 +8,14 @@ import torch
 from omegaconf import MISSING
 
 from cus.cameras import Cameras
-from cus.datasets import collage, procedural
 from cus.datasets.clips import is_clip, save_clip
-from cus.datasets.closeup import ClipRecipe, make_clip
 from cus.errors import InputError
 from cus.limits import limited
 from cus.output_folder import OutputFolder
 from cus.training import config
 from cus.training.scripts import REMEDY
+from procedural import collage, tracer
+from procedural.close_up_clips import ClipRecipe, make_clip
 
 
 @dataclass
@@ -61,9 +61,9 @@ def scene_of(
             lambda c: collage.render(scene, c, samples.get(c.width, settings.supersample)),
             collage.reference_cameras(seed, width, height),
         )
-    traced = procedural.random_scene(seed)
-    references = procedural.sample_reference_cameras(traced, seed, width, height)
-    return lambda c: procedural.render(traced, c, settings.supersample), references
+    traced = tracer.random_scene(seed)
+    references = tracer.sample_reference_cameras(traced, seed, width, height)
+    return lambda c: tracer.render(traced, c, settings.supersample), references
 
 
 def build(settings: ProceduralClips, on_progress: Callable[[int, int], None]) -> None:

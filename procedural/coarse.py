@@ -15,7 +15,7 @@ from cus.inference.stages import Generated, find_model, fuse, load_model, struct
 
 
 class CoarsePass:
-    """A `cus.datasets.photo_clips.Guide`: what a model's second pass would be shown of a path.
+    """A `procedural.photo_clips.Guide`: what a model's second pass would be shown of a path.
 
     Args:
         model: "mini", a folder, or a Hub id.

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from cus.datasets.procedural import palette
-from cus.datasets.procedural.crafts import Glaze, Metal
-from cus.datasets.procedural.materials import Color, Material, Wood
-from cus.datasets.procedural.picture import draw_print
-from cus.datasets.procedural.revolved import Revolved
-from cus.datasets.procedural.scene import Light, Scene, Sky, Solid, turn_z
-from cus.datasets.procedural.shapes import Box, Cylinder, Plane, Shape, Sphere
+from procedural.tracer import palette
+from procedural.tracer.crafts import Glaze, Metal
+from procedural.tracer.materials import Color, Material, Wood
+from procedural.tracer.picture import draw_print
+from procedural.tracer.revolved import Revolved
+from procedural.tracer.scene import Light, Scene, Sky, Solid, turn_z
+from procedural.tracer.shapes import Box, Cylinder, Plane, Shape, Sphere
 
 _PROFILES = (
     (0.5, 0.8, 1.0, 0.75, 0.35, 0.3, 0.5),  # vase

@@ -1,6 +1,6 @@
 """Collage scenes: boards, boxes and ellipsoids with bitmap textures, cast by rays in a fraction of a second.
 
-The ray-traced scenes of `cus.datasets.procedural` look better and cost a hundred times more: those are for examples and
+The scenes of `procedural.tracer` look better and cost a hundred times more: those are for examples and
 evaluation, these for training clips in volume. World and cameras follow docs/conventions.md; lengths are in metres, the
 viewer stands near the origin and looks along +z.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cus.cameras import Cameras
-from cus.datasets.textures import random_texture
+from procedural.textures import random_texture
 
 TEXELS_PER_METRE = 700.0
 FAR = 1e9

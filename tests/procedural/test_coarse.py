@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from cus.cameras import Cameras, trajectories
-from cus.datasets import collage
 from cus.datasets.other_warps import References
 from cus.errors import InputError
 from cus.estimators import SceneEstimate
-from cus.training.coarse import CoarsePass
+from procedural import collage
+from procedural.coarse import CoarsePass
 from tests.evaluation.small_scenes import one_thread
 from tests.training.test_clip_crops import small_stage, write_clips
 

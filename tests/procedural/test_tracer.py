@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from cus.cameras import Cameras
-from cus.datasets.procedural import (
+from procedural.tracer import (
     Light,
     Scene,
     Solid,
@@ -17,11 +17,11 @@ from cus.datasets.procedural import (
     render,
     sample_reference_cameras,
 )
-from cus.datasets.procedural.materials import Bricks, Plaster
-from cus.datasets.procedural.noise import fbm, noise
-from cus.datasets.procedural.revolved import Revolved
-from cus.datasets.procedural.scene import turn_z
-from cus.datasets.procedural.shapes import Box, Cylinder, Plane, Sphere
+from procedural.tracer.materials import Bricks, Plaster
+from procedural.tracer.noise import fbm, noise
+from procedural.tracer.revolved import Revolved
+from procedural.tracer.scene import turn_z
+from procedural.tracer.shapes import Box, Cylinder, Plane, Sphere
 
 LIGHT = Light((0.0, -0.6, 0.8), softness=0.01, haze=0.0)
 CLAY = Plaster()

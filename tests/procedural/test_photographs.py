@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cus.datasets import collage
 from cus.datasets.clips import load_clip, save_clip
-from cus.datasets.photo_clips import PhotoClipRecipe, make_photo_clips
-from cus.datasets.photo_scenes import random_photo_scene
-from cus.datasets.photographs import Photograph, as_taken, read_manifest
-from cus.datasets.textures import random_texture
 from cus.errors import InputError
+from procedural import collage
+from procedural.photo_clips import PhotoClipRecipe, make_photo_clips
+from procedural.photo_scenes import random_photo_scene
+from procedural.photographs import Photograph, as_taken, read_manifest
+from procedural.textures import random_texture
 
 
 def write_photo(path: Path, seed: int) -> None:

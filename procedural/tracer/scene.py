@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cus.datasets.procedural.materials import Color, Material
-from cus.datasets.procedural.noise import fbm, smoothstep
-from cus.datasets.procedural.shapes import Shape
+from procedural.tracer.materials import Color, Material
+from procedural.tracer.noise import fbm, smoothstep
+from procedural.tracer.shapes import Shape
 
 
 def turn_z(angle: float) -> Tensor:
@@ -102,7 +102,7 @@ class Scene:
     @staticmethod
     def random(seed: int) -> "Scene":
         """A random indoor or outdoor scene; the same seed gives the same scene (see `random_scene`)."""
-        from cus.datasets.procedural.layouts import random_scene  # layouts build scenes: the import must wait
+        from procedural.tracer.layouts import random_scene  # layouts build scenes: the import must wait
 
         return random_scene(seed)
 

@@ -17,11 +17,11 @@ from cus.evaluation.settings import CLASSICAL, EvalSettings
 from cus.limits import limited
 from cus.output_folder import OutputFolder
 from cus.training import config as configs
-from cus.training import photographic_clips
 from cus.training.clip_crops import LayeredCrops
-from cus.training.photographic_clips import PhotographicClips
 from cus.training.scripts import REMEDY, train_stage
 from cus.training.unet import UNetConfig, UNetStage
+from procedural import photographic_clips
+from procedural.photographic_clips import PhotographicClips
 
 OnProgress = Callable[[int, int], None]
 EVALUATION = "evaluation.yaml"
