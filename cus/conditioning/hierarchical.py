@@ -13,9 +13,10 @@ from cus.conditioning.conditioning import Conditioning, blank_conditioning
 from cus.conditioning.cpu.occlusion import sample_spacing_cpu
 from cus.conditioning.cpu.targets import warp_targets_cpu
 from cus.conditioning.occlusion import DEPTH_TOLERANCE, dilated_depths, sample_spacing
-from cus.conditioning.options import WIDE_SPACING, Backend, Merge, WarpOptions, check_scales, resolved_backend
-from cus.conditioning.references import Reference, references_of
-from cus.conditioning.warp import project_depths, splat, surface_means, winners
+from cus.conditioning.options import Backend, Merge, WarpOptions, check_scales, resolved_backend
+from cus.conditioning.references import Reference, Spacing, references_of
+from cus.conditioning.warp import Projection, project_depths, splat, surface_means, winners
+from cus.conditioning.warp_target import warp_target
 from cus.errors import InputError
 from cus.scene import SceneEstimate
 
@@ -95,52 +96,59 @@ def _warp_targets(
 ) -> None:
     """`warp_targets_cpu` in tensor operations, on any device."""
     for index, order in enumerate(orders):
-        _warp_target([references[view] for view in order], targets[index], options).copy_to(conditioning, index)
+        ops = _TensorOps(targets[index], conditioning.images.device)
+        canvas = warp_target(ops, ops.blank(), [references[view] for view in order], options)
+        canvas.copy_to(conditioning, index)
         on_target(index + 1)
 
 
-def _warp_target(references: Sequence[Reference], target: Cameras, options: WarpOptions) -> Canvas:
-    """One target, from references that are ordered by the distance of their cameras from it."""
-    projections = [project_depths(reference.depths, reference.camera, target) for reference in references]
-    buffers = [splat(p, reference.reliable) for p, reference in zip(projections, references, strict=True)]
-    limits = None
-    if math.isfinite(options.tolerance):
-        limits = _dilated(buffers, references, target) + options.tolerance
-    merged = Canvas.blank(target.width, target.height, references[0].depths.device)
-    for reference, projection, keys in zip(references, projections, buffers, strict=True):
-        # The nearest reference goes first and the next ones only fill; by depth each needs a picture of its own.
-        canvas = merged if options.merge == "nearest" else Canvas.blank(target.width, target.height, keys.device)
-        if canvas.complete:
-            break
-        spacing = reference.projected_spacing(projection)
-        levels = options.levels(spacing.largest)
-        for chosen, z_buffer, nearest in ((reference.reliable, keys, limits), (reference.unreliable, None, None)):
-            if canvas.complete:
-                break
-            z_buffer = splat(projection, chosen) if z_buffer is None else z_buffer
-            wide = spacing.typical < WIDE_SPACING
-            means = surface_means(reference.colors, projection, chosen, z_buffer) if wide else None
-            canvas.paint(reference.colors, projection, z_buffer, levels, nearest, means)
-        if options.merge == "depth":
-            merged = _nearer(merged, canvas)
-    return merged
+class _TensorOps:
+    """The steps of Algorithm 1 into one target in tensor operations; a view's projection and z-buffer are kept."""
 
+    def __init__(self, target: Cameras, device: torch.device) -> None:
+        self.target, self.device = target, device
+        self.projected: dict[int, tuple[Projection, Tensor]] = {}
 
-def _nearer(first: Canvas, second: Canvas) -> Canvas:
-    """Of each pixel the nearer surface; the first's where they are equal."""
-    use = second.mask & (~first.mask | (second.depths < first.depths))
-    return Canvas(
-        torch.where(use[..., None], second.image, first.image),
-        first.mask | second.mask,
-        torch.where(use, second.depths, first.depths),
-    )
+    def blank(self) -> Canvas:
+        return Canvas.blank(self.target.width, self.target.height, self.device)
 
+    def limits(self, views: Sequence[Reference], tolerance: float) -> Tensor:
+        depths, spacings = [], []
+        for view in views:
+            _, index, z = winners(self._reliable(view)[1])
+            depths.append(torch.where(view.hides[index], z, 0.0))
+            spacings.append(view.spacing_in(self.target, index, z))
+        return dilated_depths(depths, spacings) + tolerance
 
-def _dilated(buffers: Sequence[Tensor], references: Sequence[Reference], target: Cameras) -> Tensor:
-    """D_dilate [H, W] of Eq. 5 from the z-buffers [H, W] of the references' reliable points."""
-    depths, spacings = [], []
-    for keys, reference in zip(buffers, references, strict=True):
-        _, index, z = winners(keys)
-        depths.append(torch.where(reference.hides[index], z, 0.0))
-        spacings.append(reference.spacing_in(target, index, z))
-    return dilated_depths(depths, spacings)
+    def spacing(self, view: Reference) -> Spacing:
+        return view.projected_spacing(self._reliable(view)[0])
+
+    def paint(
+        self,
+        canvas: Canvas,
+        view: Reference,
+        chosen: Tensor,
+        scales: Sequence[int],
+        average: bool,
+        limits: Tensor | None,
+    ) -> None:
+        projection, keys = self._reliable(view)
+        if chosen is not view.reliable:
+            keys = splat(projection, chosen)
+        means = surface_means(view.colors, projection, chosen, keys) if average else None
+        canvas.paint(view.colors, projection, keys, scales, limits, means)
+
+    def nearer(self, first: Canvas, second: Canvas) -> Canvas:
+        use = second.mask & (~first.mask | (second.depths < first.depths))
+        return Canvas(
+            torch.where(use[..., None], second.image, first.image),
+            first.mask | second.mask,
+            torch.where(use, second.depths, first.depths),
+        )
+
+    def _reliable(self, view: Reference) -> tuple[Projection, Tensor]:
+        """All points of a view in the target, and the z-buffer [H, W] of its reliable ones."""
+        if id(view) not in self.projected:
+            projection = project_depths(view.depths, view.camera, self.target)
+            self.projected[id(view)] = projection, splat(projection, view.reliable)
+        return self.projected[id(view)]

@@ -1,6 +1,6 @@
 """3D Gaussians: data, rasterization, the confidence-weighted fit, PLY files."""
 
-from cus.splats.confidence import image_confidence, pixel_confidence_from_counts
+from cus.splats.confidence import image_confidence
 from cus.splats.files import load_splats, read_splats, save_splats
 from cus.splats.fit import FitRecord, FitResult, FitStatus, fit_gaussians, fit_views
 from cus.splats.fit_config import FitConfig
@@ -24,7 +24,6 @@ __all__ = [
     "fit_views",
     "image_confidence",
     "load_splats",
-    "pixel_confidence_from_counts",
     "rasterization",
     "read_splats",
     "render",

@@ -1,4 +1,4 @@
-"""How much each pixel and each image counts in the fit (Section III-E)."""
+"""How much each image counts in the fit (Section III-E)."""
 
 import torch
 from torch import Tensor
@@ -7,19 +7,6 @@ from cus.cameras import Cameras
 
 # What one doubling of the magnification counts as, in baselines; see `image_confidence`.
 _BASELINES_PER_OCTAVE = 0.25
-
-
-def pixel_confidence_from_counts(counts: Tensor, tau_num: float) -> Tensor:
-    """W_pixel = min(M / tau_num, 1) (Eq. 9).
-
-    Args:
-        counts: How many other views agree with each pixel [..., H, W], >= 0.
-        tau_num: Views needed for full confidence; values under 1 count as 1, so that no agreement is no confidence.
-
-    Returns:
-        Of the shape of counts, float32 in [0, 1].
-    """
-    return (counts.float() / max(float(tau_num), 1.0)).clamp(max=1.0)
 
 
 def image_confidence(

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from cus.cameras import Cameras
-from cus.conditioning import fuse_views
+from cus.conditioning import FusedCloud, fuse_views
 from cus.conditioning.fusion import default_needed
 from tests.conditioning import slow_warp
 from tests.conditioning.plane_scenes import pinhole, plane_depths, render_depths, surface_colors
@@ -130,13 +132,18 @@ def test_views_that_agree_on_nothing_give_an_empty_cloud():
     assert cloud.points.shape == (0, 3) and cloud.counts.sum() == 0
 
 
+def test_pixel_confidence_is_equation_9() -> None:
+    cloud = FusedCloud(torch.zeros(0, 3), torch.zeros(0, 3), torch.tensor([[[0, 3, 10, 24]]]), needed=10)
+    torch.testing.assert_close(cloud.pixel_confidence, torch.tensor([[[0.0, 0.3, 1.0, 1.0]]]))
+    torch.testing.assert_close(replace(cloud, needed=0).pixel_confidence, torch.tensor([[[0.0, 1.0, 1.0, 1.0]]]))
+
+
 def test_more_than_the_threshold_must_agree():
     images, depths, cameras = row_of_views(5)
     for needed in range(4):
         cloud = fuse_views(images, depths, cameras, needed=needed, color_tolerance=0.2)
         assert len(cloud.points) <= int((cloud.counts > needed).sum())
         assert len(cloud.points) > 0
-        assert torch.equal(cloud.pixel_confidence, (cloud.counts / max(needed, 1)).clamp(max=1))
     assert len(fuse_views(images, depths, cameras, needed=4).points) == 0
 
 

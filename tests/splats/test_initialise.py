@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cus.cameras import Cameras
-from cus.splats import downsample_points, image_confidence, pixel_confidence_from_counts, rasterization
+from cus.splats import downsample_points, image_confidence, rasterization
 from cus.splats.complete import complete_cloud
 from cus.splats.initialise import _voxels, initial_gaussians, quat_from_rotmat, sampling_distances
 from cus.splats.projection import rotmat_from_quat
@@ -135,12 +135,6 @@ def test_points_behind_a_known_depth_do_not_cover_it() -> None:
     far = views.backproject(torch.full((1, 48, 64), 4.0)).reshape(-1, 3)
     filled, _ = complete_cloud(far, far, torch.rand(1, 3, 48, 64), views, torch.full((1, 48, 64), 2.0))
     assert len(filled) == 2 * len(far)
-
-
-def test_pixel_confidence_is_equation_9() -> None:
-    counts = torch.tensor([[0, 3, 10, 24]])
-    torch.testing.assert_close(pixel_confidence_from_counts(counts, 10), torch.tensor([[0.0, 0.3, 1.0, 1.0]]))
-    torch.testing.assert_close(pixel_confidence_from_counts(counts, 0), torch.tensor([[0.0, 1.0, 1.0, 1.0]]))
 
 
 def test_image_confidence_is_1_at_references_and_falls_with_distance_and_zoom() -> None:

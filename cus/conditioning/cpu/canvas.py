@@ -32,10 +32,15 @@ class Canvas(NamedTuple):
     mask: np.ndarray
     depths: np.ndarray
 
+    @property
+    def complete(self) -> bool:
+        """Whether no hole is left."""
+        return bool(self.mask.all())
+
 
 @njit(cache=True, nogil=True)
 def put(canvas, keys, points, colors, own_colors, limits):  # pragma: no cover - compiled
-    """Fill holes with the points of a z-buffer, one pixel each; returns how many.
+    """Fill holes with the points of a z-buffer, one pixel each.
 
     Args:
         canvas: what to paint on.
@@ -46,7 +51,6 @@ def put(canvas, keys, points, colors, own_colors, limits):  # pragma: no cover -
         limits: [H, W] the largest depth that each pixel takes.
     """
     height, width = keys.shape
-    painted = 0
     for row in range(height):
         for column in range(width):
             key = keys[row, column]
@@ -61,8 +65,6 @@ def put(canvas, keys, points, colors, own_colors, limits):  # pragma: no cover -
                 canvas.image[channel, row, column] = color[channel]
             canvas.depths[row, column] = z
             canvas.mask[row, column] = True
-            painted += 1
-    return painted
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -103,14 +105,13 @@ def cells_of(level, points, colors):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def enlarge(canvas, cells, scale, limits):  # pragma: no cover - compiled
-    """Fill holes with the cells of a `scale` times lower resolution, enlarged mask-aware; returns how many.
+    """Fill holes with the cells of a `scale` times lower resolution, enlarged mask-aware.
 
     A pixel is the mean of the points in its cell and the eight cells around that lie on the same surface, weighted by
     a tent about each point's position, a cell wide to each side.
     """
     height, width = canvas.mask.shape
     near = np.empty((_AROUND, _FIELDS), dtype=np.float32)
-    painted = 0
     for row in range(cells.shape[0] - 2):
         bottom = min(row * scale + scale, height)
         for column in range(cells.shape[1] - 2):
@@ -124,9 +125,7 @@ def enlarge(canvas, cells, scale, limits):  # pragma: no cover - compiled
                         continue
                     if count < 0:
                         count = _same_surface(cells, row, column, near)
-                    if _blend(canvas, near, count, i, j, _ONE / np.float32(scale), limits[i, j]):
-                        painted += 1
-    return painted
+                    _blend(canvas, near, count, i, j, _ONE / np.float32(scale), limits[i, j])
 
 
 @njit(cache=True, nogil=True)
@@ -160,13 +159,12 @@ def _blend(canvas, near, count, row, column, inverse_scale, limit):  # pragma: n
         blue += weight * near[k, _BLUE]
     z = weights / inverse
     if not z <= limit:
-        return False
+        return
     canvas.image[0, row, column] = red / weights
     canvas.image[1, row, column] = green / weights
     canvas.image[2, row, column] = blue / weights
     canvas.depths[row, column] = z
     canvas.mask[row, column] = True
-    return True
 
 
 @njit(cache=True, nogil=True)

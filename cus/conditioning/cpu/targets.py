@@ -4,7 +4,6 @@ Of a reference only what the step at hand needs is kept, so the memory does not 
 suppression of background takes them from the farthest to the nearest, which then lies ready to be painted first.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -17,9 +16,10 @@ from cus.conditioning.conditioning import Conditioning
 from cus.conditioning.cpu.canvas import Canvas, cells_of, enlarge, keep_nearer, put, surface_means
 from cus.conditioning.cpu.occlusion import Samples, dilate
 from cus.conditioning.cpu.warp import Points, coarsen, project, projected_distances, splat
-from cus.conditioning.options import WIDE_SPACING, WarpOptions
+from cus.conditioning.options import WarpOptions
 from cus.conditioning.references import Reference, Spacing, focal, ranks_of_spacing
 from cus.conditioning.warp import pixel_map
+from cus.conditioning.warp_target import warp_target
 from cus.kernels.threads import in_pieces
 
 
@@ -50,7 +50,8 @@ def warp_targets_cpu(
         scratch = spare.pop()
         for index in range(first, last):
             canvas = Canvas(*(array[index] for array in arrays))
-            _Target(targets[index], canvas, options, scratch).warp([views[view] for view in orders[index]])
+            ops = _KernelOps(targets[index], scratch)
+            warp_target(ops, canvas, [views[view] for view in orders[index]], options)
         spare.append(scratch)
 
     # As many targets at a time as there are threads, so that progress is reported from the caller's own.
@@ -95,67 +96,27 @@ class _Scratch:
         return Canvas(picture, np.zeros(self.shape, dtype=np.bool_), np.zeros(self.shape, dtype=np.float32))
 
 
-class _Target:
-    """One target camera's turn on a thread."""
+class _KernelOps:
+    """The steps of Algorithm 1 into one target, on one thread; the points of one view at a time are kept."""
 
-    def __init__(self, camera: Cameras, canvas: Canvas, options: WarpOptions, scratch: _Scratch) -> None:
-        self.camera, self.canvas, self.options, self.scratch = camera, canvas, options, scratch
+    def __init__(self, camera: Cameras, scratch: _Scratch) -> None:
+        self.camera, self.scratch = camera, scratch
         self.projected: _View | None = None  # whose points are in the scratch
         self.splatted: np.ndarray | None = None  # which of them are in its z-buffer
 
-    def warp(self, views: Sequence[_View]) -> None:
-        """Paint the views, the first over the next."""
-        limits = self.scratch.no_limits
-        if math.isfinite(self.options.tolerance):
-            limits = self._limits(views)
-        holes = self.canvas.mask.size
-        for view in views:
-            if self.options.merge == "depth":  # each view needs a picture of its own
-                self._paint_view(self.scratch.other, view, limits, self.canvas.mask.size)
-                keep_nearer(self.canvas, self.scratch.other)
-            elif holes:
-                holes = self._paint_view(self.canvas, view, limits, holes)
+    def blank(self) -> Canvas:
+        return self.scratch.other  # which `nearer` has left blank
 
-    def _limits(self, views: Sequence[_View]) -> np.ndarray:
-        """D_dilate + tau_D of Eq. 5, [H, W]."""
+    def limits(self, views: Sequence[_View], tolerance: float) -> np.ndarray:
         limits = self.scratch.limits
         limits[:] = np.inf
         for view in reversed(views):
             magnification = np.float32(focal(self.camera) / focal(view.camera))
             dilate(self._z_buffer(view, view.reliable), self.scratch.points, view.samples, magnification, limits)
-        limits += np.float32(self.options.tolerance)
+        limits += np.float32(tolerance)
         return limits
 
-    def _paint_view(self, canvas: Canvas, view: _View, limits: np.ndarray, holes: int) -> int:
-        """Fill holes with the reliable points of a view, then with the others; returns how many holes are left."""
-        spacing = self._spacing(view)
-        for chosen, nearest in ((view.reliable, limits), (view.unreliable, self.scratch.no_limits)):
-            if holes:
-                holes = self._paint(canvas, view, chosen, spacing, nearest, holes)
-        return holes
-
-    def _paint(
-        self, canvas: Canvas, view: _View, chosen: np.ndarray, spacing: Spacing, limits: np.ndarray, holes: int
-    ) -> int:
-        """Fill holes with the chosen points of a view at each of the scales; returns how many holes are left."""
-        points, keys = self.scratch.points, self._z_buffer(view, chosen)
-        levels = {1: keys}
-        for scale in self.options.levels(spacing.largest):
-            if scale > 1:
-                base = max(known for known in levels if scale % known == 0)
-                levels[scale] = coarsen(levels[base], scale // base)
-                holes -= enlarge(canvas, cells_of(levels[scale], points, view.colors), scale, limits)
-            elif spacing.typical < WIDE_SPACING:
-                surface_means(keys, points, chosen, view.colors, self.scratch.means)
-                holes -= put(canvas, keys, points, self.scratch.means, False, limits)
-            else:
-                holes -= put(canvas, keys, points, view.colors, True, limits)
-            if not holes:
-                break
-        return holes
-
-    def _spacing(self, view: _View) -> Spacing:
-        """Of the reliable points of a view, as `Reference.projected_spacing` measures it."""
+    def spacing(self, view: _View) -> Spacing:
         self._project(view)
         columns, buffer = view.depths.shape[1], self.scratch.distances
         distances = buffer[: projected_distances(self.scratch.points, view.reliable, columns, buffer)]
@@ -163,6 +124,35 @@ class _Target:
             return Spacing(1.0, 1.0)
         places = [rank - 1 for rank in ranks_of_spacing(len(distances))]
         return Spacing(*np.partition(distances, places)[places].tolist())
+
+    def paint(
+        self,
+        canvas: Canvas,
+        view: _View,
+        chosen: np.ndarray,
+        scales: Sequence[int],
+        average: bool,
+        limits: np.ndarray | None,
+    ) -> None:
+        points, keys = self.scratch.points, self._z_buffer(view, chosen)
+        limits = self.scratch.no_limits if limits is None else limits
+        levels = {1: keys}
+        for scale in scales:
+            if scale > 1:
+                base = max(known for known in levels if scale % known == 0)
+                levels[scale] = coarsen(levels[base], scale // base)
+                enlarge(canvas, cells_of(levels[scale], points, view.colors), scale, limits)
+            elif average:
+                surface_means(keys, points, chosen, view.colors, self.scratch.means)
+                put(canvas, keys, points, self.scratch.means, False, limits)
+            else:
+                put(canvas, keys, points, view.colors, True, limits)
+            if canvas.complete:
+                break
+
+    def nearer(self, first: Canvas, second: Canvas) -> Canvas:
+        keep_nearer(first, second)
+        return first
 
     def _z_buffer(self, view: _View, chosen: np.ndarray) -> np.ndarray:
         """[H, W] keys of the chosen points of a view; its points are then in the scratch."""
