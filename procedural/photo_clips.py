@@ -39,7 +39,9 @@ class PhotoClipRecipe:
         path_frames: length of the path that the neighbours are taken from.
         zoom: range of magnifications at the path's end.
         exact_fraction: share of the scenes that are "exact".
-        large_fraction: share of the scenes whose photographs are twice as large as what the estimator sees.
+        photograph_scales: how many times as large as what the estimator sees the photographs of a scene are; each scene
+            draws one. At 4, a close-up of x4 shows their own pixels, as people's photographs do: a model has to leave
+            alone what is sharp already.
         errors: of "exact" scenes' depths and cameras; its other fields do not matter here.
         least_coverage: windows of which the references show less are left out.
         least_detail: most of the windows whose neighbouring pixels differ by less, on average, are left out.
@@ -56,7 +58,7 @@ class PhotoClipRecipe:
     path_frames: int = 25
     zoom: tuple[float, float] = (2.5, 5.0)
     exact_fraction: float = 0.5
-    large_fraction: float = 0.3
+    photograph_scales: list[int] = limited(default_factory=lambda: [1, 1, 2, 4], low=1, high=4)
     errors: ClipRecipe = field(default_factory=lambda: ClipRecipe(depth_noise=0.015, pose_noise=0.05))
     least_coverage: float = 0.6
     least_detail: float = 0.012
@@ -65,6 +67,7 @@ class PhotoClipRecipe:
 
 
 SAMPLES = 4  # of a reference's pixel along each axis: about a close-up's pixels
+LEAST_SAMPLES = 2  # of a photograph's own pixel along each axis, as of a target's
 
 Guide = Callable[[References, Cameras, int], Tensor]
 """Structure images [n, 3, H, W] of the last n cameras of a path. Raises InputError where there are none."""
@@ -87,21 +90,22 @@ def make_photo_clips(
     rng = np.random.default_rng([seed, 82])
     exact = bool(rng.random() < recipe.exact_fraction)
     scene, used = random_photo_scene(photographs, seed, plane=exact)
-    large = 2 if rng.random() < recipe.large_fraction else 1
+    scale = int(rng.choice(recipe.photograph_scales))
     cameras = collage.reference_cameras(seed, recipe.width, recipe.height)
     # Sampled as densely as close-ups are and averaged, as photographs are shrunk. A coarser mip level would be
     # blurrier, and a model that learns from blurrier references than it will see sharpens too much.
-    seen = collage.pictures(scene, cameras.resized(large * recipe.width, large * recipe.height), SAMPLES // large)
-    pictures = as_taken(seen, rng, shrunk=large == 1)
-    images = F.avg_pool2d(pictures, 2) if large == 2 else pictures
-    large_ones = list(pictures) if large == 2 else None
+    samples = max(SAMPLES // scale, LEAST_SAMPLES)
+    seen = collage.pictures(scene, cameras.resized(scale * recipe.width, scale * recipe.height), samples)
+    pictures = as_taken(seen, rng, shrunk=scale == 1)
+    images = F.avg_pool2d(pictures, scale)
+    own_size = list(pictures) if scale > 1 else None
     try:
         estimate = _estimate(images, cameras, scene, exact, recipe, rng)
     except InputError:
         return []
-    references = References(estimate, agree(estimate, large_ones), large_ones)
+    references = References(estimate, agree(estimate, own_size), own_size)
     names = [photographs[i].path.name for i in used]
-    info = {"kind": "exact" if exact else "estimated", "seed": seed, "photographs": names, "photograph_scale": large}
+    info = {"kind": "exact" if exact else "estimated", "seed": seed, "photographs": names, "photograph_scale": scale}
     clips = []
     for _ in range(recipe.windows):
         path, zoom = _path(cameras, recipe, rng)

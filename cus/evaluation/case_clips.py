@@ -19,7 +19,7 @@ from cus.datasets.scenes import open_scenes
 from cus.errors import InputError
 from cus.estimators import estimate_scene
 from cus.evaluation.protocol import CENTERS, LEVELS, Case, Rules, choose_cases, index_of, thinned
-from cus.evaluation.targets import frame_size, read_target
+from cus.evaluation.targets import frame_size, read_target, references_at
 from cus.limits import limited
 from cus.output_folder import OutputFolder
 from cus.training import config
@@ -40,6 +40,7 @@ class CaseClips:
         pair_overlap: least share of each reference's picture that lies within the other's.
         overlap: least share of the target's crop that lies within each reference's picture.
         estimator: of the references' depths; their poses are the given ones.
+        photo_size: longest side in pixels of the photographs that colours come from; 0: as many as `size`.
         others: names of further warps that the clips hold beside the fused one, see `OTHER_WARPS`.
     """
 
@@ -52,6 +53,7 @@ class CaseClips:
     pair_overlap: float = limited(0.5, low=0, high=1)
     overlap: float = limited(0.7, low=0, high=1)
     estimator: str = "stereo"
+    photo_size: int = limited(0, low=0, high=16384)
     others: list[str] = limited(default_factory=list, choices=tuple(OTHER_WARPS))
 
 
@@ -95,7 +97,7 @@ def case_clip(references: References, posed: PosedPhotos, case: Case, settings: 
     """
     scene = references.agreed
     target = read_target(posed, case, settings.size)
-    warped = fused_warp(scene, target.camera, agreed=True)
+    warped = fused_warp(scene, target.camera, references.photographs, agreed=True)
     others = other_warps(settings.others, references, target.camera)
     order = (scene.cameras.centers - target.camera.centers).norm(dim=-1).argsort()
     names = [*case.references, case.target]
@@ -127,4 +129,5 @@ def _estimate(settings: CaseClips, posed: PosedPhotos, case: Case) -> References
     photos, cameras = chosen.read(width, height)
     with torch.no_grad():
         estimate = estimate_scene(photos.images, cameras, settings.estimator, valid=photos.valid)
-        return References(estimate, agree(estimate), None)
+        large = references_at(chosen, photos, settings.photo_size, estimate.used) if settings.photo_size else None
+        return References(estimate, agree(estimate, large), large)

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from cus.cameras import PosedPhotos
 from cus.cameras.alignment import Alignment, align_cameras
-from cus.cameras.large_pictures import large_pictures
-from cus.cameras.photos import PhotoSet
 from cus.datasets.scenes import open_source
 from cus.diffusion.parts import sampling_of
 from cus.errors import InputError
@@ -30,7 +28,7 @@ from cus.evaluation.results import write_results
 from cus.evaluation.rows import CaseWork, Models, References
 from cus.evaluation.settings import EvalSettings, RowSettings, blurred_name
 from cus.evaluation.tables import MetricColumn, MetricLike
-from cus.evaluation.targets import Target, frame_size, read_target
+from cus.evaluation.targets import Target, frame_size, read_target, references_at
 from cus.files import explained
 from cus.inference.progress import OnProgress
 from cus.inference.settings import torch_device
@@ -220,7 +218,7 @@ class _Run:
             given = cameras.to(self.models.device)
             scene = estimate_scene(images, given, self.settings.estimator, valid=valid)
             return References(
-                scene, valid, self.models, lambda size: _read_larger(chosen, photos, size, range(len(chosen)))
+                scene, valid, self.models, lambda size: references_at(chosen, photos, size, range(len(chosen)))
             ), None
         focals = cameras.Ks[:, 0, 0]
         scene = estimate_scene(images, None, self.settings.estimator, valid=valid, focals=focals)
@@ -230,7 +228,7 @@ class _Run:
             scene.moved(alignment),
             valid[used],
             self.models,
-            lambda size: _read_larger(chosen, photos, size, used),
+            lambda size: references_at(chosen, photos, size, used),
         )
         return references, alignment
 
@@ -341,14 +339,6 @@ class _Run:
     def _say(self, words: str) -> None:
         if self.on_progress is not None:
             self.on_progress(len(self.known), self.total, words)
-
-
-def _read_larger(posed: PosedPhotos, photos: PhotoSet, longest_side: int, used: Iterable[int]) -> list[Tensor]:
-    """Of the photographs of a batch those used, [3, h, w] uint8, with up to `longest_side` pixels; never enlarged."""
-    height, width = photos.images.shape[-2:]
-    own, indices = posed.at_file_size(), list(used)
-    pictures = (own.straight_picture(index).pixels for index in indices)
-    return large_pictures(pictures, photos.scales[indices], width, height, longest_side)
 
 
 def _finite(picture: Tensor) -> Tensor:

@@ -1,5 +1,9 @@
-"""The ground truth of a case: the crop of a held-out photograph at full resolution, shrunk to the model's size."""
+"""The ground truth of a case: the crop of a held-out photograph at full resolution, shrunk to the model's size.
 
+And its references beyond that size.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +11,8 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras, PosedPhotos
-from cus.cameras.photos import resize
+from cus.cameras.large_pictures import large_pictures
+from cus.cameras.photos import PhotoSet, resize
 from cus.errors import InputError
 from cus.evaluation.protocol import Case, index_of, window_of
 
@@ -120,3 +125,21 @@ def target_view(posed: PosedPhotos, case: Case, longest_side: int) -> tuple[Tens
     """The ground truth alone: (picture [3, h, w] in [0, 1], its camera); arguments and errors as `read_target`."""
     target = read_target(posed, case, longest_side)
     return target.picture, target.camera
+
+
+def references_at(posed: PosedPhotos, photos: PhotoSet, longest_side: int, used: Iterable[int]) -> list[Tensor]:
+    """References with more pixels than the model's, which colours are taken from.
+
+    Args:
+        posed: the photographs of `photos`.
+        photos: as they were read at the model's size.
+        longest_side: in pixels, at most; nothing is enlarged.
+        used: which of them.
+
+    Returns:
+        For each, [3, h, w] uint8.
+    """
+    height, width = photos.images.shape[-2:]
+    own, indices = posed.at_file_size(), list(used)
+    pictures = (own.straight_picture(index).pixels for index in indices)
+    return large_pictures(pictures, photos.scales[indices], width, height, longest_side)

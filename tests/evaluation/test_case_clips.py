@@ -34,6 +34,18 @@ def test_a_case_becomes_a_clip_whose_target_is_the_crop_that_is_scored(tmp_path:
     assert paths[0].stat().st_mtime_ns == before
 
 
+def test_larger_photographs_give_a_case_their_detail(tmp_path: Path) -> None:
+    scenes, energies = write_scenes(tmp_path / "data", "one"), []
+    for size in (0, 8192):
+        out = tmp_path / str(size)
+        settings = CaseClips(str(out), [str(scenes / "one")], size=96, zooms=[2.0], cases=1, photo_size=size)
+        with one_thread():
+            build(settings, lambda done, total: None)
+        clip = load_clip(clip_paths(out)[0])
+        energies.append(float(clip.conditioning.diff(dim=-1).square().mean()))
+    assert energies[0] < 0.8 * energies[1]
+
+
 def test_no_scene_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="name the scenes"):
         build(CaseClips(str(tmp_path)), lambda done, total: None)

@@ -111,7 +111,9 @@ def test_the_same_seed_gives_the_same_clips_with_layers(tmp_path, photographs) -
 def test_references_are_as_sharp_as_photographs_that_were_shrunk(photographs) -> None:
     """Coarser mip levels have a tenth to a sixth less gradient energy, and a model learns to sharpen."""
     sizes = {"width": 192, "height": 128, "window_width": 48, "window_height": 32, "windows": 1}
-    recipe = PhotoClipRecipe(frames=1, path_frames=6, exact_fraction=1.0, large_fraction=0.0, least_psnr=0.0, **sizes)
+    recipe = PhotoClipRecipe(
+        frames=1, path_frames=6, exact_fraction=1.0, photograph_scales=[1], least_psnr=0.0, **sizes
+    )
     (clip,) = make_photo_clips(photographs, recipe, 4)
     scene, _ = random_photo_scene(photographs, 4, plane=True)
     cameras = collage.reference_cameras(4, 192, 128)
