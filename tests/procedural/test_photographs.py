@@ -71,7 +71,7 @@ def test_photographs_that_were_shrunk_have_less_noise_and_no_traces_of_jpeg() ->
     for shrunk in (False, True):
         taken = [as_taken(gray, np.random.default_rng(seed), 0.0, shrunk) for seed in range(8)]
         spreads.append(float(torch.stack([picture.std() for picture in taken]).mean()))
-    assert 0 < spreads[1] < 0.6 * spreads[0]
+    assert 0 < spreads[1] < 0.9 * spreads[0]
 
 
 def test_rays_end_on_the_relief_and_nowhere_before_it(photographs) -> None:
@@ -121,7 +121,7 @@ def test_references_are_as_sharp_as_photographs_that_were_shrunk(photographs) ->
     gains = clip.references.mean((2, 3), keepdim=True) / shrunk.mean((2, 3), keepdim=True)
     energy, expected = (
         float(x.diff(dim=-1).square().mean() + x.diff(dim=-2).square().mean())
-        for x in (clip.references, shrunk * gains)
+        for x in (clip.references, (shrunk * gains).clamp(0, 1))
     )
     assert 0.9 < energy / expected < 1.1
 
