@@ -107,7 +107,7 @@ def as_taken(pictures: Tensor, rng: np.random.Generator, differences: float = 1.
             of JPEG's traces away. A model that learns from noisier ones than it will see smooths what it should keep.
     """
     taken = []
-    noise = float(rng.uniform(0, 0.006)) * (0.4 if shrunk else 1)
+    noise = float(rng.uniform(0, 0.012)) * (0.2 if shrunk else 1)
     quality = int(rng.integers(82, 99))
     compressed = bool(rng.random() < 0.6) and not shrunk
     for picture in pictures:
