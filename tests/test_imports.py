@@ -19,7 +19,7 @@ ALLOWED = {
     "estimators": {"cameras", "scene", "hub", "estimators"},
     "conditioning": {"cameras", "scene", "conditioning"},
     "splats": {"cameras", "scene", "splats"},
-    "datasets": {"cameras", "scene", "datasets", "conditioning"},
+    "datasets": {"cameras", "scene", "datasets", "conditioning", "estimators", "splats"},
     "diffusion": {"models", "hub", "diffusion"},
     "lvdm": {"models", "hub", "diffusion", "lvdm"},
     "checkpoints": {"lvdm"},
