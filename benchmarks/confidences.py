@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras, PosedPhotos, load_transforms
-from cus.conditioning import FusedCloud, fuse_views
+from cus.closeup import CloseUp, fuse
+from cus.conditioning import FusedCloud
 from cus.errors import InputError
 from cus.inference.fitting import FitOptions, supervision
 from cus.inference.photo_fit import scored
 from cus.inference.refit import RecordedRun, read_run
-from cus.inference.stages import Generated
 from cus.splats import fit_views, render
 
 # The paper's rows are the first three; image confidence comes before pixel confidence.
@@ -69,7 +69,7 @@ def check_world(run: RecordedRun, posed: PosedPhotos) -> None:
     """Raise InputError where the run's photographs do not stand where the file says: nothing could be compared."""
     photos = run.results.inputs.photos
     known = posed.match(tuple(photo.path for photo in photos))
-    placed = run.results.generated().scene.cameras.viewmats
+    placed = run.made.scene.cameras.viewmats
     if not torch.allclose(placed, known.viewmats.to(placed), atol=1e-3):
         raise InputError("the run estimated its own cameras: repeat it with --cameras and the transforms.json")
 
@@ -88,10 +88,10 @@ def swapped(frames: Tensor, count: int, seed: int) -> Tensor:
 
 
 def evaluate(
-    made: Generated, cloud: FusedCloud, options: FitOptions, against: list[Truth], seeds: int
+    made: CloseUp, cloud: FusedCloud, valid: Tensor, options: FitOptions, against: list[Truth], seeds: int
 ) -> list[tuple[float, float]]:
     """(PSNR, SSIM) at each truth, means over the seeds."""
-    views = supervision(made, cloud, options)
+    views = supervision(made, cloud, options, valid=valid)
     config = options.config(views.images.device, views.cameras.width, views.cameras.height)
     totals = torch.zeros(len(against), 2)
     for seed in range(seeds):
@@ -121,17 +121,16 @@ def main() -> None:
     if len(indices) != len(names) or any(posed.paths[index].resolve() in seen for index in indices):
         raise InputError(f"--photographs must name photographs of {arguments.transforms} that are no views of the run")
     check_world(run, posed)
-    made, cloud = run.results.generated(), run.results.cloud
-    if cloud is None:
-        raise InputError("the run has no point cloud: finish it with cus-infer --resume")
+    made, cloud = run.made, run.made.cloud
     if arguments.swap:
         made = replace(made, frames=swapped(made.frames, arguments.swap, seed=0))
-        cloud = fuse_views(*made.with_references(), scale=made.scene.scale)
+        cloud = fuse(made)
     against = truths(posed, indices, arguments.crops, max(made.cameras.width, made.cameras.height))
     print("| fit | " + " | ".join(truth.name for truth in against) + " | mean PSNR | mean SSIM |")
     print("| --- |" + " ---: |" * (len(against) + 2))
     for name, options in ROWS.items():
-        scores = evaluate(made, cloud, replace(options, iterations=arguments.iterations), against, arguments.seeds)
+        options = replace(options, iterations=arguments.iterations)
+        scores = evaluate(made, cloud, run.results.batch.set.valid, options, against, arguments.seeds)
         psnr, ssim = (sum(column) / len(scores) for column in zip(*scores, strict=True))
         cells = " | ".join(f"{score[0]:.2f}" for score in scores)
         print(f"| {name} | {cells} | {psnr:.2f} | {ssim:.4f} |", flush=True)

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cus.cameras import Cameras, trajectories
-from cus.conditioning import Conditioning, ConditioningKind, conditioning_of, render_points, render_scene_points
+from cus.conditioning import Conditioning, agree, conditioning_kind, render_points
+from cus.conditioning.kinds import KINDS
 from cus.datasets.clips import Clip
 from cus.estimators import SceneEstimate
 from cus.limits import limited
@@ -38,7 +39,7 @@ class ClipRecipe:
         walk: range of the share of the depth that a dolly covers.
         depth_noise: largest relative error of depths.
         pose_noise: largest camera error, in degrees, and in hundredths of the baseline.
-        conditioning: "hierarchical" (Section III-B), "points" for ViewCrafter's own point renders, or "fused".
+        conditioning: the kind of conditioning images, a name in `cus.conditioning.kinds.KINDS`.
         suppress_fraction: share of clips whose hierarchical conditioning has leaked background removed, as at inference
             (Eq. 5).
         structure_fraction: share of clips with the image of a global point cloud (Section III-D).
@@ -54,7 +55,7 @@ class ClipRecipe:
     walk: tuple[float, float] = limited((0.3, 0.6), low=0, high=0.95)
     depth_noise: float = limited(0.02, low=0, high=1)
     pose_noise: float = limited(0.3, low=0, high=90)
-    conditioning: ConditioningKind = "hierarchical"
+    conditioning: str = limited("hierarchical", choices=tuple(KINDS))
     suppress_fraction: float = limited(0.5, low=0, high=1)
     structure_fraction: float = limited(0.5, low=0, high=1)
 
@@ -80,11 +81,12 @@ def make_clip(render: Renderer, references: Cameras, recipe: ClipRecipe, seed: i
     targets, target_depths = render(window)
     estimate = imperfect(exact, recipe, rng)
     suppress = bool(rng.random() < recipe.suppress_fraction)
-    if recipe.conditioning == "points":
-        # Half of a window is not the window of a half: discs are rendered as they are at inference.
-        warped = _window_of(render_scene_points(estimate, whole), x, y, window)
+    shown = conditioning_kind(recipe.conditioning, suppress_background=suppress)
+    known = agree(estimate) if shown.wants_agreement else estimate
+    if shown.sees_whole_frames:
+        warped = _window_of(shown.show(known, whole), x, y, window)
     else:
-        warped = conditioning_of(recipe.conditioning, estimate, window, suppress_background=suppress)
+        warped = shown.show(known, window)
     structure = None
     if rng.random() < recipe.structure_fraction:
         structure = _structure(targets, target_depths, window, warped.images, rng)

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.conditioning import conditioning_of
+from cus.closeup import close_up, given
+from cus.conditioning import render_points
 from cus.datasets.other_warps import References
+from cus.diffusion.loading import find_model, load_model
 from cus.digests import tensors_digest
 from cus.inference.settings import torch_device, torch_dtype
-from cus.inference.stages import Generated, find_model, fuse, load_model, structure_images
 
 
 class CoarsePass:
@@ -53,16 +54,13 @@ class CoarsePass:
         others = min(max(self.frames - count, 0), early)
         chosen = torch.linspace(0, early - 1, others).round().int().tolist() if others else []
         cameras = Cameras.cat([path[i] for i in [*chosen, *range(early, len(path))]])
-        sampling, estimate = self.pipeline.sampling, references.estimate
-        fused = sampling.conditioning == "fused"
-        warped = conditioning_of(
-            sampling.conditioning,
-            references.agreed if fused else estimate,
+        made = close_up(
+            references.estimate,
             cameras,
+            self.pipeline,
+            passes=1,
             photographs=references.photographs,
-            agreed=fused,
-            with_layers=fused and sampling.layers > 0,
+            each=given(agreement=references.agreed),
         )
-        frames = self.pipeline(estimate.images, warped).to(estimate.images)
-        cloud = fuse(Generated(estimate, cameras, warped, frames), lambda done, total, words="": None)
-        return structure_images(cloud, cameras[len(cameras) - count :]).images
+        last = cameras[len(cameras) - count :].to(made.cloud.points.device)
+        return render_points(made.cloud.points, made.cloud.colors, last).images

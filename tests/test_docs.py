@@ -61,7 +61,8 @@ def exported(tree: ast.Module) -> list[str]:
 
 def documents(module: Path, name: str) -> bool:
     """Whether a module defines a class, a function, or a constant with a docstring, of that name."""
-    body = ast.parse(module.with_suffix(".py").read_text()).body
+    file = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+    body = ast.parse(file.read_text()).body
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return True

@@ -1,4 +1,4 @@
-"""From a scene estimate to conditioning pictures: hierarchical warp, occlusion suppression, fusion, point renders."""
+"""From a scene estimate to conditioning images: the kinds of them, occlusion suppression, fusion, point renders."""
 
 from cus.conditioning.conditioning import Conditioning, Layers
 from cus.conditioning.discs import render_discs
@@ -6,19 +6,19 @@ from cus.conditioning.fused.agreement import agree
 from cus.conditioning.fused.warp import fused_warp
 from cus.conditioning.fusion import FusedCloud, fuse_views
 from cus.conditioning.hierarchical import hierarchical_warp
-from cus.conditioning.kinds import CONDITIONING_KINDS, ConditioningKind, conditioning_of
+from cus.conditioning.kinds import conditioning_kind
+from cus.conditioning.kinds.kind import ConditioningKind
 from cus.conditioning.points import render_points
 from cus.conditioning.reliability import depth_edges, divide_reliability
 from cus.conditioning.scene_points import render_scene_points
 
 __all__ = [
-    "CONDITIONING_KINDS",
     "Conditioning",
     "ConditioningKind",
     "FusedCloud",
     "Layers",
     "agree",
-    "conditioning_of",
+    "conditioning_kind",
     "depth_edges",
     "divide_reliability",
     "fuse_views",

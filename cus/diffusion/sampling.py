@@ -1,11 +1,10 @@
 """How a checkpoint is sampled, and how a run of it uses memory: settings, no computation."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from cus.errors import shown
 
-Conditioning = Literal["hierarchical", "points", "fused"]
 Memory = Literal["auto", "low", "high"]
 """What a user may ask for: the fastest plan that fits, or one."""
 
@@ -32,8 +31,8 @@ class Sampling:
             (`cus.diffusion.holes`), for one that restores rather than invents; else holes are black.
         color_window: width in pixels, odd, of the window over which frames keep the mean colour of their conditioning
             image (`cus.diffusion.colors`); 0: they need not.
-        conditioning: the conditioning images it does best with, as a rule those it was trained on: "hierarchical"
-            (Section III-B), "points" (ViewCrafter's own point renders) or "fused".
+        conditioning: the kind of conditioning images it does best with, as a rule those it was trained on: a name in
+            `cus.conditioning.kinds.KINDS`, where it is looked up when frames are made.
 
     Raises:
         ValueError: a value of another type, or out of its range.
@@ -53,7 +52,7 @@ class Sampling:
     second_pass: bool = True
     fill_holes: bool = False
     color_window: int = 0
-    conditioning: Conditioning = "hierarchical"
+    conditioning: str = "hierarchical"
 
     def __post_init__(self) -> None:
         ranges = {
@@ -73,9 +72,8 @@ class Sampling:
         for name in ("second_pass", "fill_holes"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"the sampling's {name} must be true or false, got {shown(getattr(self, name))}")
-        if not isinstance(self.conditioning, str) or self.conditioning not in get_args(Conditioning):
-            known = ", ".join(get_args(Conditioning))
-            raise ValueError(f"the sampling's conditioning must be one of {known}, got {shown(self.conditioning)}")
+        if not isinstance(self.conditioning, str):
+            raise ValueError(f"the sampling's conditioning must be a name, got {shown(self.conditioning)}")
 
 
 @dataclass(frozen=True)

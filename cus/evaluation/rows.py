@@ -2,25 +2,18 @@
 
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cus.cameras import Cameras, trajectories
-from cus.conditioning import (
-    CONDITIONING_KINDS,
-    Conditioning,
-    ConditioningKind,
-    FusedCloud,
-    agree,
-    conditioning_of,
-    fuse_views,
-    hierarchical_warp,
-    render_points,
-)
+from cus.closeup import CloseUp, Each, close_up, condition
+from cus.conditioning import Conditioning, ConditioningKind, conditioning_kind, hierarchical_warp
 from cus.diffusion import CloseUpShotPipeline
+from cus.diffusion.loading import load_model
 from cus.errors import InputError
 from cus.estimators import SceneEstimate
 from cus.estimators.filling import continue_smoothly
@@ -28,7 +21,6 @@ from cus.evaluation.settings import EvalSettings, RowSettings
 from cus.inference.fitting import FitOptions, supervision
 from cus.inference.photo_fit import fused_photos, photo_views
 from cus.inference.settings import torch_device, torch_dtype
-from cus.inference.stages import Generated, load_model
 from cus.splats import FitResult, fit_views, render
 
 T = TypeVar("T")
@@ -91,10 +83,6 @@ class References(_Shared):
         read, size = self.read_larger, row.photo_size
         return self.once(("photographs", size), lambda: read(size))
 
-    def agreed(self, row: RowSettings) -> SceneEstimate:
-        """The references made to agree, for the fused warp."""
-        return self.once(("agreed", row.photo_size), lambda: agree(self.scene, self.photographs(row)))
-
     def splat(self, row: RowSettings) -> FitResult:
         """3DGS of the photographs alone."""
 
@@ -148,30 +136,19 @@ class CaseWork(_Shared):
 
     def warped(self, row: RowSettings) -> Conditioning:
         """What a kind of conditioning shows of the target."""
-        kinds: dict[str, ConditioningKind] = {"points": "points", "fused": "fused"}
-        kind = kinds.get(row.kind, "hierarchical")
-        return self.once(("warp", *_shown(kind, row)), lambda: self._conditioning(kind, row, self.camera))
+        kind = _kind(row.kind if row.kind in ("points", "fused") else "hierarchical", row)
+        key, photographs = self._shown(kind, row)
 
-    def _conditioning(self, kind: ConditioningKind, row: RowSettings, cameras: Cameras) -> Conditioning:
-        fused = kind == "fused"
-        return conditioning_of(
-            kind,
-            self.references.agreed(row) if fused else self.scene,
-            cameras,
-            suppress_background=row.suppress_background,
-            scales=row.scales,
-            shrink_references=row.shrink_references,
-            photographs=self.references.photographs(row) if fused else None,
-            agreed=fused,
-            with_layers=fused,
-        )
+        def make() -> Conditioning:
+            return condition(kind, self.scene, self.camera, photographs, True, self._each(row, 1, *key))
 
-    def kind(self, row: RowSettings) -> ConditioningKind:
-        """Of the conditioning images that a row's model is shown."""
-        for kind in CONDITIONING_KINDS:
-            if row.conditioning == kind:
-                return kind
-        return self.models[row.model or self.settings.model].sampling.conditioning
+        return self.once(("warp", *key), make)
+
+    def _shown(self, kind: ConditioningKind, row: RowSettings) -> tuple[tuple[Hashable, ...], list[Tensor] | None]:
+        """What conditioning images depend on beside the cameras, and the photographs that they are made from."""
+        if not kind.takes_photographs:
+            return (kind, None), None
+        return (kind, row.photo_size), self.references.photographs(row)
 
     def path(self, frames: int) -> Cameras:
         """From the nearest reference to the target, which is last: the model is asked for a clip, not for a picture."""
@@ -179,29 +156,50 @@ class CaseWork(_Shared):
         reference = self.scene.cameras[start].resized(self.camera.width, self.camera.height)
         return trajectories.interpolate(Cameras.cat([reference.to("cpu"), self.camera.to("cpu")]), frames=frames)
 
-    def generated(self, row: RowSettings) -> Generated:
+    @cached_property
+    def nearest(self) -> Tensor:
+        """[1, 3, H, W]: the reference at which the path starts, the image context of the network."""
+        start = nearest_index(self.scene.cameras, self.camera)
+        return self.scene.images[start : start + 1]
+
+    def generated(self, row: RowSettings) -> CloseUp:
         """The model's frames along the path, the second pass's where there is one."""
         name = row.model or self.settings.model
-        kind = self.kind(row)
-        sampling = (name, *_shown(kind, row), row.steps, row.guidance)
+        sampling = self.models[name].sampling
+        kind = _kind(sampling.conditioning if row.conditioning == "auto" else row.conditioning, row)
+        passes = 1 + (sampling.second_pass if row.structure is None else row.structure)
+        shown, photographs = self._shown(kind, row)
+        key = (name, *shown, row.steps, row.guidance)
 
-        def make() -> Generated:
-            pipeline = self.models[name]
-            path = self.path(self.settings.frames or pipeline.sampling.frames).to(self.scene.images.device)
-            warped = self._conditioning(kind, row, path)
-            return Generated(self.scene, path, warped, self._frames(row, name, warped, None), self.references.valid)
+        def make() -> CloseUp:
+            frames = self.settings.frames or sampling.frames
+            return close_up(
+                self.scene,
+                self.once(("path", frames), lambda: self.path(frames).to(self.scene.images.device)),
+                self.models[name],
+                passes=passes,
+                kind=kind,
+                photographs=photographs,
+                reference=self.nearest,
+                steps=row.steps,
+                guidance=row.guidance,
+                seed=self.settings.seed,
+                each=self._each(row, passes, *key),
+            )
 
-        first = self.once(("frames", *sampling), make)
-        second = self.models[name].sampling.second_pass if row.structure is None else row.structure
-        if not second:
-            return first
+        return self.once(("close-up", passes, *key), make)
 
-        def again() -> Generated:
-            cloud = self._cloud(("cloud", *sampling), first)
-            structure = render_points(cloud.points, cloud.colors, first.cameras)
-            return replace(first, frames=self._frames(row, name, first.warped, structure.images))
+    def _each(self, row: RowSettings, passes: int, *key: Hashable) -> Each:
+        """Makes the stages of close-ups with the same key once."""
 
-        return self.once(("frames", "second", *sampling), again)
+        def each(name: str, function: Callable[..., T], *arguments: Any) -> T:
+            if name == "agreement":
+                return self.references.once((name, row.photo_size), lambda: function(*arguments))
+            # The first of two passes is the only one of one.
+            stage = ("frames", 1) if name == "coarse" else (name, passes if name in ("frames", "cloud") else 0)
+            return self.once((*stage, *key), lambda: function(*arguments))
+
+        return each
 
     def splat(self, row: RowSettings) -> FitResult:
         """3DGS of frames and references (Eqs. 8 to 10)."""
@@ -212,32 +210,10 @@ class CaseWork(_Shared):
         def make() -> FitResult:
             options = self.references.options(row, row.strategy)
             config = options.config(self.scene.images.device, made.cameras.width, made.cameras.height)
-            cloud = self._cloud(("cloud", id(made)), made)
-            views = supervision(made, cloud, options, self.references.photographs(row))
-            return fit_views(views, cloud, config, options.seed)
+            views = supervision(made, made.cloud, options, self.references.photographs(row), self.references.valid)
+            return fit_views(views, made.cloud, config, options.seed)
 
         return self.once(key, make)
-
-    def _cloud(self, key: Hashable, made: Generated) -> FusedCloud:
-        return self.once(key, lambda: fuse_views(*made.with_references(), scale=made.scene.scale))
-
-    def _frames(self, row: RowSettings, name: str, warped: Conditioning, structure: Tensor | None) -> Tensor:
-        """[T, 3, h, w]: one pass of the model; both passes draw the same noise."""
-        # The first photograph gives the image context: the nearest one, as the path starts there.
-        start = nearest_index(self.scene.cameras, self.camera)
-        order = [start, *(i for i in range(len(self.scene)) if i != start)]
-        pipeline = self.models[name]
-        frames = pipeline(
-            self.scene.images[order],
-            warped,
-            structure,
-            steps=row.steps,
-            guidance=row.guidance,
-            generator=torch.Generator().manual_seed(self.settings.seed),
-        )
-        if not bool(torch.isfinite(frames).all()):
-            raise InputError(f"the model gave values that are not numbers in {pipeline.unet.dtype}; try dtype=float32")
-        return frames
 
     def _rendered(self, found: FitResult, row: RowSettings) -> Tensor:
         config = self.references.options(row, row.strategy).config(
@@ -246,13 +222,14 @@ class CaseWork(_Shared):
         return render(found.gaussians, self.camera, antialiased=config.antialiased)[0]
 
 
-def _shown(kind: ConditioningKind, row: RowSettings) -> tuple[Hashable, ...]:
-    """What conditioning images of a kind depend on."""
-    if kind == "points":
-        return (kind, row.shrink_references)
-    if kind == "fused":
-        return (kind, row.photo_size, row.suppress_background)
-    return (kind, tuple(row.scales or ()), row.suppress_background)
+def _kind(name: str, row: RowSettings) -> ConditioningKind:
+    """A kind of conditioning images with a row's options."""
+    return conditioning_kind(
+        name,
+        suppress_background=row.suppress_background,
+        scales=None if row.scales is None else tuple(row.scales),
+        shrink_references=row.shrink_references,
+    )
 
 
 def nearest_index(cameras: Cameras, camera: Cameras) -> int:

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from cus.cameras import PosedPhotos
 from cus.cameras.alignment import Alignment, align_cameras
+from cus.conditioning import conditioning_kind
 from cus.datasets.scenes import open_source
+from cus.diffusion.loading import find_model
 from cus.diffusion.parts import sampling_of
 from cus.errors import InputError
 from cus.estimators import estimate_scene
@@ -32,7 +34,6 @@ from cus.evaluation.targets import Target, frame_size, read_target, references_a
 from cus.files import explained
 from cus.inference.progress import OnProgress
 from cus.inference.settings import torch_device
-from cus.inference.stages import find_model
 
 # Where poses are estimated: how far the references' cameras are from the given ones, and how far beside their places
 # the features are by which the target's camera was found.
@@ -118,13 +119,15 @@ def _with_models(settings: EvalSettings) -> tuple[EvalSettings, int]:
     """Settings whose Hub models are named by their commit, and the models' own frame size, from their indices alone.
 
     Raises:
-        InputError: a model that is not there.
+        InputError: a model that is not there, or wants to be shown an unknown kind of conditioning.
     """
     names = {row.model or settings.model for row in settings.rows if not row.classical}
     if not names and settings.size == 0:
         names = {settings.model}
     models = {name: find_model(name) for name in sorted(names)}
     sizes = [sampling_of(model) for model in models.values()]
+    for sampling in sizes:
+        conditioning_kind(sampling.conditioning)
 
     def pinned(name: str) -> str:
         # A branch may move on before the evaluation is resumed, and a table must not mix two commits.

@@ -5,7 +5,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args
 
-from cus.conditioning import CONDITIONING_KINDS
+from cus.conditioning.kinds import KINDS as CONDITIONING_KINDS
 from cus.conditioning.options import check_scales
 from cus.errors import InputError
 from cus.estimators.choice import choose

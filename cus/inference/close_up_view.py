@@ -12,7 +12,8 @@ from cus.cameras import Cameras
 from cus.estimators import SceneEstimate
 from cus.inference.folder import State
 from cus.inference.measures import Measures, measure, plain_crop
-from cus.inference.stages import Batch, Inputs, conditioning_from, photograph, size_inside
+from cus.inference.photographs import Batch, Inputs, photograph, size_inside
+from cus.inference.recorded import conditioning_from
 from cus.inference.verdict import Verdict, judge
 
 _MEASURES, _CROP = "measures", "plain_crop"

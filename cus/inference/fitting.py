@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cus.closeup import CloseUp
 from cus.conditioning import FusedCloud
 from cus.inference.folder import State
 from cus.inference.progress import OnProgress
+from cus.inference.recorded import state_of
 from cus.inference.settings import in_range
-from cus.inference.stages import Generated, state_of
-from cus.splats import FitConfig, FitRecord, Views, fit_views, image_confidence, render
+from cus.splats import FitConfig, FitRecord, Gaussians, Views, fit_views, image_confidence, render
 
 # What no other view confirms still counts a little: 0 means to the fit that there is no picture.
 LEAST_CONFIDENCE = 0.01
@@ -82,7 +83,11 @@ class FitOptions:
 
 
 def supervision(
-    made: Generated, cloud: FusedCloud, options: FitOptions, photographs: Sequence[Tensor] | None = None
+    made: CloseUp,
+    cloud: FusedCloud,
+    options: FitOptions,
+    photographs: Sequence[Tensor] | None = None,
+    valid: Tensor | None = None,
 ) -> Views:
     """Frames, then photographs, with the confidences of Eqs. 9 and 10; the photographs have full weight.
 
@@ -92,13 +97,14 @@ def supervision(
         options: how to fit.
         photographs: at their own resolution, V of [3, h, w] uint8 (`stages.photographs`); None: only as the scene
             estimate has them.
+        valid: [V, H', W'] bool, where the photographs have pixels that count, at the scene's size; None: everywhere.
     """
     images, depths, cameras = made.with_references()
     T = len(made.frames)
     pixel = cloud.pixel_confidence.float().clone() if options.pixel_confidence else torch.ones_like(depths)
     pixel[:T].clamp_(min=LEAST_CONFIDENCE)
     # A photograph is evidence wherever it has a pixel that counts, consistent with others or not.
-    pixel[T:] = _photographed(made, images[T:]).to(pixel)
+    pixel[T:] = _photographed(valid, images[T:]).to(pixel)
     image = torch.ones(len(cameras), device=pixel.device)
     if options.image_confidence:
         image[:T] = image_confidence(cameras[:T], cameras[T:])
@@ -107,30 +113,62 @@ def supervision(
     return Views(images, cameras, pixel, image, depths, references, larger)
 
 
-def _photographed(made: Generated, images: Tensor) -> Tensor:
+def _photographed(valid: Tensor | None, images: Tensor) -> Tensor:
     """[V, H, W] bool: pixels of the photographs [V, 3, H, W], at the frames' size, that wholly count."""
-    if made.valid is None:
+    if valid is None:
         return torch.ones_like(images[:, 0], dtype=torch.bool)
-    shares = F.interpolate(made.valid.to(images)[:, None], images.shape[-2:], mode="area")[:, 0]
+    shares = F.interpolate(valid.to(images)[:, None], images.shape[-2:], mode="area")[:, 0]
     return shares > 0.999
 
 
+@dataclass(frozen=True)
+class Splat:
+    """A fitted Gaussian scene.
+
+    Attributes:
+        gaussians: the scene.
+        renders: [T, 3, H, W] in [0, 1], along the path of the frames.
+        viewmats: [T + V, 4, 4] of frames and photographs, where the fit has moved them.
+        notes: what the user should know about the fit.
+    """
+
+    gaussians: Gaussians
+    renders: Tensor
+    viewmats: Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+    def state(self) -> State:
+        """The scene, to be recorded."""
+        tensors = state_of(self.gaussians).tensors | {"renders": self.renders}
+        if self.viewmats is not None:
+            tensors["refined_viewmats"] = self.viewmats
+        return State(tensors, self.notes)
+
+    @staticmethod
+    def of(state: State) -> "Splat":
+        """The scene that `state` recorded."""
+        tensors = dict(state.tensors)
+        renders, viewmats = tensors.pop("renders"), tensors.pop("refined_viewmats", None)
+        return Splat(Gaussians(**tensors), renders, viewmats, state.notes)
+
+
 def fit(
-    made: Generated,
+    made: CloseUp,
     cloud: FusedCloud,
     options: FitOptions,
     on_progress: OnProgress,
     checkpoint: Path | None = None,
     photographs: Sequence[Tensor] | None = None,
-) -> State:
+    valid: Tensor | None = None,
+) -> Splat:
     """The Gaussian scene (Eqs. 8 to 10), its renders along the path, and all cameras where they were moved.
 
-    `photographs` are those of `supervision`.
+    `photographs` and `valid` are those of `supervision`.
 
     With a checkpoint, a fit that was cut off goes on from it, or starts anew with a note where it is damaged; the
     caller removes the file.
     """
-    views = supervision(made, cloud, options, photographs)
+    views = supervision(made, cloud, options, photographs, valid)
     config = options.config(views.images.device, views.cameras.width, views.cameras.height)
     anew: list[str] = []
     record = FitRecord(
@@ -141,9 +179,7 @@ def fit(
     found = fit_views(views, cloud, config, options.seed, record)
     T = len(made.frames)
     renders = render(found.gaussians, found.cameras[:T], antialiased=config.antialiased)
-    tensors = state_of(found.gaussians).tensors | {"renders": renders}
-    if config.refine_cameras:
-        tensors["refined_viewmats"] = found.cameras.viewmats
     status = found.status
     match = f"their renders match what they were fitted to at {status.psnr:.1f} dB PSNR"
-    return State(tensors, (f"Gaussian scene: {status.gaussians:,} Gaussians; {match}", *anew))
+    notes = (f"Gaussian scene: {status.gaussians:,} Gaussians; {match}", *anew)
+    return Splat(found.gaussians, renders, found.cameras.viewmats if config.refine_cameras else None, notes)

@@ -1,6 +1,7 @@
 """The files that a run leaves for people and other programs."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ from torch import Tensor
 
 from cus.cameras import Cameras, save_transforms
 from cus.cameras.transforms_json import frame_entry, lens_entries
+from cus.conditioning import FusedCloud
+from cus.inference.fitting import Splat
 from cus.inference.folder import REFINED, RunFolder
+from cus.inference.photographs import Batch, Inputs
 from cus.inference.results import STAGES, Results
 from cus.inference.settings import InferSettings
 from cus.report.html import Pane, ReportData, write_report_html
 from cus.report.pictures import colorize_confidence, colorize_depth
 from cus.report.video import write_video
 from cus.report.viewer import Splats, ViewerData, Views
+from cus.scene import SceneEstimate
 from cus.splats import save_ply, save_point_cloud
 
 
@@ -56,12 +61,10 @@ def placed_names(settings: InferSettings, results: Results) -> list[str]:
     return names if results.scene is None else [names[view] for view in results.scene.used]
 
 
-def write_scene(folder: RunFolder, settings: InferSettings, results: Results) -> None:
+def write_depths(folder: RunFolder, names: Sequence[str], scene: SceneEstimate) -> None:
     """`depth/`: for each input view its depth (scene units, 0 = none) and confidence, as arrays and in colour."""
-    scene = results.scene
-    assert scene is not None
     folder.clear("depth")
-    for index, name in enumerate(placed_names(settings, results)):
+    for index, name in enumerate(names):
         depth, confidence = scene.depths[index].cpu().numpy(), scene.confidences[index].cpu().numpy()
         folder.write(f"depth/{name}_depth.npy", lambda part, array=depth: np.save(part, array))
         folder.write(f"depth/{name}_confidence.npy", lambda part, array=confidence: np.save(part, array))
@@ -69,18 +72,14 @@ def write_scene(folder: RunFolder, settings: InferSettings, results: Results) ->
         save_png(folder, f"depth/{name}_confidence.png", colorize_confidence(confidence))
 
 
-def _photo_entries(folder: RunFolder, results: Results) -> list[dict[str, Any]]:
+def _photo_entries(folder: RunFolder, inputs: Inputs, batch: Batch, cameras: Cameras) -> list[dict[str, Any]]:
     """Cameras of the inputs in pixels of the photographs' own files."""
-    scene, inputs = results.scene, results.inputs
-    assert scene is not None
     entries = []
     for index, photo in enumerate(inputs.photos):
-        K = scene.cameras.Ks[index].cpu().clone()
-        K[:2] /= results.batch.set.scales[index][:, None]
+        K = cameras.Ks[index].cpu().clone()
+        K[:2] /= batch.set.scales[index][:, None]
         path = os.path.relpath(photo.path.resolve(), folder.path.resolve())
-        entry = frame_entry(
-            scene.cameras.viewmats[index].cpu(), K, photo.width, photo.height, path, results.batch.origin
-        )
+        entry = frame_entry(cameras.viewmats[index].cpu(), K, photo.width, photo.height, path, batch.origin)
         entry["upright"] = photo.upright
         if inputs.posed is not None:
             entry |= lens_entries(inputs.posed.lenses[index])
@@ -91,22 +90,29 @@ def _photo_entries(folder: RunFolder, results: Results) -> list[dict[str, Any]]:
     return entries
 
 
-def write_cameras(folder: RunFolder, results: Results, cameras: Cameras) -> None:
+def write_cameras(folder: RunFolder, inputs: Inputs, batch: Batch, placed: Cameras, targets: Cameras) -> None:
     """`transforms.json`: `frames` are the targets, `photos` the inputs at their own resolution.
 
     `frames_at_photo_size` are the targets once more, with intrinsics for pictures of the first photograph's size.
+
+    Args:
+        folder: of the run.
+        inputs: V photographs.
+        batch: their pictures.
+        placed: V cameras of these pictures.
+        targets: T cameras of the frames.
     """
-    names = [f"frames/{index:04d}.png" for index in range(len(cameras))]
-    photo = results.inputs.photos[0]
-    large = cameras.resized(photo.width, photo.height)
+    names = [f"frames/{index:04d}.png" for index in range(len(targets))]
+    photo, origin = inputs.photos[0], batch.origin
+    large = targets.resized(photo.width, photo.height)
     extra = {
-        "photos": _photo_entries(folder, results),
+        "photos": _photo_entries(folder, inputs, batch, placed),
         "frames_at_photo_size": [
-            frame_entry(viewmat, K, large.width, large.height, name, results.batch.origin)
+            frame_entry(viewmat, K, large.width, large.height, name, origin)
             for viewmat, K, name in zip(large.viewmats.cpu(), large.Ks.cpu(), names, strict=True)
         ],
     }
-    folder.write("transforms.json", lambda part: save_transforms(part, cameras, names, extra, results.batch.origin))
+    folder.write("transforms.json", lambda part: save_transforms(part, targets, names, extra, origin))
 
 
 def write_sequence(folder: RunFolder, name: str, video: str, images: Tensor, fps: int) -> None:
@@ -118,36 +124,15 @@ def write_sequence(folder: RunFolder, name: str, video: str, images: Tensor, fps
     folder.write(video, lambda part: write_video(part, pictures, fps))
 
 
-def write_conditioning(folder: RunFolder, settings: InferSettings, results: Results) -> None:
-    """`conditioning/*.png`, `conditioning.mp4` and `transforms.json`."""
-    assert results.conditioning is not None and results.cameras is not None
-    write_cameras(folder, results, results.cameras)
-    write_sequence(folder, "conditioning", "conditioning.mp4", results.conditioning.images, settings.fps)
-
-
-def write_frames(folder: RunFolder, settings: InferSettings, results: Results) -> None:
-    """`frames/*.png` and `video.mp4`."""
-    assert results.frames is not None
-    write_sequence(folder, "frames", "video.mp4", results.frames, settings.fps)
-
-
-def write_cloud(folder: RunFolder, results: Results) -> None:
+def write_cloud(folder: RunFolder, cloud: FusedCloud) -> None:
     """`points.ply`: the global point cloud."""
-    cloud = results.cloud
-    assert cloud is not None
     folder.write("points.ply", lambda part: save_point_cloud(part, cloud.points, cloud.colors))
 
 
-def write_splat(folder: RunFolder, settings: InferSettings, results: Results) -> None:
+def write_splat(folder: RunFolder, splat: Splat, fps: int, antialiased: bool = True) -> None:
     """`splat.ply` in the usual 3DGS layout, and `splat.mp4`, its renders along the path."""
-    gaussians, renders = results.gaussians, results.renders
-    assert gaussians is not None and renders is not None
-    folder.write("splat.ply", lambda part: save_ply(part, gaussians, antialiased=results.antialiased))
-    folder.write("splat.mp4", lambda part: write_video(part, to_bytes(renders), settings.fps))
-    if results.refined is not None:
-        photos = [os.path.relpath(photo.path.resolve(), settings.out.resolve()) for photo in results.inputs.photos]
-        upright = all(photo.upright for photo in results.inputs.photos)
-        write_refined(folder, results.refined, photos, upright, results.batch.origin)
+    folder.write("splat.ply", lambda part: save_ply(part, splat.gaussians, antialiased=antialiased))
+    folder.write("splat.mp4", lambda part: write_video(part, to_bytes(splat.renders), fps))
 
 
 def write_refined(
@@ -167,9 +152,10 @@ def _views(cameras: Cameras, names: list[str], sizes: list[tuple[int, int]]) -> 
 
 def _viewer(settings: InferSettings, results: Results) -> ViewerData | None:
     """What the report's viewer shows, or None where there is no Gaussian scene (or an empty one)."""
-    scene, path, gaussians, renders = results.scene, results.cameras, results.gaussians, results.renders
-    if scene is None or path is None or gaussians is None or renders is None or len(gaussians) == 0:
+    scene, path, splat = results.scene, results.cameras, results.splat
+    if scene is None or path is None or splat is None or len(splat.gaussians) == 0:
         return None
+    gaussians = splat.gaussians
     arrays = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
     # A photograph narrower or lower than the batch has padding, which is no part of its view.
     inside = [
@@ -180,7 +166,7 @@ def _viewer(settings: InferSettings, results: Results) -> ViewerData | None:
         splats=Splats(*(array.cpu().numpy() for array in arrays)),
         path=_views(path, [f"frame {index}" for index in range(len(path))], [(path.width, path.height)] * len(path)),
         photos=_views(scene.cameras, placed_names(settings, results), inside),
-        poster=to_bytes(renders[-1]),
+        poster=to_bytes(splat.renders[-1]),
         frames_per_second=settings.fps,
         antialiased=results.antialiased,
     )
@@ -217,7 +203,7 @@ def write_report(folder: RunFolder, settings: InferSettings, results: Results, s
     sequences = {
         "Conditioning": None if warped is None else warped.images,
         "Generated frames": results.frames,
-        "Gaussian scene": results.renders,
+        "Gaussian scene": results.splat and results.splat.renders,
     }
     data = ReportData(
         title=f"CloseUpShot: {', '.join(view.name for view in settings.views)}",

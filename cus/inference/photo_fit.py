@@ -14,8 +14,7 @@ from torch import Tensor
 
 from cus.cameras import Cameras, PhotoSet, PosedPhotos
 from cus.cameras.large_pictures import large_pictures
-from cus.conditioning import FusedCloud
-from cus.conditioning.fusion import fused_photos
+from cus.conditioning import FusedCloud, fuse_views
 from cus.datasets.scenes import find_scenes, open_scene
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
@@ -24,12 +23,15 @@ from cus.inference.fitting import FitOptions
 from cus.inference.folder import RunFolder
 from cus.inference.labels import STAGES
 from cus.inference.outputs import save_png, to_bytes, view_names, write_refined
+from cus.inference.photographs import LARGEST_PHOTOGRAPH, oversized
 from cus.inference.progress import OnProgress, Progress
 from cus.inference.settings import fingerprint
-from cus.inference.stages import LARGEST_PHOTOGRAPH, oversized
 from cus.splats import FitConfig, FitRecord, FitResult, Views, fit_views, render, save_ply, ssim
 
 DEFAULT_SIZE = 512
+# Two other photographs that agree make a point; the share that frames of one path need is more than photographs from
+# all around can have in common.
+_AGREEING = 1
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,15 @@ def _shrunk(scene: PhotoScene, config: FitConfig) -> list[str]:
     own = scene.posed.at_file_size()
     note = oversized([own.sizes[index] for index in scene.training]) if config.crops else None
     return [] if note is None else [note]
+
+
+def fused_photos(estimate: SceneEstimate, on_progress: OnProgress | None = None) -> FusedCloud:
+    """The point cloud of photographs alone."""
+    with_depth = int((estimate.depths > 0).flatten(1).any(dim=1).sum())
+    needed = max(0, min(_AGREEING, with_depth - 2))
+    return fuse_views(
+        estimate.images, estimate.depths, estimate.cameras, scale=estimate.scale, needed=needed, on_progress=on_progress
+    )
 
 
 def photo_views(estimate: SceneEstimate, valid: Tensor) -> Views:

@@ -14,19 +14,21 @@ from cus.cameras import Cameras, PhotoSet, PosedPhotos, load_transforms
 from cus.cameras.large_pictures import large_pictures
 from cus.cameras.photos import Photo
 from cus.cameras.transforms_json import read_json
+from cus.closeup import CloseUp, given
 from cus.errors import InputError
 from cus.files import PART, explained
 from cus.inference import machine, outputs
 from cus.inference.close_up_view import seen_in
-from cus.inference.fitting import FitOptions, fit
+from cus.inference.fitting import FitOptions, Splat, fit
 from cus.inference.folder import REFINED, RunFolder, State
 from cus.inference.labels import STAGES
+from cus.inference.photographs import LARGEST_PHOTOGRAPH, Batch, Inputs
 from cus.inference.progress import OnProgress
+from cus.inference.recorded import cloud_from, conditioning_from, scene_from
 from cus.inference.results import Results
 from cus.inference.run_record import read_record, recorded_settings
 from cus.inference.settings import InferSettings, fingerprint
-from cus.inference.stages import LARGEST_PHOTOGRAPH, Batch, Inputs, cloud_from, conditioning_from, scene_from
-from cus.splats import FitConfig, Gaussians
+from cus.splats import FitConfig
 
 _NEEDED = ("scene", "conditioning", "frames", "cloud")
 # What a fit replaces, the record of it first: what is cut off between two of them is made again by --resume.
@@ -55,7 +57,8 @@ class RecordedRun:
         path: the folder.
         settings: of the run.
         summary: its `run.json`.
-        results: all stages but the Gaussian scene.
+        results: what the report shows of all stages but the Gaussian scene.
+        made: the frames, and what they were made from.
         posed: the photographs' files with their cameras.
     """
 
@@ -63,6 +66,7 @@ class RecordedRun:
     settings: InferSettings
     summary: dict[str, Any]
     results: Results
+    made: CloseUp
     posed: PosedPhotos
 
 
@@ -96,22 +100,23 @@ def read_run(path: Path, device: torch.device | str = "cpu") -> RecordedRun:
     # Runs of earlier versions did not record which pixels count; padding is black.
     valid = states["scene"].tensors.get("valid", scene.images.sum(dim=1) > 0).bool()
     batch = Batch(PhotoSet(scene.images, valid, scales), None, scene.cameras.Ks[:, 0, 0], sizes, posed.origin)
-    verdict, crop = seen_in(states["conditioning"])
+    cloud, verdict, crop = cloud_from(states["cloud"]), *seen_in(states["conditioning"])
+    conditioning = conditioning_from(states["conditioning"])
     results = Results(
         Inputs(photos, None),
         batch,
         scene=scene,
         cameras=cameras,
-        conditioning=conditioning_from(states["conditioning"]),
+        conditioning=conditioning,
         frames=frames,
-        cloud=cloud_from(states["cloud"]),
         verdict=verdict,
         plain_crop=crop,
         loading=summary["loading_seconds"],
         seconds=dict(summary["seconds"]),
         reused=[name for name in summary["reused"] if name != "splat"],
     )
-    return RecordedRun(path, settings, summary, results, posed)
+    made = CloseUp(scene, cameras, conditioning, frames, each=given(cloud=cloud))
+    return RecordedRun(path, settings, summary, results, made, posed)
 
 
 def refit(
@@ -141,31 +146,25 @@ def refit(
     Raises:
         InputError: options that cannot be, a folder that cannot be written or holds an earlier run, a full disk.
     """
-    results, cameras = run.results, run.results.cameras
-    assert cameras is not None and results.cloud is not None
-    device = results.cloud.points.device
-    config = options.config(device, cameras.width, cameras.height)
+    results, made, valid = run.results, run.made, run.results.batch.set.valid
+    config = options.config(made.frames.device, made.cameras.width, made.cameras.height)
     folder = _target(run, out, resume=resume, overwrite=overwrite)
     try:
         made_from = [_digest(run.path), repr(config), repr(options)]
         checkpoint = folder.checkpoint("refit", fingerprint(made_from), keep=resume)
         started = time.perf_counter()
         photographs, unread = _photographs(run) if config.crops else (None, [])
-        state = fit(results.generated(), results.cloud, options, on_progress, checkpoint, photographs)
-        tensors = dict(state.tensors)
-        renders, moved = tensors.pop("renders"), tensors.pop("refined_viewmats", None)
-        results.renders, results.gaussians = renders, Gaussians(**tensors)
-        if moved is not None:
-            results.refined = replace(results.generated().with_references()[2], viewmats=moved)
+        splat = results.splat = fit(made, made.cloud, options, on_progress, checkpoint, photographs, valid)
         results.antialiased = config.antialiased
         results.seconds["splat"] = time.perf_counter() - started
         # Earlier words on a scene that is no more.
         notes = [note for note in run.summary["notes"] if not note.startswith(f"{STAGES['splat']}:")]
-        results.notes = [*notes, *state.notes, *unread]
+        results.notes = [*notes, *splat.notes, *unread]
         settings = replace(run.settings, out=folder.path, splat_iterations=config.iterations)
         if folder.path.resolve() != run.path.resolve():
             _copy(run.path, folder)
-        _replace_all(folder, settings, results, state, _summary(run, options, config, folder), fingerprint(made_from))
+        summary = _summary(run, options, config, folder)
+        _replace_all(folder, settings, run, splat, summary, fingerprint(made_from))
         folder.discard(checkpoint)
         if folder.path.resolve() != run.path.resolve():
             folder.drop_earlier(states=True)
@@ -211,7 +210,7 @@ def _summary(run: RecordedRun, options: FitOptions, config: FitConfig, folder: R
 
 
 def _replace_all(
-    folder: RunFolder, settings: InferSettings, results: Results, state: State, summary: dict[str, Any], key: str
+    folder: RunFolder, settings: InferSettings, run: RecordedRun, splat: Splat, summary: dict[str, Any], key: str
 ) -> None:
     """Make everything new beside what is there, then put it in place."""
     part = RunFolder(folder.path / f"{PART}refit")
@@ -219,21 +218,31 @@ def _replace_all(
         shutil.rmtree(part.path, ignore_errors=True)
         with explained(part.path, folder.remedy):
             part.path.mkdir()
-        part.save("splat", key, state)
-        outputs.write_splat(part, settings, results)
+        part.save("splat", key, splat.state())
+        outputs.write_splat(part, splat, settings.fps, run.results.antialiased)
+        if splat.viewmats is not None:
+            _write_refined(part, run, splat.viewmats, folder.path)
         present = [*folder.files(), *(name for name in ("splat.mp4", "splat.ply") if name not in folder.files())]
         summary["files"] = present
-        outputs.write_report(part, settings, results, summary)
+        outputs.write_report(part, settings, run.results, summary)
         part.write_json("run.json", summary)
         # Cameras last, so that a folder never speaks of some that its scene was not fitted with.
-        for name in (*_MADE, *((REFINED,) if results.refined is not None else ())):
+        for name in (*_MADE, *((REFINED,) if splat.viewmats is not None else ())):
             target = folder.claim(name)
             with explained(target, folder.remedy):
                 os.replace(part.path / name, target)
-        if results.refined is None:
+        if splat.viewmats is None:
             folder.remove([REFINED])
     finally:
         shutil.rmtree(part.path, ignore_errors=True)
+
+
+def _write_refined(part: RunFolder, run: RecordedRun, viewmats: Tensor, out: Path) -> None:
+    """The cameras of frames and photographs as the fit has moved them, at the frames' size."""
+    photos = run.results.inputs.photos
+    names = [os.path.relpath(photo.path.resolve(), out.resolve()) for photo in photos]
+    cameras = replace(run.made.with_references()[2], viewmats=viewmats)
+    outputs.write_refined(part, cameras, names, all(photo.upright for photo in photos), run.results.batch.origin)
 
 
 def _target(run: RecordedRun, out: Path | None, *, resume: bool, overwrite: bool) -> RunFolder:

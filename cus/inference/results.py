@@ -7,12 +7,12 @@ import numpy as np
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.conditioning import Conditioning, FusedCloud
-from cus.estimators import SceneEstimate
+from cus.conditioning import Conditioning
+from cus.inference.fitting import Splat
 from cus.inference.labels import STAGES
-from cus.inference.stages import Batch, Generated, Inputs
+from cus.inference.photographs import Batch, Inputs
 from cus.inference.verdict import Verdict
-from cus.splats import Gaussians
+from cus.scene import SceneEstimate
 
 __all__ = ["STAGES", "Results"]
 
@@ -23,7 +23,6 @@ class Results:
 
     `verdict` says what is to be expected of the close-up, `plain_crop` [H, W, 3] uint8 is the photograph's own picture.
     `loading` is the time in seconds that passed before the first stage, `seconds` those of each.
-    `refined` are the cameras of frames and photographs, at the frames' size, where the fit has moved them.
     """
 
     inputs: Inputs
@@ -31,13 +30,9 @@ class Results:
     scene: SceneEstimate | None = None
     cameras: Cameras | None = None
     conditioning: Conditioning | None = None
-    structure: Conditioning | None = None
     frames: Tensor | None = None
-    cloud: FusedCloud | None = None
-    gaussians: Gaussians | None = None
-    renders: Tensor | None = None
+    splat: Splat | None = None
     antialiased: bool = True
-    refined: Cameras | None = None
     verdict: Verdict | None = None
     plain_crop: np.ndarray | None = None
     loading: float = 0.0
@@ -49,9 +44,3 @@ class Results:
         """Go on with these photographs alone: those that the scene estimate could place."""
         if len(views) < len(self.inputs.photos):
             self.inputs, self.batch = self.inputs.select(views), self.batch.select(views)
-
-    def generated(self) -> Generated:
-        """The newest frames with what they were made from; the stages that make them must have run."""
-        scene, cameras, warped, frames = self.scene, self.cameras, self.conditioning, self.frames
-        assert scene is not None and cameras is not None and warped is not None and frames is not None
-        return Generated(scene, cameras, warped, frames, self.batch.set.valid)

@@ -3,31 +3,48 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-import cus
-from cus.conditioning import ConditioningKind
+from cus.cameras import Cameras
+from cus.cameras.path_files import read_camera_path
+from cus.closeup import CloseUp, close_up, condition
+from cus.conditioning import Conditioning, conditioning_kind
 from cus.diffusion import CloseUpShotPipeline
+from cus.diffusion.loading import find_model, load_model, model_identity, plan_memory
 from cus.diffusion.memory import Choice, Clip
 from cus.diffusion.parts import sampling_of
 from cus.errors import InputError
-from cus.inference import machine, outputs, stages
+from cus.estimators import estimate_scene
+from cus.estimators.choice import prepare
+from cus.inference import machine, outputs, recorded
 from cus.inference.close_up_view import look, seen_in
-from cus.inference.fitting import FitOptions, fit
+from cus.inference.fitting import FitOptions, Splat, fit
 from cus.inference.folder import RunFolder, State
+from cus.inference.labels import STAGES
+from cus.inference.photographs import (
+    Inputs,
+    first_reference,
+    frame_size,
+    inspect,
+    oversized,
+    photographs,
+    read,
+    size_inside,
+)
 from cus.inference.progress import OnProgress, Progress
-from cus.inference.results import STAGES, Results
+from cus.inference.results import Results
 from cus.inference.settings import InferSettings, Trajectory, file_digest, fingerprint
+from cus.inference.stages import StageCache
+from cus.inference.target_path import target_path
 from cus.inference.verdict import Verdict
 from cus.inference.view_choice import choose_views
 from cus.models.attention import set_attention_backend
-from cus.splats import Gaussians
-
-T = TypeVar("T")
+from cus.scene import SceneEstimate
 
 
 class Run:
@@ -56,18 +73,18 @@ class Run:
         self.started = time.perf_counter() if started is None else started
         settings.check()
         self.views = choose_views(settings.views, settings.max_views, settings.out)
-        settings = replace(settings, views=self.views.paths)
-        self.settings = settings
+        self.settings = settings = replace(settings, views=self.views.paths)
         self.progress = progress
-        self.resume = resume
-        inputs = stages.inspect(settings, self.views)
-        self.stored = stages.find_model(settings.model, settings.variant)
+        self.device, self.dtype = settings.torch_device(), settings.torch_dtype()
+        inputs = inspect(self.views, settings.cameras)
+        prepare(settings.estimator)
+        self.stored = find_model(settings.model, settings.variant)
         self.folder = RunFolder(settings.out)
         # Before the model is loaded, which can take minutes.
         frames = [path.relative_to(settings.out).as_posix() for path in self.views.frames]
         self.folder.prepare(resume=resume, overwrite=overwrite, inputs=self._files(), also=frames)
         try:
-            self._get_ready(inputs)
+            self._get_ready(inputs, resume)
         except BaseException:
             self.folder.close()
             raise
@@ -81,37 +98,37 @@ class Run:
         photos = [*(view for view in settings.views if view not in self.views.frames), *self.views.sources]
         return [*photos, *(file for file in (settings.cameras, path, model) if file is not None)]
 
-    def _get_ready(self, inputs: stages.Inputs) -> None:
+    def _get_ready(self, inputs: Inputs, resume: bool) -> None:
         """Settle what the settings leave open, load the model, and decode the photographs."""
-        settings = self.settings
-        self.defaults = sampling_of(self.stored)
-        self.frames = settings.frames or self.defaults.frames
-        self.size = settings.size or max(self.defaults.width, self.defaults.height)
-        self.structure = self.defaults.second_pass if settings.structure is None else settings.structure
-        self.kind: ConditioningKind = stages.conditioning_kind(settings, self.defaults)
-        self.memory = None if settings.conditioning_only else self._plan_memory(inputs)
-        self.pipeline = self._load()
+        settings, own = self.settings, sampling_of(self.stored)
+        self.sampling = own
+        self.frames = settings.frames or own.frames
+        self.longest_side = settings.size or max(own.width, own.height)
+        self.size = frame_size(inputs.photos[0], self.longest_side)
+        self.passes = 1 + (own.second_pass if settings.structure is None else settings.structure)
+        self.kind = conditioning_kind(
+            own.conditioning if settings.conditioning == "auto" else settings.conditioning,
+            suppress_background=settings.suppress_background,
+        )
+        self.memory = None if settings.conditioning_only else self._plan_memory()
+        self.pipeline = None if self.memory is None else self._load(self.memory)
         for path, frame in self.views.frames.items():
             data = frame.png()
             self.folder.write(path.relative_to(settings.out).as_posix(), lambda part, data=data: part.write_bytes(data))
-        batch = stages.read(inputs, settings)
+        batch = read(inputs, settings.photo_size, focal_35mm=settings.focal_35mm, fov=settings.fov)
         self.results = Results(inputs, batch, notes=[*self.views.notes, *inputs.notes, *batch.set.notes])
         self.results.loading = time.perf_counter() - self.started
-        self.keys: dict[str, str] = {}
+        self.each = StageCache(self.folder, resume, self.device, self.progress, self.results)
 
-    def _plan_memory(self, inputs: stages.Inputs) -> Choice:
+    def _plan_memory(self) -> Choice:
         """How the network uses memory; refuses frames that it cannot hold."""
-        width, height = stages.frame_size(inputs.photos[0], self.size)
-        settings = self.settings
-        clip = Clip(self.frames, height, width, self.structure, settings.guidance)
-        return stages.plan_memory(self.stored, clip, settings)
+        width, height = self.size
+        clip = Clip(self.frames, height, width, self.passes == 2, self.settings.guidance)
+        return plan_memory(self.stored, clip, self.device, self.dtype, self.settings.memory)
 
-    def _load(self) -> CloseUpShotPipeline | None:
-        """The model, as the settings want it; None where it is not needed."""
+    def _load(self, memory: Choice) -> CloseUpShotPipeline:
+        """The model, as the settings want it."""
         settings = self.settings
-        if self.memory is None:
-            return None
-        dtype, device = settings.torch_dtype(), settings.torch_device()
         bars: list[OnProgress] = []
 
         def fetched(done: int, total: int) -> None:
@@ -120,7 +137,7 @@ class Run:
             bars[0](done, total)
 
         started = time.perf_counter()
-        pipeline = stages.load_model(self.stored, device, settings.variant, dtype, self.memory.plan, fetched)
+        pipeline = load_model(self.stored, self.device, settings.variant, self.dtype, memory.plan, fetched)
         if bars:
             self.progress.finish("Model from the Hub", time.perf_counter() - started)
         set_attention_backend(pipeline.unet, settings.attention)
@@ -128,11 +145,10 @@ class Run:
 
     def planned(self) -> list[str]:
         """The stages of this run, in order, without the report that closes every run."""
-        settings = self.settings
-        if settings.conditioning_only:
+        if self.settings.conditioning_only:
             return ["scene", "conditioning"]
-        passes = ["coarse", "structure", "frames"] if self.structure else ["frames"]
-        return ["scene", "conditioning", *passes, "cloud", *(["splat"] if settings.splat else [])]
+        passes = ["coarse", "structure", "frames"] if self.passes == 2 else ["frames"]
+        return ["scene", "conditioning", *passes, "cloud", *(["splat"] if self.settings.splat else [])]
 
     def missing(self) -> list[str]:
         """Labels of the planned stages that are not finished."""
@@ -156,15 +172,7 @@ class Run:
         """
         status = "failed"
         try:
-            for name in self.planned():
-                getattr(self, f"_{name}")()
-                if name == "conditioning" and on_verdict is not None:
-                    on_verdict(known(self.results.verdict))
-                if name == "frames":
-                    if self.folder.speaks_of_this_run():
-                        self._write_report("running")
-                    if on_frames is not None:
-                        on_frames()
+            self._work(on_frames, on_verdict)
             # What the folder still holds of other settings belongs to no run any more.
             self.folder.drop_earlier(states=True)
             status = "finished"
@@ -177,140 +185,155 @@ class Run:
             finally:
                 self.folder.close()
 
-    def _stage(self, name: str, made_from: list[Any], make: Callable[[OnProgress], State]) -> State:
-        """What a stage leaves: read where the folder holds it for the same `made_from`, else made and recorded."""
-        key = fingerprint([cus.__version__, name, *made_from])
-        self.keys[name] = key
-        started = time.perf_counter()
-        state = self.folder.load(name, key) if self.resume else None
-        if name in self.folder.damaged:
-            again = f"{STAGES[name]}: what the folder held of it was damaged, so it was done again"
-            self.results.notes.append(again)
-        on_progress = self.progress.start(STAGES[name], state is not None)
-        if state is None:
-            state = make(on_progress)
-            self.folder.save(name, key, state)
-        else:
-            self.results.reused.append(name)
-        self.results.notes.extend(state.notes)
-        self.results.seconds[name] = time.perf_counter() - started
-        self.progress.finish(STAGES[name], self.results.seconds[name])
-        device = self.settings.torch_device()
-        return State({key: tensor.to(device) for key, tensor in state.tensors.items()}, state.notes)
-
-    def _scene(self) -> None:
+    def _work(self, on_frames: Callable[[], None] | None, on_verdict: Callable[[Verdict], None] | None) -> None:
         settings, results = self.settings, self.results
-        files = [file_digest(view) for view in settings.views]
-        posed = results.inputs.posed
-        cameras = posed and [posed.viewmats.tolist(), posed.Ks.tolist(), posed.sizes, repr(posed.lenses), posed.upright]
-        masks = [mask and file_digest(mask) for mask in results.inputs.masks]
-        made_from = [files, cameras, masks, settings.photo_size, settings.focal_35mm, settings.fov, settings.estimator]
-        made_from.append(settings.all_views)
-        state = self._stage("scene", made_from, lambda report: stages.estimate(results.batch, settings, report))
-        results.scene = stages.scene_from(state)
-        results.keep(results.scene.used)
-        outputs.write_scene(self.folder, settings, results)
-
-    def _conditioning(self) -> None:
-        settings, results = self.settings, self.results
-        scene = known(results.scene)
-        photo = results.inputs.photos[0]
-        target = stages.target_cameras(scene, results.batch, photo, settings, self.frames, self.size)
-        results.notes.extend(target.notes)
-        cameras = target.cameras
-        path = [cameras.viewmats.tolist(), cameras.Ks.tolist(), cameras.width, cameras.height]
-        made_from = [self.keys["scene"], path, settings.suppress_background, self.kind, "measures"]
-
-        def make(on_progress: OnProgress) -> State:
-            fused, photographs = self.kind == "fused", None
-            if fused:
-                photographs = stages.photographs(known(results.inputs), known(results.batch))
-            layers = fused and self.defaults.layers > 0
-            state = stages.warp(scene, cameras, self.kind, settings, on_progress, photographs, layers)
-            return look(scene, cameras, state, results.inputs, results.batch, photographs)
-
-        state = self._stage("conditioning", made_from, make)
-        # Of the fused warp and of the fit, which both look at the photographs' own pixels.
-        sizes = [(photo.width, photo.height) for photo in results.inputs.photos]
-        if (self.kind == "fused" or "splat" in self.planned()) and (note := stages.oversized(sizes)):
-            results.notes.append(note)
-        if self.kind != self.defaults.conditioning:
-            trained = f"{settings.model} does best with {self.defaults.conditioning} ones"
-            results.notes.append(f"the conditioning images are {self.kind}, as asked for; {trained}")
-        results.cameras, results.conditioning = cameras, stages.conditioning_from(state)
-        results.verdict, results.plain_crop = seen_in(state)
-        outputs.write_conditioning(self.folder, settings, results)
-
-    def _pass(self, name: str, structure: Tensor | None, made_from: list[Any]) -> Tensor:
-        settings, results = self.settings, self.results
-        warped, pipeline = known(results.conditioning), known(self.pipeline)
-        reference = stages.first_reference(known(results.scene), results.batch, results.inputs.photos[0])
-        model = [stages.model_identity(self.stored), settings.variant]
-        sampling = [*model, settings.steps, settings.guidance, settings.seed, str(settings.torch_dtype())]
-
-        def make(on_progress: OnProgress) -> State:
-            made = stages.generate(pipeline, reference, warped, structure, settings, on_progress)
-            return State({"frames": made})
-
-        return self._stage(name, [*made_from, *sampling], make).tensors["frames"]
-
-    def _coarse(self) -> None:
-        self.results.frames = self._pass("coarse", None, [self.keys["conditioning"]])
-
-    def _structure(self) -> None:
-        results = self.results
-        made = results.generated()
-
-        def make(on_progress: OnProgress) -> State:
-            cloud = stages.fuse(made, on_progress)
-            return stages.state_of(stages.structure_images(cloud, made.cameras))
-
-        state = self._stage("structure", [self.keys["coarse"]], make)
-        results.structure = stages.conditioning_from(state)
-
-    def _frames(self) -> None:
-        results = self.results
-        if self.structure:
-            results.frames = self._pass("frames", known(results.structure).images, [self.keys["structure"]])
-        else:
-            results.frames = self._pass("frames", None, [self.keys["conditioning"]])
+        scene = self._scene()
+        path = results.cameras = self._path(scene)
+        # Read for the conditioning, and again for the fit: they need not lie in memory while the network works.
+        photos = cache(lambda: photographs(results.inputs, results.batch))
+        self._keep_conditioning(scene, path, photos, on_verdict)
+        if self.pipeline is None:
+            self.each("conditioning", condition, self.kind, scene, path, photos, self.sampling.layers > 0)
+            return
+        self._keep_frames(on_frames)
+        made = close_up(
+            scene,
+            path,
+            self.pipeline,
+            passes=self.passes,
+            kind=self.kind,
+            photographs=photos,
+            reference=first_reference(scene, results.batch, results.inputs.photos[0]),
+            steps=settings.steps,
+            guidance=settings.guidance,
+            seed=settings.seed,
+            each=self.each,
+        )
         # The fit wants the memory, and no later stage the network.
         self.pipeline = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        outputs.write_frames(self.folder, self.settings, results)
+        outputs.write_cloud(self.folder, made.cloud)
+        if settings.splat:
+            self._splat(made)
 
-    def _cloud(self) -> None:
-        results = self.results
-        made = results.generated()
+    def _scene(self) -> SceneEstimate:
+        """Cameras, depth and confidence; the run goes on with the photographs that could be placed."""
+        settings, results, batch = self.settings, self.results, self.results.batch
+        files = [file_digest(view) for view in settings.views]
+        posed = results.inputs.posed
+        cameras = posed and [posed.viewmats.tolist(), posed.Ks.tolist(), posed.sizes, repr(posed.lenses), posed.upright]
+        masks = [mask and file_digest(mask) for mask in results.inputs.masks]
+        focal = settings.focal_35mm, settings.fov
+        made_from = (files, cameras, masks, settings.photo_size, *focal, settings.estimator, settings.all_views)
 
-        def make(on_progress: OnProgress) -> State:
-            return stages.cloud_state(stages.fuse(made, on_progress))
+        def record(scene: SceneEstimate) -> State:
+            return recorded.scene_state(scene, batch.set.valid[list(scene.used)])
 
-        results.cloud = stages.cloud_from(self._stage("cloud", [self.keys["frames"]], make))
-        outputs.write_cloud(self.folder, results)
+        self.each.add("scene", made_from, record, recorded.scene_from)
+        estimate = partial(
+            estimate_scene,
+            batch.set.images.to(self.device),
+            batch.cameras,
+            settings.estimator,
+            valid=batch.set.valid,
+            focals=batch.focals,
+            sizes=batch.sizes,
+            all_views=settings.all_views,
+        )
+        scene = results.scene = self.each("scene", estimate)
+        results.keep(scene.used)
+        outputs.write_depths(self.folder, outputs.placed_names(settings, results), scene)
+        return scene
 
-    def _splat(self) -> None:
+    def _path(self, scene: SceneEstimate) -> Cameras:
+        """The cameras of the frames."""
         settings, results = self.settings, self.results
-        made = results.generated()
-        cloud = known(results.cloud)
+        if settings.trajectory not in get_args(Trajectory):
+            # A file says where every camera stands, and how many there are.
+            path = read_camera_path(settings.trajectory, *self.size, settings.frames, results.batch.origin)
+            results.notes.extend(path.notes)
+            return path.cameras
+        inside = size_inside(results.batch, results.inputs.photos[0])
+        zoom, target = settings.end_zoom(), settings.target
+        return target_path(settings.trajectory, scene, inside, self.size, zoom=zoom, target=target, frames=self.frames)
 
+    def _keep_conditioning(
+        self,
+        scene: SceneEstimate,
+        path: Cameras,
+        photos: Callable[[], list[Tensor]],
+        on_verdict: Callable[[Verdict], None] | None,
+    ) -> None:
+        """How the conditioning is recorded, with a look at it for the verdict, and what follows it."""
+        settings, results, kind = self.settings, self.results, self.kind
+
+        def record(made: Conditioning) -> State:
+            taken = photos() if kind.takes_photographs else None
+            photos.cache_clear()
+            return look(scene, path, recorded.state_of(made), results.inputs, results.batch, taken)
+
+        def then(made: Conditioning, state: State) -> None:
+            # Of kinds that look at the photographs' own pixels, as the fit does.
+            sizes = [(photo.width, photo.height) for photo in results.inputs.photos]
+            if (kind.takes_photographs or "splat" in self.planned()) and (note := oversized(sizes)):
+                results.notes.append(note)
+            if kind.name != self.sampling.conditioning:
+                trained = f"{settings.model} does best with {self.sampling.conditioning} ones"
+                results.notes.append(f"the conditioning images are {kind.name}, as asked for; {trained}")
+            results.conditioning = made
+            results.verdict, results.plain_crop = seen_in(state)
+            outputs.write_cameras(self.folder, results.inputs, results.batch, scene.cameras, path)
+            outputs.write_sequence(self.folder, "conditioning", "conditioning.mp4", made.images, settings.fps)
+            if on_verdict is not None and results.verdict is not None:
+                on_verdict(results.verdict)
+
+        cameras = [path.viewmats.tolist(), path.Ks.tolist(), path.width, path.height]
+        made_from = (self.each.key("scene"), cameras, settings.suppress_background, kind.name, "measures")
+        self.each.add("conditioning", made_from, record, recorded.conditioning_from, then)
+
+    def _keep_frames(self, on_frames: Callable[[], None] | None) -> None:
+        """How both passes and what follows from them are recorded."""
+        settings, results, each = self.settings, self.results, self.each
+
+        def first(frames: Tensor, _: State) -> None:
+            results.frames = frames
+
+        def final(frames: Tensor, _: State) -> None:
+            results.frames = frames
+            outputs.write_sequence(self.folder, "frames", "video.mp4", frames, settings.fps)
+            if self.folder.speaks_of_this_run():
+                self._write_report("running")
+            if on_frames is not None:
+                on_frames()
+
+        model = [model_identity(self.stored), settings.variant]
+        sampling = (*model, settings.steps, settings.guidance, settings.seed, str(self.dtype))
+        before = "conditioning"
+        if self.passes == 2:
+            each.add("coarse", (each.key(before), *sampling), recorded.frames_state, recorded.frames_from, first)
+            each.add("structure", (each.key("coarse"),), recorded.state_of, recorded.conditioning_from)
+            before = "structure"
+        each.add("frames", (each.key(before), *sampling), recorded.frames_state, recorded.frames_from, final)
+        each.add("cloud", (each.key("frames"),), recorded.cloud_state, recorded.cloud_from)
+
+    def _splat(self, made: CloseUp) -> None:
+        """The Gaussian scene of frames and photographs."""
+        settings, results = self.settings, self.results
         options = FitOptions(iterations=settings.splat_iterations, seed=settings.seed)
-        config = options.config(settings.torch_device(), known(results.cameras).width, known(results.cameras).height)
-        made_from = [self.keys["cloud"], repr(config), settings.seed]
+        config = options.config(self.device, *self.size)
+        made_from = (self.each.key("cloud"), repr(config), settings.seed)
         # Its name holds what the fit is made from: one of another run is never taken for this one's.
-        checkpoint = self.folder.checkpoint("splat", fingerprint(made_from), keep=self.resume)
+        checkpoint = self.folder.checkpoint("splat", fingerprint(made_from), keep=self.each.resume)
 
-        def make(on_progress: OnProgress) -> State:
-            photographs = stages.photographs(known(results.inputs), known(results.batch))
-            return fit(made, cloud, options, on_progress, checkpoint, photographs)
+        def make(on_progress: OnProgress) -> Splat:
+            own = photographs(results.inputs, results.batch)
+            return fit(made, made.cloud, options, on_progress, checkpoint, own, results.batch.set.valid)
 
-        state = self._stage("splat", made_from, make)
+        self.each.add("splat", made_from, Splat.state, Splat.of)
+        results.splat = self.each("splat", make)
         self.folder.discard(checkpoint)
-        tensors = dict(state.tensors)
-        results.renders = tensors.pop("renders")
-        results.gaussians = Gaussians(**tensors)
-        outputs.write_splat(self.folder, settings, results)
+        outputs.write_splat(self.folder, results.splat, settings.fps)
 
     def _report(self, status: str) -> None:
         if not (status == "finished" or self.folder.speaks_of_this_run()):
@@ -340,14 +363,14 @@ class Run:
         used = asdict(settings) | {
             "model": self.stored.name,
             "frames": self.frames,
-            "size": self.size,
+            "size": self.longest_side,
             "zoom": settings.end_zoom(),
-            "conditioning": self.kind,
-            "structure": self.structure,
-            "steps": settings.steps or self.defaults.steps,
-            "guidance": self.defaults.guidance if settings.guidance is None else settings.guidance,
-            "device": str(settings.torch_device()),
-            "dtype": str(settings.torch_dtype()).removeprefix("torch."),
+            "conditioning": self.kind.name,
+            "structure": self.passes == 2,
+            "steps": settings.steps or self.sampling.steps,
+            "guidance": self.sampling.guidance if settings.guidance is None else settings.guidance,
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
             "memory": settings.memory if self.memory is None else self.memory.name,
         }
         return {
@@ -359,7 +382,7 @@ class Run:
             "loading_seconds": round(self.results.loading, 2),
             "total_seconds": round(time.perf_counter() - self.started, 2),
             "reused": self.results.reused,
-            "stages": {name: self.keys[name] for name in self.planned() if name in self.results.seconds},
+            "stages": {name: self.each.key(name) for name in self.planned() if name in self.results.seconds},
             "missing": self.missing(),
             "network_memory_bytes": {"estimated": self.memory.need, "free": self.memory.free} if self.memory else None,
             "peak_memory_bytes": machine.peak_memory(),
@@ -367,9 +390,3 @@ class Run:
             "versions": machine.versions(),
             "files": self.folder.files(),
         }
-
-
-def known(value: T | None) -> T:
-    """The value, which an earlier stage has made."""
-    assert value is not None, "a stage ran before what it needs"
-    return value

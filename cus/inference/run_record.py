@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from cus.errors import InputError, first_problem
+from cus.conditioning.kinds import KINDS
+from cus.errors import InputError, first_problem, shown
 from cus.files import read_json
 from cus.inference.settings import InferSettings
 
@@ -62,7 +63,10 @@ def recorded_settings(record: dict[str, Any], folder: Path) -> InferSettings:
     given = {name: value for name, value in record["settings"].items() if name != "memory"} | {"out": str(folder)}
     try:
         settings = TypeAdapter(InferSettings).validate_python(given)
-        settings.check_numbers()
-        return settings
     except ValidationError as error:
         raise InputError(f"{folder / NAME} is damaged (settings.{first_problem(error)}); {_REMEDY}") from error
+    if settings.conditioning not in ("auto", *KINDS):
+        problem = f"must be one of auto, {', '.join(KINDS)}, got {shown(settings.conditioning)}"
+        raise InputError(f"{folder / NAME} is damaged (settings.conditioning {problem}); {_REMEDY}")
+    settings.check_numbers()
+    return settings

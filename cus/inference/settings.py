@@ -12,7 +12,7 @@ import torch
 
 from cus.cameras import trajectories
 from cus.cameras.path_files import read_camera_path
-from cus.conditioning import CONDITIONING_KINDS, ConditioningKind
+from cus.conditioning.kinds import KINDS
 from cus.diffusion.sampling import Memory
 from cus.errors import InputError, shown
 from cus.models.attention import AttentionBackend
@@ -82,7 +82,7 @@ class InferSettings:
     fov: float | None = None
     estimator: str = "auto"
     all_views: bool = False
-    conditioning: ConditioningKind | Literal["auto"] = "auto"
+    conditioning: str = "auto"
     suppress_background: bool = True
     structure: bool | None = None
     steps: int | None = None
@@ -132,8 +132,8 @@ class InferSettings:
             raise InputError("give --focal-35mm or --fov, not both")
         if self.cameras is not None and not self.cameras.exists():
             raise InputError(f"no such cameras file: {self.cameras}")
-        if self.conditioning not in ("auto", *CONDITIONING_KINDS):
-            known = ", ".join(CONDITIONING_KINDS)
+        if self.conditioning not in ("auto", *KINDS):
+            known = ", ".join(KINDS)
             raise InputError(f"--conditioning must be one of auto, {known}, got {self.conditioning!r}")
         self.torch_device()
         if self.dtype not in ("auto", *DTYPES):

@@ -8,6 +8,7 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor, nn
 
+from cus.conditioning import conditioning_kind
 from cus.datasets.clips import Clip, clip_paths, load_clip
 from cus.diffusion import CloseUpShotPipeline, LatentTarget, NoiseSchedule, Objective, PromptEmbeddings, Sampling
 from cus.diffusion.colors import keep_colors
@@ -102,6 +103,7 @@ class UNetConfig:
 
 def build(config: UNetConfig) -> CloseUpShotPipeline:
     """The pipeline to train: loaded from `config.init`, or new around a trained autoencoder."""
+    conditioning_kind(config.sampling.conditioning)  # of an unknown kind nobody could show it images
     if config.init:
         return CloseUpShotPipeline.from_pretrained(config.init, sampling=asdict(config.sampling))
     vae: FirstStage

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from benchmarks.scenes import boards_before_a_wall
 from cus.cameras import Cameras, trajectories
-from cus.conditioning import conditioning_of, hierarchical_warp, render_discs, render_scene_points
+from cus.conditioning import render_discs, render_scene_points
 from cus.conditioning.scene_points import kept_points
 from cus.errors import InputError
 from cus.estimators import SceneEstimate
@@ -165,14 +165,6 @@ def test_a_graphics_card_draws_what_the_processor_draws():
     assert float(((there.images.cpu() - here.images).abs() > 1e-3).float().mean()) < 1e-3
 
 
-@pytest.mark.parametrize("kind", ["hierarchical", "points"])
-def test_kinds_of_conditioning_are_called_by_name(kind):
-    scene = wall()
-    target = pinhole((0.1, 0.0, 0.3), 90, 48, 32)
-    direct = {"hierarchical": hierarchical_warp, "points": render_scene_points}[kind](scene, target)
-    assert torch.equal(conditioning_of(kind, scene, target).images, direct.images)
-
-
 def test_what_cannot_be_rendered_is_refused_with_its_reason():
     scene = wall()
     away = pinhole(yaw=3.1)
@@ -183,5 +175,3 @@ def test_what_cannot_be_rendered_is_refused_with_its_reason():
     for radius in (0.0, 2.0):
         with pytest.raises(ValueError, match="radius"):
             render_scene_points(scene, scene.cameras, radius=radius)
-    with pytest.raises(ValueError, match="kind"):
-        conditioning_of("warp", scene, scene.cameras)  # type: ignore[arg-type]

@@ -126,7 +126,9 @@ def test_the_two_passes_share_the_first(work):
     once, twice = RowSettings("frames", structure=False), RowSettings("frames", structure=True)
     first = work.generated(once)
     second = work.generated(twice)
-    assert work.generated(once) is first and second.warped is first.warped and second.cameras is first.cameras
+    assert (
+        work.generated(once) is first and second.conditioning is first.conditioning and second.cameras is first.cameras
+    )
     assert second.frames is not first.frames and torch.equal(work.picture(once), first.frames[-1])
     assert work.generated(RowSettings("splat", structure=False)) is first, "a fit takes the frames that are shown"
 
@@ -157,9 +159,9 @@ def test_a_model_is_shown_what_it_does_best_with_unless_the_row_says_otherwise(w
     )
     assert work.generated(own) is work.generated(named) is not work.generated(other)
     path = work.path(4)
-    assert torch.equal(work.generated(papers).warped.images, hierarchical_warp(wall(), path).images)
-    assert torch.equal(work.generated(other).warped.images, render_scene_points(wall(), path).images)
-    assert torch.equal(work.generated(other).warped.images[0], wall().images[0]), "where a photograph was taken"
+    assert torch.equal(work.generated(papers).conditioning.images, hierarchical_warp(wall(), path).images)
+    assert torch.equal(work.generated(other).conditioning.images, render_scene_points(wall(), path).images)
+    assert torch.equal(work.generated(other).conditioning.images[0], wall().images[0]), "where a photograph was taken"
 
 
 def test_gaussians_of_the_references_are_fitted_once_for_all_their_cases(work):

@@ -51,7 +51,8 @@ def content(path: Path, folder: Path) -> bytes:
         header.pop("__metadata__", None)
         return json.dumps(header, sort_keys=True).encode() + data[8 + size :]
     if path.suffix in (".json", ".md", ".tex"):
-        for root, name in ((str(folder), b"OUT"), (str(ROOT), b"ROOT"), (os.path.relpath(ROOT, path.parent), b"ROOT")):
+        # The relative path first: it may end like the absolute one.
+        for root, name in ((os.path.relpath(ROOT, path.parent), b"ROOT"), (str(ROOT), b"ROOT"), (str(folder), b"OUT")):
             data = data.replace(root.encode(), name)
     return data
 

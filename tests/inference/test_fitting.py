@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from cus.cameras import Cameras
+from cus.closeup import CloseUp
 from cus.conditioning import Conditioning, FusedCloud
 from cus.errors import InputError
 from cus.estimators import SceneEstimate
 from cus.inference.fitting import LEAST_CONFIDENCE, FitOptions, supervision
-from cus.inference.stages import Generated
 
 
 @pytest.fixture
-def made() -> Generated:
+def made() -> CloseUp:
     """Two photographs side by side and three frames that zoom in on the first, grey all over."""
     viewmats = torch.eye(4).repeat(2, 1, 1)
     viewmats[1, 0, 3] = -0.5
@@ -26,7 +26,7 @@ def made() -> Generated:
     scene = SceneEstimate(grey, photos, depths, torch.ones_like(depths))
     masks = torch.ones(3, 32, 48, dtype=torch.bool)
     warped = Conditioning(torch.full((3, 3, 32, 48), 0.5), masks, torch.full((3, 32, 48), 2.0))
-    return Generated(scene, frames, warped, torch.full((3, 3, 32, 48), 0.5), grey[:, 0] > 0)
+    return CloseUp(scene, frames, warped, torch.full((3, 3, 32, 48), 0.5))
 
 
 def cloud(counts: torch.Tensor) -> FusedCloud:
@@ -37,7 +37,7 @@ def test_confidences_fall_from_the_photographs_and_with_the_views_that_agree(mad
     counts = torch.zeros(5, 32, 48, dtype=torch.int64)
     counts[:, :16] = 1
     counts[:, :8] = 4
-    views = supervision(made, cloud(counts), FitOptions())
+    views = supervision(made, cloud(counts), FitOptions(), valid=made.scene.images[:, 0] > 0)
     assert views.references.tolist() == [False, False, False, True, True]
     assert views.image_weights[0] == 1 and views.image_weights[3:].tolist() == [1, 1]
     assert 1 > views.image_weights[1] > views.image_weights[2] > 0.5

@@ -7,19 +7,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cus.inference import stages
-from cus.inference.settings import InferSettings
+from cus.inference import photographs
 from cus.inference.view_choice import choose_views
 from tests.datasets.layouts import procedural_views, write_pictures, write_transforms
 
 NAMES = ["0000.png", "0001.png", "0002.png"]
 
 
-def read(tmp_path: Path, cameras: Path | None = None) -> tuple[stages.Inputs, stages.Batch]:
+def read(tmp_path: Path, cameras: Path | None = None) -> tuple[photographs.Inputs, photographs.Batch]:
     views = tuple(tmp_path / "images" / name for name in NAMES[:2])
-    settings = InferSettings(views=views, out=tmp_path / "out", cameras=cameras, photo_size=128, conditioning_only=True)
-    inputs = stages.inspect(settings, choose_views(views, None, settings.out))
-    return inputs, stages.read(inputs, settings)
+    inputs = photographs.inspect(choose_views(views, None, tmp_path / "out"), cameras)
+    return inputs, photographs.read(inputs, 128)
 
 
 def write_mask(folder: Path) -> None:

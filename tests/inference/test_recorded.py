@@ -11,9 +11,9 @@ import torch
 
 from cus.conditioning import Conditioning, Layers
 from cus.errors import InputError
+from cus.inference.recorded import conditioning_from, state_of
 from cus.inference.run_record import read_record, recorded_settings
 from cus.inference.settings import InferSettings
-from cus.inference.stages import conditioning_from, state_of
 
 
 def conditioning(layers: bool) -> Conditioning:

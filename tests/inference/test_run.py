@@ -157,7 +157,7 @@ def test_a_quick_run_leaves_the_gaussian_scene_to_cus_fit(tmp_path, capsys):
     )
 
 
-def test_an_interrupted_run_keeps_what_is_finished_and_resumes(tmp_path, monkeypatch):
+def test_an_interrupted_run_keeps_what_is_finished_and_resumes(tmp_path):
     settings = InferSettings(
         tuple(map(Path, VIEWS)),
         tmp_path / "out",
@@ -168,12 +168,14 @@ def test_an_interrupted_run_keeps_what_is_finished_and_resumes(tmp_path, monkeyp
         structure=False,
         splat=False,
     )
-    run = Run(settings, Silent())
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
+    class Interrupting(Silent):
+        def start(self, label: str, reused: bool):
+            if label == "Frames, final pass":
+                raise KeyboardInterrupt
+            return super().start(label, reused)
 
-    monkeypatch.setattr(run, "_frames", interrupt)
+    run = Run(settings, Interrupting())
     with pytest.raises(KeyboardInterrupt):
         run.execute()
     assert run.missing() == ["Frames, final pass", "Point cloud"]

@@ -152,7 +152,7 @@ def load_everything() -> None:
     import cus.inference.photo_fit
     import cus.inference.run
     import cus.training.vae  # noqa: F401
-    from cus.inference.stages import find_model, load_model
+    from cus.diffusion.loading import find_model, load_model
 
     # Loading a model imports half of diffusers.
     load_model(find_model("mini"), torch.device("cpu"))

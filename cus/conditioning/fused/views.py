@@ -13,7 +13,11 @@ from cus.conditioning.fused.mesh import inverse_slopes
 from cus.conditioning.fused.sampling import levels_of
 from cus.conditioning.reliability import divide_reliability
 from cus.conditioning.warp import pixel_map
+from cus.errors import InputError
 from cus.scene import SceneEstimate
+
+# Photographs of another shape than the views are not the same pictures; rounding to whole pixels is no other shape.
+_ASPECT_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,12 @@ def placements(views: Sequence[View], target: Cameras) -> list[Placement]:
 
 
 def views_of(scene: SceneEstimate, photographs: Sequence[Tensor] | None) -> list[View]:
-    """All references of a scene, with their photographs where given, else the scene's own pictures."""
+    """All references of a scene, with their photographs where given, else the scene's own pictures.
+
+    Raises:
+        InputError: photographs that are not the scene's views.
+    """
+    _check_photographs(scene, photographs)
     reliable, _ = divide_reliability(scene)
     pictures = list(scene.images) if photographs is None else list(photographs)
     gains = scene.gains if scene.gains is not None else torch.ones(len(scene), 3)
@@ -131,3 +140,25 @@ def views_of(scene: SceneEstimate, photographs: Sequence[Tensor] | None) -> list
         )
         for index in range(len(scene))
     ]
+
+
+def _check_photographs(scene: SceneEstimate, photographs: Sequence[Tensor] | None) -> None:
+    if photographs is None:
+        return
+    height, width = scene.images.shape[-2:]
+    if len(photographs) != len(scene):
+        raise InputError(f"expected a photograph for each of the {len(scene)} views, got {len(photographs)}")
+    for index, photograph in enumerate(photographs):
+        if photograph.ndim != 3 or len(photograph) != 3 or photograph.dtype not in (torch.float32, torch.uint8):
+            raise InputError(
+                f"photograph {index} must be [3, H, W] float32 in [0, 1] or uint8, got "
+                f"{str(photograph.dtype).removeprefix('torch.')} {tuple(photograph.shape)}"
+            )
+        h, w = photograph.shape[-2:]
+        # A pixel of rounding on either side is allowed.
+        slack = _ASPECT_TOLERANCE + 1 / min(h, w) + 1 / min(height, width)
+        if abs((w / width) / (h / height) - 1) > slack:
+            raise InputError(
+                f"photograph {index} is {w}x{h} pixels, which is another shape than the scene's {width}x{height}; give "
+                "the same views, uncropped"
+            )

@@ -23,8 +23,6 @@ from cus.errors import InputError
 from cus.kernels.threads import in_pieces
 from cus.scene import SceneEstimate
 
-# Photographs of another shape than the views are not the same pictures; rounding to whole pixels is no other shape.
-_ASPECT_TOLERANCE = 0.02
 # A layer shows what its reference sees this well.
 SEEN = 0.5
 
@@ -80,7 +78,6 @@ def fused_warp(
         raise ValueError("expected at least one target camera")
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
-    check_photographs(scene, photographs)
     compiled = resolved_backend(backend, (scene.images, scene.depths), "a float32 scene") == "cpu"
     targets = target_cameras.to(scene.images.device)
     if not agreed:
@@ -113,29 +110,6 @@ def fused_warp(
             f"the {len(targets)} target cameras; aim the path at what the photographs show, or move it closer to them"
         )
     return conditioning
-
-
-def check_photographs(scene: SceneEstimate, photographs: Sequence[Tensor] | None) -> None:
-    """Refuse photographs that cannot be the scene's views. Raises InputError."""
-    if photographs is None:
-        return
-    height, width = scene.images.shape[-2:]
-    if len(photographs) != len(scene):
-        raise InputError(f"expected a photograph for each of the {len(scene)} views, got {len(photographs)}")
-    for index, photograph in enumerate(photographs):
-        if photograph.ndim != 3 or len(photograph) != 3 or photograph.dtype not in (torch.float32, torch.uint8):
-            raise InputError(
-                f"photograph {index} must be [3, H, W] float32 in [0, 1] or uint8, got "
-                f"{str(photograph.dtype).removeprefix('torch.')} {tuple(photograph.shape)}"
-            )
-        h, w = photograph.shape[-2:]
-        # A pixel of rounding on either side is allowed.
-        slack = _ASPECT_TOLERANCE + 1 / min(h, w) + 1 / min(height, width)
-        if abs((w / width) / (h / height) - 1) > slack:
-            raise InputError(
-                f"photograph {index} is {w}x{h} pixels, which is another shape than the scene's {width}x{height}; give "
-                "the same views, uncropped"
-            )
 
 
 class _Target:

@@ -1,0 +1,199 @@
+"""CloseUpShot on one page: from the estimate of a few photographs to close-up frames and their point cloud.
+
+Sections and equations are the paper's (arXiv 2511.13121). Before this page come `estimate_scene` and a camera path
+(`cus.cameras.trajectories`), after it the fit of Gaussians to frames and photographs (`cus.splats`, Eqs. 8 to 10).
+
+    scene, path ─► conditioning ─► coarse frames ─► global cloud ─► structure images    first of two passes
+                        │                                                  │
+                        └──────────────────► frames ◄──────────────────────┘            second pass, or the only one
+                                               └─► global cloud
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.conditioning import Conditioning, FusedCloud, agree, fuse_views, render_points
+from cus.conditioning.kinds import ConditioningKind, conditioning_kind
+from cus.diffusion import CloseUpShotPipeline
+from cus.errors import InputError
+from cus.scene import SceneEstimate
+
+T = TypeVar("T")
+OnProgress = Callable[[int, int], None]
+Photographs = Sequence[Tensor] | Callable[[], Sequence[Tensor]]
+"""Photographs of any size, V of [3, Hi, Wi] float32 in [0, 1] or uint8, or what reads them when they are needed."""
+
+
+class Each(Protocol):
+    """Gives what `function(*arguments)` gives, computed or from a cache.
+
+    Names are those of the stages: "conditioning" (in which "agreement" may be nested), "coarse", "structure", "frames"
+    and "cloud". Their functions take a callback `on_progress` as a keyword, too.
+    """
+
+    def __call__(self, name: str, function: Callable[..., T], *arguments: Any) -> T: ...  # noqa: D102
+
+
+def given(**made: Any) -> Each:
+    """The `Each` that computes every stage but those that are given, such as `agreement=scene`."""
+
+    def each(name: str, function: Callable[..., T], *arguments: Any) -> T:
+        return made[name] if name in made else function(*arguments)
+
+    return each
+
+
+compute = given()
+
+
+@dataclass(frozen=True)
+class CloseUp:
+    """Generated frames with what they were made from.
+
+    Attributes:
+        scene: the estimate of the V photographs.
+        cameras: T cameras of the frames.
+        conditioning: what the network was shown of them.
+        frames: [T, 3, H, W] float32 in [0, 1].
+        structure: the point cloud of the first pass in these cameras; None where there was one pass.
+        each: makes the cloud, or takes it from a cache.
+    """
+
+    scene: SceneEstimate
+    cameras: Cameras
+    conditioning: Conditioning
+    frames: Tensor
+    structure: Conditioning | None = None
+    each: Each = field(default=compute, repr=False)
+
+    @cached_property
+    def cloud(self) -> FusedCloud:
+        """What frames and photographs agree on (Eq. 6), fused when first asked for; `counts` are of frames first."""
+        return self.each("cloud", fuse, self)
+
+    def with_references(self) -> tuple[Tensor, Tensor, Cameras]:
+        """Frames, then photographs, as one batch at the frames' size: images, depths [T + V, H, W], cameras.
+
+        A generated frame's depth is that of its conditioning: its camera is the asked one by construction, and where
+        the warp has no surface there is none to check.
+        """
+        height, width = self.frames.shape[-2:]
+        images = F.interpolate(self.scene.images, (height, width), mode="area")
+        depths = F.interpolate(self.scene.depths[:, None], (height, width), mode="nearest")[:, 0]
+        cameras = self.cameras.to(images.device)
+        return (
+            torch.cat([self.frames.to(images), images]),
+            torch.cat([self.conditioning.depths * self.conditioning.masks, depths]).to(images),
+            Cameras.cat([cameras, self.scene.cameras.resized(width, height)]),
+        )
+
+
+def close_up(
+    scene: SceneEstimate,
+    path: Cameras,
+    pipeline: CloseUpShotPipeline,
+    *,
+    passes: int | None = None,
+    kind: ConditioningKind | None = None,
+    photographs: Photographs | None = None,
+    reference: Tensor | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    each: Each = compute,
+) -> CloseUp:
+    """Generate the frames that a path of cameras sees, and fuse them with the photographs.
+
+    Args:
+        scene: V >= 1 photographs with cameras, depths and confidences.
+        path: T cameras of the frames, of the frames' size.
+        pipeline: the checkpoint.
+        passes: 1, or 2 for a second pass guided by the global point cloud; None: as the checkpoint does best.
+        kind: of the conditioning images; None: the one that the checkpoint does best with.
+        photographs: the same views at any larger size, for kinds that take their colours from them.
+        reference: [1, 3, h, w] in [0, 1], the image context of the network; None: the first view.
+        steps: denoising steps a pass; None: the checkpoint's own.
+        guidance: classifier-free guidance scale; None: the checkpoint's own.
+        seed: of all noise; both passes draw the same.
+        each: makes the stages, or takes them from a cache.
+
+    Raises:
+        InputError: the path sees nothing of the scene, photographs that are not the scene's views, a checkpoint that
+            asks for an unknown kind or gives values that are not numbers.
+        ValueError: other passes than 1 or 2.
+    """
+    own = pipeline.sampling
+    passes = passes or (2 if own.second_pass else 1)
+    if passes not in (1, 2):
+        raise ValueError(f"passes must be 1 or 2, got {passes}")
+    kind = kind or conditioning_kind(own.conditioning)
+    sampling = (steps, guidance, seed)
+    reference = scene.images[:1] if reference is None else reference
+    # What the photographs show of the path (Sections III-B and III-C).
+    conditioning = each("conditioning", condition, kind, scene, path, photographs, own.layers > 0, each)
+    structure = None
+    if passes == 2:
+        # Coarse frames, whose consistent points are one global cloud (Section III-D).
+        coarse = each("coarse", generate, pipeline, reference, conditioning, None, *sampling)
+        structure = each("structure", render_cloud, CloseUp(scene, path, conditioning, coarse))
+    # The frames, in the second pass guided by the cloud's images (Eq. 7).
+    frames = each("frames", generate, pipeline, reference, conditioning, structure, *sampling)
+    return CloseUp(scene, path, conditioning, frames, structure, each)
+
+
+def condition(
+    kind: ConditioningKind,
+    scene: SceneEstimate,
+    path: Cameras,
+    photographs: Photographs | None = None,
+    with_layers: bool = False,
+    each: Each = compute,
+    on_progress: OnProgress | None = None,
+) -> Conditioning:
+    """Conditioning images: Algorithm 1 with Eq. 5 (`Hierarchical`), or another kind."""
+    taken = None
+    if kind.takes_photographs:
+        taken = photographs() if callable(photographs) else photographs
+    if kind.wants_agreement:
+        scene = each("agreement", agree, scene, taken)
+    return kind.show(scene, path, taken, with_layers=with_layers, on_progress=on_progress)
+
+
+def generate(
+    pipeline: CloseUpShotPipeline,
+    reference: Tensor,
+    conditioning: Conditioning,
+    structure: Conditioning | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    on_progress: OnProgress | None = None,
+) -> Tensor:
+    """One pass of the video diffusion model (Section III-A): frames [T, 3, H, W] in [0, 1]."""
+    draws = torch.Generator().manual_seed(seed)
+    guide = None if structure is None else structure.images
+    frames = pipeline(
+        reference, conditioning, guide, steps=steps, guidance=guidance, generator=draws, on_progress=on_progress
+    )
+    if not bool(torch.isfinite(frames).all()):
+        precision = str(pipeline.unet.dtype).removeprefix("torch.")
+        raise InputError(f"the model gave values that are not numbers in {precision}; try --dtype float32")
+    return frames
+
+
+def fuse(made: CloseUp, on_progress: OnProgress | None = None) -> FusedCloud:
+    """The global point cloud: pixels of frames and photographs that enough others agree with (Eq. 6)."""
+    return fuse_views(*made.with_references(), scale=made.scene.scale, on_progress=on_progress)
+
+
+def render_cloud(coarse: CloseUp, on_progress: OnProgress | None = None) -> Conditioning:
+    """The global cloud of coarse frames in the cameras of the path: the structure guidance I_g (Section III-D)."""
+    cloud = fuse(coarse, on_progress)
+    return render_points(cloud.points, cloud.colors, coarse.cameras.to(cloud.points.device))

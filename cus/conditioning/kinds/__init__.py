@@ -1,0 +1,30 @@
+"""The conditioning images that a checkpoint may know. A new kind is a file beside this one and its place in `KINDS`."""
+
+from dataclasses import fields
+from typing import Any
+
+from cus.conditioning.kinds.fused import Fused
+from cus.conditioning.kinds.hierarchical import Hierarchical
+from cus.conditioning.kinds.kind import ConditioningKind
+from cus.conditioning.kinds.points import Points
+from cus.errors import InputError, shown
+
+KINDS: dict[str, type[ConditioningKind]] = {kind.name: kind for kind in (Hierarchical, Points, Fused)}
+"""Kinds of conditioning images by name."""
+
+
+def conditioning_kind(name: str, **options: Any) -> ConditioningKind:
+    """The kind of a name.
+
+    Args:
+        name: one of `KINDS`.
+        **options: fields of kinds; those that this kind does not have are left out.
+
+    Raises:
+        InputError: there is no such kind.
+    """
+    if name not in KINDS:
+        raise InputError(f"there is no conditioning {shown(name)}; expected one of {', '.join(KINDS)}")
+    kind = KINDS[name]
+    known = {field.name for field in fields(kind)}
+    return kind(**{option: value for option, value in options.items() if option in known})

@@ -1,0 +1,61 @@
+"""A checkpoint, found, identified, fitted into the memory of a device, and loaded onto it."""
+
+from typing import Any
+
+import torch
+from diffusers.utils import logging
+
+from cus.diffusion.memory import Choice, Clip, choose_plan, skeleton
+from cus.diffusion.parts import check_parts
+from cus.diffusion.pipeline import CloseUpShotPipeline
+from cus.diffusion.sampling import PLANS, Memory, MemoryPlan
+from cus.hub.fetch import OnFetched
+from cus.hub.stored import SHIPPED, StoredModel, explained, open_model
+
+
+def find_model(source: str, variant: str | None = None) -> StoredModel:
+    """A checkpoint, before its weights are read. Raises InputError where there is none."""
+    model = open_model(source)
+    if model.hub is None:
+        # A folder's gaps and faults can be known now; a Hub model's weights are not fetched for this.
+        check_parts(model, model.complete(variant), variant)
+    return model
+
+
+def model_identity(model: StoredModel) -> list[Any]:
+    """What tells a model's weights from others: a commit of the Hub, or a folder's files with their sizes and times."""
+    if model.hub is not None or model.source in SHIPPED:
+        return [model.name]
+    files = sorted(path for path in model.folder.rglob("*") if path.suffix in (".json", ".safetensors"))
+    stats = [(path.relative_to(model.folder).as_posix(), path.stat()) for path in files]
+    return [model.name, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)]
+
+
+def load_model(
+    model: str | StoredModel,
+    device: torch.device,
+    variant: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    plan: MemoryPlan | None = None,
+    on_fetched: OnFetched | None = None,
+) -> CloseUpShotPipeline:
+    """A checkpoint on a device, quietly, its weights in `dtype`. Raises InputError where it cannot be loaded."""
+    # The library's own bar would break into the stages' bars.
+    logging.disable_progress_bar()
+    # Its warnings speak of configuration defaults; what is wrong with weights is refused by `from_pretrained`.
+    logging.set_verbosity_error()
+    pipeline = CloseUpShotPipeline.from_pretrained(model, variant=variant, on_fetched=on_fetched, dtype=dtype)
+    return pipeline.use(plan or PLANS["middle"], device)
+
+
+def plan_memory(
+    model: StoredModel, clip: Clip, device: torch.device, dtype: torch.dtype, memory: Memory = "auto"
+) -> Choice:
+    """How the network is to use memory, from the checkpoint's configurations alone.
+
+    Raises:
+        InputError: the frames do not fit into the device's memory, with what would.
+    """
+    networks = skeleton(model, dtype)
+    with explained(model.source):
+        return choose_plan(networks, clip, device, memory)

@@ -1,0 +1,85 @@
+"""What stages of a run make, as tensors to be recorded, and back."""
+
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.conditioning import Conditioning, FusedCloud, Layers
+from cus.inference.folder import State
+from cus.scene import SceneEstimate
+from cus.splats import Gaussians
+
+LAYERS = "layers."  # before the names of the layers' tensors in a recorded conditioning
+
+
+def scene_state(scene: SceneEstimate, valid: Tensor) -> State:
+    """An estimate, and [V, H, W] bool where its photographs have pixels that count, to be recorded."""
+    cameras = {"viewmats": scene.cameras.viewmats, "Ks": scene.cameras.Ks}
+    maps = {"images": scene.images, "depths": scene.depths, "confidences": scene.confidences, "valid": valid}
+    found = {"left_out": torch.tensor(scene.left_out, dtype=torch.int64)}
+    if scene.focal_range is not None:
+        found["focal_range"] = torch.tensor(scene.focal_range, dtype=torch.float64)
+    return State(maps | cameras | found, scene.notes)
+
+
+def scene_from(state: State) -> SceneEstimate:
+    """The estimate that `scene_state` recorded."""
+    tensors = state.tensors
+    height, width = tensors["images"].shape[-2:]
+    cameras = Cameras(tensors["viewmats"], tensors["Ks"], width, height)
+    left_out = tuple(tensors["left_out"].tolist()) if "left_out" in tensors else ()
+    maps = tensors["images"], cameras, tensors["depths"], tensors["confidences"]
+    focal_range = None
+    if "focal_range" in tensors:
+        low, high = tensors["focal_range"].tolist()
+        focal_range = low, high
+    return SceneEstimate(*maps, notes=state.notes, left_out=left_out, focal_range=focal_range)
+
+
+def state_of(value: Conditioning | Gaussians) -> State:
+    """The tensors of a dataclass, to be recorded; a conditioning's layers in 8 bits, as photographs are."""
+    values = {field.name: getattr(value, field.name) for field in fields(value)}
+    tensors = {name: tensor for name, tensor in values.items() if isinstance(tensor, Tensor)}
+    layers = value.layers if isinstance(value, Conditioning) else None
+    if layers is not None:
+        tensors |= {f"{LAYERS}{name}": _to_bytes(getattr(layers, name)) for name in ("images", "masks", "gate")}
+    return State(tensors)
+
+
+def conditioning_from(state: State) -> Conditioning:
+    """The conditioning that `state_of` recorded."""
+    tensors = state.tensors
+    layers = None
+    if f"{LAYERS}gate" in tensors:
+        images, masks, gate = (tensors[f"{LAYERS}{name}"] for name in ("images", "masks", "gate"))
+        layers = Layers(images.float() / 255, masks, gate.float() / 255)
+    return Conditioning(tensors["images"], tensors["masks"], tensors["depths"], layers)
+
+
+def _to_bytes(values: Tensor) -> Tensor:
+    """[0, 1] -> 0 .. 255; what is bool stays."""
+    return values if values.dtype == torch.bool else (values.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def cloud_state(cloud: FusedCloud) -> State:
+    """The cloud, to be recorded."""
+    tensors = {"points": cloud.points, "colors": cloud.colors, "counts": cloud.counts}
+    return State(tensors | {"needed": torch.tensor(cloud.needed)})
+
+
+def cloud_from(state: State) -> FusedCloud:
+    """The cloud that `cloud_state` recorded."""
+    tensors = state.tensors
+    return FusedCloud(tensors["points"], tensors["colors"], tensors["counts"], int(tensors["needed"]))
+
+
+def frames_state(frames: Tensor) -> State:
+    """Frames [T, 3, H, W], to be recorded."""
+    return State({"frames": frames})
+
+
+def frames_from(state: State) -> Tensor:
+    """The frames that `frames_state` recorded."""
+    return state.tensors["frames"]
