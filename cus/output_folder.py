@@ -130,7 +130,8 @@ class OutputFolder:
             if not folder.is_dir():
                 self._list(f"{parent}/")
                 with files.explained(folder, self.remedy):
-                    folder.mkdir()
+                    # Another process that shares the work may have made it since.
+                    folder.mkdir(exist_ok=True)
         self._list(name)
         return path
 
@@ -278,6 +279,10 @@ class OutputFolder:
                 self._refuse(relative)
 
     def _refuse(self, name: str) -> None:
+        # Another process that shares the work may have made it since.
+        self.made |= _read_record(self.path)[0]
+        if self.is_ours(name):
+            return
         raise InputError(
             f"{self.path} holds {name}, which no run made (its list {RECORD} does not name it), and {self.kind} would "
             "write there; move it away or choose another folder with --out"

@@ -20,7 +20,7 @@ ALLOWED = {
     "conditioning": {"cameras", "scene", "conditioning"},
     "closeup": {"cameras", "scene", "conditioning", "diffusion"},
     "splats": {"cameras", "scene", "splats"},
-    "datasets": {"cameras", "scene", "datasets", "conditioning"},
+    "datasets": {"cameras", "scene", "datasets", "conditioning", "estimators", "splats"},
     "diffusion": {"models", "hub", "diffusion"},
     "lvdm": {"models", "hub", "diffusion", "lvdm"},
     "checkpoints": {"lvdm"},

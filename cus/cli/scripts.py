@@ -46,11 +46,15 @@ class Counter:
         self.started = progress.started
         progress.start(LOADING, False)
 
-    def __call__(self, done: int, total: int) -> None:  # noqa: D102
+    def __call__(self, done: int, total: int, words: str = "") -> None:  # noqa: D102
         if not self.label:
             self.progress.finish(LOADING, time.perf_counter() - self.started)
             self.label, self.started = "Work", time.perf_counter()
             self.report = self.progress.start(self.label, False)
-        self.report(done, total, f"{done} of {total}")
+        self.report(done, total, words or f"{done} of {total}")
         if done >= total:
             self.progress.finish(self.label, time.perf_counter() - self.started)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.progress.say(text)

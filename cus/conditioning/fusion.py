@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cus.cameras import Cameras
+from cus.scene import SceneEstimate
 
 # In units of the scene scale: VGGT's unit of length, in which the paper states 0.01.
 GEOMETRIC_TOLERANCE = 0.01
@@ -17,6 +18,8 @@ COLOR_TOLERANCE = 0.1
 _PIXEL_SIGMA = 0.5
 # The paper asks for 10 of 25 frames.
 _NEEDED_FRACTION = 0.4
+# Photographs from all around have less in common than frames of one path: so many others that agree make a point.
+_AGREEING = 1
 
 
 @dataclass(frozen=True)
@@ -229,3 +232,12 @@ def _match(points: Tensor, maps: Tensor, camera: Cameras) -> _Match:
     c2w = camera.c2w[0]
     matched = c2w[:3, :3] @ (rays / sampled[3]) + c2w[:3, 3:]
     return _Match(landing, y.long() * camera.width + x.long(), torch.cat([matched, sampled[:3]]))
+
+
+def fused_photos(scene: SceneEstimate, on_progress: Callable[[int, int], None] | None = None) -> FusedCloud:
+    """`fuse_views` of photographs alone, of which two have to agree with one that becomes a point."""
+    with_depth = int((scene.depths > 0).flatten(1).any(dim=1).sum())
+    needed = max(0, min(_AGREEING, with_depth - 2))
+    return fuse_views(
+        scene.images, scene.depths, scene.cameras, scale=scene.scale, needed=needed, on_progress=on_progress
+    )

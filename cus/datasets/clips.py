@@ -122,6 +122,20 @@ def save_clip(path: Path, clip: Clip) -> None:
         tensors[masks_of(name)] = warp.masks.to(torch.uint8).contiguous()
     with replacing(path, parents=True, sweep=False) as part:
         save_file(tensors, part, {"format": FORMAT, "info": json.dumps(clip.info)})
+        _order_metadata(part)
+
+
+def _order_metadata(path: Path) -> None:
+    """Give the same clip the same bytes, for checksums: safetensors writes its metadata in random order."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        # The same characters in another order; what is shorter is padded, as the format allows.
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(ordered) <= size
+        file.seek(8)
+        file.write(ordered.ljust(size))
 
 
 def is_clip(path: Path) -> bool:

@@ -1,17 +1,23 @@
-"""The paper's warps of a clip's references, stored beside the fused one so that models of both learn from the same."""
+"""Other warps of a clip's references, stored beside the fused one so that models of both learn from the same."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.conditioning import hierarchical_warp
+from cus.conditioning import Conditioning, hierarchical_warp, render_scene_points
 from cus.datasets.clips import Warp
 from cus.scene import SceneEstimate
 
-# Resolutions as divisors, see `hierarchical_warp`; the low and the high one alone are the baselines of Table III.
-OTHER_WARPS: dict[str, tuple[int, ...] | None] = {"hierarchical": None, "low": (4,), "high": (1,)}
+# The low and the high resolution alone are the baselines of Table III; points are ViewCrafter's own.
+OTHER_WARPS: dict[str, Callable[[SceneEstimate, Cameras], Conditioning]] = {
+    "hierarchical": partial(hierarchical_warp, suppress_background=False),
+    "low": partial(hierarchical_warp, suppress_background=False, scales=(4,)),
+    "high": partial(hierarchical_warp, suppress_background=False, scales=(1,)),
+    "points": render_scene_points,
+}
 
 
 @dataclass(frozen=True)
@@ -40,5 +46,5 @@ def other_warps(names: Sequence[str], references: References, cameras: Cameras) 
     Raises:
         InputError: the cameras see nothing of the scene.
     """
-    warped = {name: hierarchical_warp(references.estimate, cameras, False, OTHER_WARPS[name]) for name in names}
+    warped = {name: OTHER_WARPS[name](references.estimate, cameras) for name in names}
     return {name: Warp(found.images, found.masks) for name, found in warped.items()}

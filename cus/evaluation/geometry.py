@@ -11,14 +11,11 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras, PosedPhotos
+from cus.datasets.photo_features import neighbouring_pairs, photo_features
 from cus.errors import InputError
 from cus.estimators import sfm
 
 GRID = (12, 12)  # rows and columns of points a photograph
-LONGEST_SIDE = 640
-MOST_FEATURES = 2500
-NEIGHBOURS = 6
-WIDEST_TURN = 45.0  # degrees between the viewing directions of photographs that are matched
 LEAST_PARALLAX = 1.5  # degrees; below, a depth means nothing
 LARGEST_ERROR = 2.0  # pixels of the shrunk photograph
 LEAST_POINTS = 12
@@ -29,7 +26,7 @@ class RoughGeometry:
     """What each photograph sees, as a grid of world points.
 
     Attributes:
-        cameras: V single cameras, of the photographs shrunk to `LONGEST_SIDE`.
+        cameras: V single cameras, of the photographs as `photo_features` shrinks them.
         depths: [V, rows, columns] float64 z-depths at the centres of the cells of a regular grid; NaN in photographs
             of which too few points were found.
     """
@@ -96,21 +93,18 @@ def angles_at(points: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def rough_geometry(posed: PosedPhotos) -> RoughGeometry:
     """Match and triangulate the features of neighbouring photographs with the given cameras.
 
-    Each photograph is compared with the `NEIGHBOURS` whose cameras stand nearest and look within `WIDEST_TURN` of its
-    direction. Deterministic.
+    Which pairs are compared: `neighbouring_pairs`. Deterministic.
 
     Raises:
         InputError: a photograph that cannot be read, or a scene in which no photograph shares anything with another.
     """
     cameras, features = [], []
-    for index, (width, height) in enumerate(posed.sizes):
-        shrunk = max(1, round(width * min(1.0, LONGEST_SIDE / max(width, height))))
-        images, camera = posed.select([index]).load(shrunk)
-        gray = (images[0] * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=0)
+    for index in range(len(posed)):
+        camera, found_features = photo_features(posed, index)
         cameras.append(camera)
-        features.append(sfm.extract_features(gray.clamp(0, 1).numpy(), MOST_FEATURES))
+        features.append(found_features)
     found: list[list[Tensor]] = [[] for _ in cameras]
-    for a, b in _neighbours(cameras):
+    for a, b in neighbouring_pairs(torch.cat([camera.viewmats for camera in cameras])):
         matches = torch.from_numpy(sfm.match_features(features[a], features[b]))
         pixels_a = torch.from_numpy(features[a].pixels)[matches[:, 0]]
         pixels_b = torch.from_numpy(features[b].pixels)[matches[:, 1]]
@@ -125,21 +119,6 @@ def rough_geometry(posed: PosedPhotos) -> RoughGeometry:
             "cameras would have it: are the cameras those of these photographs, and do the photographs overlap?"
         )
     return geometry
-
-
-def _neighbours(cameras: list[Cameras]) -> list[tuple[int, int]]:
-    """Pairs a < b of cameras that look the same way from places near each other."""
-    centers = torch.cat([camera.centers for camera in cameras]).double()
-    forward = torch.cat([camera.viewmats[:, 2, :3] for camera in cameras]).double()
-    distances = torch.cdist(centers, centers)
-    distances[forward @ forward.T < math.cos(math.radians(WIDEST_TURN))] = math.inf
-    distances.fill_diagonal_(math.inf)
-    pairs = set()
-    for a, row in enumerate(distances):
-        for b in torch.argsort(row, stable=True)[:NEIGHBOURS].tolist():
-            if math.isfinite(float(row[b])):
-                pairs.add((min(a, b), max(a, b)))
-    return sorted(pairs)
 
 
 def triangulate(a: Cameras, b: Cameras, pixels_a: Tensor, pixels_b: Tensor) -> Tensor:

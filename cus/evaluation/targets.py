@@ -6,13 +6,12 @@ And its references beyond that size.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from cus.cameras import Cameras, PosedPhotos
 from cus.cameras.large_pictures import large_pictures
-from cus.cameras.photos import PhotoSet, resize
+from cus.cameras.photos import PhotoSet
+from cus.datasets.photo_windows import PhotoWindow, read_window
 from cus.errors import InputError
 from cus.evaluation.protocol import Case, index_of, window_of
 
@@ -37,19 +36,7 @@ class Target:
     note: str | None
 
 
-@dataclass(frozen=True)
-class _Crop:
-    """A window in whole pixels of the photograph, and the size in pixels that it is shrunk to."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-    out_width: int
-    out_height: int
-
-
-def _crop_of(posed: PosedPhotos, case: Case, longest_side: int) -> _Crop:
+def _crop_of(posed: PosedPhotos, case: Case, longest_side: int) -> PhotoWindow:
     if longest_side < SMALLEST_TARGET:
         raise ValueError(f"longest_side must be at least {SMALLEST_TARGET}, got {longest_side}")
     full_width, full_height = posed.sizes[index_of(posed, case.target)]
@@ -64,7 +51,7 @@ def _crop_of(posed: PosedPhotos, case: Case, longest_side: int) -> _Crop:
     out_width, out_height = frame_size(full_width, full_height, longest_side)
     if out_width > width or out_height > height:
         out_width, out_height = width, height
-    return _Crop(x, y, width, height, out_width, out_height)
+    return PhotoWindow(x, y, width, height, out_width, out_height)
 
 
 def frame_size(width: int, height: int, longest_side: int) -> tuple[int, int]:
@@ -94,31 +81,15 @@ def read_target(posed: PosedPhotos, case: Case, longest_side: int) -> Target:
         InputError: a photograph that is missing, damaged or not of its camera's size, or a crop of too few pixels.
     """
     crop = _crop_of(posed, case, longest_side)
-    index = index_of(posed, case.target)
-    straight = posed.straight_picture(index)
-    pixels, mask = straight.pixels, straight.mask
-    width, height = posed.sizes[index]
-    if pixels.shape[:2] != (height, width):
-        raise InputError(
-            f"{posed.paths[index]} is {pixels.shape[1]}x{pixels.shape[0]} pixels, but its camera is for "
-            f"{width}x{height}"
-        )
-    rows, columns = slice(crop.y, crop.y + crop.height), slice(crop.x, crop.x + crop.width)
-    size = crop.out_width, crop.out_height
-    part = resize(np.ascontiguousarray(pixels[rows, columns]).astype(np.float32) / 255, *size)
-    valid = torch.ones(crop.out_height, crop.out_width, dtype=torch.bool)
-    if mask is not None:
-        valid = torch.from_numpy(resize(mask[rows, columns].astype(np.float32), *size) > 0.999)
-    full = Cameras(posed.viewmats[index : index + 1], posed.Ks[index : index + 1], width, height)
-    camera = full.cropped(crop.x, crop.y, crop.width, crop.height).resized(*size)
+    window = read_window(posed, index_of(posed, case.target), crop)
     note = None
+    size = crop.out_width, crop.out_height
     if max(size) < longest_side:
         note = (
             f"scored at {size[0]}x{size[1]}: the x{case.zoom:g} crop of {case.target} has no more pixels than that "
             f"({longest_side} along the longest side were asked for)"
         )
-    picture = torch.from_numpy(part.clip(0, 1)).permute(2, 0, 1).contiguous()
-    return Target(picture, camera, valid, note)
+    return Target(window.picture, window.camera, window.valid, note)
 
 
 def target_view(posed: PosedPhotos, case: Case, longest_side: int) -> tuple[Tensor, Cameras]:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from cus.cameras import Cameras, PhotoSet, PosedPhotos
 from cus.cameras.large_pictures import large_pictures
-from cus.conditioning import FusedCloud, fuse_views
+from cus.conditioning import FusedCloud
+from cus.conditioning.fusion import fused_photos
 from cus.datasets.scenes import find_scenes, open_scene
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
@@ -29,9 +30,6 @@ from cus.inference.settings import fingerprint
 from cus.splats import FitConfig, FitRecord, FitResult, Views, fit_views, render, save_ply, ssim
 
 DEFAULT_SIZE = 512
-# Two other photographs that agree make a point; the share that frames of one path need is more than photographs from
-# all around can have in common.
-_AGREEING = 1
 
 
 @dataclass(frozen=True)
@@ -217,15 +215,6 @@ def _shrunk(scene: PhotoScene, config: FitConfig) -> list[str]:
     own = scene.posed.at_file_size()
     note = oversized([own.sizes[index] for index in scene.training]) if config.crops else None
     return [] if note is None else [note]
-
-
-def fused_photos(estimate: SceneEstimate, on_progress: OnProgress | None = None) -> FusedCloud:
-    """The point cloud of photographs alone."""
-    with_depth = int((estimate.depths > 0).flatten(1).any(dim=1).sum())
-    needed = max(0, min(_AGREEING, with_depth - 2))
-    return fuse_views(
-        estimate.images, estimate.depths, estimate.cameras, scale=estimate.scale, needed=needed, on_progress=on_progress
-    )
 
 
 def photo_views(estimate: SceneEstimate, valid: Tensor) -> Views:

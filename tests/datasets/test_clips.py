@@ -1,6 +1,7 @@
 """Clips on disk, and the windows that training reads of them."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,6 +28,14 @@ def test_a_clip_comes_back_from_disk_up_to_the_rounding_to_bytes(tmp_path, struc
     assert (loaded.structure is not None) == structure
     assert loaded.info == clip.info
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_the_same_clip_has_the_same_bytes_and_keeps_any_words(tmp_path) -> None:
+    info = {"scene": 'Fassade "süd" \\ 日本\n', "seed": 1}
+    for number in range(8):
+        save_clip(tmp_path / f"{number}.safetensors", replace(random_clip(), info=info))
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert load_clip(tmp_path / "0.safetensors").info == info
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path) -> None:

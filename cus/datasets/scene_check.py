@@ -1,0 +1,196 @@
+"""Whether the cameras of a scene are those of its photographs: epipolar errors of matched features.
+
+Features of neighbouring photographs are matched, and the matches are verified by a relative pose of their own, which
+knows nothing of the given ones: what is left are the same points in both pictures. How far they lie from each other's
+epipolar lines under the given cameras is the error of these.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras, PosedPhotos
+from cus.datasets.photo_features import LONGEST_SIDE, neighbouring_pairs, photo_features
+from cus.errors import InputError
+from cus.estimators import sfm
+from cus.estimators.matches import MIN_MATCHES
+from cus.estimators.structure import error_threshold
+
+# Cameras that are right to a pixel of a photograph of 640 give fused images that are.
+LARGEST_ERROR = 1.5
+CELLS = 8  # of a photograph along each axis, for its coverage
+
+
+@dataclass(frozen=True)
+class PhotoCheck:
+    """How one photograph fits its neighbours.
+
+    Attributes:
+        name: of the photograph.
+        matches: verified matches with its neighbours.
+        error: median distance of these from their epipolar lines, in pixels of the photograph shrunk to 640 along its
+            longest side; NaN without matches.
+        scale: pixels of the file a pixel of the shrunk photograph.
+        coverage: share of the picture, in cells of 1/8 of its width and height, that holds such matches.
+    """
+
+    name: str
+    matches: int
+    error: float
+    scale: float
+    coverage: float
+
+
+@dataclass(frozen=True)
+class SceneCheck:
+    """How the cameras of a scene fit its photographs.
+
+    Attributes:
+        photographs: those that were compared with others, in the scene's order.
+        pairs: how many pairs of them have matches, of how many.
+        error: median over all matches, see `PhotoCheck.error`; NaN without any.
+        coverage: mean over the photographs.
+    """
+
+    photographs: tuple[PhotoCheck, ...]
+    pairs: tuple[int, int]
+    error: float
+    coverage: float
+
+    @property
+    def unmatched(self) -> list[str]:
+        """Photographs that share nothing with their neighbours."""
+        return [photo.name for photo in self.photographs if not photo.matches]
+
+    def misplaced(self, largest_error: float = LARGEST_ERROR) -> list[str]:
+        """Photographs whose own error is larger."""
+        return [photo.name for photo in self.photographs if photo.error > largest_error]
+
+    def refusal(self, largest_error: float = LARGEST_ERROR) -> str | None:
+        """Why the scene should not be used, or None."""
+        if not self.pairs[0]:
+            return (
+                "no photograph shares anything with a neighbour: are the cameras those of these photographs, and do "
+                "the photographs overlap?"
+            )
+        if self.error > largest_error:
+            return (
+                f"the cameras do not fit the photographs: matched points lie {self.error:.1f} pixels off their "
+                f"epipolar lines (of {LONGEST_SIDE} along the longest side; at most {largest_error:g}); check that "
+                "photographs and cameras belong together, and the lens distortion"
+            )
+        return None
+
+
+def check_scene(
+    posed: PosedPhotos, most_pairs: int | None = None, on_progress: Callable[[int, int], None] | None = None
+) -> SceneCheck:
+    """Compare neighbouring photographs. Deterministic.
+
+    Args:
+        posed: the scene.
+        most_pairs: pairs that are compared, spread evenly; None: all.
+        on_progress: called with (pairs done, pairs in all).
+
+    Raises:
+        InputError: a photograph that cannot be read, or no two cameras that look the same way.
+    """
+    candidates = neighbouring_pairs(posed.viewmats)
+    if not candidates:
+        raise InputError(
+            f"no two of the {len(posed)} cameras look the same way, so that nothing can be matched: are the cameras "
+            "those of these photographs?"
+        )
+    if most_pairs is not None and len(candidates) > most_pairs:
+        candidates = [candidates[i] for i in np.linspace(0, len(candidates) - 1, most_pairs).round().astype(int)]
+    photos: dict[int, tuple[Cameras, sfm.Features]] = {}
+    errors: dict[int, list[np.ndarray]] = {}
+    pixels: dict[int, list[np.ndarray]] = {}
+    matched = 0
+    for done, pair in enumerate(candidates):
+        for index in pair:
+            if index not in photos:
+                photos[index] = photo_features(posed, index)
+                errors[index], pixels[index] = [], []
+        one, other = (photos[index] for index in pair)
+        found = _verified(one, other)
+        if found is not None:
+            matched += 1
+            apart = epipolar_errors(one[0], other[0], *found)
+            for index, seen in zip(pair, found, strict=True):
+                errors[index].append(apart)
+                pixels[index].append(seen)
+        if on_progress is not None:
+            on_progress(done + 1, len(candidates))
+    names = posed.names
+    checked = tuple(
+        _photo_check(names[index], photos[index][0], posed.sizes[index], errors[index], pixels[index])
+        for index in sorted(photos)
+    )
+    everything = [apart for index in sorted(photos) for apart in errors[index]]
+    error = float(np.median(np.concatenate(everything))) if everything else float("nan")
+    coverage = float(np.mean([photo.coverage for photo in checked]))
+    return SceneCheck(checked, (matched, len(candidates)), error, coverage)
+
+
+def epipolar_errors(a: Cameras, b: Cameras, pixels_a: np.ndarray, pixels_b: np.ndarray) -> np.ndarray:
+    """[M] the larger of the two distances in pixels between matched points [M, 2] and each other's epipolar lines.
+
+    Args:
+        a: one camera.
+        b: another one.
+        pixels_a: [M, 2] float64 in the picture of `a`.
+        pixels_b: likewise of `b`.
+    """
+    first, second = (_homogeneous(pixels) for pixels in (pixels_a, pixels_b))
+    b_from_a = b.viewmats[0].double() @ torch.linalg.inv(a.viewmats[0].double())
+    x, y, z = b_from_a[:3, 3].tolist()
+    cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
+    inverse_a, inverse_b = (torch.linalg.inv(camera.Ks[0].double()) for camera in (a, b))
+    fundamental = inverse_b.T @ cross @ b_from_a[:3, :3] @ inverse_a
+    lines_b, lines_a = first @ fundamental.T, second @ fundamental
+    residual = (second * lines_b).sum(dim=1).abs()
+    apart = [residual / lines[:, :2].norm(dim=1).clamp(min=1e-12) for lines in (lines_a, lines_b)]
+    return torch.maximum(*apart).numpy()
+
+
+def _homogeneous(pixels: np.ndarray) -> Tensor:
+    return torch.nn.functional.pad(torch.from_numpy(pixels).double(), (0, 1), value=1.0)
+
+
+def _verified(
+    one: tuple[Cameras, sfm.Features], other: tuple[Cameras, sfm.Features]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Pixels [M, 2] and [M, 2] of matches that some relative pose explains; None where there are too few."""
+    (camera_a, features_a), (camera_b, features_b) = one, other
+    matches = sfm.match_features(features_a, features_b)
+    if len(matches) < MIN_MATCHES:
+        return None
+    a, b = features_a.pixels[matches[:, 0]], features_b.pixels[matches[:, 1]]
+    lens_a, lens_b = _intrinsics(camera_a), _intrinsics(camera_b)
+    found = sfm.relative_pose(a, b, lens_a, lens_b, error_threshold(lens_a))
+    if found is None or int(found[1].sum()) < MIN_MATCHES:
+        return None
+    return a[found[1]], b[found[1]]
+
+
+def _intrinsics(camera: Cameras) -> sfm.Intrinsics:
+    K = camera.Ks[0].double()
+    focal = float((K[0, 0] * K[1, 1]).sqrt())
+    return sfm.Intrinsics(focal, float(K[0, 2]), float(K[1, 2]), camera.width, camera.height)
+
+
+def _photo_check(
+    name: str, camera: Cameras, size: tuple[int, int], errors: list[np.ndarray], pixels: list[np.ndarray]
+) -> PhotoCheck:
+    scale = size[0] / camera.width
+    if not errors:
+        return PhotoCheck(name, 0, float("nan"), scale, 0.0)
+    places = np.concatenate(pixels) / (camera.width, camera.height) * CELLS
+    columns, rows = places.astype(int).clip(0, CELLS - 1).T
+    coverage = len(np.unique(rows * CELLS + columns)) / CELLS**2
+    apart = np.concatenate(errors)
+    return PhotoCheck(name, len(apart), float(np.median(apart)), scale, coverage)

@@ -1,0 +1,133 @@
+"""What a build of clips will cost, from a part of one scene that is built and thrown away."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from cus.datasets.clips import save_clip
+from cus.datasets.scene_clips.framing import segments_of
+from cus.datasets.scene_clips.make import SceneRecord, scene_clips
+from cus.datasets.scene_clips.recipe import Filters, SceneRecipe
+from cus.datasets.scenes import SceneSource, open_source
+from cus.errors import InputError
+from cus.training.scene_clips import STEPS, OnProgress, SceneClips, device_of, share_of, sources_of
+
+MEASURED_STEPS = 50  # of the fit
+SAMPLED_SCENES = 20  # whose photographs are counted
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds and bytes of a part of one scene.
+
+    Attributes:
+        check: seconds of the check of its cameras.
+        start: seconds to read a photograph and estimate depths to start from, a photograph of the scene.
+        step: seconds a step of the fit.
+        segment: seconds of a segment with all its clips.
+        clip: bytes of a clip.
+        clips: of a segment, before any filter.
+    """
+
+    check: float
+    start: float
+    step: float
+    segment: float
+    clip: float
+    clips: int
+
+    def scene_seconds(self, photographs: int, recipe: SceneRecipe) -> float:
+        """Of a scene of so many photographs."""
+        fit = self.start * photographs + self.step * recipe.truth.iterations if recipe.pseudo else 0.0
+        return self.check + fit + self.segment * len(segments_of(photographs, recipe.segment, recipe.segments))
+
+    def scene_bytes(self, photographs: int, recipe: SceneRecipe) -> float:
+        """Of the clips of a scene of so many photographs, if no filter refuses any."""
+        return self.clip * self.clips * len(segments_of(photographs, recipe.segment, recipe.segments))
+
+
+def estimate(settings: SceneClips, on_progress: OnProgress, say: Callable[[str], None]) -> None:
+    """Measure a part of the first scene that can be read, and say what the whole will cost. Raises InputError."""
+    sources = sources_of(settings)
+    parts = share_of(settings)[1]
+    measured, name = _measure(settings, sources, on_progress)
+    chosen = np.unique(np.linspace(0, len(sources) - 1, min(SAMPLED_SCENES, len(sources))).round().astype(int))
+    counts = [count for i in chosen if (count := _photographs(sources[i]))]
+    seconds = float(np.mean([measured.scene_seconds(count, settings.recipe) for count in counts])) * len(sources)
+    size = float(np.mean([measured.scene_bytes(count, settings.recipe) for count in counts])) * len(sources)
+    say(f"measured on {name}, device {device_of(settings.device)}:")
+    for item in fields(Measured):
+        value = getattr(measured, item.name)
+        say(f"  {_LABELS[item.name]:<44} {value / 1e6:.1f} MB" if item.name == "clip" else _line(item.name, value))
+    say(f"{len(sources)} scenes of about {np.mean(counts):.0f} photographs, {settings.recipe.truth.iterations} steps:")
+    say(f"  {seconds / 3600:.1f} hours of one process, {seconds / parts / 3600:.1f} of {parts}")
+    say(f"  at most {size / 1e9:.1f} GB, if no filter leaves a clip out")
+    on_progress(STEPS, STEPS, "measured")
+
+
+_LABELS = {
+    "check": "check of the cameras, a scene",
+    "start": "reading and first depths, a photograph",
+    "step": "step of the fit (of its first ones)",
+    "segment": "references and clips, a segment",
+    "clip": "clip",
+    "clips": "clips a segment",
+}
+
+
+def _line(name: str, value: float) -> str:
+    return f"  {_LABELS[name]:<44} {value}" if name == "clips" else f"  {_LABELS[name]:<44} {value:.3f} s"
+
+
+def _photographs(source: SceneSource) -> int:
+    try:
+        return len(open_source(source))
+    except InputError:
+        return 0
+
+
+def _measure(settings: SceneClips, sources: list[SceneSource], on_progress: OnProgress) -> tuple[Measured, str]:
+    """A part of the first scene of which a clip can be made, and its name."""
+    recipe = settings.recipe
+    steps = min(MEASURED_STEPS, recipe.truth.iterations)
+    passing = Filters(**{item.name: _lax(item.name) for item in fields(Filters)})
+    part = replace(recipe, segments=1, truth=replace(recipe.truth, iterations=steps), filters=passing)
+    reasons = []
+    for source in sources:
+        record = SceneRecord()
+        tell = lambda stage, share: on_progress(int(share * STEPS), STEPS, f"measuring: {stage}")  # noqa: E731
+        try:
+            made = list(
+                scene_clips(
+                    open_source(source), source.name, part, record, device=device_of(settings.device), on_stage=tell
+                )
+            )
+        except InputError as error:
+            reasons.append(f"{source.name}: {error}")
+            continue
+        clips = [found.clip for found in made if found.clip is not None]
+        if not clips:
+            reasons.append(f"{source.name}: {made[0].facts.get('reason')}")
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "clip.safetensors"
+            save_clip(path, clips[0])
+            size = path.stat().st_size
+        spent = {"start": 0.0, "fit": 0.0} | record.seconds
+        return Measured(
+            check=spent["check"],
+            start=spent["start"] / record.counts["photographs"],
+            step=spent["fit"] / steps,
+            segment=spent["references"] + spent["clips"],
+            clip=size,
+            clips=len(clips),
+        ), source.name
+    raise InputError(f"no clip could be made of any of {len(sources)} scenes; the first one: {reasons[0]}")
+
+
+def _lax(name: str) -> float:
+    """A bound that nothing fails; the check of the cameras stays a check of the time it takes."""
+    return 1e9 if name.startswith("most") else 0.0

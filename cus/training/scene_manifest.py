@@ -1,0 +1,45 @@
+"""The manifest of a folder of clips: what is in it, where it comes from, and what was left out for which reason."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from cus.files import read_json
+from cus.output_folder import OutputFolder
+
+FORMAT = "cus-clips-manifest-1"
+MANIFEST = "manifest.json"
+MARKS = "scenes"
+
+
+def write_manifest(folder: OutputFolder, about: dict[str, Any]) -> None:
+    """Write `manifest.json` from the records of all scenes that are there, of whichever process.
+
+    Args:
+        folder: of the clips.
+        about: what else the manifest is to say.
+    """
+    marks: set[str] = set()
+    while (found := {path.name for path in (folder.path / MARKS).glob("*.json")}) != marks:
+        # Processes end together: whoever writes last must have seen all records.
+        marks = found
+        content = manifest_of(read_json(folder.path / MARKS / name) for name in sorted(marks))
+        text = json.dumps({"format": FORMAT, **about, **content}, indent=1)
+        folder.write(MANIFEST, lambda part, text=text: part.write_text(text, encoding="utf-8"))
+
+
+def manifest_of(marks: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Clips with their checksums, scenes by split, and failures, of the records of scenes."""
+    splits: dict[str, list[str]] = {"train": [], "held_out": []}
+    clips, left_out, failures, scenes = [], [], [], {}
+    for mark in marks:
+        name = mark["scene"]
+        if "failed" in mark:
+            failures.append({"scene": name, "source": mark["source"], "reason": mark["failed"]})
+        else:
+            splits[mark["split"]].append(name)
+            scenes[name] = {key: mark[key] for key in ("source", "split", "verdicts", "notes", "counts", "seconds")}
+        for clip in mark["clips"]:
+            entry = {"scene": name, "split": mark["split"], **clip}
+            (clips if "file" in clip else left_out).append(entry)
+    return {"splits": splits, "scenes": scenes, "clips": clips, "left_out": left_out, "failures": failures}
