@@ -1,7 +1,7 @@
 """What the numbers and words of settings may be, stated where a setting is declared."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -32,7 +32,8 @@ class Limits:
             return None if value in self.choices else f"must be one of {', '.join(self.choices)}, got {value!r}"
         if not isinstance(value, int | float) or isinstance(value, bool):
             return f"must be a number, got {value!r:.60}"
-        if self.low <= value <= self.high and value > self.above and math.isfinite(value):
+        finite = isinstance(value, int) or math.isfinite(value)
+        if self.low <= value <= self.high and value > self.above and finite:
             return None
         if self.above > -math.inf:
             most = "" if self.high == math.inf else f" and at most {self.high:g}"
@@ -57,13 +58,24 @@ def limited(
 
 def check_limits(settings: Any, prefix: str = "") -> None:
     """Hold a dataclass and those inside it to their limits. Raises InputError, which names the setting."""
+    for name, refusal in _refusals(settings, prefix):
+        raise InputError(f"{name} {refusal}")
+
+
+def check_options(settings: Any) -> None:
+    """The same for what a command line says: `--photo-size` rather than `model.photo_size` is named."""
+    for name, refusal in _refusals(settings):
+        raise InputError(f"--{name.rpartition('.')[2].replace('_', '-')} {refusal}")
+
+
+def _refusals(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     for item in fields(settings):
         value, name = getattr(settings, item.name), f"{prefix}{item.name}"
         if is_dataclass(value):
-            check_limits(value, f"{name}.")
+            yield from _refusals(value, f"{name}.")
         limits = item.metadata.get(_KEY)
-        if limits is None:
+        if limits is None or (value is None and item.default is None):
             continue
         for one in value if isinstance(value, list | tuple) else [value]:
             if (refusal := limits.refusal(one)) is not None:
-                raise InputError(f"{name} {refusal}")
+                yield name, refusal

@@ -34,10 +34,22 @@ ALLOWED = {
     "folder_lock": set(),
     "lazy": set(),
     "limits": set(),
+    "options": set(),
     "output_folder": {"files", "folder_lock"},
     "runtime": set(),
 }
-EVERYWHERE = {"digests", "errors", "files", "folder_lock", "kernels", "lazy", "limits", "output_folder", "runtime"}
+EVERYWHERE = {
+    "digests",
+    "errors",
+    "files",
+    "folder_lock",
+    "kernels",
+    "lazy",
+    "limits",
+    "options",
+    "output_folder",
+    "runtime",
+}
 ONE_FILE = (
     "gsplat",
     "open_clip",

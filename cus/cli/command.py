@@ -10,12 +10,16 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import cus
 from cus.cli import failures
 from cus.errors import InputError
 from cus.runtime import Interrupts, exit_soon, exit_status, interruption
+
+if TYPE_CHECKING:
+    from cus.cli.console import ConsoleProgress
+    from cus.cli.reading import Common
 
 MEMORY_ADVICE = "give it smaller or fewer pictures, or close other programs"
 
@@ -93,14 +97,63 @@ class _PrintCompletion(argparse.Action):
         parser.exit()
 
 
+class CommandOptions(Protocol):
+    """The dataclass of a command's options."""
+
+    @property
+    def common(self) -> "Common": ...  # noqa: D102
+
+
+T = TypeVar("T", bound=CommandOptions)
+
+
 def run_command(
+    name: str,
+    options: type[T],
+    work: Callable[[T, "ConsoleProgress"], int | None],
+    argv: Sequence[str] | None,
+    *,
+    epilog: str,
+    memory_advice: str = MEMORY_ADVICE,
+) -> int:
+    """Read the options, work, and turn whatever happens into one line and an exit status.
+
+    Args:
+        name: of the command.
+        options: the dataclass that the arguments are read into, see `cus.options`.
+        work: does what the options ask for, and returns the exit status; None is 0.
+        argv: the arguments; None takes those of the process, which then ends with the command.
+        epilog: examples and notes, which end the help.
+        memory_advice: what to do, in the command's options, where memory runs out.
+
+    Returns:
+        0 done, 1 a bug of ours, 2 what the user can mend, 3 finished but not to be trusted, 130 interrupted, 143
+        terminated, 141 nobody reads the output.
+    """
+
+    def run() -> int | None:
+        from cus.cli.reading import read
+
+        asked = read(options, given, name, epilog)
+        from cus.cli.console import ConsoleProgress
+
+        return work(asked, ConsoleProgress(quiet=asked.common.quiet, as_json=asked.common.json, started=started))
+
+    # Not since the process was started, which may have been a shell that this command replaced.
+    started = time.perf_counter()
+    given = sys.argv[1:] if argv is None else argv
+    telling = Telling(name, memory_advice, as_json="--json" in given, debug=debug_asked(given))
+    return guarded(run, telling, final=argv is None)
+
+
+def run_parser(
     build_parser: Callable[[], argparse.ArgumentParser],
     work: Callable[[argparse.Namespace], int | None],
     argv: Sequence[str] | None,
     *,
     memory_advice: str = MEMORY_ADVICE,
 ) -> int:
-    """Parse, work, and turn whatever happens into one line and an exit status.
+    """`run_command` for a command whose options are still read by argparse.
 
     Args:
         build_parser: makes the command's parser.

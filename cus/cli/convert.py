@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cus.cli.command import CommandParser, run_command
+from cus.cli.command import CommandParser, run_parser
 from cus.cli.console import ConsoleProgress, add_output_options
 from cus.errors import InputError
 
@@ -157,7 +157,7 @@ class _Stages:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, see `run_command`."""
     advice = "close other programs, or try a smaller --shard-size"
-    return run_command(build_parser, convert, argv, memory_advice=advice)
+    return run_parser(build_parser, convert, argv, memory_advice=advice)
 
 
 if __name__ == "__main__":

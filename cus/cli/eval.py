@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cus.cli.command import CommandParser, run_command
+from cus.cli.command import CommandParser, run_parser
 from cus.cli.console import ConsoleProgress, add_output_options
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _tell(outcome: "Outcome", progress: ConsoleProgress) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, see `run_command`."""
     advice = "try a smaller --size"
-    return run_command(build_parser, _run, arguments, memory_advice=advice)
+    return run_parser(build_parser, _run, arguments, memory_advice=advice)
 
 
 if __name__ == "__main__":

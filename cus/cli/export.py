@@ -1,20 +1,23 @@
 """`cus-export`: a run, or a file of Gaussians, for viewers and other trainers."""
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cus.cli.command import CommandParser, run_command
-from cus.cli.console import ConsoleProgress, add_output_options
+from tyro.conf import Positional
+
+from cus.cli.command import run_command
+from cus.cli.reading import Common
 from cus.errors import InputError
 from cus.files import check_target
+from cus.options import Flag, option
 
 if TYPE_CHECKING:
+    from cus.cli.console import ConsoleProgress
     from cus.splats import Gaussians
 
-FORMATS = ("colmap", "nerfstudio", "ply", "spz", "splat")
 EXAMPLES = """\
 formats:
   colmap      sparse/0 (cameras, images, points3D, .bin) and images/: pinhole cameras, photographs and frames, points
@@ -31,106 +34,83 @@ examples:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's options, with units and defaults."""
-    parser = CommandParser(
-        "cus-export",
-        description="Write the output of cus-infer, or a file of 3D Gaussians, in a format of other programs.",
-        epilog=EXAMPLES,
-    )
-    parser.add_argument(
-        "source", type=Path, metavar="DIR|FILE", help="output folder of cus-infer, or a .ply, .spz or .splat file"
-    )
-    parser.add_argument("--format", required=True, metavar="FORMAT", help=f"one of {', '.join(FORMATS)}; see below")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="PATH",
-        help="what to write (default: DIR/colmap, DIR/nerfstudio, DIR/splat.FORMAT, or FILE with the format's suffix)",
-    )
-    parser.add_argument(
-        "--cameras",
-        metavar="WHICH",
-        help="pictures of a COLMAP model or nerfstudio folder: all, photos or frames (default: all)",
-    )
-    parser.add_argument(
-        "--photos",
-        type=Path,
-        metavar="FOLDER",
-        help="where the photographs lie (default: where the run found them)",
-    )
-    parser.add_argument(
-        "--antialiased",
-        action=argparse.BooleanOptionalAction,
-        help="mark the Gaussians as fitted for antialiased rendering (default: as the file says; yes for a run)",
-    )
-    parser.add_argument(
-        "--spz-version",
-        type=int,
-        metavar="N",
-        help="2, which every reader of SPZ knows, or 3, with finer rotations (default: 2)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
-    add_output_options(parser)
-    return parser
+@dataclass(frozen=True)
+class ExportOptions:
+    """Write the output of cus-infer, or a file of 3D Gaussians, in a format of other programs.
+
+    Attributes:
+        source: output folder of cus-infer, or a .ply, .spz or .splat file
+        format: see below
+        out: what to write (default: DIR/colmap, DIR/nerfstudio, DIR/splat.FORMAT, or FILE with the format's suffix)
+        cameras: pictures of a COLMAP model or nerfstudio folder (default: all)
+        photos: where the photographs lie (default: where the run found them)
+        antialiased: mark the Gaussians as fitted for antialiased rendering (default: as the file says; yes for a run)
+        spz_version: 2, which every reader of SPZ knows, or 3, with finer rotations (default: 2)
+        overwrite: replace what an earlier export wrote
+        common: options of every command
+    """
+
+    source: Annotated[Path, Positional, option("DIR|FILE")]
+    format: Annotated[Literal["colmap", "nerfstudio", "ply", "spz", "splat"], option()]
+    out: Annotated[Path | None, option("PATH")] = None
+    cameras: Annotated[Literal["all", "photos", "frames"] | None, option()] = None
+    photos: Annotated[Path | None, option("FOLDER")] = None
+    antialiased: Annotated[bool | None, option()] = None
+    spz_version: Annotated[Literal[2, 3] | None, option()] = None
+    overwrite: Flag = False
+    common: Common = Common()
 
 
-def export(arguments: argparse.Namespace) -> None:
-    """Run with parsed options. Raises InputError."""
-    if arguments.format not in FORMATS:
-        raise InputError(f"unknown format {arguments.format!r}; choose one of {', '.join(FORMATS)}")
-    if not arguments.source.exists():
-        raise InputError(f"no such file or folder: {arguments.source}")
-    if arguments.format in ("colmap", "nerfstudio"):
-        _export_folder(arguments)
-    else:
-        _export_splat(arguments)
+def export(options: ExportOptions, progress: "ConsoleProgress") -> None:
+    """Write what is asked for. Raises InputError."""
+    if not options.source.exists():
+        raise InputError(f"no such file or folder: {options.source}")
+    with progress:
+        if options.format == "colmap" or options.format == "nerfstudio":
+            _export_folder(options, options.format, progress)
+        else:
+            _export_splat(options, progress)
 
 
-def _export_folder(arguments: argparse.Namespace) -> None:
-    source, file_format = arguments.source, arguments.format
+def _export_folder(
+    options: ExportOptions, layout: Literal["colmap", "nerfstudio"], progress: "ConsoleProgress"
+) -> None:
+    source = options.source
     if source.is_file():
-        raise InputError(f"{file_format} needs cameras and pictures: name the output folder of a run, not {source}")
-    if arguments.antialiased is not None or arguments.spz_version is not None:
-        raise InputError(f"--antialiased and --spz-version are for files of Gaussians, not for {file_format}")
-    cameras = arguments.cameras or "all"
-    if cameras not in ("all", "photos", "frames"):
-        raise InputError(f"unknown --cameras {cameras!r}; choose all, photos or frames")
+        raise InputError(f"{layout} needs cameras and pictures: name the output folder of a run, not {source}")
+    if options.antialiased is not None or options.spz_version is not None:
+        raise InputError(f"--antialiased and --spz-version are for files of Gaussians, not for {layout}")
     from cus.inference.exports import export_run
 
-    with ConsoleProgress.of(arguments) as progress:
-        report = progress.start("Pictures", False)
-        made = export_run(
-            source,
-            arguments.out or source / file_format,
-            file_format,
-            cameras=cameras,
-            photo_folder=arguments.photos,
-            overwrite=arguments.overwrite,
-            on_progress=report,
+    made = export_run(
+        source,
+        options.out or source / layout,
+        layout,
+        cameras=options.cameras or "all",
+        photo_folder=options.photos,
+        overwrite=options.overwrite,
+        on_progress=progress.start("Pictures", False),
+    )
+    if made.off_centre:
+        progress.note(
+            f"pictures whose principal point is off their middle: {made.off_centre}. INRIA's trainer takes the "
+            "middle all the same; gsplat's and nerfstudio's read it"
         )
-        if made.off_centre:
-            progress.note(
-                f"pictures whose principal point is off their middle: {made.off_centre}. INRIA's trainer takes the "
-                "middle all the same; gsplat's and nerfstudio's read it"
-            )
-        progress.done(
-            f"{made.photos} photographs, {made.frames} frames and {made.points:,} points: {made.path}",
-            path=made.path,
-            photos=made.photos,
-            frames=made.frames,
-            points=made.points,
-        )
+    progress.done(
+        f"{made.photos} photographs, {made.frames} frames and {made.points:,} points: {made.path}",
+        path=made.path,
+        photos=made.photos,
+        frames=made.frames,
+        points=made.points,
+    )
 
 
-def _export_splat(arguments: argparse.Namespace) -> None:
-    source, suffix = arguments.source, f".{arguments.format}"
-    if arguments.cameras is not None or arguments.photos is not None:
-        raise InputError(f"--cameras and --photos are for colmap and nerfstudio, not for {arguments.format}")
-    if arguments.spz_version is not None and (suffix != ".spz" or arguments.spz_version not in (2, 3)):
-        raise InputError(
-            f"--spz-version is 2 or 3, for --format spz; got {arguments.spz_version} for {arguments.format}"
-        )
+def _export_splat(options: ExportOptions, progress: "ConsoleProgress") -> None:
+    source, suffix = options.source, f".{options.format}"
+    if options.cameras is not None or options.photos is not None:
+        raise InputError(f"--cameras and --photos are for colmap and nerfstudio, not for {options.format}")
+    if options.spz_version is not None and suffix != ".spz":
+        raise InputError(f"--spz-version is for --format spz, not for {options.format}")
     from cus.inference.exports import check_stage
     from cus.splats import read_splats, save_splats
     from cus.splats.files import splat_suffix
@@ -141,26 +121,25 @@ def _export_splat(arguments: argparse.Namespace) -> None:
         check_stage(source, "splat", ["splat.ply"])
     file = source / "splat.ply" if is_run else source
     splat_suffix(file)
-    out = arguments.out or file.with_suffix(suffix)
+    out = options.out or file.with_suffix(suffix)
     if out.suffix.lower() != suffix:
-        raise InputError(f"--out {out} must end in {suffix} for --format {arguments.format}")
-    check_target(out, overwrite=arguments.overwrite, inputs=[file])
+        raise InputError(f"--out {out} must end in {suffix} for --format {options.format}")
+    check_target(out, overwrite=options.overwrite, inputs=[file])
     stored = read_splats(file)
     gaussians = stored.gaussians
-    antialiased = arguments.antialiased
+    antialiased = options.antialiased
     if antialiased is None:
         # Every run fits for antialiased rendering, also those whose files do not say so yet.
         antialiased = is_run or stored.antialiased
     if suffix == ".spz":
-        save_spz(out, gaussians, antialiased=antialiased, version=arguments.spz_version or 2)
+        save_spz(out, gaussians, antialiased=antialiased, version=options.spz_version or 2)
     else:
         save_splats(out, gaussians, antialiased=antialiased)
-    with ConsoleProgress.of(arguments) as progress:
-        before, after = file.stat().st_size, out.stat().st_size
-        for note in [*stored.notes, *_losses(gaussians, out)]:
-            progress.note(note)
-        size = f"{after / 2**20:.2f} MiB ({file.name}: {before / 2**20:.2f} MiB)"
-        progress.done(f"{len(gaussians):,} Gaussians, {size}: {out}", path=out, gaussians=len(gaussians), bytes=after)
+    before, after = file.stat().st_size, out.stat().st_size
+    for note in [*stored.notes, *_losses(gaussians, out)]:
+        progress.note(note)
+    size = f"{after / 2**20:.2f} MiB ({file.name}: {before / 2**20:.2f} MiB)"
+    progress.done(f"{len(gaussians):,} Gaussians, {size}: {out}", path=out, gaussians=len(gaussians), bytes=after)
 
 
 def _losses(gaussians: "Gaussians", out: Path) -> list[str]:
@@ -181,7 +160,7 @@ def _losses(gaussians: "Gaussians", out: Path) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, see `run_command`."""
-    return run_command(build_parser, export, argv)
+    return run_command("cus-export", ExportOptions, export, argv, epilog=EXAMPLES)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cus.cli.command import CommandParser, run_command
+from cus.cli.command import CommandParser, run_parser
 from cus.cli.console import ConsoleProgress, add_output_options
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def _fit_photographs(arguments: argparse.Namespace, options: "FitOptions", progr
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, see `run_command`."""
     advice = "try a smaller --size or --max-gaussians"
-    return run_command(build_parser, fit, argv, memory_advice=advice)
+    return run_parser(build_parser, fit, argv, memory_advice=advice)
 
 
 if __name__ == "__main__":

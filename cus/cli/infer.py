@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cus.cli.command import CommandParser, run_command
+from cus.cli.command import CommandParser, run_parser
 from cus.cli.console import ConsoleProgress, add_output_options, describe_size
 from cus.cli.failures import DONE, UNTRUSTED
 
@@ -334,7 +334,7 @@ def _done(run: "Run", verdict: "Verdict", status: int, progress: ConsoleProgress
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, see `run_command`."""
     advice = "try --memory low, a smaller --size or --photo-size, or fewer --frames"
-    return run_command(build_parser, infer, argv, memory_advice=advice)
+    return run_parser(build_parser, infer, argv, memory_advice=advice)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cus.cli.command import CommandParser, run_command
+from cus.cli.command import CommandParser, run_parser
 from cus.cli.console import ConsoleProgress, add_output_options
 from cus.errors import InputError
 from cus.files import keep_copy, write_text
@@ -155,7 +155,7 @@ def _list_files(prepared: "Upload", card: Path, progress: ConsoleProgress) -> No
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, see `run_command`."""
-    return run_command(build_parser, push, argv)
+    return run_parser(build_parser, push, argv)
 
 
 if __name__ == "__main__":

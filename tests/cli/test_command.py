@@ -6,13 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
+from tyro.conf import Positional
 
-from cus.cli.command import CommandParser, run_command
-from cus.cli.console import ConsoleProgress, _so_far, add_output_options, describe_size, printable
+from cus.cli.command import run_command
+from cus.cli.console import ConsoleProgress, _so_far, describe_size, printable
+from cus.cli.reading import Common
 from cus.errors import InputError
+from cus.limits import limited
+from cus.options import option
 
 COMMANDS = ("convert", "eval", "export", "fit", "infer", "push", "view")
 # For each command, input that is missing.
@@ -31,20 +37,95 @@ def main_of(command: str):
     return importlib.import_module(f"cus.cli.{command}").main
 
 
-def parser() -> CommandParser:
-    made = CommandParser("cus-test", "Only a test.", "examples:\n  cus-test\n")
-    made.add_argument("--size", type=int)
-    add_output_options(made)
-    return made
+@dataclass(frozen=True)
+class Lens:
+    """How it looks.
+
+    Attributes:
+        zoom: magnification
+        names: of what is looked at (default: all)
+        cut: whether the margin goes (default: as the file says)
+    """
+
+    zoom: float = limited(2.5, above=0, high=64)
+    names: Annotated[tuple[str, ...], option()] = ()
+    cut: Annotated[bool | None, option()] = None
+
+
+@dataclass(frozen=True)
+class SomeOptions:
+    """Only a test.
+
+    Attributes:
+        folder: where
+        size: longest side, in pixels (default: the model's)
+        kind: what to make
+        lens: through which
+        common: options of every command
+    """
+
+    folder: Annotated[Path, Positional, option("DIR")] = Path("out")
+    size: Annotated[int | None, option("PIXELS")] = limited(None, low=64, high=4096)
+    kind: Annotated[Literal["near", "far"], option()] = "near"
+    lens: Lens = Lens()
+    common: Common = Common()
+
+
+def run(work, *arguments: str, **more: str) -> int:
+    return run_command("cus-test", SomeOptions, work, arguments, epilog="examples:\n  cus-test\n", **more)
 
 
 def ended(error: BaseException, *arguments: str) -> int:
     """The status of a command that ends in an error."""
 
-    def work(_) -> None:
+    def work(*_) -> None:
         raise error
 
-    return run_command(parser, work, arguments, memory_advice="take a smaller --size")
+    return run(work, *arguments, memory_advice="take a smaller --size")
+
+
+def read_by(*arguments: str) -> SomeOptions:
+    found: list[SomeOptions] = []
+    assert run(lambda options, _: found.append(options), *arguments) == 0
+    return found[0]
+
+
+def test_a_field_is_an_option_also_within_a_group():
+    assert read_by() == SomeOptions()
+    asked = read_by("in", "--size", "96", "--kind=far", "--zoom", "3", "--names", "a", "b", "--no-cut", "--quiet")
+    assert asked == SomeOptions(Path("in"), 96, "far", Lens(3.0, ("a", "b"), False), Common(quiet=True))
+    assert read_by("--cut").lens.cut is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--size many", "argument --size: expected a whole number, got 'many'"),
+        ("--size 1.5", "argument --size: expected a whole number, got '1.5'"),
+        (f"--size {'9' * 5000}", "argument --size: expected a whole number, got '999"),
+        (f"--size {'9' * 400}", "--size must be 64 to 4096, got 999"),
+        ("--size -1", "--size must be 64 to 4096, got -1"),
+        ("--size=", "argument --size: expected a whole number, got ''"),
+        ("--size", "argument --size: expected a value"),
+        ("--zoom nan", "--zoom must be above 0 and at most 64, got nan"),
+        ("--kind middle", "--kind must be one of near, far, got 'middle'"),
+        ("--names", "argument --names: expected at least one value"),
+        ("--siez 7", "unknown option --siez (did you mean --size?)"),
+        ("a b c", "unknown arguments: b c"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_one_plain_line(arguments, message, capsys):
+    assert run(lambda *_: None, *arguments.split()) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1 and len(said) < 160
+
+
+def test_help_has_each_field_with_its_unit_its_default_and_its_docstring(capsys):
+    assert run(lambda *_: None, "--help") == 0
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--size PIXELS longest side, in pixels (default: the model's)" in told
+    assert "--zoom X magnification (default: 2.5)" in told and "--cut, --no-cut whether the margin goes (def" in told
+    assert "--kind {near,far} what to make (default: near)" in told and "Only a test." in told and "None" not in told
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -80,11 +161,6 @@ def test_a_shell_can_complete_every_option(command, capsys):
     assert f"#compdef cus-{command}" in capsys.readouterr().out
     assert main(["--print-completion", "cmd"]) == 2
     assert "must be one of bash" in capsys.readouterr().err
-
-
-def test_words_of_the_parser_are_plain(capsys):
-    assert run_command(parser, lambda _: None, ["--size", "many"]) == 2
-    assert "argument --size: expected a whole number, got 'many'" in capsys.readouterr().err
 
 
 def test_a_bug_of_ours_is_one_line_status_one_and_a_file_with_the_traceback(capsys):
@@ -131,8 +207,8 @@ def test_an_interrupt_says_what_the_command_had_to_say(capsys):
 
 
 def test_json_is_one_object_a_line_and_ends_with_the_status(capsys):
-    def work(arguments) -> None:
-        with ConsoleProgress.of(arguments) as progress:
+    def work(_, progress: ConsoleProgress) -> None:
+        with progress:
             with progress.loading():
                 pass
             progress.start("Cameras and depth", False)(1, 2, "[bold] words")
@@ -140,7 +216,7 @@ def test_json_is_one_object_a_line_and_ends_with_the_status(capsys):
             progress.note("the focal length is [guessed]")
             progress.done("out", out=Path("out"))
 
-    assert run_command(parser, work, ["--json", "--quiet"]) == 0
+    assert run(work, "--json", "--quiet") == 0
     output = capsys.readouterr()
     lines = [json.loads(line) for line in output.out.splitlines()]
     assert output.err == ""
