@@ -115,6 +115,24 @@ def open_cameras(path: Path | str) -> PosedPhotos:
     return open_source(source)
 
 
+def missing_photographs(source: SceneSource) -> list[str]:
+    """Names of photographs that a scene's cameras are for and that are nowhere on disk.
+
+    Raises:
+        InputError: what the layout's reader refuses.
+    """
+    if source.kind == "transforms":
+        listed = load_transforms(_transforms_files(source.path)[0])
+    elif source.kind == "colmap":
+        model, project, _ = _best_model(source.path)
+        listed = load_colmap(model, project / "images")
+    else:
+        return []
+    # Shrunk copies may be of another kind of file.
+    there = {path.stem for path in open_source(source).paths}
+    return [path.name for path in listed.paths if path.stem not in there]
+
+
 def _only(found: list[SceneSource], path: Path) -> SceneSource:
     if len(found) > 1:
         names = ", ".join(source.name for source in found[:4])
