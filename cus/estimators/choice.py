@@ -1,84 +1,26 @@
 """The one entry to all estimators: which to take, whether its package and weights are there, and its estimate."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.errors import InputError
-from cus.estimators import da3, dust3r, vggt
+from cus.estimators.da3 import DA3
+from cus.estimators.dust3r import DUSt3R
+from cus.estimators.estimator import Estimator
 from cus.estimators.predictions import MemoryShortage
-from cus.estimators.stereo import estimate_stereo
+from cus.estimators.stereo import Stereo
+from cus.estimators.vggt import VGGT
 from cus.kernels.threads import yield_cores
 from cus.scene import SceneEstimate, check_arguments
 
-
-def _nothing_missing() -> str:
-    """Of a network that is this project's own."""
-    return ""
-
-
-@dataclass(frozen=True)
-class Network:
-    """An estimator with weights.
-
-    Attributes:
-        title: name that people know it by.
-        repositories: Hub ids of its weights, the default first.
-        find_checkpoint: weights that are named, on this machine, or None.
-        fetch_checkpoint: the same, downloaded if need be.
-        estimate: like `estimate_scene`, of weights that are named.
-        missing_package: why its package cannot be used; nothing where it can.
-        require_package: raises InputError, with what to do, where its package cannot be used.
-        aliases: short names of weights.
-        fewest: photographs that it needs.
-    """
-
-    title: str
-    repositories: tuple[str, ...]
-    find_checkpoint: Callable[[str], Path | None]
-    fetch_checkpoint: Callable[[str], Path]
-    estimate: Callable[..., SceneEstimate]
-    missing_package: Callable[[], str] = _nothing_missing
-    require_package: Callable[[], object] = _nothing_missing
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    fewest: int = 2
-
-
-NETWORKS = {
-    "vggt": Network(
-        "VGGT",
-        vggt.REPOSITORIES,
-        vggt.find_checkpoint,
-        vggt.fetch_checkpoint,
-        vggt.estimate_vggt,
-        vggt.missing_package,
-        vggt.require_package,
-    ),
-    "dust3r": Network(
-        "DUSt3R",
-        (dust3r.REPOSITORY,),
-        dust3r.find_checkpoint,
-        dust3r.fetch_checkpoint,
-        dust3r.estimate_dust3r,
-        dust3r.missing_package,
-        dust3r.require_package,
-    ),
-    "da3": Network(
-        da3.NAME,
-        da3.REPOSITORIES,
-        da3.find_checkpoint,
-        da3.fetch_checkpoint,
-        da3.estimate_da3,
-        aliases=da3.ALIASES,
-        fewest=1,
-    ),
-}
-ESTIMATORS = ("auto", "stereo", *NETWORKS)
-AUTOMATIC = ("vggt", "da3")  # networks that "auto" takes, the preferred first
+REGISTRY: dict[str, Estimator] = {one.name: one for one in (Stereo(), VGGT(), DUSt3R(), DA3())}
+"""Estimators by name."""
+ESTIMATORS = ("auto", *REGISTRY)
+AUTOMATIC = ("vggt", "da3", "stereo")  # what "auto" takes, the preferred first
 
 
 @dataclass(frozen=True)
@@ -86,7 +28,7 @@ class Choice:
     """An estimator with its weights.
 
     Attributes:
-        name: stereo, or one of `NETWORKS`.
+        name: in `REGISTRY`.
         weights: a Hub id, a folder or a file; None where none are needed.
         reason: why "auto" took it, or nothing.
     """
@@ -126,14 +68,11 @@ def choose(estimator: str) -> Choice:
             f"there is no estimator {estimator!r}; estimator must be one of {', '.join(ESTIMATORS)}; weights may "
             "follow as in vggt:facebook/VGGT-1B-Commercial"
         )
-    if colon and (name not in NETWORKS or not weights):
-        raise InputError(
-            f"estimator {estimator!r}: " + (f"no weights after {name}:" if not weights else f"{name} takes no weights")
-        )
-    if name in NETWORKS:
-        network = NETWORKS[name]
-        return Choice(name, network.aliases.get(weights, weights) or network.repositories[0])
-    return Choice(name) if name == "stereo" else _automatic()
+    if colon and not weights:
+        raise InputError(f"estimator {estimator!r}: no weights after {name}:")
+    if name == "auto" and weights:
+        raise InputError(f"estimator {estimator!r}: auto takes no weights")
+    return _automatic() if name == "auto" else Choice(name, REGISTRY[name].weights_of(weights))
 
 
 def prepare(estimator: str) -> Choice:
@@ -145,26 +84,19 @@ def prepare(estimator: str) -> Choice:
         InputError: as `choose`; a package that is missing; weights that are missing and cannot be downloaded.
     """
     choice = choose(estimator)
-    if choice.weights is not None:
-        network = NETWORKS[choice.name]
-        network.require_package()
-        network.fetch_checkpoint(choice.weights)
+    REGISTRY[choice.name].prepare(choice.weights)
     return choice
 
 
 def _automatic() -> Choice:
     reasons = []
     for name in AUTOMATIC:
-        network = NETWORKS[name]
-        trouble = network.missing_package()
-        if trouble:
-            reasons.append(trouble)
-            continue
-        for repository in network.repositories:
-            if network.find_checkpoint(repository) is not None:
-                return Choice(name, repository, "; ".join([*reasons, "its weights are on this machine"]))
-        reasons.append(f"{network.title}'s weights are not on this machine ({name} downloads them)")
-    return Choice("stereo", reason="; ".join(reasons))
+        found = REGISTRY[name].available()
+        if found.reason:
+            reasons.append(found.reason)
+        if found.here:
+            return Choice(name, found.weights, "; ".join(reasons))
+    raise AssertionError("one that needs nothing is always there")
 
 
 def estimate_scene(
@@ -206,20 +138,23 @@ def estimate_scene(
             package or weights cannot be had.
         ValueError: arguments whose shapes do not belong together.
     """
-    choice = choose(estimator)
-    fewest = NETWORKS[choice.name].fewest if choice.name in NETWORKS else 2
-    check_arguments(images, cameras, valid, focals, sizes, fewest)
+    check_arguments(images, cameras, valid, focals, sizes, REGISTRY[choose(estimator).name].fewest)
     yield_cores()
     choice = prepare(estimator)
-    rest: dict[str, Any] = {"valid": valid, "focals": focals, "on_progress": on_progress}
-    if choice.weights is not None:
-        network = NETWORKS[choice.name]
-        try:
-            return network.estimate(images, cameras, weights=choice.weights, **rest).with_notes(choice.note)
-        except MemoryShortage:
-            if estimator != "auto":
-                raise
-            reason = f"{network.title} with {len(images)} photographs needs more memory than the GPU has"
-            choice = Choice("stereo", reason=reason)
+    rest: dict[str, Any] = {
+        "valid": valid,
+        "focals": focals,
+        "sizes": sizes,
+        "all_views": all_views,
+        "on_progress": on_progress,
+    }
+    try:
+        found = REGISTRY[choice.name].estimate(images, cameras, weights=choice.weights, **rest)
+        return found.with_notes(choice.note)
+    except MemoryShortage:
+        if estimator != "auto":
+            raise
+        title = REGISTRY[choice.name].title
     # Not while the error is handled: its traceback keeps the network in the GPU's memory.
-    return estimate_stereo(images, cameras, sizes=sizes, all_views=all_views, **rest).with_notes(choice.note)
+    choice = Choice("stereo", reason=f"{title} with {len(images)} photographs needs more memory than the GPU has")
+    return REGISTRY["stereo"].estimate(images, cameras, **rest).with_notes(choice.note)

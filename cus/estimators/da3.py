@@ -14,78 +14,54 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.errors import InputError
-from cus.estimators.framing import FramedViews, FrameRule, frame_views
+from cus.estimators.estimator import Network
+from cus.estimators.framing import FramedViews, FrameRule
 from cus.estimators.networks.depth_anything_3 import DEVIATION, MEAN, SIZES, DepthAnything3, Size, Views
 from cus.estimators.pose_encodings import cameras_from_pose_encodings, pose_encodings_from_cameras
 from cus.estimators.precision import half_precision
-from cus.estimators.predictions import Prediction, explained_memory, in_first_camera, scene_from
-from cus.hub.weights import fetch_weights, find_weights
-from cus.scene import SceneEstimate, check_arguments
+from cus.estimators.predictions import Prediction, in_first_camera
 
 NAME = "Depth Anything 3"
 REPOSITORIES = ("depth-anything/DA3-SMALL", "depth-anything/DA3-BASE")
 ALIASES = dict(zip((size.name for size in SIZES), REPOSITORIES, strict=True))
-LICENCE = "small and base: Apache-2.0"
-FILES = ("model.safetensors",)
 PREFIX = "model."  # of all names in the public files
 WIDTH_OF = "backbone.pretrained.cls_token"  # a tensor that tells the size, [1, 1, width]
 TYPES = ("F32", "F16", "BF16")
-# The public code crops views to one shape; here all of every view is seen, and a border goes on as it ends.
-RULE = FrameRule(longest_side=504, patch=14, step=14, fill=None, one_size=True)
 LEAST_FIELD = 0.0175  # radians of a field of view; a narrower one, 0 above all, is no lens
 LEAST_UNIT = 0.1  # of the largest distance between given cameras
-STEPS = 3
 
 
-def find_checkpoint(weights: str) -> Path | None:
-    """The checkpoint on this machine, or None; see `find_weights`."""
-    return find_weights(weights, FILES)
+class DA3(Network):
+    """Depth Anything 3, for one view and more. It is told of known cameras, too."""
 
+    name = "da3"
+    title = NAME
+    fewest = 1
+    repositories = REPOSITORIES
+    aliases = ALIASES
+    licence = "small and base: Apache-2.0"
+    # The public code crops views to one shape; here all of every view is seen, and a border goes on as it ends.
+    rule = FrameRule(longest_side=504, patch=14, step=14, fill=None, one_size=True)
 
-def fetch_checkpoint(weights: str) -> Path:
-    """The checkpoint, downloaded if need be (see `fetch_weights`), its names and shapes checked.
+    def check(self, path: Path, weights: str) -> None:
+        """Names and shapes, as `size_of_checkpoint`."""
+        size_of_checkpoint(path)
 
-    Raises:
-        InputError: as there and as `size_of_checkpoint`.
-    """
-    path = fetch_weights(weights, FILES, LICENCE)
-    size_of_checkpoint(path)
-    return path
-
-
-def estimate_da3(
-    images: Tensor,
-    cameras: Cameras | None = None,
-    *,
-    valid: Tensor | None = None,
-    focals: Tensor | None = None,
-    weights: str = REPOSITORIES[0],
-    on_progress: Callable[[int, int], None] | None = None,
-) -> SceneEstimate:
-    """`estimate_scene` by Depth Anything 3 on the device of the images; arguments, result and errors as there.
-
-    Args:
-        images: [V, 3, H, W]; one view will do.
-        cameras: known cameras, which the network is told of, too, or None.
-        valid: [V, H, W] bool, or None.
-        focals: [V] in pixels, NaN where unknown, or None.
-        weights: a Hub id, a folder or a file of a checkpoint.
-        on_progress: called with (steps done, steps in all).
-    """
-    check_arguments(images, cameras, valid, focals, fewest=1)
-    report = on_progress or (lambda done, total: None)
-    framed = frame_views(images, valid, RULE)
-    given = None if cameras is None else cameras.to(images.device)
-    with explained_memory(NAME, len(images)):
-        model = load_network(fetch_checkpoint(weights)).to(images.device)
-        report(1, STEPS)
+    def predict(
+        self,
+        path: Path,
+        framed: FramedViews,
+        given: Cameras | None,
+        device: torch.device,
+        report: Callable[[int], None],
+    ) -> Prediction:
+        """Cameras, depths and confidences in one pass."""
+        model = load_network(path).to(device)
+        report(1)
         found = run_network(model, framed, None if given is None else encoded_cameras(given, framed))
         del model
-    report(2, STEPS)
-    valid = None if valid is None else valid.to(images.device)
-    scene = scene_from(prediction_of(found), framed, images, valid, given, focals)
-    report(3, STEPS)
-    return scene
+        report(2)
+        return prediction_of(found)
 
 
 def size_of_checkpoint(path: Path) -> Size:

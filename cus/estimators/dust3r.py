@@ -30,25 +30,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.errors import InputError
-from cus.estimators.framing import FramedViews, FrameRule, frame_views
-from cus.estimators.packages import package_trouble
-from cus.estimators.predictions import Prediction, explained_memory, scene_from
-from cus.hub.weights import fetch_weights, find_weights
-from cus.scene import SceneEstimate, check_arguments
-
-REPOSITORY = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
-LICENCE = "CC BY-NC-SA 4.0: not for commercial use"
-INSTALL = (
-    "git clone --recursive https://github.com/naver/dust3r && pip install roma einops trimesh, with the clone's folder "
-    "on PYTHONPATH (it is no installable package)"
-)
-FILES = ("model.safetensors",)
-RULE = FrameRule(longest_side=512, patch=16, step=2, fill=None, one_size=False)
-STEPS = 4
+from cus.estimators.estimator import Network
+from cus.estimators.framing import FramedViews, FrameRule
+from cus.estimators.predictions import Prediction
 
 
 @dataclass(frozen=True)
@@ -68,79 +55,62 @@ class AlignmentSettings:
     seed: int = 0
 
 
-def missing_package() -> str:
-    """Why the code cannot be used; nothing where it can."""
-    return package_trouble("dust3r", "DUSt3R", _network_class)
-
-
-def require_package() -> None:
-    """Raises InputError, with how to install it and its licence, where the code cannot be used."""
-    trouble = missing_package()
-    if trouble:
-        raise InputError(f"{trouble}; get it with: {INSTALL}. Licence: {LICENCE}. Or use the estimator 'stereo'")
-
-
-def find_checkpoint(weights: str) -> Path | None:
-    """The checkpoint on this machine, or None; see `find_weights`."""
-    return find_weights(weights, FILES)
-
-
-def fetch_checkpoint(weights: str) -> Path:
-    """The checkpoint, downloaded if need be; see `fetch_weights`.
-
-    Raises:
-        InputError: as there, and a file without `config.json` beside it, such as the `.pth` files of the project's own
-            server: those are pickles of arguments that loading would evaluate.
-    """
-    path = fetch_weights(weights, FILES, LICENCE)
-    if path.name not in FILES:
-        raise InputError(
-            f"{path} is no checkpoint of DUSt3R that can be read safely; give a Hub id such as {REPOSITORY}, or a "
-            "folder with its model.safetensors and config.json"
-        )
-    if not (path.parent / "config.json").is_file():
-        raise InputError(f"{path.parent} lacks config.json; get the checkpoint {weights} again")
-    return path
-
-
-def estimate_dust3r(
-    images: Tensor,
-    cameras: Cameras | None = None,
-    *,
-    valid: Tensor | None = None,
-    focals: Tensor | None = None,
-    weights: str = REPOSITORY,
-    settings: AlignmentSettings | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> SceneEstimate:
-    """`estimate_scene` by DUSt3R on the device of the images; arguments, result and errors as there.
+class DUSt3R(Network):
+    """DUSt3R, for two views and more.
 
     Args:
-        images: [V, 3, H, W].
-        cameras: known cameras, or None.
-        valid: [V, H, W] bool, or None.
-        focals: [V] in pixels, NaN where unknown, or None.
-        weights: a Hub id or a folder of a checkpoint.
-        settings: of the optimisation over more than two views.
-        on_progress: called with (steps done, steps in all).
+        alignment: of the optimisation over more than two views.
     """
-    check_arguments(images, cameras, valid, focals)
-    report = on_progress or (lambda done, total: None)
-    require_package()
-    framed = frame_views(images, valid, RULE)
-    with explained_memory("DUSt3R", len(images)):
-        model = load_network(fetch_checkpoint(weights)).to(images.device)
-        report(1, STEPS)
-        output = run_network(model, framed, images.device)
+
+    name = "dust3r"
+    title = "DUSt3R"
+    repositories = ("naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt",)
+    licence = "CC BY-NC-SA 4.0: not for commercial use"
+    package = "dust3r"
+    install = (
+        "git clone --recursive https://github.com/naver/dust3r && pip install roma einops trimesh, with the clone's "
+        "folder on PYTHONPATH (it is no installable package)"
+    )
+    rule = FrameRule(longest_side=512, patch=16, step=2, fill=None, one_size=False)
+    steps = 4
+
+    def __init__(self, alignment: AlignmentSettings = AlignmentSettings()) -> None:
+        self.alignment = alignment
+
+    def import_package(self) -> object:
+        """Import the network's class."""
+        return _network_class()
+
+    def check(self, path: Path, weights: str) -> None:
+        """Refuse a file without `config.json` beside it.
+
+        Such are the `.pth` files of the project's own server: pickles of arguments that loading would evaluate.
+        """
+        if path.name not in self.files:
+            raise InputError(
+                f"{path} is no checkpoint of DUSt3R that can be read safely; give a Hub id such as "
+                f"{self.repositories[0]}, or a folder with its model.safetensors and config.json"
+            )
+        if not (path.parent / "config.json").is_file():
+            raise InputError(f"{path.parent} lacks config.json; get the checkpoint {weights} again")
+
+    def predict(
+        self,
+        path: Path,
+        framed: FramedViews,
+        given: Cameras | None,
+        device: torch.device,
+        report: Callable[[int], None],
+    ) -> Prediction:
+        """Point maps of all pairs, then one world of them."""
+        model = load_network(path).to(device)
+        report(1)
+        output = run_network(model, framed, device)
         del model
-        report(2, STEPS)
-        prediction = align_pairs(output, len(images), images.device, settings or AlignmentSettings())
-    report(3, STEPS)
-    given = None if cameras is None else cameras.to(images.device)
-    valid = None if valid is None else valid.to(images.device)
-    scene = scene_from(prediction, framed, images, valid, given, focals)
-    report(4, STEPS)
-    return scene
+        report(2)
+        prediction = align_pairs(output, len(framed.pictures), device, self.alignment)
+        report(3)
+        return prediction
 
 
 def load_network(path: Path) -> Any:

@@ -12,6 +12,7 @@ from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators import poses
 from cus.estimators.consistency import agreeing, confidence, round_trip_errors
+from cus.estimators.estimator import Estimator
 from cus.estimators.filling import fill_unconfirmed, smooth_surfaces
 from cus.estimators.overlap import without_overlap
 from cus.estimators.plane_sweep import (
@@ -112,6 +113,30 @@ def estimate_stereo(
         focal_range=structure.focal_range,
     )
     return scene.in_own_unit()
+
+
+class Stereo(Estimator):
+    """The embedded estimator, without weights."""
+
+    name = "stereo"
+    title = "stereo"
+
+    def estimate(
+        self,
+        images: Tensor,
+        cameras: Cameras | None = None,
+        *,
+        weights: str | None = None,
+        valid: Tensor | None = None,
+        focals: Tensor | None = None,
+        sizes: Tensor | None = None,
+        all_views: bool = False,
+        on_progress: Progress | None = None,
+    ) -> SceneEstimate:
+        """`estimate_stereo`."""
+        return estimate_stereo(
+            images, cameras, valid=valid, focals=focals, sizes=sizes, all_views=all_views, on_progress=on_progress
+        )
 
 
 def _without_invalid(images: Tensor, valid: Tensor | None) -> Tensor:

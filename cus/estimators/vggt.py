@@ -28,91 +28,52 @@ from torch import Tensor, nn
 
 from cus.cameras import Cameras
 from cus.errors import InputError
-from cus.estimators.framing import FrameRule, frame_views
-from cus.estimators.packages import package_trouble
+from cus.estimators.estimator import Network
+from cus.estimators.framing import FramedViews, FrameRule
 from cus.estimators.pose_encodings import cameras_from_pose_encodings
 from cus.estimators.precision import half_precision
-from cus.estimators.predictions import Prediction, explained_memory, scene_from
-from cus.hub.weights import fetch_weights, find_weights
-from cus.scene import SceneEstimate, check_arguments
+from cus.estimators.predictions import Prediction
 
-REPOSITORIES = ("facebook/VGGT-1B", "facebook/VGGT-1B-Commercial")
-LICENCE = "facebook/VGGT-1B: for research only; facebook/VGGT-1B-Commercial: commercial use, under its own terms"
-INSTALL = (
-    "pip install --no-deps git+https://github.com/facebookresearch/vggt && pip install einops huggingface_hub "
-    "safetensors (--no-deps, because the package asks for numpy<2 and works without)"
-)
-FILES = ("model.safetensors", "model.pt", "vggt_1B_commercial.pt")
 UNUSED = ("point_head.", "track_head.")
-RULE = FrameRule(longest_side=518, patch=14, step=14, fill=1.0, one_size=True)
-STEPS = 3
 
 
-def missing_package() -> str:
-    """Why the package cannot be used; nothing where it can."""
-    return package_trouble("vggt", "VGGT", _network_class)
+class VGGT(Network):
+    """VGGT, for two views and more."""
 
+    name = "vggt"
+    title = "VGGT"
+    repositories = ("facebook/VGGT-1B", "facebook/VGGT-1B-Commercial")
+    files = ("model.safetensors", "model.pt", "vggt_1B_commercial.pt")
+    licence = "facebook/VGGT-1B: for research only; facebook/VGGT-1B-Commercial: commercial use, under its own terms"
+    package = "vggt"
+    install = (
+        "pip install --no-deps git+https://github.com/facebookresearch/vggt && pip install einops huggingface_hub "
+        "safetensors (--no-deps, because the package asks for numpy<2 and works without)"
+    )
+    rule = FrameRule(longest_side=518, patch=14, step=14, fill=1.0, one_size=True)
 
-def require_package() -> None:
-    """Raises InputError, with how to install it and its licence, where the package cannot be used."""
-    trouble = missing_package()
-    if trouble:
-        raise InputError(f"{trouble}; install it with: {INSTALL}. Weights: {LICENCE}. Or use the estimator 'stereo'")
+    def import_package(self) -> object:
+        """Import the network's class."""
+        return _network_class()
 
-
-def find_checkpoint(weights: str) -> Path | None:
-    """The checkpoint on this machine, or None; see `find_weights`."""
-    return find_weights(weights, FILES)
-
-
-def fetch_checkpoint(weights: str) -> Path:
-    """The checkpoint, downloaded if need be; see `fetch_weights`."""
-    return fetch_weights(weights, FILES, LICENCE)
-
-
-def estimate_vggt(
-    images: Tensor,
-    cameras: Cameras | None = None,
-    *,
-    valid: Tensor | None = None,
-    focals: Tensor | None = None,
-    weights: str = REPOSITORIES[0],
-    on_progress: Callable[[int, int], None] | None = None,
-) -> SceneEstimate:
-    """`estimate_scene` by VGGT on the device of the images; arguments, result and errors as there.
-
-    Args:
-        images: [V, 3, H, W].
-        cameras: known cameras, or None.
-        valid: [V, H, W] bool, or None.
-        focals: [V] in pixels, NaN where unknown, or None.
-        weights: a Hub id, a folder or a file of a checkpoint.
-        on_progress: called with (steps done, steps in all).
-    """
-    check_arguments(images, cameras, valid, focals)
-    report = on_progress or (lambda done, total: None)
-    require_package()
-    framed = frame_views(images, valid, RULE)
-    with explained_memory("VGGT", len(images)):
-        model = load_network(fetch_checkpoint(weights)).to(images.device)
-        report(1, STEPS)
+    def predict(
+        self,
+        path: Path,
+        framed: FramedViews,
+        given: Cameras | None,
+        device: torch.device,
+        report: Callable[[int], None],
+    ) -> Prediction:
+        """Cameras, depths and confidences in one pass."""
+        model = load_network(path).to(device)
+        report(1)
         output = run_network(model, torch.stack(framed.pictures))
         del model
-    report(2, STEPS)
-    height, width = framed.pictures[0].shape[-2:]
-    viewmats, Ks = cameras_from_pose_encodings(output["pose_enc"][0].float(), width, height)
-    prediction = Prediction(
-        "VGGT",
-        viewmats,
-        Ks,
-        list(output["depth"][0, ..., 0].float()),
-        list(output["depth_conf"][0].float()),
-    )
-    given = None if cameras is None else cameras.to(images.device)
-    valid = None if valid is None else valid.to(images.device)
-    scene = scene_from(prediction, framed, images, valid, given, focals)
-    report(3, STEPS)
-    return scene
+        report(2)
+        height, width = framed.pictures[0].shape[-2:]
+        viewmats, Ks = cameras_from_pose_encodings(output["pose_enc"][0].float(), width, height)
+        depths, confidences = output["depth"][0, ..., 0].float(), output["depth_conf"][0].float()
+        return Prediction(self.title, viewmats, Ks, list(depths), list(confidences))
 
 
 def load_network(path: Path) -> nn.Module:

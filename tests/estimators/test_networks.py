@@ -14,7 +14,8 @@ from cus.cameras import Cameras
 from cus.cli.infer import main
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
-from cus.estimators.choice import NETWORKS
+from cus.estimators.choice import REGISTRY
+from cus.estimators.estimator import Network
 from cus.estimators.pose_encodings import cameras_from_pose_encodings
 from tests.estimators import planes
 from tests.estimators.photographs import CHECKPOINTS, Photographs, photographs
@@ -217,14 +218,15 @@ def test_nine_numbers_are_a_transform_into_the_camera_and_two_fields_of_view():
 @pytest.mark.gpu
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("network", "weights"), [(name, weights) for name, of in NETWORKS.items() for weights in of.repositories]
+    ("network", "weights"),
+    [(one, weights) for one in REGISTRY.values() if isinstance(one, Network) for weights in one.repositories],
 )
 def test_the_real_network_finds_the_planes(network, weights):
-    if NETWORKS[network].missing_package() or NETWORKS[network].find_checkpoint(weights) is None:
-        pytest.skip(f"{network} or its weights {weights} are not on this machine")
+    if network.missing_package() or network.find(weights) is None:
+        pytest.skip(f"{network.title} or its weights {weights} are not on this machine")
     views = planes.cameras((0.0, 0.5, 1.0), width=640, height=480, focal=600.0)
     images, depths = planes.render(views)
-    scene = estimate_scene(images.cuda(), None, f"{network}:{weights}").to("cpu")
+    scene = estimate_scene(images.cuda(), None, f"{network.name}:{weights}").to("cpu")
     assert scene.cameras.Ks[:, 0, 0].median() == pytest.approx(600, rel=0.2)
     ratio = (scene.depths / depths)[scene.reliable]
     assert ((ratio / ratio.median() - 1).abs() < 0.1).float().mean() > 0.8

@@ -1,0 +1,198 @@
+"""What an estimator is, and what those have in common that are networks with weights."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.errors import InputError
+from cus.estimators.framing import FramedViews, FrameRule, frame_views
+from cus.estimators.packages import package_trouble
+from cus.estimators.predictions import Prediction, explained_memory, scene_from
+from cus.hub.weights import fetch_weights, find_weights
+from cus.scene import SceneEstimate, check_arguments
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether an estimator can be used without a download.
+
+    Attributes:
+        here: whether it can.
+        weights: with which; None where none are needed.
+        reason: why, or why not.
+    """
+
+    here: bool
+    weights: str | None = None
+    reason: str = ""
+
+
+class Estimator(ABC):
+    """A way from photographs to cameras, depth and confidence. The base needs no weights and is always there.
+
+    Attributes:
+        name: by which users ask for it.
+        title: what it is called before people.
+        fewest: photographs that it needs.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    fewest: ClassVar[int] = 2
+
+    def weights_of(self, asked: str) -> str | None:
+        """The weights that a user means; nothing asked is the default. Raises InputError where it takes none."""
+        if asked:
+            raise InputError(f"estimator '{self.name}:{asked}': {self.name} takes no weights")
+        return None
+
+    def available(self) -> Availability:
+        """Whether it can be used without a download; quick."""
+        return Availability(True)
+
+    def prepare(self, weights: str | None) -> None:
+        """Download weights that are missing. Raises InputError where it cannot be used."""
+        return
+
+    @abstractmethod
+    def estimate(
+        self,
+        images: Tensor,
+        cameras: Cameras | None = None,
+        *,
+        weights: str | None = None,
+        valid: Tensor | None = None,
+        focals: Tensor | None = None,
+        sizes: Tensor | None = None,
+        all_views: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> SceneEstimate:
+        """`estimate_scene` on the device of the images; arguments, result and errors as there."""
+
+
+class Network(Estimator):
+    """An estimator with weights.
+
+    Attributes:
+        repositories: Hub ids of its weights, the default first.
+        aliases: short names of weights.
+        files: names of weights in a repository or a folder, the preferred first.
+        licence: of the weights.
+        package: name by which the code is imported; "" is this project's own.
+        install: how to get that.
+        rule: what pictures it takes.
+        steps: of which its progress consists.
+    """
+
+    repositories: ClassVar[tuple[str, ...]]
+    aliases: ClassVar[Mapping[str, str]] = {}
+    files: ClassVar[tuple[str, ...]] = ("model.safetensors",)
+    licence: ClassVar[str]
+    package: ClassVar[str] = ""
+    install: ClassVar[str] = ""
+    rule: ClassVar[FrameRule]
+    steps: ClassVar[int] = 3
+
+    def weights_of(self, asked: str) -> str | None:
+        """A Hub id, a folder or a file."""
+        return self.aliases.get(asked, asked) or self.repositories[0]
+
+    def import_package(self) -> object:
+        """Import what is needed of the package."""
+        return None
+
+    def missing_package(self) -> str:
+        """Why the package cannot be used; nothing where it can."""
+        return package_trouble(self.package, self.title, self.import_package) if self.package else ""
+
+    def require_package(self) -> None:
+        """Raise InputError, with how to get it, where the package cannot be used."""
+        if trouble := self.missing_package():
+            raise InputError(
+                f"{trouble}; get it with: {self.install}. Licence of the weights: {self.licence}. Or use the estimator "
+                "'stereo'"
+            )
+
+    def find(self, weights: str) -> Path | None:
+        """The checkpoint on this machine, or None; see `find_weights`."""
+        return find_weights(weights, self.files)
+
+    def fetch(self, weights: str) -> Path:
+        """The checkpoint, checked, and downloaded if need be; see `fetch_weights`."""
+        path = fetch_weights(weights, self.files, self.licence)
+        self.check(path, weights)
+        return path
+
+    def check(self, path: Path, weights: str) -> None:
+        """Raise InputError where the file that `weights` stand for cannot be the network's."""
+
+    def available(self) -> Availability:
+        """Whether package and weights are on this machine."""
+        if trouble := self.missing_package():
+            return Availability(False, reason=trouble)
+        for repository in self.repositories:
+            if self.find(repository) is not None:
+                return Availability(True, repository, "its weights are on this machine")
+        return Availability(
+            False, reason=f"{self.title}'s weights are not on this machine ({self.name} downloads them)"
+        )
+
+    def prepare(self, weights: str | None) -> None:
+        """Package and weights are there afterwards."""
+        self.require_package()
+        self.fetch(weights or self.repositories[0])
+
+    def estimate(
+        self,
+        images: Tensor,
+        cameras: Cameras | None = None,
+        *,
+        weights: str | None = None,
+        valid: Tensor | None = None,
+        focals: Tensor | None = None,
+        sizes: Tensor | None = None,
+        all_views: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> SceneEstimate:
+        """`estimate_scene`, on the device of the images; `sizes` are not needed, and no view is left out."""
+        check_arguments(images, cameras, valid, focals, fewest=self.fewest)
+        device = images.device
+
+        def report(done: int) -> None:
+            if on_progress is not None:
+                on_progress(done, self.steps)
+
+        self.require_package()
+        framed = frame_views(images, valid, self.rule)
+        given = None if cameras is None else cameras.to(device)
+        with explained_memory(self.title, len(images)):
+            prediction = self.predict(self.fetch(weights or self.repositories[0]), framed, given, device, report)
+        valid = None if valid is None else valid.to(device)
+        scene = scene_from(prediction, framed, images, valid, given, focals)
+        report(self.steps)
+        return scene
+
+    @abstractmethod
+    def predict(
+        self,
+        path: Path,
+        framed: FramedViews,
+        given: Cameras | None,
+        device: torch.device,
+        report: Callable[[int], None],
+    ) -> Prediction:
+        """What the network says.
+
+        Args:
+            path: its checkpoint.
+            framed: V views, as `rule` wants them.
+            given: V known cameras of the photographs, or None.
+            device: of the views.
+            report: called with 1 to `steps` - 1.
+        """
