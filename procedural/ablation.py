@@ -13,7 +13,8 @@ from omegaconf import MISSING
 
 from cus.datasets.clips import clip_paths
 from cus.errors import InputError
-from cus.evaluation.settings import CLASSICAL, EvalSettings
+from cus.evaluation.rows import Frames
+from cus.evaluation.settings import EvalSettings
 from cus.limits import limited
 from cus.output_folder import OutputFolder
 from cus.training import config as configs
@@ -209,7 +210,7 @@ def _table(ablation: Ablation) -> EvalSettings:
     names = [line.name for line in ablation.lines]
     rows = []
     for row in ablation.evaluation.rows:
-        if row.kind not in CLASSICAL:
+        if isinstance(row, Frames):
             if row.model not in names:
                 raise InputError(f"row {row.name}: model must name a line ({', '.join(names)}), got {row.model}")
             row = replace(row, model=str((Path(ablation.out) / row.model / "export").resolve()))

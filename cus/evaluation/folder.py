@@ -5,13 +5,15 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cus.cameras.transforms_json import read_json
 from cus.datasets.scenes import find_scenes
 from cus.errors import InputError
+from cus.evaluation.protocol import Protocols
 from cus.evaluation.records import Record, latest_records, read_records
-from cus.evaluation.settings import EvalSettings, RowSettings
+from cus.evaluation.rows import ROWS
+from cus.evaluation.settings import EvalSettings
 from cus.evaluation.splits import Split, build_split, load_split, save_split
 from cus.files import PART, explained
 from cus.output_folder import OutputFolder
@@ -147,7 +149,7 @@ def begin(
         return _resumed(data, folder, settings, path, metrics, mode)
     if path is None:
         split, without = build_split(
-            data, settings.made_protocol(), settings.size, settings.made_rules(), settings.scenes
+            data, cast(Protocols, settings.protocol), settings.size, settings.made_rules(), settings.scenes
         )
     else:
         split, without = _from_file(path, data, settings), {}
@@ -222,7 +224,7 @@ def _check_same(out: Path, then: dict[str, Any], settings: EvalSettings, free: S
 
 def _row_changes(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
     # What an earlier version knew nothing of was as it is by default.
-    before, after = ({row["name"]: asdict(RowSettings()) | row for row in rows} for rows in (then, now))
+    before, after = ({row["name"]: _defaults(row["kind"]) | row for row in rows} for rows in (then, now))
     if list(before) != list(after):
         return [f"rows were {' '.join(before) or 'none'}, are {' '.join(after)}"]
     return [
@@ -231,6 +233,10 @@ def _row_changes(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[
         for key, value in row.items()
         if before[name].get(key) != value
     ]
+
+
+def _defaults(kind: str) -> dict[str, Any]:
+    return asdict(ROWS[kind]()) if kind in ROWS else {}
 
 
 def _write(

@@ -99,7 +99,7 @@ def _notes(settings: dict[str, Any], own: set[str]) -> list[str]:
     if any(row["blur"] for row in settings["rows"]):
         notes.append("A best blur is chosen by the truth.")
     for row in settings["rows"]:
-        asked = [f"{key} {row[key]}" for key in ("steps", "guidance", "structure") if row[key] is not None]
+        asked = [f"{key} {row[key]}" for key in ("steps", "guidance", "structure") if row.get(key) is not None]
         if row["name"] in own and asked:
             notes.append(f"{row['label']}: {', '.join(asked)}.")
     return notes

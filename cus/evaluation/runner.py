@@ -13,7 +13,6 @@ from torch import Tensor
 
 from cus.cameras import PosedPhotos
 from cus.cameras.alignment import Alignment, align_cameras
-from cus.conditioning import conditioning_kind
 from cus.datasets.scenes import open_source
 from cus.diffusion.loading import find_model
 from cus.diffusion.parts import sampling_of
@@ -27,10 +26,11 @@ from cus.evaluation.protocol import Case, index_of, window_of
 from cus.evaluation.records import Record, append_record, latest_records
 from cus.evaluation.resection import reference_features, resected
 from cus.evaluation.results import write_results
-from cus.evaluation.rows import CaseWork, Models, References
-from cus.evaluation.settings import EvalSettings, RowSettings, blurred_name
+from cus.evaluation.rows import Frames
+from cus.evaluation.settings import EvalSettings
 from cus.evaluation.tables import MetricColumn, MetricLike
 from cus.evaluation.targets import Target, frame_size, read_target, references_at
+from cus.evaluation.work import CaseWork, Models, References
 from cus.files import explained
 from cus.inference.progress import OnProgress
 from cus.inference.settings import torch_device
@@ -119,22 +119,25 @@ def _with_models(settings: EvalSettings) -> tuple[EvalSettings, int]:
     """Settings whose Hub models are named by their commit, and the models' own frame size, from their indices alone.
 
     Raises:
-        InputError: a model that is not there, or wants to be shown an unknown kind of conditioning.
+        InputError: a model that is not there, or conditioning images that are unknown or lack an option of a row.
     """
-    names = {row.model or settings.model for row in settings.rows if not row.classical}
+    names = {row.model or settings.model for row in settings.rows if isinstance(row, Frames)}
     if not names and settings.size == 0:
         names = {settings.model}
     models = {name: find_model(name) for name in sorted(names)}
-    sizes = [sampling_of(model) for model in models.values()]
-    for sampling in sizes:
-        conditioning_kind(sampling.conditioning)
+    samplings = {name: sampling_of(model) for name, model in models.items()}
+    for row in settings.rows:
+        if isinstance(row, Frames):
+            row.images(samplings[row.model or settings.model].conditioning)
 
     def pinned(name: str) -> str:
         # A branch may move on before the evaluation is resumed, and a table must not mix two commits.
         return models[name].name if name in models else name
 
-    rows = [replace(row, model=pinned(row.model)) if row.model else row for row in settings.rows]
-    size = max((max(sampling.width, sampling.height) for sampling in sizes), default=0)
+    rows = [
+        replace(row, model=pinned(row.model)) if isinstance(row, Frames) and row.model else row for row in settings.rows
+    ]
+    size = max((max(sampling.width, sampling.height) for sampling in samplings.values()), default=0)
     return replace(settings, model=pinned(settings.model), rows=rows), size
 
 
@@ -153,7 +156,7 @@ class _Run:
         self.data, self.folder, self.settings, self.split = data, folder, settings, begun.split
         self.metrics, self.on_progress = metrics, on_progress
         self.without_cases = begun.without_cases
-        self.models = Models(settings)
+        self.models = Models(settings.device, settings.dtype)
         self.total = len(self.split) * len(settings.row_names)
         # What failed stays in the tables until it has been tried again.
         self.records = list(begun.records)
@@ -218,22 +221,19 @@ class _Run:
         photos, cameras = chosen.read(width, height)
         images, valid = photos.images.to(self.models.device), photos.valid.to(self.models.device)
         if self.settings.poses == "given":
-            given = cameras.to(self.models.device)
-            scene = estimate_scene(images, given, self.settings.estimator, valid=valid)
-            return References(
-                scene, valid, self.models, lambda size: references_at(chosen, photos, size, range(len(chosen)))
-            ), None
-        focals = cameras.Ks[:, 0, 0]
-        scene = estimate_scene(images, None, self.settings.estimator, valid=valid, focals=focals)
-        used = list(scene.used)
-        alignment = align_cameras(scene.cameras, cameras[used])
-        references = References(
-            scene.moved(alignment),
-            valid[used],
-            self.models,
-            lambda size: references_at(chosen, photos, size, used),
-        )
-        return references, alignment
+            used, alignment = list(range(len(chosen))), None
+            scene = estimate_scene(images, cameras.to(self.models.device), self.settings.estimator, valid=valid)
+        else:
+            focals = cameras.Ks[:, 0, 0]
+            estimated = estimate_scene(images, None, self.settings.estimator, valid=valid, focals=focals)
+            used = list(estimated.used)
+            alignment = align_cameras(estimated.cameras, cameras[used])
+            scene = estimated.moved(alignment)
+
+        def read_larger(size: int) -> list[Tensor]:
+            return references_at(chosen, photos, size, used)
+
+        return References(scene, valid[used], self.models, self.settings.defaults, read_larger), alignment
 
     def _case(
         self,
@@ -258,17 +258,17 @@ class _Run:
             return
         self._save(scene, case, "target", target.picture)
         for row in self.settings.rows:
-            names = [name for name, _ in _names(row) if (scene, case.name, name) not in self.known]
+            names = [name for name in row.names if (scene, case.name, name) not in self.known]
             if not names:
                 continue
             self._say(f"{scene} {case.name}: {row.label}")
             started = time.perf_counter()
             try:
-                picture, error = _finite(work.picture(row).float().cpu()).clamp(0, 1), None
+                picture, error = _finite(row.picture(work).float().cpu()).clamp(0, 1), None
             except Exception as reason:
                 picture, error = torch.empty(0), _reason(reason)
             seconds = time.perf_counter() - started + shared_seconds
-            for name, label in _names(row):
+            for name, label in row.names.items():
                 if name not in names:
                     continue
                 if error is not None:
@@ -320,7 +320,7 @@ class _Run:
         """Nothing leaves a table in silence: every row of the cases gets the reason."""
         for case in cases:
             for row in self.settings.rows:
-                for name, label in _names(row):
+                for name, label in row.names.items():
                     if (scene, case.name, name) not in self.known:
                         self._record(Record(scene, case.name, name, label, _group(case), {}, None, 0.0, reason))
 
@@ -348,12 +348,6 @@ def _finite(picture: Tensor) -> Tensor:
     if not bool(torch.isfinite(picture).all()):
         raise InputError("the picture has values that are not numbers")
     return picture
-
-
-def _names(row: RowSettings) -> list[tuple[str, str]]:
-    """Names and labels of the records that a row leaves."""
-    names = [(row.name, row.label)]
-    return [*names, (blurred_name(row.name), f"{row.label}, best blur")] if row.blur else names
 
 
 def _group(case: Case) -> dict[str, str]:

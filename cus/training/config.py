@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import inspect
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,9 +26,22 @@ def resolve(kind: type[T], path: Path | str | None, overrides: list[str]) -> T:
         InputError: missing or malformed file, unknown key (the nearest known one is named), a value of another type or
             outside its limits.
     """
-    config = OmegaConf.structured(kind)
     layers = [] if path is None else [(str(path), _read(Path(path)))]
     layers += [("the command line", _parse(override)) for override in overrides]
+    return _merged(kind, layers)
+
+
+def of_values(kind: type[T], values: Mapping[str, Any], source: str) -> T:
+    """An instance of the dataclass `kind` with some values over its defaults; errors name the source.
+
+    Raises:
+        InputError: an unknown key, a value of another type or outside its limits.
+    """
+    return _merged(kind, [(source, OmegaConf.create(dict(values)))])
+
+
+def _merged(kind: type[T], layers: Iterable[tuple[str, DictConfig]]) -> T:
+    config = OmegaConf.structured(kind)
     for source, layer in layers:
         _check_keys(layer, kind, source)
         try:

@@ -114,7 +114,7 @@ def test_rows_are_chosen_by_name_and_a_baseline_that_is_left_out_is_none():
         (["--protocol", "regular", "--split", "none.json"], "leave --protocol out"),
         (["rules.zoom=4"], "did you mean 'zooms'"),
         (["rules.easy=4"], "the rule 'easy' must be such as"),
-        (["axes=[color]"], "there is no axis 'color'"),
+        (["axes=[color]"], "axes must be one of level, motion"),
         (["baseline=nothing"], "the baseline 'nothing' is no row"),
         (["protocol=near"], "protocol must be one of"),
         (["rows=[{kind: wrap}]"], "did you mean 'warp'"),

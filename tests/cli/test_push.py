@@ -16,7 +16,8 @@ from cus.diffusion import CloseUpShotPipeline
 from cus.errors import InputError
 from cus.evaluation.records import Record
 from cus.evaluation.results import write_results
-from cus.evaluation.settings import EvalSettings, RowSettings
+from cus.evaluation.rows import Frames, Warp
+from cus.evaluation.settings import EvalSettings
 from cus.evaluation.tables import MetricColumn
 from cus.training import config
 from cus.training.unet import UNetConfig
@@ -83,9 +84,7 @@ def training_run(model: Path) -> Path:
 
 def evaluation(folder: Path, model: Path | str) -> Path:
     """What cus-eval leaves: two cases of one scene, PSNR 20 and 30 dB for the model, one dB less for the warp."""
-    settings = EvalSettings(
-        model=str(model), rows=[RowSettings("warp", "hierarchical"), RowSettings("frames")], size=96
-    )
+    settings = EvalSettings(model=str(model), rows=[Warp(name="hierarchical"), Frames()], size=96)
     settings.check()
     records = [
         Record("attic", f"case{case}", row, label, {"level": "easy"}, {"frame": {"psnr": score}}, None, 1.0)

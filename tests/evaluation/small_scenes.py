@@ -12,7 +12,8 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.evaluation.records import Record
-from cus.evaluation.settings import EvalSettings, RowSettings
+from cus.evaluation.rows import Frames, Row, Warp
+from cus.evaluation.settings import EvalSettings
 from procedural.tracer import random_scene, render, sample_reference_cameras
 from tests.datasets.layouts import write_transforms
 
@@ -57,10 +58,10 @@ def write_scenes(folder: Path, *names: str) -> Path:
     return folder
 
 
-def small(*rows: RowSettings, **changes: object) -> EvalSettings:
+def small(*rows: Row, **changes: object) -> EvalSettings:
     """Settings of seconds: one close-up a scene."""
     settings = EvalSettings(
-        rows=[*rows] or [RowSettings("warp", "hierarchical", "Hierarchical warp", blur=True), RowSettings("frames")],
+        rows=[*rows] or [Warp(name="hierarchical", blur=True), Frames()],
         rules={"zooms": [2], "centers": ["centre"]},
         metrics=["psnr", "ssim"],
         size=SIZE,

@@ -11,10 +11,12 @@ from cus.conditioning import fused_warp, hierarchical_warp, render_scene_points
 from cus.errors import InputError
 from cus.estimators import SceneEstimate
 from cus.evaluation.metrics import psnr
-from cus.evaluation.rows import CaseWork, Models, References, nearest_index, nearest_reference, push_pull
-from cus.evaluation.settings import RowSettings
+from cus.evaluation.rows import Frames, FusedWarp, PointRender, ReferencesSplat, Splat, Warp
+from cus.evaluation.rows.conditioning import push_pull
+from cus.evaluation.rows.nearest import nearest_reference
+from cus.evaluation.work import CaseWork, Defaults, Models, References, nearest_index
 from tests.conditioning.plane_scenes import estimate, pinhole, plane_depths, render_depths
-from tests.evaluation.small_scenes import one_thread, small
+from tests.evaluation.small_scenes import one_thread
 
 WIDTH, HEIGHT, FOCAL = 96, 64, 90.0
 LEANING = (0.15, 0.1, 1.0)
@@ -46,8 +48,16 @@ def close_up() -> tuple[Cameras, Tensor]:
 @pytest.fixture(scope="module")
 def work() -> CaseWork:
     scene = wall()
-    references = References(scene, torch.ones(2, HEIGHT, WIDTH, dtype=torch.bool), Models(small(frames=4)))
-    return CaseWork(references, close_up()[0])
+    valid, defaults = torch.ones(2, HEIGHT, WIDTH, dtype=torch.bool), Defaults(frames=4, iterations=4)
+    return CaseWork(References(scene, valid, Models(), defaults), close_up()[0])
+
+
+def with_photographs(work: CaseWork, photographs: list[Tensor]) -> CaseWork:
+    """The same case, whose references can be read larger."""
+    given = work.references
+    return CaseWork(
+        References(given.scene, given.valid, given.models, given.defaults, lambda size: photographs), work.camera
+    )
 
 
 def test_the_nearest_camera_is_found():
@@ -97,18 +107,16 @@ def test_push_pull_of_nothing_is_nothing_and_of_a_full_picture_is_itself():
 
 
 def test_high_resolution_alone_covers_less_than_low_and_low_no_more_than_all(work):
-    high, low, every = (
-        float(work.warped(RowSettings("warp", scales=scales)).masks.float().mean()) for scales in ([1], [4], None)
-    )
+    high, low, every = (float(Warp(scales=scales).warped(work).masks.float().mean()) for scales in ([1], [4], None))
     assert high < 0.3 < low <= every and every > 0.95
 
 
 def test_inpainting_fills_the_holes_of_the_warp_and_nothing_else(work):
-    row = RowSettings("warp", scales=[1])
-    warped, filled = work.warped(row), work.picture(RowSettings("warp", scales=[1], inpaint=True))
+    row = Warp(scales=[1])
+    warped, filled = row.warped(work), Warp(scales=[1], inpaint=True).picture(work)
     mask = warped.masks[0]
     assert torch.equal(filled[:, mask], warped.images[0][:, mask]) and (filled[:, ~mask] > 0).all()
-    assert psnr(filled, close_up()[1]) > psnr(work.picture(row), close_up()[1]) + 10
+    assert psnr(filled, close_up()[1]) > psnr(row.picture(work), close_up()[1]) + 10
 
 
 @pytest.mark.parametrize("frames", [1, 2, 9])
@@ -123,71 +131,69 @@ def test_the_path_of_the_frames_ends_at_the_target_and_starts_at_the_nearest_ref
 
 
 def test_the_two_passes_share_the_first(work):
-    once, twice = RowSettings("frames", structure=False), RowSettings("frames", structure=True)
-    first = work.generated(once)
-    second = work.generated(twice)
+    once, twice = Frames(structure=False), Frames(structure=True)
+    first = once.close_up(work)
+    second = twice.close_up(work)
     assert (
-        work.generated(once) is first and second.conditioning is first.conditioning and second.cameras is first.cameras
+        once.close_up(work) is first and second.conditioning is first.conditioning and second.cameras is first.cameras
     )
-    assert second.frames is not first.frames and torch.equal(work.picture(once), first.frames[-1])
-    assert work.generated(RowSettings("splat", structure=False)) is first, "a fit takes the frames that are shown"
+    assert second.frames is not first.frames and torch.equal(once.picture(work), first.frames[-1])
+    assert Splat(structure=False).close_up(work) is first, "a fit takes the frames that are shown"
 
 
 def test_rows_that_differ_in_what_is_given_share_nothing(work):
-    plain = RowSettings("frames", structure=False, conditioning="hierarchical")
-    other = RowSettings("frames", structure=False, conditioning="hierarchical", scales=[4])
-    assert work.generated(plain) is not work.generated(other)
-    assert not torch.equal(work.picture(plain), work.picture(other))
-    fits = [RowSettings("splat", structure=False, pixel_confidence=given) for given in (True, False)]
-    assert work.splat(fits[0]) is not work.splat(fits[1]) and work.splat(fits[0]) is work.splat(fits[0])
+    plain = Frames(structure=False, conditioning="hierarchical")
+    other = Frames(structure=False, conditioning="hierarchical", scales=[4])
+    assert plain.close_up(work) is not other.close_up(work)
+    assert not torch.equal(plain.picture(work), other.picture(work))
+    fits = [Splat(structure=False, pixel_confidence=given) for given in (True, False)]
+    assert fits[0].fit(work) is not fits[1].fit(work) and fits[0].fit(work) is fits[0].fit(work)
 
 
 def test_point_renders_show_the_scene_and_are_shared_by_rows_alike(work):
-    row = RowSettings("points")
-    assert torch.equal(work.picture(row), render_scene_points(wall(), work.camera).images[0])
-    assert work.warped(row) is work.warped(RowSettings("points", "again", scales=[4], suppress_background=False))
-    sparse = RowSettings("points", shrink_references=True)
-    assert work.warped(sparse) is not work.warped(row) is not work.warped(RowSettings("warp"))
+    row = PointRender()
+    assert torch.equal(row.picture(work), render_scene_points(wall(), work.camera).images[0])
+    assert row.warped(work) is PointRender(name="again").warped(work)
+    sparse = PointRender(shrink_references=True)
+    assert sparse.warped(work) is not row.warped(work) is not Warp().warped(work)
     truth = close_up()[1]
-    assert psnr(work.picture(sparse), truth) < 20 < psnr(work.picture(row), truth)
+    assert psnr(sparse.picture(work), truth) < 20 < psnr(row.picture(work), truth)
 
 
 def test_a_model_is_shown_what_it_does_best_with_unless_the_row_says_otherwise(work):
     own, named, papers, other = (
-        RowSettings("frames", structure=False, conditioning=kind)
-        for kind in ("auto", "fused", "hierarchical", "points")
+        Frames(structure=False, conditioning=kind) for kind in ("auto", "fused", "hierarchical", "points")
     )
-    assert work.generated(own) is work.generated(named) is not work.generated(other)
+    assert own.close_up(work) is named.close_up(work) is not other.close_up(work)
     path = work.path(4)
-    assert torch.equal(work.generated(papers).conditioning.images, hierarchical_warp(wall(), path).images)
-    assert torch.equal(work.generated(other).conditioning.images, render_scene_points(wall(), path).images)
-    assert torch.equal(work.generated(other).conditioning.images[0], wall().images[0]), "where a photograph was taken"
+    assert torch.equal(papers.close_up(work).conditioning.images, hierarchical_warp(wall(), path).images)
+    assert torch.equal(other.close_up(work).conditioning.images, render_scene_points(wall(), path).images)
+    assert torch.equal(other.close_up(work).conditioning.images[0], wall().images[0]), "where a photograph was taken"
 
 
 def test_gaussians_of_the_references_are_fitted_once_for_all_their_cases(work):
-    row = RowSettings("references_splat")
+    row = ReferencesSplat()
     other = CaseWork(work.references, standing_at(0.1, zoom=2.0))
-    assert work.picture(row).shape == other.picture(row).shape == (3, HEIGHT, WIDTH)
-    assert work.references.splat(row) is other.references.splat(row)
+    assert row.picture(work).shape == row.picture(other).shape == (3, HEIGHT, WIDTH)
+    assert row.fit(work.references) is row.fit(other.references)
 
 
 def test_fused_warps_are_shared_by_rows_alike_and_may_take_colours_from_larger_photographs(work):
-    row = RowSettings("fused")
-    shown = work.picture(row)
+    row = FusedWarp()
+    shown = row.picture(work)
     assert torch.equal(shown, fused_warp(work.scene, work.camera).images[0])
-    assert work.warped(row) is work.warped(RowSettings("fused", "again", scales=[4]))
-    assert work.warped(row).layers is not None
+    assert row.warped(work) is FusedWarp(name="again").warped(work)
+    assert row.warped(work).layers is not None
     with pytest.raises(InputError, match="cannot be read here"):
-        work.picture(RowSettings("fused", photo_size=512))
+        FusedWarp(photo_size=512).picture(work)
     brighter = [(255 * (0.5 + 0.5 * image)).to(torch.uint8) for image in wall().images]
-    larger = CaseWork(References(wall(), work.references.valid, work.models, lambda size: brighter), work.camera)
-    assert (larger.picture(RowSettings("fused", photo_size=96)) - shown).mean() > 0.1
+    larger = with_photographs(work, brighter)
+    assert (FusedWarp(photo_size=96).picture(larger) - shown).mean() > 0.1
 
 
 def test_a_fit_s_row_with_a_photo_size_sees_the_photographs(work):
     large = [(255 * image).to(torch.uint8) for image in wall().images.repeat_interleave(4, 2).repeat_interleave(4, 3)]
-    larger = CaseWork(References(wall(), work.references.valid, work.models, lambda size: large), work.camera)
-    small, own = RowSettings("references_splat", iterations=4), RowSettings("references_splat", "own", iterations=4)
-    own.photo_size = 512
-    assert not torch.equal(larger.picture(small), larger.picture(own))
-    assert larger.references.splat(own) is not larger.references.splat(small)
+    larger = with_photographs(work, large)
+    small, own = ReferencesSplat(iterations=4), ReferencesSplat(photo_size=512, iterations=4)
+    assert not torch.equal(small.picture(larger), own.picture(larger))
+    assert own.fit(larger.references) is not small.fit(larger.references)

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ import cus
 from cus.errors import InputError
 from cus.estimators.choice import choose
 from cus.evaluation.folder import MADE, RECORDS, EvaluationFolder, Mode
+from cus.evaluation.rows import Frames, Warp
 from cus.evaluation.runner import Outcome, evaluate
-from cus.evaluation.settings import EvalSettings, RowSettings, default_rows
+from cus.evaluation.settings import EvalSettings, default_rows
 from cus.evaluation.splits import load_split
 from tests.datasets.layouts import write_transforms
 from tests.diffusion.tiny import tiny_pipeline
@@ -25,7 +27,7 @@ from tests.hub.repositories import Repository
 from tests.hub.server import running
 
 RESUME, RETRY, OVERWRITE = Mode(resume=True), Mode(resume=True, retry=True), Mode(overwrite=True)
-WARP = RowSettings("warp", "hierarchical", "Hierarchical warp")
+WARP = Warp(name="hierarchical")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -213,7 +215,7 @@ def test_a_scene_without_cases_is_listed_with_its_reason_and_chosen_from_once_me
 def test_another_evaluation_is_neither_replaced_nor_mixed_with(data, copy, tmp_path):
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     changed = small()
-    changed.rows[0].suppress_background = False
+    changed.rows[0] = replace(changed.rows[0], suppress_background=False)
     other_split = tmp_path / "other.json"
     content = json.loads((copy / "split.json").read_text())
     content["scenes"].pop("two")
@@ -250,8 +252,9 @@ def test_a_table_may_be_laid_out_anew_without_any_work(data, copy):
 def test_settings_that_an_earlier_version_did_not_know_are_as_they_are_by_default(data, copy):
     path = copy / "settings.json"
     content = json.loads(path.read_text())
-    for row in content["settings"]["rows"]:
-        del row["conditioning"], row["shrink_references"]
+    warp, frames = content["settings"]["rows"]
+    del warp["scales"], frames["conditioning"], frames["shrink_references"]
+    warp["conditioning"] = "auto"  # which its kind has no more
     path.write_text(json.dumps(content))
     before = (copy / "records.jsonl").read_text()
     evaluate(data, copy, small(), mode=RESUME)
@@ -366,7 +369,7 @@ def test_a_scene_with_cases_of_one_protocol_alone_says_so_in_a_table_of_both(tmp
 
 def test_a_model_of_the_hub_is_evaluated_at_one_commit_and_named_by_it(data, tmp_path, monkeypatch):
     tiny_pipeline().save_pretrained(tmp_path / "model")
-    frames = RowSettings("frames", "frames", "Generated frame", steps=1)
+    frames = Frames(steps=1)
     with running() as hub:
         hub.repositories["org/tiny"] = Repository("org/tiny")
         put_folder(hub, "org/tiny", tmp_path / "model")

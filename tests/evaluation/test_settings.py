@@ -1,14 +1,17 @@
 """Settings that cannot be are refused in one line; the shipped tables resolve and run."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cus.errors import InputError
 from cus.evaluation.protocol import Rules
+from cus.evaluation.rows import ROWS, Frames, Warp
 from cus.evaluation.runner import evaluate
-from cus.evaluation.settings import EvalSettings, RowSettings, default_rows
-from cus.training.config import resolve
+from cus.evaluation.settings import EvalSettings, default_rows
+from cus.training.config import resolve, save
 from tests.conftest import ROOT
 from tests.evaluation.small_scenes import SIZE, one_thread, write_scenes
 
@@ -18,7 +21,7 @@ CONFIGS = sorted((ROOT / "configs" / "eval").glob("*.yaml"))
 def test_defaults_are_sound_and_classical_rows_have_their_best_blur():
     settings = EvalSettings()
     settings.check()
-    assert all(row.blur == row.classical for row in settings.rows)
+    assert all(row.blur != isinstance(row, Frames) for row in settings.rows)
     assert settings.row_names[:2] == ["nearest", "nearest+blur"] and settings.made_rules() == Rules()
 
 
@@ -30,19 +33,10 @@ def test_defaults_are_sound_and_classical_rows_have_their_best_blur():
         ({"dtype": "int8"}, "dtype must be one of"),
         ({"estimator": "magic"}, "estimator must be one of auto, stereo"),
         ({"rows": []}, "no row to evaluate"),
-        ({"rows": [RowSettings("wrap")]}, "no kind of row 'wrap'; did you mean 'warp'"),
-        ({"rows": [RowSettings("warp"), RowSettings("warp")]}, "two rows are called 'warp'"),
-        ({"rows": [RowSettings("warp", blur=True), RowSettings("frames", "warp+blur")]}, "called 'warp.blur'"),
-        ({"rows": [RowSettings("warp", "a/b")]}, "must do as a file name"),
-        ({"rows": [RowSettings("warp", "target")]}, "is the truth's"),
-        ({"rows": [RowSettings("warp", scales=[4, 1])]}, "row warp: scales must be ascending"),
-        ({"rows": [RowSettings("frames", conditioning="warp")]}, "row frames: conditioning must be one of auto, hier"),
-        ({"rows": [RowSettings("splat", strategy="best")]}, "strategy must be one of"),
-        ({"rows": [RowSettings("splat", iterations=0)]}, "--iterations must be 1 to"),
-        ({"rows": [RowSettings("frames", steps=0)]}, "steps must be 1 to 1000"),
-        ({"rows": [RowSettings("frames", guidance=-1.0)]}, "guidance must be 0 to 100"),
+        ({"rows": [Warp(), Warp()]}, "two rows are called 'warp'"),
+        ({"rows": [Warp(blur=True), Frames(name="warp+blur")]}, "called 'warp.blur'"),
         ({"baseline": "nothing"}, "the baseline 'nothing' is no row"),
-        ({"axes": ["colour"]}, "there is no axis 'colour'"),
+        ({"axes": ["colour"]}, "axes must be one of level, .*, got 'colour'"),
         ({"size": 32}, "size must be 64 to 8192"),
         ({"frames": 0}, "frames must be 1 to 1000"),
         ({"splat_iterations": 0}, "--iterations must be 1 to"),
@@ -66,6 +60,52 @@ def test_what_cannot_be_is_refused_in_one_line(changes, message):
     with pytest.raises(InputError, match=message) as refused:
         settings.check()
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("warp", "a row must be a mapping such as {kind: warp}, got 'warp'"),
+        ({"kind": "wrap"}, "no kind of row 'wrap'; did you mean 'warp'"),
+        ({"kind": "warp", "name": "a/b"}, "must do as a file name"),
+        ({"kind": "warp", "name": "target"}, "is the truth's"),
+        (
+            {"kind": "nearest", "scales": [1]},
+            "row nearest: rows of kind nearest have no 'scales'; they have kind, name, ",
+        ),
+        (
+            {"kind": "frames", "name": "f", "inpaint": True},
+            "row f: rows of kind frames have no 'inpaint'; they have .*structure",
+        ),
+        ({"kind": "warp", "blur": "maybe"}, "row warp: Value 'maybe' is not a valid bool"),
+        ({"kind": "warp", "scales": [4, 1]}, "row warp: scales must be ascending"),
+        ({"kind": "fused", "photo_size": 12}, "row fused: photo_size must be 64 to 16384, got 12"),
+        ({"kind": "frames", "conditioning": "warp"}, "row frames: conditioning must be one of auto, hier"),
+        ({"kind": "frames", "conditioning": "points", "scales": [4]}, "points images have no scales, only shrink_ref"),
+        (
+            {"kind": "frames", "conditioning": "hierarchical", "photo_size": 512},
+            "hierarchical images have no photo_size",
+        ),
+        ({"kind": "splat", "strategy": "best"}, "row splat: strategy must be one of"),
+        ({"kind": "splat", "iterations": 0}, "row splat: iterations must be 1 to"),
+        ({"kind": "frames", "steps": 0}, "row frames: steps must be 1 to 1000"),
+        ({"kind": "frames", "guidance": -1.0}, "row frames: guidance must be 0 to 100"),
+    ],
+)
+def test_a_row_that_its_kind_cannot_be_is_refused_in_one_line(tmp_path: Path, entry: object, message: str) -> None:
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump({"rows": [entry]}))
+    with pytest.raises(InputError, match=message) as refused:
+        resolve(EvalSettings, tmp_path / "table.yaml", [])
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_row_of_every_kind_reads_back_from_what_is_written_of_it(tmp_path: Path, kind: str) -> None:
+    settings = EvalSettings(rows=[{"kind": kind, "name": "mine", "blur": True}], baseline="")
+    save(settings, tmp_path / "table.yaml")
+    (row,) = resolve(EvalSettings, tmp_path / "table.yaml", []).rows
+    assert row == settings.rows[0] and type(row) is ROWS[kind] and (row.name, row.label) == ("mine", ROWS[kind].label)
+    assert settings.summary()["rows"][0].keys() == {field.name for field in fields(ROWS[kind])}
 
 
 def test_a_config_that_misspells_a_setting_is_told_the_nearest_one(tmp_path):

@@ -1,0 +1,56 @@
+"""The methods that a table may compare. A new kind of row is a file beside this one and its place in `ROWS`."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from cus.errors import InputError, shown
+from cus.evaluation.rows.frames import Frames
+from cus.evaluation.rows.fused import FusedWarp
+from cus.evaluation.rows.nearest import Nearest
+from cus.evaluation.rows.points import PointRender
+from cus.evaluation.rows.references_splat import ReferencesSplat
+from cus.evaluation.rows.row import Row
+from cus.evaluation.rows.splat import Splat
+from cus.evaluation.rows.warp import Warp
+from cus.training.config import of_values
+
+_KINDS = (Nearest, Warp, PointRender, FusedWarp, ReferencesSplat, Frames, Splat)
+
+ROWS: dict[str, type[Row]] = {row.kind: row for row in _KINDS}
+"""Kinds of rows by name."""
+
+
+def row_of(entry: Any) -> Row:
+    """The row of an entry of a config file, such as `{kind: warp, scales: [1]}`; without a kind it is a warp.
+
+    Raises:
+        InputError: an unknown kind, a setting that its rows do not have, or one that is invalid.
+    """
+    if not isinstance(entry, Mapping):
+        raise InputError(f"a row must be a mapping such as {{kind: warp}}, got {shown(entry)}")
+    kind = str(entry.get("kind", Warp.kind))
+    if kind not in ROWS:
+        near = difflib.get_close_matches(kind, ROWS, n=1, cutoff=0)
+        raise InputError(f"there is no kind of row {kind!r}; did you mean {near[0]!r}?")
+    known = [field.name for field in fields(ROWS[kind])]
+    where = f"row {entry.get('name') or kind}"
+    for name in entry:
+        if name not in known:
+            raise InputError(f"{where}: rows of kind {kind} have no {name!r}; they have {', '.join(known)}")
+    return of_values(ROWS[kind], entry, where)
+
+
+__all__ = [
+    "ROWS",
+    "Frames",
+    "FusedWarp",
+    "Nearest",
+    "PointRender",
+    "ReferencesSplat",
+    "Row",
+    "Splat",
+    "Warp",
+    "row_of",
+]

@@ -1,0 +1,45 @@
+"""3DGS of the photographs alone, as `cus-fit` makes it."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from cus.evaluation.rows.row import ITERATIONS, PHOTO_SIZE, STRATEGIES, Row
+from cus.evaluation.work import CaseWork, References
+from cus.inference.photo_fit import fused_photos, photo_views
+from cus.limits import limited
+from cus.splats import FitResult, fit_views
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferencesSplat(Row):
+    """3DGS of the photographs alone.
+
+    Attributes:
+        photo_size: longest side in pixels of the photographs whose crops supervise the fit; None: as many as the
+            references have.
+        strategy: of the fit: fixed, default or mcmc; None: as `cus-fit` chooses.
+        iterations: of the fit; None: the evaluation's.
+    """
+
+    kind: str = "references_splat"
+    label: str = "3DGS of the references"
+    photo_size: int | None = limited(None, **PHOTO_SIZE)
+    strategy: str | None = limited(None, choices=STRATEGIES)
+    iterations: int | None = limited(None, **ITERATIONS)
+
+    def picture(self, case: CaseWork) -> Tensor:  # noqa: D102
+        return case.rendered(self.fit(case.references))
+
+    def fit(self, references: References) -> FitResult:
+        """The scene, fitted once for all cases of the references."""
+
+        def make() -> FitResult:
+            options = references.fit_options(self.iterations, self.strategy or "mcmc")
+            scene = references.scene
+            config = options.config(scene.images.device, scene.cameras.width, scene.cameras.height)
+            photographs = references.photographs(self.photo_size)
+            views = replace(photo_views(scene, references.valid), photographs=tuple(photographs or ()))
+            return fit_views(views, fused_photos(scene), config, options.seed)
+
+        return references.once(("splat", self.photo_size, self.iterations, self.strategy), make)
