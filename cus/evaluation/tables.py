@@ -9,8 +9,10 @@ compared, `Cell.own` is its mean over all it has.
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Protocol
 
 import numpy as np
@@ -305,7 +307,7 @@ def _group(values: tuple[str, ...], records: list[Record], region: str, summary:
     cells = {name: {m.name: by_metric[i][j] for i, m in enumerate(summary.metrics)} for j, name in enumerate(names)}
     tried = (state == 1).any(axis=1)
     compared = (state[tried] == 1).all(axis=0) & tried.any()
-    remaining = {scene for scene, keep in zip(scenes, compared, strict=True) if keep}
+    remaining = set(compress(scenes, compared))
     absent = tuple(dict.fromkeys(scene for scene in scenes if scene not in remaining))
     return Group(values, cells, counts, len(cases), int(compared.sum()), absent)
 
@@ -317,11 +319,7 @@ def _mean_known(values: np.ndarray) -> float:
 
 def _sizes(scenes: Sequence[str], kept: np.ndarray) -> list[int]:
     """How many kept cases each scene has, in the order of the scenes, without those that have none."""
-    sizes: dict[str, int] = {}
-    for scene, keep in zip(scenes, kept, strict=True):
-        if keep:
-            sizes[scene] = sizes.get(scene, 0) + 1
-    return list(sizes.values())
+    return list(Counter(compress(scenes, kept)).values())
 
 
 def _cells(scores: np.ndarray, scenes: list[str], metric: MetricColumn, summary: Summary) -> list[Cell]:
