@@ -12,7 +12,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 
 def _default(value: str) -> str:
-    return "" if value in ("", "None") else f"(default: {value})"
+    return "" if value in ("", "''", "None") else f"(default: {value})"
 
 
 def option(metavar: str | None = None, *, name: str | None = None) -> Any:
@@ -29,19 +29,20 @@ def option(metavar: str | None = None, *, name: str | None = None) -> Any:
 Flag = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]
 
 
-def parsed(metavar: str, parse: Callable[[str], Any]) -> Any:
-    """What stands in `Annotated` for a value that is one word but no number, name or path.
+def parsed(metavar: str, parse: Callable[[str], Any], write: Callable[[Any], str] = str) -> Any:
+    """What stands in `Annotated`, before `option`, for a value that is one word but no number, name or path.
 
     Args:
         metavar: what the help calls it.
         parse: makes the value; raises ValueError, which says what was expected.
+        write: the word of a default.
     """
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,
         instance_from_str=lambda words: parse(words[0]),
         is_instance=lambda value: True,
-        str_from_instance=lambda value: [str(value)],
+        str_from_instance=lambda value: [write(value)],
     )
 
 

@@ -1,21 +1,25 @@
 """`cus-convert`: a checkpoint of ViewCrafter as a model folder, and a model folder as such a checkpoint."""
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cus.cli.command import CommandParser, run_parser
-from cus.cli.console import ConsoleProgress, add_output_options
+from tyro.conf import Positional
+
+from cus.cli.command import run_command
+from cus.cli.reading import Common
 from cus.errors import InputError
+from cus.limits import limited
+from cus.options import Flag, option
 
 if TYPE_CHECKING:
+    from cus.cli.console import ConsoleProgress
     from cus.inference.progress import OnProgress
     from cus.lvdm import Converted
 
-DTYPES = ("float16", "bfloat16", "float32")
 EXAMPLES = """\
 checkpoint -> folder:
   Takes a whole checkpoint of ViewCrafter or DynamiCrafter: U-Net, autoencoder, image projector and both CLIP towers.
@@ -39,108 +43,83 @@ examples:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's options, with units and defaults."""
-    parser = CommandParser(
-        "cus-convert",
-        description="Turn a checkpoint of ViewCrafter into a folder that cus-infer --model reads, or back.",
-        epilog=EXAMPLES,
-    )
-    parser.add_argument(
-        "source", type=Path, metavar="CHECKPOINT|FOLDER", help="a .ckpt or .safetensors file, or a model folder"
-    )
-    parser.add_argument(
-        "target",
-        type=Path,
-        metavar="FOLDER|CHECKPOINT",
-        help="what to write: a folder for a file, a .ckpt or .safetensors file for a folder",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        help="type of the stored weights. Default for a folder: float16, which halves a float32 file, is what a GPU "
-        "computes with, and rounds weights eight times finer than bfloat16; take float32 to train from, or to keep a "
-        "float32 file bit by bit. A value that float16 cannot hold is an error. Default for a checkpoint: as stored",
-    )
-    parser.add_argument(
-        "--shard-size", type=float, metavar="GB", help="largest file of weights in a folder, in 1e9 bytes (default: 2)"
-    )
-    parser.add_argument(
-        "--config", type=Path, metavar="YAML", help="the checkpoint's YAML file, where its sizes are not ViewCrafter's"
-    )
-    parser.add_argument(
-        "--frames",
-        type=int,
-        metavar="N",
-        help="length of the clips that the checkpoint was trained with; its YAML file does not say it (default: 25)",
-    )
-    parser.add_argument(
-        "--complete-from",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="for a folder: take the tensors that it does not hold from this checkpoint",
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace a checkpoint, or a folder that cus-convert has filled and in which nothing else lies",
-    )
-    add_output_options(parser)
-    return parser
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Turn a checkpoint of ViewCrafter into a folder that cus-infer --model reads, or back.
+
+    Attributes:
+        source: a .ckpt or .safetensors file, or a model folder
+        target: what to write: a folder for a file, a .ckpt or .safetensors file for a folder
+        dtype: type of the stored weights. Default for a folder: float16, which halves a float32 file, is what a GPU
+            computes with, and rounds weights eight times finer than bfloat16; take float32 to train from, or to keep a
+            float32 file bit by bit. A value that float16 cannot hold is an error. Default for a checkpoint: as stored
+        shard_size: largest file of weights in a folder, in 1e9 bytes (default: 2)
+        config: the checkpoint's YAML file, where its sizes are not ViewCrafter's
+        frames: length of the clips that the checkpoint was trained with; its YAML file does not say it (default: 25)
+        complete_from: for a folder: take the tensors that it does not hold from this checkpoint
+        overwrite: replace a checkpoint, or a folder that cus-convert has filled and in which nothing else lies
+        common: options of every command
+    """
+
+    source: Annotated[Path, Positional, option("CHECKPOINT|FOLDER")]
+    target: Annotated[Path, Positional, option("FOLDER|CHECKPOINT")]
+    dtype: Annotated[Literal["float16", "bfloat16", "float32"] | None, option()] = None
+    shard_size: Annotated[float | None, option("GB")] = limited(None, above=0)
+    config: Annotated[Path | None, option("YAML")] = None
+    frames: Annotated[int | None, option("N")] = limited(None, low=1)
+    complete_from: Annotated[Path | None, option("CHECKPOINT")] = None
+    overwrite: Flag = False
+    common: Common = Common()
 
 
-def convert(arguments: argparse.Namespace) -> None:
-    """Run with parsed options. Raises InputError."""
-    if not arguments.source.exists():
-        raise InputError(f"no such file or folder: {arguments.source}")
-    work = _to_checkpoint if arguments.source.is_dir() else _to_folder
-    with ConsoleProgress.of(arguments) as progress:
-        made = work(arguments, _Stages(progress))
+def convert(options: ConvertOptions, progress: "ConsoleProgress") -> None:
+    """Convert in the direction that the source asks for. Raises InputError."""
+    if not options.source.exists():
+        raise InputError(f"no such file or folder: {options.source}")
+    work = _to_checkpoint if options.source.is_dir() else _to_folder
+    with progress:
+        made = work(options, _Stages(progress))
         for note in made.notes:
             progress.note(note)
         size = f"{made.parameters / 1e6:,.1f} M parameters, {made.size / 1e9:.2f} GB"
         progress.done(f"{made.path} ({size})", path=made.path, parameters=made.parameters, bytes=made.size)
 
 
-def _to_folder(arguments: argparse.Namespace, stages: "_Stages") -> "Converted":
-    if arguments.complete_from is not None:
+def _to_folder(options: ConvertOptions, stages: "_Stages") -> "Converted":
+    if options.complete_from is not None:
         raise InputError("--complete-from is for writing a checkpoint from a folder")
-    if arguments.target.suffix in (".ckpt", ".safetensors"):
-        raise InputError(f"{arguments.source} is a file, so the target must be a folder, not {arguments.target}")
-    size = 2.0 if arguments.shard_size is None else arguments.shard_size
-    frames = 25 if arguments.frames is None else arguments.frames
-    if not 0 < size < float("inf"):
-        raise InputError(f"--shard-size must be more than 0, got {size}")
-    if frames < 1:
-        raise InputError(f"--frames must be 1 or more, got {frames}")
+    if options.target.suffix in (".ckpt", ".safetensors"):
+        raise InputError(f"{options.source} is a file, so the target must be a folder, not {options.target}")
     import torch
 
     from cus.lvdm import ConversionOptions, LVDMConfig, convert_checkpoint
 
-    config = None if arguments.config is None else LVDMConfig.read(arguments.config)
-    dtype = getattr(torch, arguments.dtype or "float16")
-    options = ConversionOptions(dtype, max(1, int(size * 1e9)), frames, arguments.overwrite)
-    return convert_checkpoint(arguments.source, arguments.target, config, options, stages)
+    config = None if options.config is None else LVDMConfig.read(options.config)
+    given = {
+        "dtype": None if options.dtype is None else getattr(torch, options.dtype),
+        "shard_bytes": None if options.shard_size is None else max(1, int(options.shard_size * 1e9)),
+        "frames": options.frames,
+    }
+    how = ConversionOptions(**{k: v for k, v in given.items() if v is not None}, overwrite=options.overwrite)
+    return convert_checkpoint(options.source, options.target, config, how, stages)
 
 
-def _to_checkpoint(arguments: argparse.Namespace, stages: "_Stages") -> "Converted":
-    for option in ("shard_size", "config", "frames"):
-        if getattr(arguments, option) is not None:
-            raise InputError(f"--{option.replace('_', '-')} is for writing a folder from a checkpoint")
+def _to_checkpoint(options: ConvertOptions, stages: "_Stages") -> "Converted":
+    for name in ("shard_size", "config", "frames"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is for writing a folder from a checkpoint")
     import torch
 
     from cus.lvdm import export_checkpoint
 
-    dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
-    return export_checkpoint(
-        arguments.source, arguments.target, dtype, arguments.complete_from, arguments.overwrite, stages
-    )
+    dtype = None if options.dtype is None else getattr(torch, options.dtype)
+    return export_checkpoint(options.source, options.target, dtype, options.complete_from, options.overwrite, stages)
 
 
 class _Stages:
     """Shows each stage that is named as a bar of its own."""
 
-    def __init__(self, progress: ConsoleProgress) -> None:
+    def __init__(self, progress: "ConsoleProgress") -> None:
         self.progress, self.stage, self.started = progress, "", 0.0
         self.report: OnProgress | None = None
 
@@ -157,7 +136,7 @@ class _Stages:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, see `run_command`."""
     advice = "close other programs, or try a smaller --shard-size"
-    return run_parser(build_parser, convert, argv, memory_advice=advice)
+    return run_command("cus-convert", ConvertOptions, convert, argv, epilog=EXAMPLES, memory_advice=advice)
 
 
 if __name__ == "__main__":

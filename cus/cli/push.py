@@ -1,25 +1,29 @@
 """`cus-push`: a model to the Hugging Face Hub, with a model card of what is known about it."""
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from cus.cli.command import CommandParser, run_parser
-from cus.cli.console import ConsoleProgress, add_output_options
+from tyro.conf import Positional
+
+from cus.cli.command import run_command
+from cus.cli.reading import Common
 from cus.errors import InputError
 from cus.files import keep_copy, write_text
+from cus.hub.target import Push
+from cus.options import Flag, option
 
 if TYPE_CHECKING:
+    from cus.cli.console import ConsoleProgress
     from cus.hub.publish import Upload
 
-DESCRIPTION = """\
-Upload a model folder (an export of train/*.py, or what cus-convert wrote) to the Hugging Face Hub: its safetensors,
-its JSON files and a model card, nothing else. The folder is checked as strictly as loading checks it, and weights that
-are not numbers are refused. Log in first: hf auth login.
-"""
 EPILOG = """\
+the folder:
+  An export of train/*.py, or what cus-convert wrote. Its safetensors, its JSON files and a model card are uploaded,
+  nothing else. It is checked as strictly as loading checks it, and weights that are not numbers are refused.
+
 the card:
   README.md in FOLDER is uploaded as it is. Without one it is written there, from the model, the configurations of
   --run and the numbers of --results: what they do not say, the card does not say. Edit it as you like before uploading.
@@ -32,83 +36,81 @@ examples:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = CommandParser("cus-push", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the model, as save_pretrained writes it")
-    parser.add_argument("repository", metavar="org/name", help="where it goes; made where it is not there")
-    where = parser.add_argument_group("repository")
-    where.add_argument("--private", action="store_true", default=None, help="only you and your organisation see it")
-    where.add_argument("--revision", metavar="BRANCH", help="branch, made where it is not there (default: main)")
-    where.add_argument("--message", default="Upload CloseUpShotPipeline", metavar="TEXT", help="of the commit")
-    where.add_argument("--create-pr", action="store_true", help="propose the change instead of making it")
-    card = parser.add_argument_group("model card")
-    card.add_argument("--run", type=Path, metavar="RUN", help="training run that exported the model (its out= folder)")
-    card.add_argument(
-        "--results",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="EVAL",
-        help="folders that cus-eval filled for this model",
-    )
-    card.add_argument("--license", default="", metavar="ID", help="such as apache-2.0 (default: not stated)")
-    card.add_argument(
-        "--base-model",
-        nargs="+",
-        default=[],
-        metavar="org/name",
-        help="what it was trained from, beside what --run says",
-    )
-    card.add_argument(
-        "--new-card",
-        action="store_true",
-        help="write README.md anew where there is one, which stays as README.md.bak-1",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="check, write the card and list the files; no network")
-    add_output_options(parser)
-    return parser
+@dataclass(frozen=True)
+class CardOptions:
+    """What the model card says.
+
+    Attributes:
+        run: training run that exported the model (its out= folder)
+        results: folders that cus-eval filled for this model
+        license: such as apache-2.0 (default: not stated)
+        base_model: what it was trained from, beside what --run says
+        new_card: write README.md anew where there is one, which stays as README.md.bak-1
+    """
+
+    run: Annotated[Path | None, option("RUN")] = None
+    results: Annotated[tuple[Path, ...], option("EVAL [EVAL ...]")] = ()
+    license: Annotated[str, option("ID")] = ""
+    base_model: Annotated[tuple[str, ...], option("org/name [org/name ...]")] = ()
+    new_card: Flag = False
 
 
-def push(arguments: argparse.Namespace) -> None:
-    """Run with parsed options. Raises InputError."""
+@dataclass(frozen=True)
+class PushOptions:
+    """Upload a model folder to the Hugging Face Hub. Log in first: hf auth login.
+
+    Attributes:
+        folder: the model, as save_pretrained writes it
+        repository: where the model goes
+        card: what the model card says
+        dry_run: check, write the card and list the files; no network
+        common: options of every command
+    """
+
+    folder: Annotated[Path, Positional, option("FOLDER")]
+    repository: Push
+    card: CardOptions = CardOptions()
+    dry_run: Flag = False
+    common: Common = Common()
+
+
+def push(options: PushOptions, progress: "ConsoleProgress") -> None:
+    """Check the model, write its card and upload both. Raises InputError."""
     from diffusers.utils import logging
 
     from cus.diffusion.uploads import prepare
-    from cus.hub.publish import CARD, Push, check_account, parse_target, upload
+    from cus.hub.publish import CARD, check_account, parse_target, upload
 
     # Its warnings speak of configuration defaults; what is wrong with a model is refused below.
     logging.set_verbosity_error()
-    if not arguments.folder.is_dir():
-        raise InputError(f"no such folder: {arguments.folder}; name a folder with a model_index.json")
-    repository, revision = parse_target(arguments.repository, arguments.revision)
-    target = Push(repository, revision, arguments.private, arguments.message, create_pr=arguments.create_pr)
-    card = arguments.folder / CARD
-    asked = arguments.run is not None or arguments.results or arguments.license or arguments.base_model
-    if card.exists() and asked and not arguments.new_card:
+    if not options.folder.is_dir():
+        raise InputError(f"no such folder: {options.folder}; name a folder with a model_index.json")
+    repository, revision = parse_target(options.repository.repository, options.repository.revision)
+    target = replace(options.repository, repository=repository, revision=revision)
+    card = options.folder / CARD
+    if card.exists() and replace(options.card, new_card=False) != CardOptions() and not options.card.new_card:
         raise InputError(f"{card} is there already and is uploaded as it is; --new-card writes it anew")
-    progress = ConsoleProgress.of(arguments)
-    if not arguments.dry_run:
+    if not options.dry_run:
         progress.say(f"logged in as {check_account(target)}")
-    prepared = prepare(arguments.folder)
-    if arguments.new_card or not card.exists():
-        _write_card(card, _card_text(arguments, repository, prepared), progress)
+    prepared = prepare(options.folder)
+    if options.card.new_card or not card.exists():
+        _write_card(card, _card_text(options.card, options.folder, repository, prepared), progress)
     _list_files(prepared, card, progress)
-    if arguments.dry_run:
+    if options.dry_run:
         progress.done(f"nothing was uploaded to {repository}: --dry-run", repository=repository, url=None)
         return
     url = upload(prepared, target, _checked_card(card))
     progress.done(url, repository=repository, url=url)
 
 
-def _write_card(card: Path, text: str, progress: ConsoleProgress) -> None:
+def _write_card(card: Path, text: str, progress: "ConsoleProgress") -> None:
     """Write a card; one that was there may hold words of the user's, and is kept under another name."""
     kept = keep_copy(card)
     write_text(card, text, "copy the model to a folder of your own")
     progress.say(f"wrote {card}" + (f"; the earlier one is now {kept.name}" if kept is not None else ""))
 
 
-def _card_text(arguments: argparse.Namespace, repository: str, prepared: "Upload") -> str:
+def _card_text(options: CardOptions, model: Path, repository: str, prepared: "Upload") -> str:
     from cus.evaluation.published import read_tables
     from cus.hub.card import CardFacts, card_text
     from cus.hub.fetch import parse_id
@@ -116,18 +118,18 @@ def _card_text(arguments: argparse.Namespace, repository: str, prepared: "Upload
     from cus.training.published import TrainingFacts, check_export, read_training
 
     training = TrainingFacts((), ())
-    if arguments.run is not None:
-        check_export(arguments.run, arguments.folder)
-        training = read_training(arguments.run)
+    if options.run is not None:
+        check_export(options.run, model)
+        training = read_training(options.run)
 
     def is_model(name: str) -> bool:
         folder = local_folder(name)
         found = None if folder.exists() else parse_id(name)
-        return found[0] == repository if found else folder.resolve() == arguments.folder.resolve()
+        return found[0] == repository if found else folder.resolve() == model.resolve()
 
-    tables = [table for folder in arguments.results for table in read_tables(folder, is_model)]
-    bases = tuple(dict.fromkeys([*arguments.base_model, *training.base_model]))
-    return card_text(CardFacts(repository, prepared.facts, arguments.license, bases, training.stages, tables))
+    tables = [table for folder in options.results for table in read_tables(folder, is_model)]
+    bases = tuple(dict.fromkeys([*options.base_model, *training.base_model]))
+    return card_text(CardFacts(repository, prepared.facts, options.license, bases, training.stages, tables))
 
 
 def _checked_card(path: Path) -> str:
@@ -141,7 +143,7 @@ def _checked_card(path: Path) -> str:
         raise InputError(f"{path} is no model card: {str(error).splitlines()[0]}; mend its header") from error
 
 
-def _list_files(prepared: "Upload", card: Path, progress: ConsoleProgress) -> None:
+def _list_files(prepared: "Upload", card: Path, progress: "ConsoleProgress") -> None:
     files = {card.name: card, **prepared.files}
     sizes = {name: file.stat().st_size for name, file in files.items()}
     for name, size in sizes.items():
@@ -155,7 +157,7 @@ def _list_files(prepared: "Upload", card: Path, progress: ConsoleProgress) -> No
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, see `run_command`."""
-    return run_parser(build_parser, push, argv)
+    return run_command("cus-push", PushOptions, push, argv, epilog=EPILOG)
 
 
 if __name__ == "__main__":

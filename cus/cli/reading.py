@@ -66,7 +66,7 @@ def read(kind: type[T], arguments: Sequence[str], name: str, epilog: str) -> T:
     if "-h" in arguments or "--help" in arguments:
         with contextlib.suppress(SystemExit):
             _parse(kind, ["--help"], name)
-        print(f"{epilog}\n{STATUSES}", end="")
+        print(f"\n{epilog}\n{STATUSES}", end="")
         raise SystemExit(0)
     refused = io.StringIO()
     try:

@@ -11,37 +11,12 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from cus.errors import InputError
 from cus.hub.card import CardFacts, ModelFacts, card_text
-from cus.hub.errors import LOG_IN, HubAccess, hub_errors
+from cus.hub.errors import LOG_IN, hub_errors
 from cus.hub.fetch import parse_id
 from cus.hub.stored import StoredModel
+from cus.hub.target import Push
 
 CARD = "README.md"
-
-
-@dataclass(frozen=True)
-class Push:
-    """Where a model goes.
-
-    Attributes:
-        repository: "org/name"; made where it is not there.
-        revision: branch, made where it is not there; None is the main one.
-        private: whether others may not see it; None leaves it as it is, public for a new one.
-        message: of the commit.
-        token: access token; None takes the one logged in with.
-        create_pr: propose the change instead of making it.
-    """
-
-    repository: str
-    revision: str | None = None
-    private: bool | None = None
-    message: str = "Upload CloseUpShotPipeline"
-    token: str | None = None
-    create_pr: bool = False
-
-    @property
-    def access(self) -> HubAccess:
-        """The same, for requests that only read."""
-        return HubAccess(self.revision, token=self.token)
 
 
 @dataclass(frozen=True)

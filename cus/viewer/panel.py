@@ -11,8 +11,9 @@ from cus.cameras import Cameras
 from cus.cameras.trajectories import Target
 from cus.errors import InputError
 from cus.viewer.jobs import OneAtATime, Player, Stopped
-from cus.viewer.paths import DEFAULT_FRAMES, MOST_FRAMES, PathRequest, build_path, run_target
-from cus.viewer.recording import LARGEST_SIDE, SMALLEST_SIDE, Recording, record
+from cus.viewer.paths import build_path, run_target
+from cus.viewer.recording import record
+from cus.viewer.requests import DEFAULT_FRAMES, LARGEST_SIDE, MOST_FRAMES, SMALLEST_SIDE, PathRequest, Recording
 from cus.viewer.stage import Frustum, Stage, missing_pictures
 
 if TYPE_CHECKING:

@@ -1,54 +1,18 @@
 """Camera paths through a Gaussian scene: the run's own, walking in, zooming in, swinging around."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
-
 import torch
 
 from cus.cameras import Cameras, PosedPhotos, trajectories
-from cus.cameras.trajectories import Target, check_arguments
+from cus.cameras.trajectories import Target
 from cus.errors import InputError
 from cus.splats import Gaussians, rasterization
+from cus.viewer.requests import DEFAULT_FRAMES, PathRequest
 from cus.viewer.scene import ViewScene, camera_of
 from cus.viewer.steadiness import COVERED
 
-PathKind = Literal["walk", "zoom", "orbit", "run"]
-DEFAULT_FRAMES = 49
-MOST_FRAMES = 5000
 # Depth under a target is measured in a window of this share of the picture's width, in a picture of this many pixels.
 WINDOW_SHARE = 1 / 20
 DEPTH_SIDE = 640
-
-
-@dataclass(frozen=True)
-class PathRequest:
-    """A path to build.
-
-    Attributes:
-        kind: "walk" goes straight towards the surface under the target, "zoom" lengthens the lens, "orbit" swings about
-            the target and back, "run" is the path of the run's frames.
-        factor: walk: distance to the target's surface at the start over that at the end, at least 1; zoom:
-            magnification of the last frame; orbit: of all frames. Not used by "run".
-        target: (u, v) in fractions of the start's picture; None is its middle. Not used by "run".
-        frames: number of cameras; None is 49, for "run" as many as the run has.
-    """
-
-    kind: PathKind = "walk"
-    factor: float = 3.0
-    target: Target | None = None
-    frames: int | None = None
-
-    def check(self, scene: ViewScene) -> None:
-        """Raise InputError, before anything slow, for a path that cannot be built in `scene`."""
-        if self.kind not in get_args(PathKind):
-            raise InputError(f"unknown path {self.kind!r}: give one of {', '.join(get_args(PathKind))}")
-        if self.kind == "run" and scene.frames is None:
-            raise InputError("there is no path of a run here: give the output folder, or choose walk, zoom or orbit")
-        if self.kind == "walk" and self.factor < 1:
-            raise InputError(f"walking in needs a factor of at least 1, got {self.factor:g}")
-        check_arguments(self.factor, self.target, DEFAULT_FRAMES if self.frames is None else self.frames)
-        if self.frames is not None and self.frames > MOST_FRAMES:
-            raise InputError(f"a path has at most {MOST_FRAMES} frames, got {self.frames}")
 
 
 def build_path(scene: ViewScene, request: PathRequest, start: Cameras | None = None) -> Cameras:
@@ -69,11 +33,11 @@ def build_path(scene: ViewScene, request: PathRequest, start: Cameras | None = N
     start = scene.first_camera() if start is None else start
     frames = DEFAULT_FRAMES if request.frames is None else request.frames
     if request.kind == "zoom":
-        return trajectories.zoom(start, request.factor, request.target, frames, eased=True)
+        return trajectories.zoom(start, request.by, request.target, frames, eased=True)
     depth = view_depth(scene.gaussians, start, request.target, near_plane=scene.near_plane())
     if request.kind == "walk":
-        return trajectories.dolly(start, request.factor, request.target, frames, depth=depth, eased=True)
-    return trajectories.orbit(start, request.factor, request.target, frames, depth=depth)
+        return trajectories.dolly(start, request.by, request.target, frames, depth=depth, eased=True)
+    return trajectories.orbit(start, request.by, request.target, frames, depth=depth)
 
 
 def _run_path(posed: PosedPhotos, frames: int | None) -> Cameras:

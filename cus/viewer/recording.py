@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,46 +13,11 @@ from cus.errors import InputError
 from cus.files import check_target, read_json, replacing, write_json
 from cus.report.video import write_video
 from cus.splats import rasterization
+from cus.viewer.requests import Color, Recording
 from cus.viewer.scene import ViewScene
 from cus.viewer.steadiness import FrameMeasures, Shot, Steadiness, compare, needle_share, uncovered_share
 
-SMALLEST_SIDE, LARGEST_SIDE = 16, 7680
-LARGEST_BYTES = 4 * 2**30
-
 OnProgress = Callable[[int, int], None]
-Color = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Recording:
-    """How a path is recorded.
-
-    Attributes:
-        size: longest side of the pictures, pixels.
-        fps: frames per second.
-        background: RGB in [0, 1], behind the Gaussians.
-        measure: also state holes, popping and needles of every frame.
-    """
-
-    size: int = 960
-    fps: int = 24
-    background: Color = (0.0, 0.0, 0.0)
-    measure: bool = False
-
-    def check(self, frames: int) -> None:
-        """Raise InputError for a recording that cannot be made."""
-        if not SMALLEST_SIDE <= self.size <= LARGEST_SIDE:
-            raise InputError(
-                f"the size of a recording must be {SMALLEST_SIDE} to {LARGEST_SIDE} pixels, got {self.size}"
-            )
-        if not 1 <= self.fps <= 240:
-            raise InputError(f"the frame rate must be 1 to 240 frames per second, got {self.fps}")
-        if not all(0 <= channel <= 1 for channel in self.background):
-            raise InputError(f"the background must be three numbers in 0 to 1, got {self.background}")
-        if frames * 3 * self.size**2 > LARGEST_BYTES:
-            raise InputError(
-                f"{frames} frames of {self.size} pixels do not fit into memory; record fewer or smaller frames"
-            )
 
 
 def sized(cameras: Cameras, longest_side: int) -> Cameras:

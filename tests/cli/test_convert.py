@@ -64,8 +64,8 @@ def test_options_that_make_no_sense_are_refused(
     for arguments, reason in (
         ((tmp_path / "absent.ckpt", out), "no such file or folder"),
         ((checkpoint, tmp_path / "other.ckpt"), "the target must be a folder"),
-        ((checkpoint, out, "--shard-size", 0), "--shard-size must be more than 0"),
-        ((checkpoint, out, "--shard-size", "nan"), "--shard-size must be more than 0"),
+        ((checkpoint, out, "--shard-size", 0), "--shard-size must be above 0"),
+        ((checkpoint, out, "--shard-size", "nan"), "--shard-size must be above 0"),
         ((checkpoint, out, "--frames", 0), "--frames must be 1 or more"),
         ((checkpoint, out, "--complete-from", checkpoint), "--complete-from is for writing a checkpoint"),
         ((checkpoint, out, "--config", tmp_path / "absent.yaml"), "cannot read the config"),

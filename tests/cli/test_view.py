@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from cus.cli.view import build_parser, main
+from cus.cli.view import main
 from cus.errors import InputError
 from cus.report.video import read_video
 from cus.viewer.recording import check_output
@@ -27,8 +27,9 @@ def refusal(capsys, *arguments: object) -> str:
     return message.split("error:")[1]
 
 
-def test_help_gives_units_and_defaults():
-    text = build_parser().format_help()
+def test_help_gives_units_and_defaults(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
     for part in ("--record", "--path", "--factor", "--measure", "pixels", "fractions", "default", "examples:"):
         assert part in text
 
