@@ -1,21 +1,31 @@
 """`cus-check-scene`: whether the cameras of posed photographs fit them, before anything slow is built on them."""
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cus.cli.command import CommandParser, run_command
-from cus.cli.console import ConsoleProgress, add_output_options
+from tyro.conf import Positional
+
+from cus.cli.command import run_command
 from cus.cli.failures import DONE, UNTRUSTED
+from cus.cli.reading import Common
+from cus.limits import limited
+from cus.options import Flag, option
 
 if TYPE_CHECKING:
     from cus.cameras import PosedPhotos
+    from cus.cli.console import ConsoleProgress
     from cus.datasets.scene_check import SceneCheck
     from cus.datasets.scenes import SceneSource
 
-EXAMPLES = """\
+EPILOG = """\
+what is told:
+  How far matched features of neighbouring photographs lie from each other's epipolar lines under the given cameras,
+  which photographs are missing, not matched or misplaced, and how much of each picture another one shows. Any layout
+  that cus-fit reads.
+
 examples:
   cus-check-scene photos/door
   cus-check-scene colmap/garden --images colmap/garden/images_4 --picture garden.png
@@ -26,52 +36,46 @@ Status 3: a scene whose cameras do not fit its photographs, or that cannot be re
 _NAMED = 5  # photographs that a line lists
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's options, with units and defaults."""
-    parser = CommandParser(
-        "cus-check-scene",
-        description="Match features of neighbouring photographs and tell how far they lie from each other's epipolar "
-        "lines under the given cameras; which photographs are missing, not matched or misplaced; and how much of each "
-        "picture another one shows. For a scene or a folder of scenes in any layout that cus-fit reads.",
-        epilog=EXAMPLES,
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="posed photographs, or a folder of such scenes")
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="FOLDER",
-        help="folder of one scene's photographs (default: as the layout has it)",
-    )
-    parser.add_argument("--pairs", type=int, metavar="N", help="compare at most so many pairs a scene (default: all)")
-    parser.add_argument(
-        "--largest-error",
-        type=float,
-        default=1.5,
-        metavar="PIXELS",
-        help="median error from which cameras do not fit, in pixels of photographs of at most 640 along their longest "
-        "side (default: %(default)s)",
-    )
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the cameras of one scene to this PNG")
-    parser.add_argument("--overwrite", action="store_true", help="replace the picture where it exists")
-    add_output_options(parser)
-    return parser
+@dataclass(frozen=True)
+class CheckOptions:
+    """Check whether the cameras of posed photographs fit them, for a scene or a folder of scenes.
+
+    Attributes:
+        folder: posed photographs, or a folder of such scenes
+        images: folder of one scene's photographs (default: as the layout has it)
+        pairs: compare at most so many pairs a scene (default: all)
+        largest_error: median error from which cameras do not fit, in pixels of photographs of at most 640 along their
+            longest side
+        picture: draw the cameras of one scene to this PNG
+        overwrite: replace the picture where it exists
+        common: options of every command
+    """
+
+    folder: Annotated[Path, Positional, option("DIR")]
+    images: Annotated[Path | None, option("FOLDER")] = None
+    pairs: Annotated[int | None, option("N")] = limited(None, low=1)
+    largest_error: Annotated[float, option("PIXELS")] = limited(1.5, above=0)
+    picture: Annotated[Path | None, option("FILE")] = None
+    overwrite: Flag = False
+    common: Common = Common()
 
 
-def check(arguments: argparse.Namespace) -> int:
-    """Check with parsed options; the exit status. Raises InputError for options that cannot be."""
-    with ConsoleProgress.of(arguments) as progress:
+def check(options: CheckOptions, progress: "ConsoleProgress") -> int:
+    """Check the scenes; the exit status. Raises InputError for options that cannot be."""
+    with progress:
         with progress.loading():
             from cus.datasets.scenes import find_scenes
             from cus.errors import InputError
             from cus.files import check_target
 
-        _check_options(arguments)
-        sources = find_scenes(arguments.folder)
-        if len(sources) > 1 and (arguments.images or arguments.picture):
-            raise InputError(f"{arguments.folder} holds {len(sources)} scenes; --images and --picture are for one")
-        if arguments.picture:
-            check_target(arguments.picture, overwrite=arguments.overwrite)
-        scenes = [_one(source, arguments, progress) for source in sources]
+        if options.images is not None and not options.images.is_dir():
+            raise InputError(f"there is no folder of photographs {options.images}")
+        sources = find_scenes(options.folder)
+        if len(sources) > 1 and (options.images or options.picture):
+            raise InputError(f"{options.folder} holds {len(sources)} scenes; --images and --picture are for one")
+        if options.picture:
+            check_target(options.picture, overwrite=options.overwrite)
+        scenes = [_one(source, options, progress) for source in sources]
         refused = [scene["scene"] for scene in scenes if scene["refusal"]]
         status = UNTRUSTED if refused else DONE
         told = f"the cameras of {len(scenes) - len(refused)} of {len(scenes)} scenes fit"
@@ -79,18 +83,7 @@ def check(arguments: argparse.Namespace) -> int:
         return status
 
 
-def _check_options(arguments: argparse.Namespace) -> None:
-    from cus.errors import InputError
-
-    if arguments.pairs is not None and arguments.pairs < 1:
-        raise InputError(f"--pairs must be at least 1, got {arguments.pairs}")
-    if not arguments.largest_error > 0:
-        raise InputError(f"--largest-error must be above 0, got {arguments.largest_error}")
-    if arguments.images is not None and not arguments.images.is_dir():
-        raise InputError(f"there is no folder of photographs {arguments.images}")
-
-
-def _one(source: "SceneSource", arguments: argparse.Namespace, progress: ConsoleProgress) -> dict[str, Any]:
+def _one(source: "SceneSource", options: CheckOptions, progress: "ConsoleProgress") -> dict[str, Any]:
     """Check a scene, print what was found; the same for programs."""
     import time
 
@@ -101,18 +94,18 @@ def _one(source: "SceneSource", arguments: argparse.Namespace, progress: Console
     started = time.perf_counter()
     progress.say(f"{source.name}:")
     try:
-        posed = open_source(source, arguments.images)
+        posed = open_source(source, options.images)
         for note in posed.notes:
             progress.note(note)
-        missing = [] if arguments.images else missing_photographs(source)
-        found = check_scene(posed, arguments.pairs, progress.start(source.name, False))
+        missing = [] if options.images else missing_photographs(source)
+        found = check_scene(posed, options.pairs, progress.start(source.name, False))
     except InputError as error:
         progress.alarm(f" {error}", f"{source.name} is not usable:")
         return {"scene": source.name, "refusal": str(error)}
     progress.finish(source.name, time.perf_counter() - started)
-    if arguments.picture:
-        _draw(posed, found, arguments, progress)
-    return _tell(source.name, posed, found, missing, arguments.largest_error, progress)
+    if options.picture:
+        _draw(posed, found, options.picture, options.largest_error, progress)
+    return _tell(source.name, posed, found, missing, options.largest_error, progress)
 
 
 def _tell(
@@ -121,7 +114,7 @@ def _tell(
     found: "SceneCheck",
     missing: list[str],
     largest_error: float,
-    progress: ConsoleProgress,
+    progress: "ConsoleProgress",
 ) -> dict[str, Any]:
     matched = [photo for photo in found.photographs if photo.matches]
     own = sorted(photo.error * photo.scale for photo in matched)
@@ -150,21 +143,24 @@ def _tell(
     }
 
 
-def _draw(posed: "PosedPhotos", found: "SceneCheck", arguments: argparse.Namespace, progress: ConsoleProgress) -> None:
+def _draw(
+    posed: "PosedPhotos", found: "SceneCheck", file: Path, largest_error: float, progress: "ConsoleProgress"
+) -> None:
     from cus.datasets.camera_picture import draw_cameras
     from cus.files import replacing
 
     errors = {photo.name: photo.error for photo in found.photographs}
     values = [errors.get(name, float("nan")) for name in posed.names]
-    picture = draw_cameras(posed.viewmats, values, arguments.largest_error)
-    with replacing(arguments.picture) as part:
+    picture = draw_cameras(posed.viewmats, values, largest_error)
+    with replacing(file) as part:
         picture.save(part, format="PNG")
-    progress.say(f"  cameras drawn to {arguments.picture}")
+    progress.say(f"  cameras drawn to {file}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, see `run_command`."""
-    return run_command(build_parser, check, argv, memory_advice="compare fewer pairs with --pairs")
+    advice = "compare fewer pairs with --pairs"
+    return run_command("cus-check-scene", CheckOptions, check, argv, epilog=EPILOG, memory_advice=advice)
 
 
 if __name__ == "__main__":

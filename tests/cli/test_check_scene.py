@@ -64,7 +64,7 @@ def test_each_scene_of_a_folder_is_told_of_and_a_broken_one_is_status_3(scene, t
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--pairs", "0"], "--pairs must be at least 1"),
+        (["--pairs", "0"], "--pairs must be 1 or more"),
         (["--largest-error", "nan"], "--largest-error must be above 0"),
         (["--images", "nowhere"], "there is no folder of photographs nowhere"),
     ],

@@ -20,9 +20,10 @@ from cus.errors import InputError
 from cus.limits import limited
 from cus.options import option
 
-COMMANDS = ("convert", "eval", "export", "fit", "infer", "push", "view")
+COMMANDS = ("check_scene", "convert", "eval", "export", "fit", "infer", "push", "view")
 # For each command, input that is missing.
 MISSING = {
+    "check_scene": ["none"],
     "convert": ["none.ckpt", "model"],
     "eval": ["--data", "none"],
     "export": ["none", "--format", "spz"],
@@ -141,7 +142,11 @@ def test_missing_input_is_an_error_of_one_line_and_status_two(command, tmp_path,
 def test_an_unknown_option_is_an_error_that_names_the_nearest(command, capsys):
     assert main_of(command)([*MISSING[command], "--debg"]) == 2
     message = capsys.readouterr().err
-    assert message.count("\n") == 1 and "did you mean --debug?" in message and f"cus-{command} --help" in message
+    assert (
+        message.count("\n") == 1
+        and "did you mean --debug?" in message
+        and f"cus-{command.replace('_', '-')} --help" in message
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -158,7 +163,7 @@ def test_a_shell_can_complete_every_option(command, capsys):
     assert main(["--print-completion", "bash"]) == 0
     assert "--overwrite" in capsys.readouterr().out or command == "push"
     assert main(["--print-completion", "zsh"]) == 0
-    assert f"#compdef cus-{command}" in capsys.readouterr().out
+    assert f"#compdef cus-{command.replace('_', '-')}" in capsys.readouterr().out
     assert main(["--print-completion", "cmd"]) == 2
     assert "must be one of bash" in capsys.readouterr().err
 
