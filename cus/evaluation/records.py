@@ -6,12 +6,17 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from cus.errors import InputError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+
+from cus.errors import InputError, first_problem
 
 # JSON has no words for these; as strings every reader of JSON takes the file.
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+Number = Annotated[float, BeforeValidator(lambda value: NON_FINITE.get(str(value), value))]
+"""A float, which JSON may hold as a word."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +36,20 @@ class Record:
         error: why there are no scores; None where all went well.
     """
 
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
     scene: str
     case: str
     row: str
     row_label: str
     group: dict[str, str]
-    scores: dict[str, dict[str, float]]
+    scores: dict[str, dict[str, Number]]
     picture: str | None
-    seconds: float
+    seconds: Number
     error: str | None = None
+
+
+_RECORD = TypeAdapter(Record)
 
 
 def json_number(value: float) -> float | str:
@@ -116,44 +126,11 @@ def read_records(path: Path | str) -> list[Record]:
 
 
 def _parsed(line: bytes, where: str) -> Record:
-    remedy = "restore the line, or delete it to have its case run again"
     try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where} is not JSON ({error}); {remedy}") from error
-    names = {field.name for field in fields(Record)}
-    if not isinstance(entry, dict) or set(entry) != names:
-        got = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
-        raise InputError(f"{where} is no record: expected the keys {sorted(names)}, got {got}; {remedy}")
-    for name in ("scene", "case", "row", "row_label"):
-        _check(isinstance(entry[name], str), f"{where}: {name} must be text, got {entry[name]!r}; {remedy}")
-    for name in ("picture", "error"):
-        known = entry[name] is None or isinstance(entry[name], str)
-        _check(known, f"{where}: {name} must be text or null, got {entry[name]!r}; {remedy}")
-    group, scores = entry["group"], entry["scores"]
-    texts = isinstance(group, dict) and all(isinstance(value, str) for value in group.values())
-    _check(texts, f"{where}: group must hold texts by name, got {group!r}; {remedy}")
-    nested = isinstance(scores, dict) and all(isinstance(values, dict) for values in scores.values())
-    _check(nested, f"{where}: scores must hold numbers by region and metric, got {scores!r}; {remedy}")
-    numbers = {
-        region: {name: _number(value, f"{where}: {region} {name}", remedy) for name, value in values.items()}
-        for region, values in scores.items()
-    }
-    seconds = _number(entry["seconds"], f"{where}: seconds", remedy)
-    return Record(**entry | {"scores": numbers, "seconds": seconds})
-
-
-def _check(good: bool, message: str) -> None:
-    if not good:
-        raise InputError(message)
-
-
-def _number(value: Any, what: str, remedy: str) -> float:
-    if isinstance(value, str) and value in NON_FINITE:
-        return NON_FINITE[value]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{what} must be a number or one of {sorted(NON_FINITE)}, got {value!r}; {remedy}")
-    return float(value)
+        return _RECORD.validate_json(line)
+    except ValidationError as error:
+        remedy = "restore the line, or delete it to have its case run again"
+        raise InputError(f"{where} is no record: {first_problem(error)}; {remedy}") from error
 
 
 def latest_records(records: Iterable[Record]) -> list[Record]:

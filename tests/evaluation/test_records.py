@@ -77,18 +77,18 @@ def spoiled(**changes: object) -> str:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "not JSON"),
-        ("", "not JSON"),
-        ("3", "keys"),
-        (json.dumps({k: v for k, v in record_json(record()).items() if k != "row"}), "keys"),
+        ("{", "invalid json"),
+        ("", "invalid json"),
+        ("3", "must be an object, got 3"),
+        (json.dumps({k: v for k, v in record_json(record()).items() if k != "row"}), "row is missing"),
         (spoiled(colour="red"), "colour"),
-        (spoiled(scene=3), "scene must be text"),
-        (spoiled(picture=3), "picture must be text or null"),
-        (spoiled(group={"level": 3}), "group must hold texts"),
-        (spoiled(scores={"frame": 3}), "scores must hold numbers"),
-        (spoiled(scores={"frame": {"psnr": None}}), "frame psnr must be a number"),
+        (spoiled(scene=3), "scene must be a valid string, got 3"),
+        (spoiled(picture=3), "picture must be a valid string, got 3"),
+        (spoiled(group={"level": 3}), "group.level must be a valid string, got 3"),
+        (spoiled(scores={"frame": 3}), "scores.frame must be an object, got 3"),
+        (spoiled(scores={"frame": {"psnr": None}}), "scores.frame.psnr must be a valid number"),
         (spoiled(scores={"frame": {"psnr": "high"}}), "'high'"),
-        (spoiled(seconds=True), "seconds must be a number"),
+        (spoiled(seconds=True), "seconds must be a valid number, got True"),
     ],
 )
 def test_a_line_that_is_no_record_is_an_error_that_names_it(tmp_path, line, words):
