@@ -3,7 +3,7 @@
 from cus.diffusion.context import ContextEncoder, PromptEmbeddings
 from cus.diffusion.objective import LatentTarget, Objective
 from cus.diffusion.pipeline import CloseUpShotPipeline
-from cus.diffusion.sampler import ddim, guided
+from cus.diffusion.sampler import Sampler, ddim, guided
 from cus.diffusion.sampling import PLANS, MemoryPlan, Sampling
 from cus.diffusion.schedule import NoiseSchedule
 
@@ -16,6 +16,7 @@ __all__ = [
     "Objective",
     "PLANS",
     "PromptEmbeddings",
+    "Sampler",
     "Sampling",
     "ddim",
     "guided",

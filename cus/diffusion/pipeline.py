@@ -18,7 +18,7 @@ from cus.diffusion.latents import FirstStage, decode, encode
 from cus.diffusion.layers import LayeredConditioning, Layers, encode_layers, layer_channels, split_conditioning
 from cus.diffusion.objective import LatentTarget
 from cus.diffusion.parts import check_finite, check_parts
-from cus.diffusion.sampler import Denoiser, ddim, guided, guided_at_once, keep_first_frame
+from cus.diffusion.sampler import Denoiser, Sampler, ddim, guided, guided_at_once, keep_first_frame
 from cus.diffusion.sampling import PLANS, MemoryPlan, Sampling
 from cus.diffusion.schedule import NoiseSchedule
 from cus.diffusion.uploads import prepare
@@ -56,6 +56,10 @@ class CloseUpShotPipeline(DiffusionPipeline):
         prompt: the prompts as text tokens.
         scheduler: noise schedule.
         sampling: fields of `Sampling`.
+
+    Attributes:
+        plan: how memory is traded for speed, set by `use`.
+        sampler: walks from noise to latents; `ddim`, unless another one is put in its place.
     """
 
     model_cpu_offload_seq = "image_encoder->image_projector->unet->vae"
@@ -86,6 +90,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         )
         self.register_to_config(sampling=asdict(self.sampling))
         self.plan = PLANS["middle"]
+        self.sampler: Sampler = ddim
 
     @classmethod
     def from_pretrained(
@@ -308,7 +313,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         if end is not None:
             first = target.encode(_as_clip(end.latent), condition[:, :, :1])[:, :, 0]
             known = keep_first_frame(first, noise, self.scheduler)
-        diffused = ddim(
+        diffused = self.sampler(
             self._denoiser(shown, guided, contexts, request),
             noise,
             self.scheduler,
@@ -340,12 +345,12 @@ class CloseUpShotPipeline(DiffusionPipeline):
 
             return predict
 
-        wanted, unwanted = contexts
-        if unwanted is None:
-            return plain(wanted)
+        cond, uncond = contexts
+        if uncond is None:
+            return plain(cond)
         if self.plan.guidance_at_once:
-            return guided_at_once(plain(torch.cat([wanted, unwanted])), request.guidance, request.guidance_rescale)
-        return guided(plain(wanted), plain(unwanted), request.guidance, request.guidance_rescale)
+            return guided_at_once(plain(torch.cat([cond, uncond])), request.guidance, request.guidance_rescale)
+        return guided(plain(cond), plain(uncond), request.guidance, request.guidance_rescale)
 
     def _decoded(self, latents: Tensor, condition: Tensor, padded: Tensor, progress: "_Progress") -> Tensor:
         """Frames [T, 3, H, W] in [0, 1] of latents, at the padded size."""

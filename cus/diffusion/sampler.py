@@ -1,6 +1,7 @@
 """DDIM (Song et al., 2021, Eq. 12) and classifier-free guidance. Nothing here knows the network."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 
@@ -10,6 +11,25 @@ Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Maps noisy latents [B, ...] and timesteps [B] to a prediction of v, shaped like the latents."""
 Constraint = Callable[[torch.Tensor, int], torch.Tensor]
 """Maps noisy latents [B, ...] at a timestep to such latents that agree with what is known."""
+StepNoise = torch.Generator | Sequence[torch.Tensor] | torch.Tensor | None
+"""Where noise that is added on the way comes from: a generator, or one tensor like the latents a step."""
+
+
+class Sampler(Protocol):
+    """Walks from pure noise to clean latents; `ddim` describes arguments and result."""
+
+    def __call__(  # noqa: D102
+        self,
+        denoiser: Denoiser,
+        noise: torch.Tensor,
+        schedule: NoiseSchedule,
+        steps: int,
+        *,
+        eta: float = 0.0,
+        step_noise: StepNoise = None,
+        constrain: Constraint | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> torch.Tensor: ...
 
 
 def ddim(
@@ -19,7 +39,7 @@ def ddim(
     steps: int,
     *,
     eta: float = 0.0,
-    step_noise: torch.Generator | Sequence[torch.Tensor] | torch.Tensor | None = None,
+    step_noise: StepNoise = None,
     constrain: Constraint | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
@@ -31,7 +51,7 @@ def ddim(
         schedule: noise levels; its trailing timesteps are used.
         steps: number of calls of `denoiser`.
         eta: 0 is deterministic, 1 adds as much noise a step as DDPM.
-        step_noise: where the added noise comes from if `eta > 0`: a generator, or one tensor like `noise` a step.
+        step_noise: where the added noise comes from if `eta > 0`.
         constrain: applied to the latents before each step.
         on_progress: called with (steps done, steps) after each.
 
@@ -57,10 +77,8 @@ def ddim(
             latents = constrain(latents, now)
         v = denoiser(latents, batch)
         alpha, alpha_then = float(schedule.alpha_bar[now]), float(schedule.alpha_bar[then])
-        # The steps of `schedule.x0_from_v` and `noise_from_v` in plain numbers: nothing waits for the device.
-        signal, spread = alpha**0.5, (1 - alpha) ** 0.5
-        x0 = (signal * latents - spread * v) * float(schedule.rescale[then] / schedule.rescale[now])
-        direction = signal * v + spread * latents
+        x0, direction = schedule.level(now).split(v, latents)
+        x0 = x0 * float(schedule.rescale[then] / schedule.rescale[now])
         sigma = eta * ((1 - alpha_then) / (1 - alpha) * (1 - alpha / alpha_then)) ** 0.5
         # At the first step (alpha = 0) with eta = 1 rounding leaves about -6e-8 under this root.
         latents = alpha_then**0.5 * x0 + max(1 - alpha_then - sigma**2, 0.0) ** 0.5 * direction
@@ -100,8 +118,8 @@ def guided(conditional: Denoiser, unconditional: Denoiser, guidance: float, resc
         return conditional
 
     def denoiser(latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        wanted = conditional(latents, timesteps)
-        return _mixed(wanted, unconditional(latents, timesteps), guidance, rescale)
+        cond = conditional(latents, timesteps)
+        return _mixed(cond, unconditional(latents, timesteps), guidance, rescale)
 
     return denoiser
 
@@ -110,22 +128,22 @@ def guided_at_once(both: Denoiser, guidance: float, rescale: float = 0.0) -> Den
     """`guided` around one denoiser of twice the batch, whose first half is conditional and second unconditional."""
 
     def denoiser(latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        wanted, unwanted = both(torch.cat([latents, latents]), torch.cat([timesteps, timesteps])).chunk(2)
-        return _mixed(wanted, unwanted, guidance, rescale)
+        cond, uncond = both(torch.cat([latents, latents]), torch.cat([timesteps, timesteps])).chunk(2)
+        return _mixed(cond, uncond, guidance, rescale)
 
     return denoiser
 
 
-def _mixed(wanted: torch.Tensor, unwanted: torch.Tensor, guidance: float, rescale: float) -> torch.Tensor:
-    mixed = unwanted + guidance * (wanted - unwanted)
+def _mixed(cond: torch.Tensor, uncond: torch.Tensor, guidance: float, rescale: float) -> torch.Tensor:
+    mixed = uncond + guidance * (cond - uncond)
     if rescale == 0:
         return mixed
     axes = tuple(range(1, mixed.ndim))
-    matched = mixed * (wanted.std(axes, keepdim=True) / mixed.std(axes, keepdim=True))
+    matched = mixed * (cond.std(axes, keepdim=True) / mixed.std(axes, keepdim=True))
     return rescale * matched + (1 - rescale) * mixed
 
 
-def _noise(source: torch.Generator | Sequence[torch.Tensor] | torch.Tensor | None, step: int, like: torch.Tensor):
+def _noise(source: StepNoise, step: int, like: torch.Tensor):
     if isinstance(source, torch.Generator):
         drawn = torch.randn(like.shape, generator=source, device=source.device, dtype=torch.float32)
         return drawn.to(device=like.device, dtype=like.dtype)

@@ -7,11 +7,40 @@ Symbols: `alpha_bar` is the cumulated product of `1 - beta`; a noisy latent is
 here divides by it.
 """
 
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 MOST_TIMESTEPS = 1_000_000
+Share = TypeVar("Share", float, torch.Tensor)
+
+
+@dataclass(frozen=True)
+class Level(Generic[Share]):
+    """What noisy latents consist of: x_t = signal x_0 + spread eps.
+
+    Attributes:
+        signal: sqrt(alpha_bar), a number or a tensor that broadcasts with latents.
+        spread: sqrt(1 - alpha_bar), likewise.
+    """
+
+    signal: Share
+    spread: Share
+
+    def mix(self, x0: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The noisy latents."""
+        return self.signal * x0 + self.spread * noise
+
+    def v(self, x0: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """What the network should answer for `mix(x0, noise)`."""
+        return self.signal * noise - self.spread * x0
+
+    def split(self, v: torch.Tensor, noisy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The clean latents and the noise that a prediction `v` at `noisy` stands for."""
+        return self.signal * noisy - self.spread * v, self.signal * v + self.spread * noisy
 
 
 class NoiseSchedule(SchedulerMixin, ConfigMixin):
@@ -69,13 +98,11 @@ class NoiseSchedule(SchedulerMixin, ConfigMixin):
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Noisy latents for clean ones [B, ...], noise alike and timesteps [B]; applies the dynamic rescale."""
-        signal, spread = self._levels(timesteps, latents)
-        return signal * self.rescaled(latents, timesteps) + spread * noise
+        return self._levels(timesteps, latents).mix(self.rescaled(latents, timesteps), noise)
 
     def v_target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """What the network should answer for `add_noise(latents, noise, timesteps)`; same shapes."""
-        signal, spread = self._levels(timesteps, latents)
-        return signal * noise - spread * self.rescaled(latents, timesteps)
+        return self._levels(timesteps, latents).v(self.rescaled(latents, timesteps), noise)
 
     def rescaled(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """The clean latents times s(t): what `add_noise` mixes with noise and `x0_from_v` gives back."""
@@ -83,21 +110,20 @@ class NoiseSchedule(SchedulerMixin, ConfigMixin):
 
     def x0_from_v(self, v: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """The (rescaled) clean latents that a prediction `v` at `noisy` [B, ...] stands for."""
-        signal, spread = self._levels(timesteps, noisy)
-        return signal * noisy - spread * v
+        return self._levels(timesteps, noisy).split(v, noisy)[0]
 
-    def noise_from_v(self, v: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """The noise that a prediction `v` at `noisy` [B, ...] stands for."""
-        signal, spread = self._levels(timesteps, noisy)
-        return signal * v + spread * noisy
+    def level(self, timestep: int) -> Level[float]:
+        """The level of one timestep in plain numbers: nothing waits for the device."""
+        alpha_bar = float(self.alpha_bar[timestep])
+        return Level(alpha_bar**0.5, (1 - alpha_bar) ** 0.5)
 
     def snr(self, timesteps: torch.Tensor) -> torch.Tensor:
         """Signal-to-noise ratio alpha_bar / (1 - alpha_bar) at `timesteps`, float64; 0 at the last one."""
         alpha_bar = self.alpha_bar[timesteps.cpu()]
         return alpha_bar / (1 - alpha_bar)
 
-    def _levels(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return (
+    def _levels(self, timesteps: torch.Tensor, like: torch.Tensor) -> Level[torch.Tensor]:
+        return Level(
             self._per_item(self.alpha_bar.sqrt(), timesteps, like),
             self._per_item((1 - self.alpha_bar).sqrt(), timesteps, like),
         )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cus.diffusion import CloseUpShotPipeline
+from cus.diffusion import CloseUpShotPipeline, ddim
 from cus.errors import InputError
 from tests.diffusion.tiny import pictures, tiny_pipeline
 
@@ -145,3 +145,15 @@ def test_weights_with_a_gap_are_refused_instead_of_filled_at_random(saved: Path,
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(InputError, match=name):
         CloseUpShotPipeline.from_pretrained(tmp_path / "model")
+
+
+def test_another_sampler_may_be_put_in_its_place(pipeline):
+    other = tiny_pipeline()
+
+    def without_added_noise(*walk, eta, **options):
+        return ddim(*walk, eta=0.0, **options)
+
+    other.sampler = without_added_noise
+    made = other(pictures(1), pictures(), eta=1.0)
+    assert torch.equal(made, pipeline(pictures(1), pictures(), eta=0.0))
+    assert not torch.allclose(made, pipeline(pictures(1), pictures(), eta=1.0), atol=1e-4)
