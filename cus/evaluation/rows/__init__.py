@@ -16,9 +16,9 @@ from cus.evaluation.rows.splat import Splat
 from cus.evaluation.rows.warp import Warp
 from cus.training.config import of_values
 
-_KINDS = (Nearest, Warp, PointRender, FusedWarp, ReferencesSplat, Frames, Splat)
-
-ROWS: dict[str, type[Row]] = {row.kind: row for row in _KINDS}
+ROWS: dict[str, type[Row]] = {
+    row.kind: row for row in (Nearest, Warp, PointRender, FusedWarp, ReferencesSplat, Frames, Splat)
+}
 """Kinds of rows by name."""
 
 
