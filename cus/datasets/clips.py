@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cus.conditioning import Conditioning, Layers
+from cus.datasets.shards import SUFFIX as SHARD
+from cus.datasets.shards import MemberTensors, is_member, members
 from cus.errors import InputError
 from cus.files import replacing, require_regular
 
@@ -188,9 +190,10 @@ def open_tensors(path: Path, form: str, what: str) -> Iterator[Any]:
             does not hold, or holds in other shapes.
     """
     remedy = "delete it and build it again"
-    require_regular(path)
+    member = is_member(path)
+    require_regular(path.parent if member else path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with MemberTensors(path) if member else safe_open(path, framework="pt") as file:
             got = (file.metadata() or {}).get("format")
             if got != form:
                 raise InputError(f"{path} is no {what}: its format is {got}, not {form}; {remedy}")
@@ -215,10 +218,14 @@ def masks_of(name: str) -> str:
 
 
 def clip_paths(folder: Path) -> list[Path]:
-    """The clips of a folder in order. Raises InputError if there are none."""
+    """The clips of a folder in order, then those in its tar files. Raises InputError if there are none."""
     paths = sorted(Path(folder).glob(f"*{SUFFIX}"))
+    paths += [path for shard in sorted(Path(folder).glob(f"*{SHARD}")) for path in members(shard, SUFFIX)]
     if not paths:
-        raise InputError(f"no clips (*{SUFFIX}) in {folder}; build some with data/make_procedural.py out={folder}")
+        raise InputError(
+            f"no clips (*{SUFFIX}, or *{SHARD} with such) in {folder}; build some with data/make_procedural.py "
+            f"out={folder} or data/build_clips.py"
+        )
     return paths
 
 

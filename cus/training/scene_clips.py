@@ -22,11 +22,10 @@ from cus.files import read_json
 from cus.limits import limited
 from cus.output_folder import OutputFolder
 from cus.training import config
-from cus.training.scene_manifest import MANIFEST, MARKS, write_manifest
+from cus.training.scene_manifest import HELD_OUT, MANIFEST, MARKS, SPLITS, TRAIN, write_manifest
 from cus.training.scripts import REMEDY
 
-TRAIN, HELD_OUT = "train", "held_out"
-PLANNED = ("settings.yaml", MANIFEST, f"{MARKS}/*.json", f"{TRAIN}/*.safetensors", f"{HELD_OUT}/*.safetensors")
+PLANNED = ("settings.yaml", MANIFEST, f"{MARKS}/*.json", *(f"{split}/*.safetensors" for split in SPLITS))
 # What may change while a build goes on: where, which scenes, and who works on them.
 FREE = ("out", "scenes", "names", "limit", "device", "dry_run", "part", "parts")
 # Of a scene's share of the progress.
@@ -84,7 +83,7 @@ def build(settings: SceneClips, on_progress: OnProgress, say: Callable[[str], No
     Raises:
         InputError: settings that cannot be, no scene, a folder that cannot be written to, or no scene without failure.
     """
-    part, parts = share_of(settings)
+    part, parts = share_of(settings.part, settings.parts)
     device = device_of(settings.device)
     sources = sources_of(settings)
     mine = sources[part::parts]
@@ -116,13 +115,13 @@ def build(settings: SceneClips, on_progress: OnProgress, say: Callable[[str], No
     on_progress(STEPS, STEPS, f"{len(mine)} scenes, {len(failed)} of them failed")
 
 
-def share_of(settings: SceneClips) -> tuple[int, int]:
-    """(part, parts) of this process. Raises InputError."""
-    if not settings.parts:
+def share_of(part: int, parts: int) -> tuple[int, int]:
+    """(part, parts) of this process; those of its launcher where `parts` is 0. Raises InputError."""
+    if not parts:
         return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if settings.part >= settings.parts:
-        raise InputError(f"part must be less than parts ({settings.parts}), got {settings.part}")
-    return settings.part, settings.parts
+    if part >= parts:
+        raise InputError(f"part must be less than parts ({parts}), got {part}")
+    return part, parts
 
 
 def device_of(name: str) -> torch.device:
@@ -165,7 +164,8 @@ def split_of(name: str, settings: SceneClips) -> str:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+    """A scene's name in names of files; without dots, which end a key in WebDataset's tar files."""
+    return re.sub(r"[^\w-]+", "_", name)
 
 
 def _scene(

@@ -52,7 +52,7 @@ class Measured:
 def estimate(settings: SceneClips, on_progress: OnProgress, say: Callable[[str], None]) -> None:
     """Measure a part of the first scene that can be read, and say what the whole will cost. Raises InputError."""
     sources = sources_of(settings)
-    parts = share_of(settings)[1]
+    parts = share_of(settings.part, settings.parts)[1]
     measured, name = _measure(settings, sources, on_progress)
     chosen = np.unique(np.linspace(0, len(sources) - 1, min(SAMPLED_SCENES, len(sources))).round().astype(int))
     counts = [count for i in chosen if (count := _photographs(sources[i]))]

@@ -10,6 +10,7 @@ from cus.output_folder import OutputFolder
 FORMAT = "cus-clips-manifest-1"
 MANIFEST = "manifest.json"
 MARKS = "scenes"
+SPLITS = TRAIN, HELD_OUT = "train", "held_out"
 
 
 def write_manifest(folder: OutputFolder, about: dict[str, Any]) -> None:
@@ -30,7 +31,7 @@ def write_manifest(folder: OutputFolder, about: dict[str, Any]) -> None:
 
 def manifest_of(marks: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Clips with their checksums, scenes by split, and failures, of the records of scenes."""
-    splits: dict[str, list[str]] = {"train": [], "held_out": []}
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     clips, left_out, failures, scenes = [], [], [], {}
     for mark in marks:
         name = mark["scene"]
