@@ -272,6 +272,24 @@ def store(typing: Any, array: types.Type, index: types.Type, value: types.Type):
     return types.void(array, index, value), generate
 
 
+@_instruction
+def prefetch(typing: Any, array: types.Type, index: types.Type):
+    """Have the caches fetch the element of a contiguous array [n] at an index while other work goes on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type, index_type = signature.args
+        data = context.make_array(array_type)(context, builder, arguments[0]).data
+        element = builder.gep(data, [context.cast(builder, arguments[1], index_type, types.intp)])
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        flags = [ir.Constant(number, flag) for flag in (0, 3, 1)]  # to read, to be kept, data
+        builder.call(function, [builder.bitcast(element, byte), *flags])
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
+
+
 def _folded(builder: Any, vector: Any, fold: Callable[[Any, Any], Any]) -> Any:
     """The lanes of a vector, folded pairwise into one."""
     count = LANES

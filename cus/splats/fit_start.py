@@ -61,6 +61,9 @@ def starting_gaussians(cloud: tuple[Tensor, Tensor], views: Views, config: FitCo
         )
     spacings = sampling_distances(positions, views.cameras)
     positions, colors = downsample_points(positions, colors, config.start_gaussians, spacings)
+    # The rasterizer walks along the depth: what it reads one after the other shall lie side by side.
+    order = views.cameras[0].project(positions)[1][0].argsort(stable=True)
+    positions, colors = positions[order], colors[order]
     return initial_gaussians(positions, colors, config.sh_degree, sampling_distances(positions, views.cameras))
 
 

@@ -53,7 +53,7 @@ def rasterize_cpu(
         "means2d": means2d,
         "radii": radii,
         "depths": depths,
-        "conics": conics_from_forms(forms),
+        "conics": conics_from_forms(forms.detach()),
         "opacities": opacities,
     }
     offsets, ids = torch.from_numpy(lists.offsets), torch.from_numpy(splats.order[lists.ids])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.scenes import crowd
 from cus.errors import InputError
+from cus.splats.cpu.projection import project_cpu
 from cus.splats.projection import ProjectionOptions, project
 from cus.splats.rasterization import rasterization
 from tests.splats import brute_force
@@ -119,6 +120,21 @@ def test_info_has_the_entries_of_torch() -> None:
         common = set(mine) & set(other)
         assert [i for i in mine if i in common] == [i for i in other if i in common]
         assert len(common) >= 0.8 * len(other)
+
+
+def test_what_is_left_out_early_is_what_the_definition_leaves_out() -> None:
+    inputs = scene(3000)
+    inputs["means"] *= 3  # many beside the pictures, with tails that just reach them
+    options = ProjectionOptions(WIDTH, HEIGHT, antialiased=True)
+    names = ("means", "quats", "scales", "opacities", "viewmats", "Ks")
+    want = project(*(inputs[name] for name in names), options)
+    _, _, depths, opacities, radii = project_cpu(*(inputs[name].float() for name in names), options)
+    kept = (want.radii > 0).all(dim=-1)
+    beside = ((want.means2d < 0) | (want.means2d > want.means2d.new_tensor([WIDTH, HEIGHT]))).any(dim=-1)
+    assert (kept & beside).sum() > 100 and (~kept & beside).sum() > 1000
+    assert torch.equal((radii > 0).all(dim=-1), kept)
+    torch.testing.assert_close(opacities[kept].double(), want.opacities[kept], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(depths.double(), want.depths, atol=1e-5, rtol=1e-5)
 
 
 def test_means2d_of_info_receives_the_gradient_that_densification_reads() -> None:

@@ -23,6 +23,21 @@ def test_values_and_gradients_are_those_of_torchmetrics(noise: float) -> None:
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-9, rtol=1e-7)
 
 
+@pytest.mark.parametrize(("height", "width"), [(6, 16), (7, 35), (40, 33)])
+def test_compiled_values_and_gradients_are_those_of_double_precision(height: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.rand(2, 4, 3, height, width, generator=generator, dtype=torch.float64)
+    weights = torch.rand(4, generator=generator, dtype=torch.float64)
+    ours, plain = x.float().requires_grad_(), x.clone().requires_grad_()
+    got, want = ssim(ours, y.float()), ssim(plain, y)
+    assert "Similarity" in str(got.grad_fn.next_functions)  # the kernels made it
+    torch.testing.assert_close(got.double(), want, atol=2e-6, rtol=0)
+    (got * weights.float()).sum().backward()
+    (want * weights).sum().backward()
+    difference = (ours.grad.double() - plain.grad).norm()
+    assert difference < 1e-5 * plain.grad.norm()
+
+
 def test_equal_images_reach_1_and_do_not_pull() -> None:
     x, _ = pair(0.0)
     x.requires_grad_()

@@ -27,6 +27,7 @@ from cus.kernels.simd import (
     lowest_bit,
     multiply_add,
     negative_magnitude,
+    prefetch,
     row_offsets,
     select,
     store,
@@ -43,6 +44,8 @@ _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 _ALL = np.int32(0xFFFF)  # lanes of a mask
 # Sums of a pair besides those of its colour: of dL/d(-sigma) and its moments in (e, dy), e = dx + slant dy.
 _MOMENTS = 6
+# Pairs of a tile lie all over the tables: what one needs is asked for while so many before it are worked on.
+_AHEAD = 6
 
 
 def composite_cpu(
@@ -120,6 +123,7 @@ class _Composite(torch.autograd.Function):
 def _forward(table, features, lists, grid, pixels, counted, first, last):  # pragma: no cover - compiled
     """Composite the tiles first to last, and note in which blocks each pair counted."""
     images, transmittances, channels = pixels.images, pixels.transmittances, features.shape[1]
+    flat_table, flat_features = table.reshape(-1), features.reshape(-1)
     width, height, rows, columns = grid.width, grid.height, grid.rows, grid.columns
     offsets, ids, slots, blocks = lists.offsets, lists.ids, lists.slots, lists.blocks
     colors = np.empty(channels * _PIXELS, dtype=np.float32)
@@ -129,9 +133,13 @@ def _forward(table, features, lists, grid, pixels, counted, first, last):  # pra
         left, top = (tile % columns) * TILE, (tile // columns % rows) * TILE
         colors[:] = _ZERO
         going = _enter(light, left, top, width, height)
-        for place in range(offsets[tile], offsets[tile + 1]):
+        end = offsets[tile + 1]
+        for place in range(offsets[tile], end):
             if going == 0:
                 break
+            ahead = ids[min(place + _AHEAD, end - 1)]
+            prefetch(flat_table, ahead * table.shape[1])
+            prefetch(flat_features, ahead * channels)
             here = np.int32(blocks[place]) & going
             if here == 0:
                 continue
@@ -190,6 +198,7 @@ def _backward(
 ):  # pragma: no cover - compiled
     """For each pair of the tiles first to last, the sums of `_gather` over the pixels where it counted."""
     images, transmittances, channels = pixels.images, pixels.transmittances, features.shape[1]
+    flat_table, flat_features, flat_sums = table.reshape(-1), features.reshape(-1), sums.reshape(-1)
     g_images, g_transmittances = upstream.images, upstream.transmittances
     width, height, rows, columns = grid.width, grid.height, grid.rows, grid.columns
     offsets, ids, slots = lists.offsets, lists.ids, lists.slots
@@ -212,7 +221,13 @@ def _backward(
                 if inside:
                     worth += images[camera, py, px, channel] * g
             worth_left[pixel] = worth
-        for place in range(offsets[tile], offsets[tile + 1]):
+        end = offsets[tile + 1]
+        for place in range(offsets[tile], end):
+            ahead = min(place + _AHEAD, end - 1)
+            prefetch(flat_table, ids[ahead] * table.shape[1])
+            prefetch(flat_features, ids[ahead] * channels)
+            prefetch(counted, slots[ahead])
+            prefetch(flat_sums, slots[ahead] * sums.shape[1])
             slot = slots[place]
             here = np.int32(counted[slot])
             if here == 0:

@@ -14,6 +14,8 @@ from cus.splats.projection import ALPHA_CUTOFF, FRUSTUM_MARGIN, MAX_EXTENT
 LARGEST_RADIUS = 2**24
 # The least ratio of determinants whose root is taken, as in float32.
 TINY = 1.1754943508222875e-38
+# Of the squared distance, in standard deviations, at which a Gaussian still counts; the margin is for rounding.
+_FARTHEST = 1.001 * MAX_EXTENT**2
 
 
 @njit(cache=True, nogil=True, forceinline=True)
@@ -69,12 +71,31 @@ def _limited(slope, limits):  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True, forceinline=True)
-def _footprint(V, axis, rate, slope, axes, jacobian, row):  # pragma: no cover - compiled
-    """Gradient of a pixel coordinate in the world point, and that times the half axes."""
+def _jacobian(V, axis, rate, slope, jacobian):  # pragma: no cover - compiled
+    """Gradient of a pixel coordinate in the world point."""
     for k in range(3):
         jacobian[k] = rate * (V[axis, k] - slope * V[2, k])
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _row(jacobian, axes, row):  # pragma: no cover - compiled
+    """That gradient times the half axes."""
     for k in range(3):
         row[k] = jacobian[0] * axes[0, k] + jacobian[1] * axes[1, k] + jacobian[2] * axes[2, k]
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _may_reach(mean, size, jacobian, widest, eps):  # pragma: no cover - compiled
+    """Whether a Gaussian could reach pixels 0 to size of a coordinate if it were as wide all around as at its widest.
+
+    False where the mean is NaN.
+    """
+    if 0 < mean < size:
+        return True
+    # Radii are rounded up.
+    beyond = (-mean if mean <= 0 else mean - size) - 1
+    steepness = jacobian[0] * jacobian[0] + jacobian[1] * jacobian[1] + jacobian[2] * jacobian[2]
+    return beyond <= 0 or beyond * beyond <= _FARTHEST * (steepness * widest * widest + eps)
 
 
 @njit(cache=True, nogil=True, forceinline=True)
@@ -97,11 +118,11 @@ def project_forward(scene, views, seen, radii, first, last):  # pragma: no cover
     width, height, near, far, eps = views.width, views.height, views.near, views.far, views.eps
     means2d, forms = seen.means2d, seen.forms
     limits = _slope_limits(views)
-    R, axes, jacobian = np.empty((3, 3)), np.empty((3, 3)), np.empty(3)
+    R, axes, jacobians = np.empty((3, 3)), np.empty((3, 3)), np.empty((2, 3))
     u, v, cross = np.empty(3), np.empty(3), np.empty(3)
     for i in range(first, last):
-        _rotation(quats, i, R)
-        _half_axes(scales, i, R, axes)
+        widest = max(np.float64(scales[i, 0]), np.float64(scales[i, 1]), np.float64(scales[i, 2]))
+        turned = False
         for c in range(len(viewmats)):
             V, K = viewmats[c], Ks[c]
             x, y, depth = _in_camera(V, means, i)
@@ -109,20 +130,32 @@ def project_forward(scene, views, seen, radii, first, last):  # pragma: no cover
             # Culled Gaussians take part in the arithmetic at depth 1.
             nearness = 1.0 / depth if visible else 1.0
             mean_x, mean_y = K[0, 0] * x * nearness + K[0, 2], K[1, 1] * y * nearness + K[1, 2]
+            means2d[c, i, 0], means2d[c, i, 1], seen.depths[c, i] = mean_x, mean_y, depth
             slope_x, _ = _limited(x * nearness, limits[c, 0])
             slope_y, _ = _limited(y * nearness, limits[c, 1])
-            _footprint(V, 0, K[0, 0] * nearness, slope_x, axes, jacobian, u)
-            _footprint(V, 1, K[1, 1] * nearness, slope_y, axes, jacobian, v)
+            _jacobian(V, 0, K[0, 0] * nearness, slope_x, jacobians[0])
+            _jacobian(V, 1, K[1, 1] * nearness, slope_y, jacobians[1])
+            near_by = visible and _may_reach(mean_x, width, jacobians[0], widest, eps)
+            if not (near_by and _may_reach(mean_y, height, jacobians[1], widest, eps)):
+                # In close-ups every third; the rest of the work is most of it.
+                forms[c, i, 0], forms[c, i, 1], forms[c, i, 2] = 0.0, 0.0, 0.0
+                seen.opacities[c, i], radii[c, i, 0], radii[c, i, 1] = 0.0, 0, 0
+                continue
+            if not turned:
+                _rotation(quats, i, R)
+                _half_axes(scales, i, R, axes)
+                turned = True
+            _row(jacobians[0], axes, u)
+            _row(jacobians[1], axes, v)
             xx, xy, yy, determinant, sharp = _covariance(u, v, cross, eps)
-            visible = visible and determinant > 0
+            visible = determinant > 0
             opacity = np.float64(scene.opacities[i])
             if views.antialiased:
                 opacity *= math.sqrt(max(sharp / determinant, TINY))
-            means2d[c, i, 0], means2d[c, i, 1] = mean_x, mean_y
             forms[c, i, 0] = math.sqrt(0.5 * yy / determinant) if visible else 0.0
             forms[c, i, 1] = -xy / yy if visible else 0.0
             forms[c, i, 2] = 0.5 / yy if visible else 0.0
-            seen.depths[c, i], seen.opacities[c, i] = depth, opacity
+            seen.opacities[c, i] = opacity
             extent = min(math.sqrt(2 * math.log(max(opacity / ALPHA_CUTOFF, 1.0))), MAX_EXTENT)
             radius_x, radius_y = math.ceil(extent * math.sqrt(xx)), math.ceil(extent * math.sqrt(yy))
             inside = mean_x + radius_x > 0 and mean_x - radius_x < width
@@ -145,6 +178,11 @@ def project_backward(scene, views, g_seen, g_scene, g_cameras, first, last):  # 
     jacobians, rows, g_rows, cross = np.empty((2, 3)), np.empty((2, 3)), np.empty((2, 3)), np.empty(3)
     g_point, slopes = np.empty(3), np.empty((2, 2))
     for i in range(first, last):
+        needed = False
+        for c in range(len(viewmats)):
+            needed = needed or _any_gradient(g_seen, c, i)
+        if not needed:
+            continue  # culled, or hidden
         w, x, y, z, length = _rotation(quats, i, R)
         _half_axes(scales, i, R, axes)
         g_axes[:] = 0.0
@@ -159,7 +197,8 @@ def project_backward(scene, views, g_seen, g_scene, g_cameras, first, last):  # 
             slopes[0, 1], bound_x = _limited(slopes[0, 0], limits[c, 0])
             slopes[1, 1], bound_y = _limited(slopes[1, 0], limits[c, 1])
             for axis in range(2):
-                _footprint(V, axis, K[axis, axis] * nearness, slopes[axis, 1], axes, jacobians[axis], rows[axis])
+                _jacobian(V, axis, K[axis, axis] * nearness, slopes[axis, 1], jacobians[axis])
+                _row(jacobians[axis], axes, rows[axis])
             covariance = _covariance(rows[0], rows[1], cross, views.eps)
             g_opacity = _row_grads(covariance, rows, cross, visible, scene.opacities[i], views, g_seen, c, i, g_rows)
             g_scene.opacities[i] += g_opacity
