@@ -150,7 +150,7 @@ def _add_model(group: "argparse._ArgumentGroup") -> None:
         "--size",
         type=int,
         metavar="PIXELS",
-        help="longest side of the frames, in pixels (default: the model's, 384 for mini)",
+        help="longest side of the frames, in pixels (default: the model's, 512 for mini)",
     )
     group.add_argument("--steps", type=int, metavar="N", help="sampling steps a pass (default: the model's)")
     group.add_argument(
