@@ -32,7 +32,7 @@ Photographs = Sequence[Tensor] | Callable[[], Sequence[Tensor]]
 
 
 class Each(Protocol):
-    """Gives what `function(*arguments)` gives, computed or from a cache.
+    """Returns what `function(*arguments)` returns, computed or from a cache.
 
     Names are those of the stages: "conditioning" (in which "agreement" may be nested), "coarse", "structure", "frames"
     and "cloud". Their functions take a callback `on_progress` as a keyword, too.
@@ -42,7 +42,7 @@ class Each(Protocol):
 
 
 def given(**made: Any) -> Each:
-    """The `Each` that computes every stage but those that are given, such as `agreement=scene`."""
+    """An `Each` that computes every stage but those that are given, as in `given(agreement=scene)`."""
 
     def each(name: str, function: Callable[..., T], *arguments: Any) -> T:
         return made[name] if name in made else function(*arguments)
@@ -62,7 +62,7 @@ class CloseUp:
         cameras: T cameras of the frames.
         conditioning: what the network was shown of them.
         frames: [T, 3, H, W] float32 in [0, 1].
-        structure: the point cloud of the first pass in these cameras; None where there was one pass.
+        structure: what the second pass saw of the first one's cloud; None where there was one pass.
         each: makes the cloud, or takes it from a cache.
     """
 
@@ -109,7 +109,7 @@ def close_up(
     seed: int = 0,
     each: Each = compute,
 ) -> CloseUp:
-    """Generate the frames that a path of cameras sees, and fuse them with the photographs.
+    """Generate the frames that the cameras of a path see, and the point cloud that they and the photographs agree on.
 
     Args:
         scene: V >= 1 photographs with cameras, depths and confidences.
@@ -130,20 +130,20 @@ def close_up(
         ValueError: other passes than 1 or 2.
     """
     own = pipeline.sampling
-    passes = passes or (2 if own.second_pass else 1)
-    if passes not in (1, 2):
+    if passes not in (None, 1, 2):
         raise ValueError(f"passes must be 1 or 2, got {passes}")
+    second_pass = own.second_pass if passes is None else passes == 2
     kind = kind or conditioning_kind(own.conditioning)
-    sampling = (steps, guidance, seed)
     reference = scene.images[:1] if reference is None else reference
-    # What the photographs show of the path (Sections III-B and III-C).
+    sampling = (steps, guidance, seed)
+    # I_t: what the photographs show of the path (Section III-B, Eqs. 3 and 4), without leaks (Section III-C, Eq. 5).
     conditioning = each("conditioning", condition, kind, scene, path, photographs, own.layers > 0, each)
     structure = None
-    if passes == 2:
-        # Coarse frames, whose consistent points are one global cloud (Section III-D).
+    if second_pass:
+        # Coarse frames (Section III-A, Eq. 1); what is consistent in them is one global cloud (Section III-D, Eq. 6).
         coarse = each("coarse", generate, pipeline, reference, conditioning, None, *sampling)
         structure = each("structure", render_cloud, CloseUp(scene, path, conditioning, coarse))
-    # The frames, in the second pass guided by the cloud's images (Eq. 7).
+    # The frames; a second pass joins its features with those of the cloud's images I_g (Section III-D, Eq. 7).
     frames = each("frames", generate, pipeline, reference, conditioning, structure, *sampling)
     return CloseUp(scene, path, conditioning, frames, structure, each)
 
@@ -157,7 +157,7 @@ def condition(
     each: Each = compute,
     on_progress: OnProgress | None = None,
 ) -> Conditioning:
-    """Conditioning images: Algorithm 1 with Eq. 5 (`Hierarchical`), or another kind."""
+    """Conditioning images: `Hierarchical` is the paper's Algorithm 1, `Fused` ours."""
     taken = None
     if kind.takes_photographs:
         taken = photographs() if callable(photographs) else photographs

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -10,7 +9,7 @@ from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators.da3 import DA3
 from cus.estimators.dust3r import DUSt3R
-from cus.estimators.estimator import Estimator
+from cus.estimators.estimator import Estimator, Request
 from cus.estimators.predictions import MemoryShortage
 from cus.estimators.stereo import Stereo
 from cus.estimators.vggt import VGGT
@@ -141,20 +140,13 @@ def estimate_scene(
     check_arguments(images, cameras, valid, focals, sizes, REGISTRY[choose(estimator).name].fewest)
     yield_cores()
     choice = prepare(estimator)
-    rest: dict[str, Any] = {
-        "valid": valid,
-        "focals": focals,
-        "sizes": sizes,
-        "all_views": all_views,
-        "on_progress": on_progress,
-    }
+    request = Request(images, cameras, valid, focals, sizes, all_views, on_progress)
     try:
-        found = REGISTRY[choice.name].estimate(images, cameras, weights=choice.weights, **rest)
-        return found.with_notes(choice.note)
+        return REGISTRY[choice.name].estimate(request, choice.weights).with_notes(choice.note)
     except MemoryShortage:
         if estimator != "auto":
             raise
         title = REGISTRY[choice.name].title
     # Not while the error is handled: its traceback keeps the network in the GPU's memory.
     choice = Choice("stereo", reason=f"{title} with {len(images)} photographs needs more memory than the GPU has")
-    return REGISTRY["stereo"].estimate(images, cameras, **rest).with_notes(choice.note)
+    return REGISTRY["stereo"].estimate(request, None).with_notes(choice.note)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,10 +13,9 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators.framing import FramedViews, FrameRule, frame_views
-from cus.estimators.packages import package_trouble
 from cus.estimators.predictions import Prediction, explained_memory, scene_from
 from cus.hub.weights import fetch_weights, find_weights
-from cus.scene import SceneEstimate, check_arguments
+from cus.scene import SceneEstimate
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,19 @@ class Availability:
     here: bool
     weights: str | None = None
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `estimate_scene`, which describes them; their shapes belong together."""
+
+    images: Tensor
+    cameras: Cameras | None = None
+    valid: Tensor | None = None
+    focals: Tensor | None = None
+    sizes: Tensor | None = None
+    all_views: bool = False
+    on_progress: Callable[[int, int], None] | None = None
 
 
 class Estimator(ABC):
@@ -61,19 +74,8 @@ class Estimator(ABC):
         return
 
     @abstractmethod
-    def estimate(
-        self,
-        images: Tensor,
-        cameras: Cameras | None = None,
-        *,
-        weights: str | None = None,
-        valid: Tensor | None = None,
-        focals: Tensor | None = None,
-        sizes: Tensor | None = None,
-        all_views: bool = False,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> SceneEstimate:
-        """`estimate_scene` on the device of the images; arguments, result and errors as there."""
+    def estimate(self, request: Request, weights: str | None) -> SceneEstimate:
+        """Cameras, depth and confidence, on the device of the images. Raises InputError where there are none."""
 
 
 class Network(Estimator):
@@ -109,7 +111,15 @@ class Network(Estimator):
 
     def missing_package(self) -> str:
         """Why the package cannot be used; nothing where it can."""
-        return package_trouble(self.package, self.title, self.import_package) if self.package else ""
+        if not self.package:
+            return ""
+        if find_spec(self.package) is None:
+            return f"{self.title} is not installed"
+        try:
+            self.import_package()
+        except Exception as error:  # whatever another project's code raises, "auto" must go on without it
+            return f"{self.title} cannot be imported: {error}"
+        return ""
 
     def require_package(self) -> None:
         """Raise InputError, with how to get it, where the package cannot be used."""
@@ -148,33 +158,21 @@ class Network(Estimator):
         self.require_package()
         self.fetch(weights or self.repositories[0])
 
-    def estimate(
-        self,
-        images: Tensor,
-        cameras: Cameras | None = None,
-        *,
-        weights: str | None = None,
-        valid: Tensor | None = None,
-        focals: Tensor | None = None,
-        sizes: Tensor | None = None,
-        all_views: bool = False,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> SceneEstimate:
-        """`estimate_scene`, on the device of the images; `sizes` are not needed, and no view is left out."""
-        check_arguments(images, cameras, valid, focals, fewest=self.fewest)
-        device = images.device
+    def estimate(self, request: Request, weights: str | None) -> SceneEstimate:
+        """What `predict` says, in the photographs' own pixels; no view is left out."""
+        images, device, valid, given = request.images, request.images.device, request.valid, request.cameras
 
         def report(done: int) -> None:
-            if on_progress is not None:
-                on_progress(done, self.steps)
+            if request.on_progress is not None:
+                request.on_progress(done, self.steps)
 
         self.require_package()
         framed = frame_views(images, valid, self.rule)
-        given = None if cameras is None else cameras.to(device)
+        given = None if given is None else given.to(device)
         with explained_memory(self.title, len(images)):
             prediction = self.predict(self.fetch(weights or self.repositories[0]), framed, given, device, report)
         valid = None if valid is None else valid.to(device)
-        scene = scene_from(prediction, framed, images, valid, given, focals)
+        scene = scene_from(prediction, framed, images, valid, given, request.focals)
         report(self.steps)
         return scene
 

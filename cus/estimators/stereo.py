@@ -12,7 +12,7 @@ from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators import poses
 from cus.estimators.consistency import agreeing, confidence, round_trip_errors
-from cus.estimators.estimator import Estimator
+from cus.estimators.estimator import Estimator, Request
 from cus.estimators.filling import fill_unconfirmed, smooth_surfaces
 from cus.estimators.overlap import without_overlap
 from cus.estimators.plane_sweep import (
@@ -121,21 +121,16 @@ class Stereo(Estimator):
     name = "stereo"
     title = "stereo"
 
-    def estimate(
-        self,
-        images: Tensor,
-        cameras: Cameras | None = None,
-        *,
-        weights: str | None = None,
-        valid: Tensor | None = None,
-        focals: Tensor | None = None,
-        sizes: Tensor | None = None,
-        all_views: bool = False,
-        on_progress: Progress | None = None,
-    ) -> SceneEstimate:
+    def estimate(self, request: Request, weights: str | None) -> SceneEstimate:
         """`estimate_stereo`."""
         return estimate_stereo(
-            images, cameras, valid=valid, focals=focals, sizes=sizes, all_views=all_views, on_progress=on_progress
+            request.images,
+            request.cameras,
+            valid=request.valid,
+            focals=request.focals,
+            sizes=request.sizes,
+            all_views=request.all_views,
+            on_progress=request.on_progress,
         )
 
 

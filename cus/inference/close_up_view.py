@@ -12,7 +12,8 @@ from cus.cameras import Cameras
 from cus.estimators import SceneEstimate
 from cus.inference.folder import State
 from cus.inference.measures import Measures, measure, plain_crop
-from cus.inference.photographs import Batch, Inputs, photograph, size_inside
+from cus.inference.photographs import Batch, Inputs, size_inside
+from cus.inference.photographs import photographs as read
 from cus.inference.recorded import conditioning_from
 from cus.inference.verdict import Verdict, judge
 
@@ -47,7 +48,7 @@ def look(
     if not judge(measures).trusted and bool(seen.masks[0].any()):
         # Which one sees it best hangs on the geometry; paths start at the first.
         measures = replace(measures, view=0)
-    best = photograph(inputs, batch, measures.view) if photographs is None else photographs[measures.view]
+    best = read(inputs, batch, [measures.view])[0] if photographs is None else photographs[measures.view]
     crop = plain_crop(best, seen, measures.view, (width, height))
     found = {_MEASURES: measures.to_tensor()}
     if crop is not None:

@@ -115,24 +115,16 @@ def _focal(photo: Photo, focal_35mm: float | None, fov: float | None) -> float:
     return photo.focal or float("nan")
 
 
-def photographs(inputs: Inputs, batch: Batch) -> list[Tensor]:
-    """The photographs at their own resolution, V of [3, H, W] uint8, where their pictures in the batch are.
+def photographs(inputs: Inputs, batch: Batch, views: Sequence[int] | None = None) -> list[Tensor]:
+    """Some photographs (None: all V) at their own resolution, [3, H, W] uint8 each, where the batch shows them.
 
     Larger ones than `LARGEST_PHOTOGRAPH` are shrunk; a note should say so (`oversized`).
     """
-    return _photographs(inputs, batch, range(len(inputs.photos)))
-
-
-def photograph(inputs: Inputs, batch: Batch, index: int) -> Tensor:
-    """One of them."""
-    return _photographs(inputs, batch, [index])[0]
-
-
-def _photographs(inputs: Inputs, batch: Batch, indices: Sequence[int]) -> list[Tensor]:
     height, width = batch.set.images.shape[-2:]
     photos, posed = inputs.photos, inputs.posed
-    pictures = (photos[i].pixels() if posed is None else posed.straight_picture(i).pixels for i in indices)
-    return large_pictures(pictures, batch.set.scales[list(indices)], width, height, LARGEST_PHOTOGRAPH)
+    chosen = list(range(len(photos)) if views is None else views)
+    pictures = (photos[i].pixels() if posed is None else posed.straight_picture(i).pixels for i in chosen)
+    return large_pictures(pictures, batch.set.scales[chosen], width, height, LARGEST_PHOTOGRAPH)
 
 
 def oversized(sizes: Sequence[tuple[int, int]]) -> str | None:
