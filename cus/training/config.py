@@ -48,6 +48,9 @@ def _merged(kind: type[T], layers: Iterable[tuple[str, DictConfig]]) -> T:
             config = OmegaConf.merge(config, layer)
         except OmegaConfBaseException as error:
             raise InputError(f"{source}: {str(error).splitlines()[0]} (at {error.full_key})") from error
+        except TypeError as error:
+            names = ", ".join(map(str, layer))
+            raise InputError(f"{source}: a list takes a list, and a mapping a mapping; see {names}") from error
     try:
         missing = OmegaConf.missing_keys(config)
         if missing:

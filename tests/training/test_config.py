@@ -44,7 +44,7 @@ def test_unknown_keys_name_the_nearest_known_one(override: str) -> None:
         config.resolve(Outer, None, ["out=x", override])
 
 
-@pytest.mark.parametrize("override", ["loop.steps=many", "loop=3", "no-equals"])
+@pytest.mark.parametrize("override", ["loop.steps=many", "loop=3", "no-equals", "crop.0=3", "extra=[3]"])
 def test_values_of_another_type_are_refused(override: str) -> None:
     with pytest.raises(InputError):
         config.resolve(Outer, None, ["out=x", override])
