@@ -124,6 +124,8 @@ def test_the_manifest_has_checksums_licence_splits_and_verdicts(whole):
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
     verdicts = {verdict["name"] for clip in manifest["clips"] for verdict in clip["verdicts"]}
     assert verdicts == {"coverage", "agreement", "sharpness", "opacity", "distance", "inside"}
+    # Tables of the shards' entries want the same columns in all.
+    assert len({tuple(sorted(clip)) for clip in manifest["clips"]}) == 1
     assert [v["name"] for v in manifest["scenes"]["1K/aaa"]["verdicts"]] == ["epipolar_error", "held_out_psnr"]
 
 

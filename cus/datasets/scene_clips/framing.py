@@ -60,19 +60,24 @@ def pixels_a_frame(size: tuple[int, int], width: int, height: int) -> float:
     return min(size[0] / width, size[1] / height)
 
 
+def require_pixels(posed: PosedPhotos, width: int, height: int) -> None:
+    """Refuse photographs that are much smaller than frames of width x height pixels. Raises InputError."""
+    for own in posed.sizes:
+        if pixels_a_frame(own, width, height) * MOST_ENLARGED < 1:
+            raise InputError(
+                f"the photographs have {own[0]}x{own[1]} pixels, too few for frames of {width}x{height}: use larger "
+                "ones, or set recipe.width and recipe.height"
+            )
+
+
 def read_framed(posed: PosedPhotos, width: int, height: int) -> Framed:
     """Photographs shrunk and cut at their middle to width x height pixels.
 
     Raises:
         InputError: photographs that are missing, damaged, or much smaller than that.
     """
+    require_pixels(posed, width, height)
     scale = 1 / pixels_a_frame(posed.sizes[0], width, height)
-    if scale > MOST_ENLARGED:
-        own_width, own_height = posed.sizes[0]
-        raise InputError(
-            f"the photographs have {own_width}x{own_height} pixels, too few for frames of {width}x{height}: use larger "
-            "ones, or set recipe.width and recipe.height"
-        )
     whole = tuple(math.ceil(side * scale - 1e-6) for side in posed.sizes[0])
     photos, cameras = posed.read(*whole)
     x, y = (whole[0] - width) // 2, (whole[1] - height) // 2

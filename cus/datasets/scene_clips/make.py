@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cus.cameras import Cameras, PosedPhotos
 from cus.conditioning import agree, fused_warp
-from cus.datasets.clips import Clip
+from cus.datasets.clips import Clip, Warp
 from cus.datasets.other_warps import References, other_warps
 from cus.datasets.scene_check import check_scene
 from cus.datasets.scene_clips.framing import (
@@ -21,6 +21,7 @@ from cus.datasets.scene_clips.framing import (
     pixels_a_frame,
     read_crops,
     read_framed,
+    require_pixels,
     segments_of,
 )
 from cus.datasets.scene_clips.paths import draw_path, draw_point, draw_zoom
@@ -100,15 +101,18 @@ def scene_clips(
         on_stage: told of progress.
 
     Raises:
-        InputError: photographs that cannot be read or are too small, cameras that do not fit them, or a fit that cannot
-            start. A segment in which the estimator finds nothing is a clip that was not made.
+        InputError: photographs that cannot be read, are too small or too few, cameras that do not fit them, or a fit
+            that cannot start. A segment in which the estimator finds nothing is a clip that was not made.
     """
     tell = on_stage or (lambda stage, share: None)
     device = torch.device(device)
     posed = in_order(posed.at_file_size())
     record.notes += posed.notes
-    # Before slow work: photographs that are too small.
-    read_framed(posed.select([0, 1]), recipe.width, recipe.height)
+    if len(posed) < 3:
+        raise InputError(
+            f"{len(posed)} photographs are two references at most; a scene needs three photographs or more"
+        )
+    require_pixels(posed, recipe.width, recipe.height)
     segments = segments_of(len(posed), recipe.segment, recipe.segments)
     record.counts |= {"photographs": len(posed), "segments": len(segments)}
     with record.timed("check"):
@@ -204,6 +208,8 @@ class _Segment:
                 recipe.estimator,
                 valid=framed.valid.to(self.device),
             )
+            if not bool((estimate.depths > 0).any()):
+                raise InputError("the estimator finds none")
             return References(estimate, agree(estimate, photographs), photographs)
 
     def _pseudo(self, references: References, truth: SceneTruth, seen: Rendered, rng: np.random.Generator) -> MadeClip:
@@ -216,6 +222,7 @@ class _Segment:
             rendered, path, seen, references.estimate.cameras.to("cpu"), references.estimate.scale, recipe.filters
         )
         info = {"truth": "pseudo", "path": kind, "zoom": round(zoom, 3)}
+        info["photographs"] = [self.posed.names[index] for index in self.photographs]
         return self._judged(references, path, rendered.images, valid, verdicts, info)
 
     def _photographic(self, references: References, rng: np.random.Generator) -> MadeClip:
@@ -231,7 +238,9 @@ class _Segment:
         names = self.posed.names
         info = {"truth": "photographic", "path": "photographs", "zoom": round(zoom, 3)}
         info["photographs"] = [names[index] for index in inner]
-        return self._judged(references, crops.cameras, crops.images, crops.valid, [], info)
+        known = float(crops.valid.float().mean(dim=(1, 2)).min())
+        verdicts = [Verdict("opacity", known, recipe.filters.least_opacity)]
+        return self._judged(references, crops.cameras, crops.images, crops.valid, verdicts, info)
 
     def _judged(
         self,
@@ -250,7 +259,7 @@ class _Segment:
             if not all_passed(verdicts):
                 return MadeClip(None, facts)
             others = other_warps(self.recipe.others, references, path)
-        others = {name: type(warp)(warp.images.cpu(), warp.masks.cpu()) for name, warp in others.items()}
+        others = {name: Warp(warp.images.cpu(), warp.masks.cpu()) for name, warp in others.items()}
         images = references.estimate.images.cpu()
         known = {"kind": "scene", "scene": self.name, "segment": self.number, **info}
         clip = Clip(images, targets, warped.images, warped.masks, None, known, warped.layers, others)

@@ -46,7 +46,8 @@ class Filters:
         most_epipolar_error: of the scene's cameras, in pixels of photographs shrunk to 640; see `SceneCheck`.
         least_held_out_psnr: dB of the fit at photographs that it did not see, their mean. Below, the scene has
             photographic clips only.
-        least_opacity: least mean opacity of a frame of pseudo ground truth: the rest is background.
+        least_opacity: mean opacity of the emptiest frame of pseudo ground truth: the rest is background. Of
+            photographs, the share of pixels that lens and mask leave.
         least_sharpness: mean gradient of the targets, over that of the conditioning, where both are known: a truth that
             is blurrier than what is warped teaches blur.
         least_distance: of the nearest hundredth of a frame's surface from its camera, in scene scales.
@@ -96,8 +97,8 @@ class SceneRecipe:
     width: int = limited(1024, low=32, high=8192)
     height: int = limited(576, low=32, high=8192)
     segment: int = limited(27, low=3)
-    segments: int = limited(4, low=1)
-    pseudo: int = limited(2, low=0)
+    segments: int = limited(2, low=1)
+    pseudo: int = limited(1, low=0)
     photographic: int = limited(1, low=0)
     close_up_share: float = limited(0.75, low=0, high=1)
     nearer_share: float = limited(0.3, low=0, high=1)

@@ -15,7 +15,6 @@ from cus.cameras.large_pictures import large_pictures
 from cus.conditioning.fusion import fused_photos
 from cus.datasets.scene_clips.recipe import TruthRecipe
 from cus.datasets.scene_clips.rendered import Rendered, psnr
-from cus.errors import InputError
 from cus.estimators import estimate_scene
 from cus.splats import FitConfig, FitRecord, Gaussians, Views, fit_views, rasterization
 from cus.splats.fit_start import ColoredCloud
@@ -80,15 +79,13 @@ def fit_start(posed: PosedPhotos, recipe: TruthRecipe, device: torch.device) -> 
     """Read the photographs of a scene and estimate depths to start from.
 
     Args:
-        posed: the photographs, at the size of their files.
+        posed: three photographs or more, at the size of their files.
         recipe: see `TruthRecipe`.
         device: to fit on.
 
     Raises:
-        InputError: fewer than three photographs, ones that cannot be read, or no depth.
+        InputError: photographs that cannot be read, or no depth.
     """
-    if len(posed) < 3:
-        raise InputError(f"{len(posed)} photographs are too few to fit a scene and to score it; three are needed")
     held_out = held_out_of(len(posed), recipe.hold_out)
     seen = posed.select([index for index in range(len(posed)) if index not in held_out])
     widths, heights = zip(*posed.sizes, strict=True)
