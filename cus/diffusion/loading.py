@@ -1,4 +1,4 @@
-"""A checkpoint, found, identified, fitted into the memory of a device, and loaded onto it."""
+"""Checkpoints: finding, identifying and loading them, and how they use the memory of a device."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What an estimator is, and what those have in common that are networks with weights."""
+"""The interface of all estimators, and the base of those that are networks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from cus.scene import SceneEstimate
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether an estimator can be used without a download.
+    """Whether an estimator can be used at once, without a download.
 
     Attributes:
         here: whether it can.
@@ -47,11 +47,11 @@ class Request:
 
 
 class Estimator(ABC):
-    """A way from photographs to cameras, depth and confidence. The base needs no weights and is always there.
+    """Estimates cameras, depth and confidence of photographs. By default it needs no weights and is always available.
 
     Attributes:
         name: by which users ask for it.
-        title: what it is called before people.
+        title: its name in messages.
         fewest: photographs that it needs.
     """
 
@@ -60,17 +60,17 @@ class Estimator(ABC):
     fewest: ClassVar[int] = 2
 
     def weights_of(self, asked: str) -> str | None:
-        """The weights that a user means; nothing asked is the default. Raises InputError where it takes none."""
+        """The weights that a user asks for, or the default for "". Raises InputError where it takes none."""
         if asked:
             raise InputError(f"estimator '{self.name}:{asked}': {self.name} takes no weights")
         return None
 
     def available(self) -> Availability:
-        """Whether it can be used without a download; quick."""
+        """Whether it can be used at once; quick."""
         return Availability(True)
 
     def prepare(self, weights: str | None) -> None:
-        """Download weights that are missing. Raises InputError where it cannot be used."""
+        """Get what is missing. Raises InputError where it cannot be used."""
         return
 
     @abstractmethod
@@ -86,10 +86,10 @@ class Network(Estimator):
         aliases: short names of weights.
         files: names of weights in a repository or a folder, the preferred first.
         licence: of the weights.
-        package: name by which the code is imported; "" is this project's own.
-        install: how to get that.
-        rule: what pictures it takes.
-        steps: of which its progress consists.
+        package: the package that holds the code; "" if that is this project's own.
+        install: how to get the package.
+        rule: how pictures are framed for it.
+        steps: number of its progress steps.
     """
 
     repositories: ClassVar[tuple[str, ...]]
@@ -106,7 +106,7 @@ class Network(Estimator):
         return self.aliases.get(asked, asked) or self.repositories[0]
 
     def import_package(self) -> object:
-        """Import what is needed of the package."""
+        """Import what is used of the package."""
         return None
 
     def missing_package(self) -> str:
@@ -140,7 +140,7 @@ class Network(Estimator):
         return path
 
     def check(self, path: Path, weights: str) -> None:
-        """Raise InputError where the file that `weights` stand for cannot be the network's."""
+        """Raise InputError where the file found for `weights` cannot be the network's."""
 
     def available(self) -> Availability:
         """Whether package and weights are on this machine."""
@@ -154,7 +154,7 @@ class Network(Estimator):
         )
 
     def prepare(self, weights: str | None) -> None:
-        """Package and weights are there afterwards."""
+        """Check the package, and download missing weights."""
         self.require_package()
         self.fetch(weights or self.repositories[0])
 
@@ -185,7 +185,7 @@ class Network(Estimator):
         device: torch.device,
         report: Callable[[int], None],
     ) -> Prediction:
-        """What the network says.
+        """Run the network.
 
         Args:
             path: its checkpoint.

@@ -1,4 +1,4 @@
-"""What stages of a run make, as tensors to be recorded, and back."""
+"""Results of a run's stages as tensors to be saved, and back."""
 
 from dataclasses import fields
 
@@ -11,11 +11,11 @@ from cus.inference.folder import State
 from cus.scene import SceneEstimate
 from cus.splats import Gaussians
 
-LAYERS = "layers."  # before the names of the layers' tensors in a recorded conditioning
+LAYERS = "layers."  # prefix of the layers' tensors in a saved conditioning
 
 
 def scene_state(scene: SceneEstimate, valid: Tensor) -> State:
-    """An estimate, and [V, H, W] bool where its photographs have pixels that count, to be recorded."""
+    """An estimate to be saved, with its valid pixels [V, H, W] bool."""
     cameras = {"viewmats": scene.cameras.viewmats, "Ks": scene.cameras.Ks}
     maps = {"images": scene.images, "depths": scene.depths, "confidences": scene.confidences, "valid": valid}
     found = {"left_out": torch.tensor(scene.left_out, dtype=torch.int64)}
@@ -25,7 +25,7 @@ def scene_state(scene: SceneEstimate, valid: Tensor) -> State:
 
 
 def scene_from(state: State) -> SceneEstimate:
-    """The estimate that `scene_state` recorded."""
+    """The estimate that `scene_state` saved."""
     tensors = state.tensors
     height, width = tensors["images"].shape[-2:]
     cameras = Cameras(tensors["viewmats"], tensors["Ks"], width, height)
@@ -39,7 +39,7 @@ def scene_from(state: State) -> SceneEstimate:
 
 
 def state_of(value: Conditioning | Gaussians) -> State:
-    """The tensors of a dataclass, to be recorded; a conditioning's layers in 8 bits, as photographs are."""
+    """The tensors of a dataclass to be saved; a conditioning's layers in 8 bits, as photographs are."""
     values = {field.name: getattr(value, field.name) for field in fields(value)}
     tensors = {name: tensor for name, tensor in values.items() if isinstance(tensor, Tensor)}
     layers = value.layers if isinstance(value, Conditioning) else None
@@ -49,7 +49,7 @@ def state_of(value: Conditioning | Gaussians) -> State:
 
 
 def conditioning_from(state: State) -> Conditioning:
-    """The conditioning that `state_of` recorded."""
+    """The conditioning that `state_of` saved."""
     tensors = state.tensors
     layers = None
     if f"{LAYERS}gate" in tensors:
@@ -64,22 +64,22 @@ def _to_bytes(values: Tensor) -> Tensor:
 
 
 def cloud_state(cloud: FusedCloud) -> State:
-    """The cloud, to be recorded."""
+    """A point cloud to be saved."""
     tensors = {"points": cloud.points, "colors": cloud.colors, "counts": cloud.counts}
     return State(tensors | {"needed": torch.tensor(cloud.needed)})
 
 
 def cloud_from(state: State) -> FusedCloud:
-    """The cloud that `cloud_state` recorded."""
+    """The cloud that `cloud_state` saved."""
     tensors = state.tensors
     return FusedCloud(tensors["points"], tensors["colors"], tensors["counts"], int(tensors["needed"]))
 
 
 def frames_state(frames: Tensor) -> State:
-    """Frames [T, 3, H, W], to be recorded."""
+    """Frames [T, 3, H, W] to be saved."""
     return State({"frames": frames})
 
 
 def frames_from(state: State) -> Tensor:
-    """The frames that `frames_state` recorded."""
+    """The frames that `frames_state` saved."""
     return state.tensors["frames"]

@@ -189,9 +189,9 @@ class Run:
         settings, results = self.settings, self.results
         scene = self._scene()
         path = results.cameras = self._path(scene)
-        # Read for the conditioning, and again for the fit: they need not lie in memory while the network works.
+        # Read for the conditioning, then again for the fit, so that they take no memory while the network runs.
         photos = cache(lambda: photographs(results.inputs, results.batch))
-        self._keep_conditioning(scene, path, photos, on_verdict)
+        self._keep_conditioning(scene, path, photos, photos.cache_clear, on_verdict)
         if self.pipeline is None:
             self.each("conditioning", condition, self.kind, scene, path, photos, self.sampling.layers > 0)
             return
@@ -263,18 +263,19 @@ class Run:
         scene: SceneEstimate,
         path: Cameras,
         photos: Callable[[], list[Tensor]],
+        release: Callable[[], None],
         on_verdict: Callable[[Verdict], None] | None,
     ) -> None:
-        """How the conditioning is recorded, with a look at it for the verdict, and what follows it."""
+        """Save the conditioning with the measures of the verdict, then write its files."""
         settings, results, kind = self.settings, self.results, self.kind
 
         def record(made: Conditioning) -> State:
             taken = photos() if kind.takes_photographs else None
-            photos.cache_clear()
+            release()
             return look(scene, path, recorded.state_of(made), results.inputs, results.batch, taken)
 
         def then(made: Conditioning, state: State) -> None:
-            # Of kinds that look at the photographs' own pixels, as the fit does.
+            # The fit, and some kinds, take colours from the photographs' own pixels.
             sizes = [(photo.width, photo.height) for photo in results.inputs.photos]
             if (kind.takes_photographs or "splat" in self.planned()) and (note := oversized(sizes)):
                 results.notes.append(note)
@@ -293,7 +294,7 @@ class Run:
         self.each.add("conditioning", made_from, record, recorded.conditioning_from, then)
 
     def _keep_frames(self, on_frames: Callable[[], None] | None) -> None:
-        """How both passes and what follows from them are recorded."""
+        """Save what each pass makes, and the point cloud; write the frames and a first report."""
         settings, results, each = self.settings, self.results, self.each
 
         def first(frames: Tensor, _: State) -> None:

@@ -1,4 +1,4 @@
-"""The cache of a run's stages: what its folder holds of them is read, the rest is made and recorded there."""
+"""The cache of a run's stages: finished ones are read from its folder, the others are computed and saved there."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -27,14 +27,14 @@ class _Kept(Generic[T]):
 
 @dataclass
 class StageCache:
-    """The `each` of a run, see `cus.closeup.Each`.
+    """The `each` (`cus.closeup.Each`) of a run.
 
     Attributes:
         folder: of the run, prepared.
-        resume: take what the folder holds of stages that were made from the same.
-        device: where tensors that are read belong.
-        progress: is told of each stage.
-        results: gets the notes and the seconds of each stage, and the names of those that were read.
+        resume: whether to reuse finished stages whose inputs are the same.
+        device: where loaded tensors go.
+        progress: shows each stage.
+        results: collects the notes and seconds of each stage, and the names of those that were reused.
     """
 
     folder: RunFolder
@@ -52,23 +52,23 @@ class StageCache:
         read: Callable[[State], T],
         then: Callable[[T, State], None] | None = None,
     ) -> None:
-        """Keep what a stage makes; a stage that was not added is made whenever it is asked for.
+        """Keep the result of a stage. One that is not added is computed whenever it is asked for.
 
         Args:
-            name: of `STAGES`.
-            made_from: JSON-like values that decide what the stage makes.
-            record: turns what it makes into what the folder holds.
-            read: turns that back.
-            then: called with both once the stage is finished, to write what people look at.
+            name: a key of `STAGES`.
+            made_from: JSON-like values that determine the result.
+            record: from the result to what is saved.
+            read: the way back.
+            then: called with both when the stage is finished, to write the files that people look at.
         """
         self._kept[name] = _Kept(fingerprint([cus.__version__, name, *made_from]), record, read, then)
 
     def key(self, name: str) -> str:
-        """A fingerprint of what a stage that was added is made from."""
+        """Fingerprint of what determines the result of an added stage."""
         return self._kept[name].key
 
     def __call__(self, name: str, function: Callable[..., T], *arguments: Any) -> T:
-        """What `function(*arguments)` gives, read or made; when made, as it will be read."""
+        """The result of `function(*arguments)`, loaded, or computed and returned as it would be loaded."""
         if name not in self._kept:
             return function(*arguments)
         kept, label, results = self._kept[name], STAGES[name], self.results

@@ -48,7 +48,7 @@ def test_a_kind_takes_its_own_options_and_leaves_out_those_of_others():
 
 
 def test_an_unknown_kind_is_refused_with_all_that_there_are():
-    with pytest.raises(InputError, match="no conditioning 'warp'; expected one of hierarchical, points, fused"):
+    with pytest.raises(InputError, match="no conditioning kind 'warp'; expected one of hierarchical, points, fused"):
         conditioning_kind("warp")
 
 

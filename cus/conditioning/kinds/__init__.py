@@ -1,4 +1,4 @@
-"""The conditioning images that a checkpoint may know. A new kind is a file beside this one and its place in `KINDS`."""
+"""Kinds of conditioning images. To add one, write a file beside this one and add its class to `KINDS`."""
 
 from dataclasses import fields
 from typing import Any
@@ -14,17 +14,17 @@ KINDS: dict[str, type[ConditioningKind]] = {kind.name: kind for kind in (Hierarc
 
 
 def conditioning_kind(name: str, **options: Any) -> ConditioningKind:
-    """The kind of a name.
+    """The kind of this name.
 
     Args:
-        name: one of `KINDS`.
-        **options: fields of kinds; those that this kind does not have are left out.
+        name: a key of `KINDS`.
+        **options: fields of any kind; those that this one does not have are left out.
 
     Raises:
         InputError: there is no such kind.
     """
     if name not in KINDS:
-        raise InputError(f"there is no conditioning {shown(name)}; expected one of {', '.join(KINDS)}")
+        raise InputError(f"there is no conditioning kind {shown(name)}; expected one of {', '.join(KINDS)}")
     kind = KINDS[name]
     known = {field.name for field in fields(kind)}
     return kind(**{option: value for option, value in options.items() if option in known})

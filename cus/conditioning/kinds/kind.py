@@ -1,4 +1,4 @@
-"""What every kind of conditioning images has."""
+"""The interface of all kinds of conditioning images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
