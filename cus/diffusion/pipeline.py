@@ -1,5 +1,6 @@
 """CloseUpShotPipeline: conditioning images in, frames out."""
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -134,10 +135,14 @@ class CloseUpShotPipeline(DiffusionPipeline):
         return pipeline
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Write a folder that `from_pretrained` reads: safetensors and JSON."""
+        """Write a folder that `from_pretrained` reads: safetensors and JSON, which name no folder of this machine."""
         if kwargs.pop("push_to_hub", False):
             raise ValueError("save_pretrained writes a folder only; call push_to_hub, which checks what it uploads")
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
+        folder = Path(save_directory)
+        for path in (folder / self.config_name, *(folder / name / "config.json" for name in self.components)):
+            if path.is_file():
+                _forget_origin(path)
 
     def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -450,3 +455,10 @@ def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContex
     if dtype in (None, torch.float32):
         return nullcontext()
     return torch.autocast(device.type, dtype)
+
+
+def _forget_origin(path: Path) -> None:
+    """Take out of a configuration the path on this machine that it was loaded from."""
+    values = json.loads(path.read_text())
+    if values.pop("_name_or_path", None) is not None:
+        path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")

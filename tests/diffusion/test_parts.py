@@ -18,7 +18,7 @@ from cus.diffusion.memory import skeleton
 from cus.diffusion.sampling import Sampling
 from cus.diffusion.uploads import prepare
 from cus.errors import InputError
-from cus.hub.stored import open_model
+from cus.hub.stored import local_folder, open_model
 from tests.diffusion.tiny import pictures, tiny_pipeline
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -139,7 +139,7 @@ def test_configurations_that_are_not_the_weights_are_refused(
     "sampling",
     [
         {"width": 10**9}, {"frames": 0}, {"steps": "50"}, {"guidance": math.nan}, {"fps": 1.5}, {"eta": -1},
-        {"second_pass": 1}, {"conditioning": "other"}, {"conditioning": []}, {"frames": True}, {"spam": 1}, [1], 3,
+        {"second_pass": 1}, {"conditioning": []}, {"frames": True}, {"spam": 1}, [1], 3,
         {"layers": 3}, {"noise": "x"}, {"noise": math.nan}, {"guidance": 10**400}, 10**400,
     ],
 )  # fmt: skip
@@ -173,3 +173,11 @@ def test_the_index_names_no_class_but_the_parts_own(model: Path) -> None:
         assert "as its unet, which is not loaded" in refusal(model)
     (model / "model_index.json").write_text("[" * 100_000)
     assert "not valid JSON" in refusal(model)
+
+
+def test_a_stored_pipeline_names_no_folder_that_it_was_loaded_from(tmp_path: Path) -> None:
+    tiny_pipeline().save_pretrained(tmp_path / "first")
+    CloseUpShotPipeline.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    for folder in (tmp_path / "second", local_folder("mini")):
+        for path in folder.rglob("*.json"):
+            assert "_name_or_path" not in json.loads(path.read_text()), path
