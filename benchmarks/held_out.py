@@ -1,0 +1,80 @@
+"""Score checkpoints on held-out clips, beside what they are shown.
+
+    python data/make_cases.py out=runs/validation "scenes=[castle,door]" cases=5
+    python benchmarks/held_out.py runs/validation mini runs/unet/export
+
+It prints the means of PSNR, SSIM and ST-LPIPS (extra `metrics`) over whole frames, for each scene and over all clips.
+Training scores crops of a few of them as it goes (`held_out=`); this takes all.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cus.datasets.clips import Clip, clip_paths, load_clip
+from cus.diffusion import CloseUpShotPipeline
+from cus.evaluation.metrics.psnr import psnr
+from cus.evaluation.metrics.ssim import ssim
+from cus.models.perceptual import PerceptualDistance
+
+SHOWN = "conditioning"
+Scores = tuple[float, float, float]
+
+
+def scorer() -> Callable[[Tensor, Tensor], Scores]:
+    """Means of the measures over frames [T, 3, H, W] in [0, 1]."""
+    distance = PerceptualDistance.load("alex")
+
+    def score(frames: Tensor, targets: Tensor) -> Scores:
+        pairs = list(zip(frames.clamp(0, 1), targets, strict=True))
+        means = [sum(measure(*pair) for pair in pairs) / len(pairs) for measure in (psnr, ssim)]
+        return float(means[0]), float(means[1]), float(distance(frames.clamp(0, 1), targets).mean())
+
+    return score
+
+
+def frames_of(pipeline: CloseUpShotPipeline, clip: Clip) -> Tensor:
+    """What a checkpoint makes of a clip, with the same noise for every clip."""
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        return pipeline(clip.references, clip.shown, generator=draws, dtype=torch.bfloat16)
+
+
+def main(arguments: list[str]) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path, help="folder of held-out clips")
+    parser.add_argument("models", nargs="+", help='"mini", a folder or a Hub id')
+    parser.add_argument(
+        "--least", type=float, default=21.5, metavar="DB", help="leave out clips shown worse than this (21.5 dB)"
+    )
+    options = parser.parse_args(arguments)
+    paths, score = clip_paths(options.clips), scorer()
+    pipelines = {name: CloseUpShotPipeline.from_pretrained(name) for name in options.models}
+    rows: dict[str, list[tuple[str, Scores]]] = {name: [] for name in (SHOWN, *pipelines)}
+    for done, path in enumerate(paths, 1):
+        clip = load_clip(path)
+        shown, scene = score(clip.conditioning, clip.targets), str(clip.info.get("scene", ""))
+        if shown[0] >= options.least:
+            rows[SHOWN].append((scene, shown))
+            for name, pipeline in pipelines.items():
+                rows[name].append((scene, score(frames_of(pipeline, clip), clip.targets)))
+        print(f"{done} of {len(paths)}", end="\r", file=sys.stderr)
+    if not rows[SHOWN]:
+        raise SystemExit(f"error: no clip is shown at {options.least} dB or better; try a smaller --least")
+    for scene in (*sorted({scene for scene, _ in rows[SHOWN]}), None):
+        chosen = {name: [s for where, s in row if scene in (where, None)] for name, row in rows.items()}
+        print(f"{scene or 'all'}, {len(chosen[SHOWN])} clips")
+        for name, scores in chosen.items():
+            means = torch.tensor(scores, dtype=torch.float64).mean(dim=0).tolist()
+            print(f"  {name[-40:]:40} PSNR {means[0]:6.2f} dB  SSIM {means[1]:.4f}  ST-LPIPS {means[2]:.4f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
