@@ -81,7 +81,8 @@ def build(settings: SceneClips, on_progress: OnProgress, say: Callable[[str], No
         say: called with a line for every scene.
 
     Raises:
-        InputError: settings that cannot be, no scene, a folder that cannot be written to, or no scene without failure.
+        InputError: settings that cannot be, no scene, a folder that cannot be written to, or, in one process alone, no
+            scene without failure.
     """
     part, parts = share_of(settings.part, settings.parts)
     device = device_of(settings.device)
@@ -110,7 +111,8 @@ def build(settings: SceneClips, on_progress: OnProgress, say: Callable[[str], No
             write_manifest(folder, about)
     finally:
         folder.close()
-    if mine and len(failed) == len(mine):
+    # Of several processes none may fail for its scenes: launchers end the others with it.
+    if mine and parts == 1 and len(failed) == len(mine):
         raise InputError(f"none of {len(mine)} scenes could be used; the first one: {failed[0]}")
     on_progress(STEPS, STEPS, f"{len(mine)} scenes, {len(failed)} of them failed")
 
@@ -137,9 +139,11 @@ def device_of(name: str) -> torch.device:
 
 
 def sources_of(settings: SceneClips) -> list[SceneSource]:
-    """The scenes of all processes, by name. Raises InputError for none, doubled or unknown names."""
+    """The scenes of all processes, by name. Raises InputError for none, doubled or unknown names, or nothing to do."""
     if not settings.scenes:
         raise InputError("name the scenes: scenes=[folder, ...]")
+    if not settings.recipe.pseudo + settings.recipe.photographic:
+        raise InputError("recipe.pseudo and recipe.photographic are both 0: there is nothing to build")
     found: dict[str, SceneSource] = {}
     for path in settings.scenes:
         for source in find_scenes(path):

@@ -53,9 +53,9 @@ def estimate(settings: SceneClips, on_progress: OnProgress, say: Callable[[str],
     """Measure a part of the first scene that can be read, and say what the whole will cost. Raises InputError."""
     sources = sources_of(settings)
     parts = share_of(settings.part, settings.parts)[1]
-    measured, name = _measure(settings, sources, on_progress)
+    measured, name, photographs = _measure(settings, sources, on_progress)
     chosen = np.unique(np.linspace(0, len(sources) - 1, min(SAMPLED_SCENES, len(sources))).round().astype(int))
-    counts = [count for i in chosen if (count := _photographs(sources[i]))]
+    counts = [count for i in chosen if (count := _photographs(sources[i]))] or [photographs]
     seconds = float(np.mean([measured.scene_seconds(count, settings.recipe) for count in counts])) * len(sources)
     size = float(np.mean([measured.scene_bytes(count, settings.recipe) for count in counts])) * len(sources)
     say(f"measured on {name}, device {device_of(settings.device)}:")
@@ -89,22 +89,22 @@ def _photographs(source: SceneSource) -> int:
         return 0
 
 
-def _measure(settings: SceneClips, sources: list[SceneSource], on_progress: OnProgress) -> tuple[Measured, str]:
-    """A part of the first scene of which a clip can be made, and its name."""
+def _measure(settings: SceneClips, sources: list[SceneSource], on_progress: OnProgress) -> tuple[Measured, str, int]:
+    """A part of the first scene of which a clip can be made, its name, and how many photographs it has."""
     recipe = settings.recipe
     steps = min(MEASURED_STEPS, recipe.truth.iterations)
     passing = Filters(**{item.name: _lax(item.name) for item in fields(Filters)})
     part = replace(recipe, segments=1, truth=replace(recipe.truth, iterations=steps), filters=passing)
+    device = device_of(settings.device)
+
+    def tell(stage: str, share: float) -> None:
+        on_progress(int(share * STEPS), STEPS, f"measuring: {stage}")
+
     reasons = []
     for source in sources:
         record = SceneRecord()
-        tell = lambda stage, share: on_progress(int(share * STEPS), STEPS, f"measuring: {stage}")  # noqa: E731
         try:
-            made = list(
-                scene_clips(
-                    open_source(source), source.name, part, record, device=device_of(settings.device), on_stage=tell
-                )
-            )
+            made = list(scene_clips(open_source(source), source.name, part, record, device=device, on_stage=tell))
         except InputError as error:
             reasons.append(f"{source.name}: {error}")
             continue
@@ -117,14 +117,15 @@ def _measure(settings: SceneClips, sources: list[SceneSource], on_progress: OnPr
             save_clip(path, clips[0])
             size = path.stat().st_size
         spent = {"start": 0.0, "fit": 0.0} | record.seconds
-        return Measured(
+        measured = Measured(
             check=spent["check"],
             start=spent["start"] / record.counts["photographs"],
             step=spent["fit"] / steps,
             segment=spent["references"] + spent["clips"],
             clip=size,
             clips=len(clips),
-        ), source.name
+        )
+        return measured, source.name, record.counts["photographs"]
     raise InputError(f"no clip could be made of any of {len(sources)} scenes; the first one: {reasons[0]}")
 
 

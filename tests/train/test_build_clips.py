@@ -177,7 +177,14 @@ def test_without_one_good_scene_the_build_fails_and_without_any_it_does_not_star
         built(scenes, tmp_path / "out", "names=[2K/broken]")
     with pytest.raises(InputError, match="there is no scene '1K/ccc'; there are 1K/aaa, 1K/bbb"):
         built(scenes, tmp_path / "other", "names=[1K/ccc]")
+    with pytest.raises(InputError, match="both 0: there is nothing to build"):
+        built(scenes, tmp_path / "other", "recipe.pseudo=0", "recipe.photographic=0")
     assert not (tmp_path / "other").exists()
+
+
+def test_of_several_processes_none_fails_for_its_scenes(scenes, tmp_path):
+    manifest, said = built(scenes, tmp_path / "out", "names=[2K/broken]", "part=0", "parts=2")
+    assert [failure["scene"] for failure in manifest["failures"]] == ["2K/broken"] and len(said) == 1
 
 
 def test_a_dry_run_measures_and_writes_nothing(scenes, tmp_path):
