@@ -153,7 +153,7 @@ def refit(
         made_from = [_digest(run.path), repr(config), repr(options)]
         checkpoint = folder.checkpoint("refit", fingerprint(made_from), keep=resume)
         started = time.perf_counter()
-        photographs, unread = _photographs(run) if config.crops else (None, [])
+        photographs, unread = recorded_photographs(run) if config.crops else (None, [])
         splat = results.splat = fit(made, made.cloud, options, on_progress, checkpoint, photographs, valid)
         results.antialiased = config.antialiased
         results.seconds["splat"] = time.perf_counter() - started
@@ -174,7 +174,7 @@ def refit(
     return folder.path
 
 
-def _photographs(run: RecordedRun) -> tuple[list[Tensor] | None, list[str]]:
+def recorded_photographs(run: RecordedRun) -> tuple[list[Tensor] | None, list[str]]:
     """The run's photographs at their own resolution, or None and a note where they cannot be read any more."""
     posed, part = run.posed, run.results.batch.set
     height, width = part.images.shape[-2:]

@@ -26,7 +26,8 @@ class FitConfig:
         ssim_weight: lambda of Eq. 8.
         sh_degree: Of the harmonics, 0 to 3. 0 suits a zoom, where all rays to a point are alike.
         sh_warmup: Share of the iterations after which a degree more comes in (1/3: degree 3 in the last third at most).
-        coarse_share: Share of the iterations, from the start, on images of half size: a quarter of the time each.
+        coarse_share: Share of the iterations, from the start, on images of half size. That saves what goes with the
+            pixels, not what goes with the Gaussians.
         crops: Of each photograph that is given at more pixels, a round of all images; see `Crops`. 0 = none.
         final_rate: All learning rates fall exponentially to this share of their start.
         max_stretch: Half axes stay within this factor of their start.
@@ -78,8 +79,8 @@ class FitConfig:
 
         torch is slow, so its fit is small: images of at most 384 x 216 pixels, 60 000 Gaussians, degree 0 and 300
         iterations (the paper: 1000), about a minute on two cores. The CPU kernels take the paper's 1000 iterations in
-        that time and twice the Gaussians, about as many as such an image has pixels: with fewer, the scene falls behind
-        the frames in close-ups. gsplat on a GPU takes full size, too.
+        half that time and twice the Gaussians, about as many as such an image has pixels: with fewer, the scene falls
+        behind the frames in close-ups. gsplat on a GPU takes full size, too.
         """
         resolved: str = resolve_backend(backend, torch.device(device))
         if resolved == "torch":
@@ -105,6 +106,8 @@ class FitConfig:
                 raise InputError(f"{name} must be at least {least}, got {value}")
         if not 0 <= self.sh_degree <= 3:
             raise InputError(f"sh_degree must be 0 to 3, got {self.sh_degree}")
+        if not 0 <= self.coarse_share <= 1:
+            raise InputError(f"coarse_share must be 0 to 1, got {self.coarse_share}")
         for name in ("exposure_weight", "depth_weight", "camera_rate", "exposure_rate"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")

@@ -145,6 +145,7 @@ def test_large_images_are_shrunk_for_the_fit(truth) -> None:
         ({"image_confidence": torch.zeros(4)}, InputError, "every confidence is 0"),
         ({"points": torch.empty(0, 3)}, InputError, "only 0 points"),
         ({"points": torch.full((9, 3), torch.inf)}, InputError, "NaN or infinite"),
+        ({"config": replace(QUICK, coarse_share=1.5)}, InputError, "coarse_share must be 0 to 1, got 1.5"),
     ],
 )
 def test_wrong_inputs_are_named_before_the_work(truth, change: dict, error: type, message: str) -> None:

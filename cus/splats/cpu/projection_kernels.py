@@ -137,7 +137,7 @@ def project_forward(scene, views, seen, radii, first, last):  # pragma: no cover
             _jacobian(V, 1, K[1, 1] * nearness, slope_y, jacobians[1])
             near_by = visible and _may_reach(mean_x, width, jacobians[0], widest, eps)
             if not (near_by and _may_reach(mean_y, height, jacobians[1], widest, eps)):
-                # In close-ups every third; the rest of the work is most of it.
+                # A third of all in close-ups, and most of the work is still to come.
                 forms[c, i, 0], forms[c, i, 1], forms[c, i, 2] = 0.0, 0.0, 0.0
                 seen.opacities[c, i], radii[c, i, 0], radii[c, i, 1] = 0.0, 0, 0
                 continue
