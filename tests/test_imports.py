@@ -51,6 +51,8 @@ EVERYWHERE = {
     "runtime",
 }
 ONE_FILE = (
+    "bitsandbytes",
+    "peft",
     "gsplat",
     "open_clip",
     "pillow_heif",

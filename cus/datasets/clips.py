@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cus.conditioning import Conditioning, Layers
+from cus.datasets.order import EpochOrder, item_seed
 from cus.datasets.shards import SUFFIX as SHARD
 from cus.datasets.shards import MemberTensors, is_member, members
 from cus.errors import InputError
@@ -270,22 +271,39 @@ class Window:
         return tensor_slice[(time, *between, rows, columns)]
 
 
-class ClipCrops(torch.utils.data.Dataset):
+class ClipItems(torch.utils.data.Dataset):
+    """Endless items made of a folder's clips, each clip once an epoch (`EpochOrder`).
+
+    Args:
+        folder: of the clips.
+        seed: of the order, and of whatever else an item draws.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.paths, self.seed = clip_paths(folder), seed
+        self.order = EpochOrder(len(self.paths), seed)
+
+    def __len__(self) -> int:
+        return 2**31
+
+    def path_of(self, index: int) -> Path:
+        """The clip that item `index` is made of."""
+        return self.paths[self.order[index]]
+
+
+class ClipCrops(ClipItems):
     """Random windows of clips as float images; item `i` is a function of the seed and `i` alone, so training resumes.
 
     Items are dicts: targets, conditioning [T, 3, h, w] in [0, 1], masks [T, h, w] bool.
     """
 
     def __init__(self, folder: Path, frames: int, crop: tuple[int, int], seed: int) -> None:
-        self.paths = clip_paths(folder)
-        self.frames, self.crop, self.seed = frames, crop, seed
-
-    def __len__(self) -> int:
-        return 2**31
+        super().__init__(folder, seed)
+        self.frames, self.crop = frames, crop
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(item_seed(self.seed, index))
-        path = self.paths[_below(len(self.paths), generator)]
+        path = self.path_of(index)
         with open_tensors(path, FORMAT, "training clip") as file:
             targets = file.get_slice("targets")
             length, _, height, width = targets.get_shape()
@@ -295,14 +313,6 @@ class ClipCrops(torch.utils.data.Dataset):
                 "conditioning": _to_floats(window.of(file.get_slice("conditioning"))),
                 "masks": window.of(file.get_slice("masks")).bool(),
             }
-
-
-def item_seed(seed: int, index: int) -> int:
-    """A seed for item `index` of a data set: well mixed (splitmix64), so that neighbours are unrelated."""
-    value = (seed * 0x9E3779B97F4A7C15 + index + 0x632BE59BD9B4E019) % 2**64
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) % 2**64
-    return (value ^ (value >> 31)) >> 1
 
 
 def _below(count: int, generator: torch.Generator) -> int:

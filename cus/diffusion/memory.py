@@ -127,7 +127,7 @@ def measure_need(pipeline: CloseUpShotPipeline, clip: Clip, plan: MemoryPlan) ->
         structure = torch.empty_like(conditioning) if clip.structure else None
     kept, pipeline.plan = pipeline.plan, plan
     try:
-        with _LiveBytes() as counted, _AttentionUnseen():
+        with LiveBytes() as counted, _AttentionUnseen():
             # One step is as large as any number of them.
             shown = _Layered(conditioning, _layers_like(conditioning, pipeline.sampling.layers))
             pipeline(images, shown, structure, steps=1, guidance=clip.guidance)
@@ -233,7 +233,7 @@ def _too_large(
     return f"{said}; not even frames a quarter as wide fit: ask for fewer, free some memory, or take a smaller model"
 
 
-class _LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Counts the bytes of tensors made inside the block that are alive, and their peak."""
 
     def __init__(self) -> None:

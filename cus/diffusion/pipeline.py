@@ -17,6 +17,7 @@ from cus.diffusion.colors import keep_colors
 from cus.diffusion.context import ContextEncoder, PromptEmbeddings
 from cus.diffusion.latents import FirstStage, decode, encode
 from cus.diffusion.layers import LayeredConditioning, Layers, encode_layers, layer_channels, split_conditioning
+from cus.diffusion.lora import load_lora
 from cus.diffusion.objective import LatentTarget
 from cus.diffusion.parts import check_finite, check_parts
 from cus.diffusion.sampler import Denoiser, Sampler, ddim, guided, guided_at_once, keep_first_frame
@@ -179,6 +180,14 @@ class CloseUpShotPipeline(DiffusionPipeline):
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, variant=variant)
             return upload(prepare(Path(folder)), push, card)
+
+    def load_lora_weights(self, path: str | Path, adapter_name: str = "default") -> None:
+        """Add a LoRA to the U-Net: a file or folder of `train/unet.py` or of diffusers. Raises InputError."""
+        load_lora(self.unet, path, adapter_name)
+
+    def unload_lora_weights(self) -> None:
+        """Take all LoRAs off the U-Net."""
+        self.unet.unload_lora()
 
     @property
     def size_multiple(self) -> int:

@@ -23,8 +23,8 @@ MAX_HEADS_PER_CALL = 65535
 # The CPU's fused kernel is built for long rows: forward and backward at 16 keys take it eight times as long as the two
 # plain products.
 FEW_KEYS = 32
-# Without gradients the wide layers run on so many tokens at a time: their hidden values, eight times as wide as the
-# tokens, would be the largest tensors of the whole network.
+# Without gradients, and with gradient checkpointing, the wide layers run on so many tokens at a time: their hidden
+# values, eight times as wide as the tokens, would be the largest tensors of the whole network.
 TOKENS_AT_A_TIME = 1 << 15
 
 KeysValues = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -168,17 +168,21 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
+        # With its function this is set by `UNet.enable_gradient_checkpointing`.
+        self.gradient_checkpointing = False
         self.widen = nn.Linear(channels, 8 * channels)
         self.narrow = nn.Linear(4 * channels, channels)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [..., C] -> tokens of the same shape."""
-        if torch.is_grad_enabled():
-            return self._feed(x)
+        learns = torch.is_grad_enabled()
         rows = x.reshape(-1, x.shape[-1])
-        if len(rows) <= TOKENS_AT_A_TIME:
+        if len(rows) <= TOKENS_AT_A_TIME or (learns and not self.gradient_checkpointing):
             return self._feed(x)
+        if learns:
+            fed = [self._gradient_checkpointing_func(self._feed, part) for part in rows.split(TOKENS_AT_A_TIME)]  # pyright: ignore[reportCallIssue]
+            return torch.cat(fed).view(x.shape)
         fed = torch.empty_like(rows)
         for start in range(0, len(rows), TOKENS_AT_A_TIME):
             part = slice(start, start + TOKENS_AT_A_TIME)

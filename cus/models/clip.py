@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -67,6 +67,10 @@ class ImageEncoder(ModelMixin, ConfigMixin):
             output_extra_tokens=True,
         )
         return torch.cat([found["image_intermediates_prefix"][-1], found["image_intermediates"][-1]], dim=1)
+
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """Weights of the final norm and the projection, which no token depends on."""
+        return [self.tower.proj, *self.tower.ln_post.parameters()]
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] squashed (not cropped) to the tower's square and normalised as CLIP's were."""

@@ -1,10 +1,12 @@
 """The denoising network: a 3D U-Net with the architecture of ViewCrafter and DynamiCrafter, in any size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
@@ -32,6 +34,10 @@ class UNetOutput(BaseOutput):
     sample: Tensor
 
 
+def _call(module: Callable[..., Tensor], *args: Any) -> Tensor:
+    return module(*args)
+
+
 class Stage(nn.Module):
     """A residual block and, where the level has attention, a transformer over space and one over time."""
 
@@ -41,13 +47,26 @@ class Stage(nn.Module):
         self.space = space
         self.time = time
 
-    def forward(self, x: Tensor, embedding: Tensor, context: Context) -> Tensor:
-        """Maps [B*T, C, h, w] and embedding [B, E] -> maps [B*T, C', h, w]."""
-        x = self.block(x, embedding)
+    def forward(
+        self,
+        maps: Sequence[Tensor],
+        embedding: Tensor,
+        context: Context,
+        run: Callable[..., Tensor] = _call,
+    ) -> Tensor:
+        """Maps [B*T, C_i, h, w], joined along C, and embedding [B, E] -> maps [B*T, C', h, w].
+
+        `run` calls each part with its inputs. Maps are joined inside the first one: where `run` keeps its inputs until
+        the way back, it keeps these, which are there anyway.
+        """
+        x = run(self._start, embedding, *maps)
         if self.space is not None and self.time is not None:
-            x = self.space(x, context)
-            x = self.time(x, x.shape[0] // embedding.shape[0])
+            x = run(self.space, x, context)
+            x = run(self.time, x, x.shape[0] // embedding.shape[0])
         return x
+
+    def _start(self, embedding: Tensor, *maps: Tensor) -> Tensor:
+        return self.block(maps[0] if len(maps) == 1 else torch.cat(maps, dim=1), embedding)
 
 
 class Level(nn.Module):
@@ -59,7 +78,7 @@ class Level(nn.Module):
         self.resample = resample
 
 
-class UNet(ModelMixin, ConfigMixin):
+class UNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Denoiser of video latents: 3D U-Net with a transformer over space and one over time after each residual block.
 
     Conditioned on warped latents, a text and image context, the frame rate and, optionally, a global structure latent
@@ -192,19 +211,19 @@ class UNet(ModelMixin, ConfigMixin):
         for level in self.down:
             assert isinstance(level, Level)
             for stage in level.stages:
-                x = self._run(stage, x, embedding, split)
+                x = stage([x], embedding, split, self._run)
                 skips.append(x)
             if level.resample is not None:
-                x = level.resample(x)
+                x = self._run(level.resample, x)
                 skips.append(x)
-        x = self._run(self.middle, x, embedding, split)
+        x = self.middle([x], embedding, split, self._run)
         x = self._run(self.middle_block, x, embedding)
         for level in self.up:
             assert isinstance(level, Level)
             for stage in level.stages:
-                x = self._run(stage, torch.cat([x, skips.pop()], dim=1), embedding, split)
+                x = stage([x, skips.pop()], embedding, split, self._run)
             if level.resample is not None:
-                x = level.resample(x)
+                x = self._run(level.resample, x)
         x = self.conv_out(F.silu(self.norm_out(x)))
         return UNetOutput(sample=x.reshape(batch, frames, -1, height, width).transpose(1, 2).contiguous())
 
@@ -262,8 +281,8 @@ class UNet(ModelMixin, ConfigMixin):
             embedding = embedding + embed(waves.to(self.conv_in.weight.dtype))
         return embedding
 
-    def _run(self, module: nn.Module, *args: Tensor | Context | int) -> Tensor:
-        """Call a module, by gradient checkpointing where that is on."""
+    def _run(self, module: Callable[..., Tensor], *args: Tensor | Context | int) -> Tensor:
+        """Call a module or a part of it, by gradient checkpointing where that is on."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(module, *args)  # pyright: ignore[reportOptionalCall]
         return module(*args)

@@ -8,20 +8,20 @@ from torch.nn import functional as F
 
 from cus.datasets.clips import (
     FORMAT,
+    ClipItems,
     Window,
     check_other,
-    clip_paths,
     images_of,
-    item_seed,
     masks_of,
     open_tensors,
     others_of,
 )
+from cus.datasets.order import item_seed
 from cus.diffusion.holes import fill_holes
 from cus.errors import InputError
 
 
-class LayeredCrops(torch.utils.data.Dataset):
+class LayeredCrops(ClipItems):
     """Random windows of clips; item `i` is a function of the seed and `i` alone, so that training resumes exactly.
 
     Items: targets, conditioning [T, 3, h, w]; layer_images [T, L, 3, h, w], layer_masks [T, L, h, w] and gate
@@ -55,8 +55,8 @@ class LayeredCrops(torch.utils.data.Dataset):
         structure_share: float = 0.0,
         fill: bool = False,
     ) -> None:
-        self.paths = clip_paths(folder)
-        self.frames, self.crop, self.seed = frames, crop, seed
+        super().__init__(folder, seed)
+        self.frames, self.crop = frames, crop
         self.layers, self.reference_size = layers, reference_size
         self.conditioning, self.structure_share, self.fill = conditioning, structure_share, fill
         if layers and conditioning:
@@ -73,12 +73,9 @@ class LayeredCrops(torch.utils.data.Dataset):
         if conditioning:
             check_other(conditioning, others_of(names), str(self.paths[0]))
 
-    def __len__(self) -> int:
-        return 2**31
-
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(item_seed(self.seed, index))
-        path = self.paths[int(torch.randint(len(self.paths), (1,), generator=generator))]
+        path = self.path_of(index)
         with open_tensors(path, FORMAT, "training clip") as file:
             tensors = {"targets": "targets", "conditioning": images_of(self.conditioning)}
             if self.layers:

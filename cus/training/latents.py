@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cus.datasets.clips import FORMAT as CLIP_FORMAT
-from cus.datasets.clips import Window, clip_paths, item_seed, load_clip, open_tensors
+from cus.datasets.clips import ClipItems, Window, clip_paths, load_clip, open_tensors
+from cus.datasets.order import item_seed
 from cus.diffusion import CloseUpShotPipeline
 from cus.diffusion.latents import to_model_range
 from cus.errors import InputError
@@ -92,7 +93,7 @@ def is_cache(path: Path) -> bool:
         return False
 
 
-class GeneratedCrops(torch.utils.data.Dataset):
+class GeneratedCrops(ClipItems):
     """Random windows of clips with their generated latents, for the decoder.
 
     Items: targets, conditioning [T, 3, H, W] in [0, 1], generated [T, C, h, w].
@@ -109,21 +110,18 @@ class GeneratedCrops(torch.utils.data.Dataset):
     def __init__(
         self, clips: Path, generated: Path, frames: int, crop: tuple[int, int], factor: int, seed: int
     ) -> None:
-        self.paths = clip_paths(clips)
+        super().__init__(clips, seed)
         self.generated = generated
         if missing := [path.name for path in self.paths if not (generated / path.name).is_file()]:
             raise InputError(
                 f"{len(missing)} clips have no generated latents in {generated} ({missing[0]}, ...); "
                 "make them with data/cache_latents.py pipeline=..."
             )
-        self.frames, self.crop, self.factor, self.seed = frames, crop, factor, seed
-
-    def __len__(self) -> int:
-        return 2**31
+        self.frames, self.crop, self.factor = frames, crop, factor
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(item_seed(self.seed, index))
-        path = self.paths[int(torch.randint(len(self.paths), (1,), generator=generator))]
+        path = self.path_of(index)
         with open_tensors(self.generated / path.name, FORMAT, "cache of latents") as file:
             latents = file.get_slice("generated")
             length, _, height, width = latents.get_shape()
@@ -150,7 +148,7 @@ def _squashed(images: Tensor, size: int) -> Tensor:
     return (small.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-class LatentCrops(torch.utils.data.Dataset):
+class LatentCrops(ClipItems):
     """Random windows of cached clips; item `i` is a function of the seed and `i` alone, so training resumes exactly.
 
     Items: targets, conditioning, structure [2C, T, h, w] float32 (mean, then standard deviation), reference [3, S, S]
@@ -167,17 +165,14 @@ class LatentCrops(torch.utils.data.Dataset):
     def __init__(
         self, folder: Path, frames: int, crop: tuple[int, int], seed: int, structure_share: float = 1.0
     ) -> None:
-        self.paths = clip_paths(folder)
-        self.frames, self.crop, self.seed, self.structure_share = frames, crop, seed, structure_share
+        super().__init__(folder, seed)
+        self.frames, self.crop, self.structure_share = frames, crop, structure_share
         with open_tensors(self.paths[0], FORMAT, "cache of latents"):
             pass  # its format is checked before training starts
 
-    def __len__(self) -> int:
-        return 2**31
-
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(item_seed(self.seed, index))
-        path = self.paths[int(torch.randint(len(self.paths), (1,), generator=generator))]
+        path = self.path_of(index)
         guided = float(torch.rand(1, generator=generator)) < self.structure_share
         with open_tensors(path, FORMAT, "cache of latents") as file:
             targets = file.get_slice("targets")

@@ -1,8 +1,9 @@
 """The training loop every stage shares, under Accelerate.
 
-Item `i` of the data, and the noise of step `k` on process `r`, are functions of the seed and of `i`, `k`, `r` alone.
-With the model, EMA, optimizer and random states of a checkpoint that makes resuming exact: the same command goes on
-where it stopped.
+A step takes the gradients of `loop.accumulate` batches, numbered through the whole run and shared by the processes. The
+items of batch `m`, the noise and the drop-out are functions of the seed and of `m` alone, whichever process computes
+it. With the model, EMA and optimizer of a checkpoint that makes resuming exact, and any number of processes that can
+share the batches trains the same model: the same command goes on where it stopped.
 """
 
 import math
@@ -11,8 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,93 +20,20 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from cus.datasets.clips import item_seed
+from cus.datasets.clips import ClipItems
+from cus.datasets.order import item_seed
 from cus.errors import InputError
 from cus.files import explained
-from cus.limits import limited
 from cus.output_folder import OutputFolder
 from cus.runtime import interruption
-from cus.training.state import Checkpoints, Ema
+from cus.training.loop_settings import LoopSettings
+from cus.training.optimizers import make_optimizer
+from cus.training.processes import WholeWeights, make_accelerator
+from cus.training.stage import Stage
+from cus.training.state import Checkpoints, Ema, whole
 from cus.training.tracking import Tracker
 
-
-@dataclass
-class LoopSettings:
-    """How long, how fast, and what is written when.
-
-    Attributes:
-        steps: optimizer steps in all.
-        batch: items a process and step.
-        accumulate: batches whose gradients are added before a step.
-        learning_rate: peak of AdamW's learning rate.
-        warmup: steps of linear warm-up.
-        decay: "constant" after the warm-up, or "cosine" down to a twentieth at the last step.
-        weight_decay: of AdamW.
-        beta2: second-moment decay of AdamW.
-        clip_norm: largest gradient norm; 0 does not clip.
-        ema_decay: of the averaged weights that are exported; 0 exports the last ones.
-        precision: "float32", or "bf16" or "fp16" autocast.
-        seed: of everything drawn.
-        workers: loader processes.
-        save_every: steps between checkpoints.
-        keep: newest checkpoints that stay.
-        log_every: steps between log lines.
-        sample_every: steps between sample pictures; 0 never.
-        minutes: stop and save after this much wall-clock time in this process; 0 does not.
-        wandb_project: also log there; empty does not.
-    """
-
-    steps: int = limited(5000, low=1)
-    batch: int = limited(1, low=1)
-    accumulate: int = limited(1, low=1)
-    learning_rate: float = limited(1e-5, above=0)
-    warmup: int = limited(0, low=0)
-    decay: str = limited("constant", choices=("constant", "cosine"))
-    weight_decay: float = limited(0.01, low=0)
-    beta2: float = limited(0.999, above=0, high=0.999999)
-    clip_norm: float = limited(1.0, low=0)
-    ema_decay: float = limited(0.0, low=0, high=0.999999)
-    precision: str = limited("bf16", choices=("float32", "bf16", "fp16"))
-    seed: int = limited(0, low=0, high=2**32 - 1)
-    workers: int = limited(2, low=0, high=256)
-    save_every: int = limited(500, low=1)
-    keep: int = limited(2, low=1)
-    log_every: int = limited(10, low=1)
-    sample_every: int = limited(0, low=0)
-    minutes: float = limited(0.0, low=0)
-    wandb_project: str = ""
-
-    def learning_rate_at(self, step: int) -> float:
-        """The learning rate of step `step`, counted from 0."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        if self.decay == "constant":
-            return self.learning_rate
-        if self.decay != "cosine":
-            raise ValueError(f"decay must be 'constant' or 'cosine', got {self.decay!r}")
-        progress = (step - self.warmup) / max(self.steps - self.warmup, 1)
-        return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
-
-
-class Stage(Protocol):
-    """What a stage of training adds to the loop."""
-
-    @property
-    def module(self) -> nn.Module:
-        """Everything that the stage calls in `loss`; what does not require gradients stays as it is."""
-        ...
-
-    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Scalar loss of one batch; `module` is `self.module` as wrapped by Accelerate."""
-        ...
-
-    def sample(self, folder: Path, step: int) -> dict[str, float]:
-        """Write pictures of the present (averaged) weights to `folder`; the measures returned are logged."""
-        ...
-
-    def export(self, folder: Path) -> None:
-        """Write the present (averaged) weights in the form that inference loads."""
-        ...
+__all__ = ["LoopSettings", "Stage", "train"]
 
 
 def train(
@@ -132,55 +59,53 @@ def train(
         InputError: settings or a checkpoint that do not fit.
         KeyboardInterrupt: after an interrupt, when all is saved; `cus.runtime.Terminated` after SIGTERM.
     """
-    accelerator = Accelerator(
-        mixed_precision=_mixed_precision(settings.precision),
-        gradient_accumulation_steps=settings.accumulate,
-        step_scheduler_with_optimizer=False,
-    )
-    set_seed(settings.seed, device_specific=True)
-    parameters = [p for p in stage.module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, settings.learning_rate, betas=(0.9, settings.beta2), weight_decay=settings.weight_decay
-    )
+    accelerator = make_accelerator(settings, folder.path)
+    set_seed(settings.seed)
+    shown = WholeWeights(stage, accelerator)
+    if settings.gradient_checkpointing:
+        checkpoint_activations(stage.module)
+    optimizer = make_optimizer(_learning(stage.module), settings, accelerator.device)
     module, optimizer = accelerator.prepare(stage.module, optimizer)
-    ema = Ema(parameters, settings.ema_decay)
+    averaging = accelerator.is_main_process or shown.sharded
+    ema = Ema(
+        _learning(module),
+        settings.ema_decay if averaging else 0.0,
+        None if settings.ema_device == "same" else settings.ema_device,
+    )
     checkpoints = Checkpoints(accelerator, folder, settings.keep, ema)
     done = checkpoints.resume()
-    tracker = Tracker(folder, settings.wandb_project, enabled=accelerator.is_main_process)
+    tracker = Tracker(folder, settings, accelerator)
+    steps = _Steps(stage, module, optimizer, dataset, settings, accelerator, tracker)
     deadline = time.monotonic() + 60 * settings.minutes if settings.minutes else math.inf
     saved = done
     with _stop_requests() as received:
         # Inside, so that the loader's processes inherit the handlers and Ctrl-C does not kill them first.
-        batches = _batches(dataset, settings, done, accelerator)
+        steps.begin(done)
         if on_progress is not None:
             on_progress(done, settings.steps)
         while done < settings.steps:
-            started = time.monotonic()
-            loss, norm = _step(stage, module, optimizer, batches, settings, done, accelerator)
-            ema.update(done)
+            taken = steps.take(done)
+            if not taken.bad:
+                ema.update(done)
             done += 1
             if on_progress is not None:
                 on_progress(done, settings.steps)
             if done % settings.log_every == 0:
-                seconds = time.monotonic() - started
-                rate = settings.learning_rate_at(done - 1)
-                tracker.log(done, loss=loss, gradient_norm=norm, learning_rate=rate, seconds=seconds)
+                tracker.log(done, **taken.measures(settings.learning_rate_at(done - 1)))
             stop = _anywhere(bool(received) or time.monotonic() > deadline, accelerator)
             if done % settings.save_every == 0 or stop or done == settings.steps:
                 checkpoints.save(done)
                 saved = done
-            if settings.sample_every and done % settings.sample_every == 0 and accelerator.is_main_process:
-                with ema.applied(), torch.no_grad():
-                    tracker.log(done, **_sampled(stage, folder, done))
+            if settings.sample_every and done % settings.sample_every == 0:
+                with shown.of(module, ema) as present:
+                    if present is not None:
+                        tracker.log(done, **_sampled(present, folder, done))
             if stop:
                 break
     assert saved == done
-    if accelerator.is_main_process:
-        with ema.applied():
-            part = folder.part("export")
-            with explained(folder.path / "export", folder.remedy):
-                stage.export(part)
-            folder.adopt(part, "export")
+    with shown.of(module, ema) as present:
+        if present is not None:
+            _export(present, folder)
     tracker.close()
     accelerator.wait_for_everyone()
     if received and done < settings.steps:
@@ -188,6 +113,29 @@ def train(
         stopped.add_note(f"step {done} of {settings.steps} is saved and exported; the same command goes on")
         raise stopped
     return done
+
+
+def checkpoint_activations(module: nn.Module) -> None:
+    """Turn gradient checkpointing on in every network inside `module` that learns and has it.
+
+    Raises:
+        InputError: there is none.
+    """
+    networks = [
+        part
+        for part in module.modules()
+        if getattr(part, "_supports_gradient_checkpointing", False) and _learning(part)
+    ]
+    if not networks:
+        raise InputError(
+            "loop.gradient_checkpointing is set, but nothing that is trained here supports it; leave it out"
+        )
+    for network in networks:
+        network.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+
+
+def _learning(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def _sampled(stage: Stage, folder: OutputFolder, step: int) -> dict[str, float]:
@@ -200,64 +148,130 @@ def _sampled(stage: Stage, folder: OutputFolder, step: int) -> dict[str, float]:
     return measures
 
 
-def _mixed_precision(precision: str) -> str:
-    """Accelerate's name. Ours is not "no", which YAML reads as false."""
-    names = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
-    if precision not in names:
-        raise InputError(f"loop.precision must be one of {', '.join(names)}, got {precision!r}")
-    return names[precision]
+def _export(stage: Stage, folder: OutputFolder) -> None:
+    part = folder.part("export")
+    with explained(folder.path / "export", folder.remedy):
+        stage.export(part)
+    folder.adopt(part, "export")
 
 
-def _step(
-    stage: Stage,
-    module: nn.Module,
-    optimizer: Any,
-    batches: Iterator[dict[str, Tensor]],
-    settings: LoopSettings,
-    step: int,
-    accelerator: Accelerator,
-) -> tuple[float, float]:
-    """One optimizer step; its mean loss over all processes, and the gradient norm before clipping."""
-    for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate_at(step)
-    draw = item_seed(settings.seed + 1, step * accelerator.num_processes + accelerator.process_index)
-    generator = torch.Generator().manual_seed(draw)
-    total = torch.zeros((), device=accelerator.device)
-    norm = torch.zeros(())
-    for _ in range(settings.accumulate):
-        with accelerator.accumulate(module):
-            batch = {key: value.to(accelerator.device) for key, value in next(batches).items()}
-            loss = stage.loss(module, batch, generator)
+@dataclass(frozen=True)
+class _Taken:
+    """A step: mean loss over its batches, gradient norm before clipping, seconds in all and of waiting for data."""
+
+    loss: float
+    norm: float
+    seconds: float
+    waited: float
+    bad: bool
+
+    def measures(self, learning_rate: float) -> dict[str, float]:
+        return {
+            "loss": self.loss,
+            "gradient_norm": self.norm,
+            "learning_rate": learning_rate,
+            "seconds": self.seconds,
+            "waited": self.waited,
+        }
+
+
+class _Steps:
+    """Takes the steps of a run, one after another."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        module: nn.Module,
+        optimizer: Any,
+        dataset: Dataset,
+        settings: LoopSettings,
+        accelerator: Accelerator,
+        tracker: Tracker,
+    ) -> None:
+        self.stage, self.module, self.optimizer, self.dataset = stage, module, optimizer, dataset
+        self.settings, self.accelerator, self.tracker = settings, accelerator, tracker
+        self.bad_in_a_row = 0
+
+    def begin(self, done: int) -> None:
+        """Start to read this process's batches from step `done` on."""
+        size, steps = self.settings.batch, range(done, self.settings.steps)
+        numbers = [number for step in steps for number in self._numbers(step)]
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=[range(number * size, (number + 1) * size) for number in numbers],  # pyright: ignore
+            num_workers=self.settings.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            # Its own, or starting the loader would draw from the global state that drop-out uses.
+            generator=torch.Generator(),
+        )
+        self.batches: Iterator[dict[str, Tensor]] = iter(loader)
+
+    def take(self, step: int) -> _Taken:
+        """Step `step`, counted from 0. Raises InputError where its loss or gradient is not finite once too often."""
+        settings, accelerator = self.settings, self.accelerator
+        started, waited = time.monotonic(), 0.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate_at(step)
+        numbers = self._numbers(step)
+        total = torch.zeros((), device=accelerator.device)
+        for number in numbers:
+            before = time.monotonic()
+            batch = next(self.batches)
+            waited += time.monotonic() - before
+            total += self._add_gradients(batch, number) / len(numbers)
+        norm = accelerator.clip_grad_norm_(self.module.parameters(), settings.clip_norm or math.inf)
+        norm = 0.0 if norm is None else float(whole(norm) if isinstance(norm, Tensor) else norm)
+        loss = float(accelerator.gather(total[None]).mean())  # pyright: ignore[reportAttributeAccessIssue]
+        bad = self._is_bad(step, loss, norm)
+        # In half precision the gradient scaler leaves steps out by itself, and must be asked even then.
+        if not bad or accelerator.scaler is not None:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return _Taken(loss, norm, time.monotonic() - started, waited, bad)
+
+    def _numbers(self, step: int) -> list[int]:
+        """Numbers in the run of the batches that this process computes in a step."""
+        first, processes = step * self.settings.accumulate, self.accelerator.num_processes
+        return list(range(first + self.accelerator.process_index, first + self.settings.accumulate, processes))
+
+    def _add_gradients(self, batch: dict[str, Tensor], number: int) -> Tensor:
+        """Add the gradients of batch `number` of the run; its loss."""
+        accelerator, seed = self.accelerator, self.settings.seed
+        generator = torch.Generator().manual_seed(item_seed(seed + 1, number))
+        # Drop-out draws from the global states.
+        torch.manual_seed(item_seed(seed + 2, number))
+        with accelerator.accumulate(self.module):
+            on_device = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
+            loss = self.stage.loss(self.module, on_device, generator)
             accelerator.backward(loss)
-            if accelerator.sync_gradients:
-                norm = accelerator.clip_grad_norm_(module.parameters(), settings.clip_norm or math.inf)
-            optimizer.step()
-            optimizer.zero_grad()
-            total += loss.detach() / settings.accumulate
-    mean = accelerator.gather(total[None]).mean()  # pyright: ignore[reportAttributeAccessIssue]
-    if not torch.isfinite(mean):
-        raise InputError(f"the loss of step {step + 1} is {float(mean)}; try a lower loop.learning_rate")
-    return float(mean), float(norm or 0.0)
+        return loss.detach()
 
+    def _is_bad(self, step: int, loss: float, norm: float) -> bool:
+        """Whether a step is left out; its name goes to the log. Raises InputError where it may not be."""
+        scaled = self.accelerator.scaler is not None
+        if math.isfinite(loss) and (scaled or math.isfinite(norm)):
+            self.bad_in_a_row = 0
+            return False
+        self.bad_in_a_row += 1
+        what = f"step {step + 1} has the loss {loss} and the gradient norm {norm}{self._clips(step)}"
+        if self.bad_in_a_row > self.settings.bad_steps:
+            allowed = (
+                f"more than loop.bad_steps={self.settings.bad_steps} in a row: " if self.settings.bad_steps else ""
+            )
+            raise InputError(
+                f"{allowed}{what}; try a lower loop.learning_rate, or leave such steps out by loop.bad_steps"
+            )
+        self.tracker.note(step + 1, f"left out: {what}")
+        return True
 
-def _batches(
-    dataset: Dataset, settings: LoopSettings, done: int, accelerator: Accelerator
-) -> Iterator[dict[str, Tensor]]:
-    """This process's batches from step `done` on; every item of the run has its own index."""
-    size, world, rank = settings.batch, accelerator.num_processes, accelerator.process_index
-    first, last = done * settings.accumulate, settings.steps * settings.accumulate
-    batch_indices = [
-        range((count * world + rank) * size, (count * world + rank + 1) * size) for count in range(first, last)
-    ]
-    loader = DataLoader(
-        dataset,
-        batch_sampler=batch_indices,  # pyright: ignore[reportArgumentType]
-        num_workers=settings.workers,
-        pin_memory=accelerator.device.type == "cuda",
-        # Its own, or starting the loader would draw from the global state that drop-out resumes from.
-        generator=torch.Generator(),
-    )
-    return iter(loader)
+    def _clips(self, step: int) -> str:
+        """The clips of a step, where the data has any."""
+        if not isinstance(self.dataset, ClipItems):
+            return ""
+        items = self.settings.accumulate * self.settings.batch
+        names = [self.dataset.path_of(item).name for item in range(step * items, (step + 1) * items)]
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        return f" (made of {', '.join(names[:8])}{more})"
 
 
 def _anywhere(flag: bool, accelerator: Accelerator) -> bool:

@@ -19,7 +19,8 @@ STAGES = {"latents": ("U-Net", "latents"), "generated": ("Decoder", "clips"), "k
 # Of this machine, not of the model.
 LEFT_OUT = (
     *("out", "latents", "clips", "generated", "held_out", "init", "model", "sampling", "workers", "save_every", "keep"),
-    *("log_every", "sample_every", "minutes", "wandb_project", "steps"),
+    *("log_every", "sample_every", "minutes", "wandb_project", "trackers", "project", "steps"),
+    *("gradient_checkpointing", "ema_device", "bad_steps"),
 )
 
 

@@ -21,7 +21,8 @@ PLANNED = ("config.yaml", "log.jsonl", "checkpoints/step-????????", "samples/*",
 FREE = (
     *("out", "held_out"),
     *(f"loop.{name}" for name in ("steps", "minutes", "workers", "save_every", "keep", "log_every", "sample_every")),
-    "loop.wandb_project",
+    *(f"loop.{name}" for name in ("gradient_checkpointing", "ema_device", "bad_steps")),
+    *(f"loop.{name}" for name in ("trackers", "project", "wandb_project")),
 )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from cus.errors import InputError
 from cus.files import PART, explained
@@ -17,13 +19,20 @@ from cus.output_folder import OutputFolder
 
 
 class Ema:
-    """Exponential moving average of parameters, with a warm-up: the decay of step k is at most (1 + k) / (10 + k)."""
+    """Exponential moving average of parameters, with a warm-up: the decay of step k is at most (1 + k) / (10 + k).
 
-    def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
+    Args:
+        parameters: averaged; they may be sharded over processes (DTensors): the averages then are, too.
+        decay: less than 1; 0 keeps no averages.
+        device: where the averages are; None leaves each beside its parameter.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], decay: float, device: str | None = None) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {decay}")
         self.parameters, self.decay = parameters, decay
-        self.averages = [p.detach().clone() for p in parameters] if decay else []
+        averages = [p.detach().clone() for p in parameters] if decay else []
+        self.averages = averages if device is None else [a.to(device) for a in averages]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -31,7 +40,8 @@ class Ema:
         if not self.decay:
             return
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], weight)  # pyright: ignore[reportPrivateImportUsage]
+        present = [p.detach().to(a.device) for p, a in zip(self.parameters, self.averages, strict=True)]
+        torch._foreach_lerp_(self.averages, present, weight)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -46,22 +56,37 @@ class Ema:
         finally:
             self._assign(kept)
 
-    def state_dict(self) -> dict[str, Any]:
-        """For Accelerate's checkpoints."""
-        return {"averages": self.averages, "decay": self.decay}
+    def full(self) -> list[torch.Tensor]:
+        """The averages, whole and on the CPU. Where they are sharded, every process must call this."""
+        return [whole(average).cpu() for average in self.averages]
 
+    def state_dict(self) -> dict[str, Any]:
+        """For Accelerate's checkpoints, in a form that no number of processes enters."""
+        return {"averages": self.full(), "decay": self.decay}
+
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises InputError if the averages are of another model."""
-        shapes = [p.shape for p in self.parameters] if self.decay else []
-        if [a.shape for a in state["averages"]] != shapes:
+        if not self.decay:  # none are kept here: of several processes with whole weights, the first one averages
+            return
+        if [a.shape for a in state["averages"]] != [p.shape for p in self.parameters]:
             raise InputError("the checkpoint's averaged weights are of another model; choose another out= folder")
         for average, stored in zip(self.averages, state["averages"], strict=True):
-            average.copy_(stored)
+            if isinstance(average, DTensor):
+                there = stored.to(average.device)
+                average.copy_(distribute_tensor(there, average.device_mesh, average.placements))
+            else:
+                average.copy_(stored)
 
     @torch.no_grad()
     def _assign(self, values: list[torch.Tensor]) -> None:
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor, gathered from all processes where it is sharded over them; then every process must call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 class Checkpoints:
@@ -84,11 +109,15 @@ class Checkpoints:
         step, path = found[-1]
         try:
             self.accelerator.load_state(str(path))
-        except (RuntimeError, ValueError, OSError) as error:
+        except (RuntimeError, ValueError, OSError, CheckpointException) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"cannot resume from {path}: {str(error).splitlines()[0]}; it belongs to another model or is damaged: "
-                "choose another out= folder, or remove it to start from the checkpoint before"
+                f"cannot resume from {path}: {reason}; it belongs to another model, was saved by another kind of "
+                "training (one of FSDP, DeepSpeed and neither cannot read the others' checkpoints) or is damaged: "
+                "start it as before, choose another out= folder, or remove it to start from the checkpoint before"
             ) from error
+        # Where in a step the saving process stood, counted in its own share of the batches: it was at the end of one.
+        self.accelerator.step = 0
         return step
 
     def save(self, step: int) -> None:

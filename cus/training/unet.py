@@ -15,6 +15,7 @@ from cus.diffusion.colors import keep_colors
 from cus.diffusion.context import ContextEncoder
 from cus.diffusion.latents import FirstStage, decode, encode
 from cus.diffusion.layers import Layers, encode_layers, layer_channels
+from cus.diffusion.lora import TARGETS, add_lora, require_peft, save_lora
 from cus.diffusion.objective import at_exposure_of, charbonnier
 from cus.errors import InputError
 from cus.limits import limited
@@ -33,6 +34,7 @@ from cus.training.loop import LoopSettings
 from cus.training.pictures import box_blurred, psnr, save_grid
 from cus.training.vae import read_autoencoder
 
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Of a condition, in a relative loss: errors of a good one are hardly above the noise of its photographs.
 LEAST_ERROR = 3e-3
 
@@ -59,6 +61,23 @@ class NewModel:
 
 
 @dataclass
+class LoraSettings:
+    """An adapter that is trained in the place of the U-Net's own weights (`cus.diffusion.lora`).
+
+    Attributes:
+        rank: of its matrices; 0 trains the weights themselves.
+        alpha: what it adds is multiplied by `alpha / rank`; 0 takes the rank.
+        targets: last names of the layers that get one.
+        dropout: probability in front of it.
+    """
+
+    rank: int = limited(0, low=0, high=4096)
+    alpha: float = limited(0.0, low=0)
+    targets: list[str] = field(default_factory=lambda: list(TARGETS))
+    dropout: float = limited(0.0, low=0, high=0.99)
+
+
+@dataclass
 class UNetConfig:
     """Settings of `train/unet.py`.
 
@@ -79,6 +98,7 @@ class UNetConfig:
         conditioning: which warp of the `clips` and `held_out` is read, see `cus.datasets.other_warps`; empty is their
             own. It should be of the kind that `sampling.conditioning` asks for.
         structure_share: share of the items that keep their structure image, of those that have one (0: pass 1 only).
+        lora: with a rank, `trained` must be [unet]; everything else is then held in `loop.precision`.
         objective: see `Objective`.
         loop: see `LoopSettings`.
     """
@@ -97,6 +117,7 @@ class UNetConfig:
     stills_share: float = limited(0.0, low=0, high=1)
     conditioning: str = ""
     structure_share: float = limited(0.5, low=0, high=1)
+    lora: LoraSettings = field(default_factory=LoraSettings)
     objective: Objective = field(default_factory=Objective)
     loop: LoopSettings = field(default_factory=LoopSettings)
 
@@ -150,6 +171,8 @@ class UNetStage:
 
     def __init__(self, config: UNetConfig) -> None:
         self.config = config
+        if config.lora.rank:
+            _check_lora(config)
         self.pipeline = build(config)
         parts = self.pipeline
         for name in ("unet", "vae", "image_encoder", "image_projector", "prompt"):
@@ -158,16 +181,30 @@ class UNetStage:
             raise InputError(
                 f"cannot train {sorted(unknown)}; choose from unet, image_encoder, image_projector, prompt"
             )
-        if config.frames == 1:
+        self.module = Denoiser(parts.unet, ContextEncoder(parts.prompt, parts.image_encoder, parts.image_projector))
+        # They get no gradients, and several processes would wait for them.
+        for parameter in parts.image_encoder.unread_parameters():
+            parameter.requires_grad_(False)
+        if config.lora.rank:
+            self._add_lora()
+        elif config.frames == 1:
             for part in parts.unet.modules():
                 if isinstance(part, TemporalConv | TimeTransformer):
                     part.requires_grad_(False)
-        self.module = Denoiser(parts.unet, ContextEncoder(parts.prompt, parts.image_encoder, parts.image_projector))
         self.target = LatentTarget(config.sampling.residual_scale)
         self.perceptual = PerceptualDistance.load("vgg") if config.objective.perceptual else None
         self.judge = _judge() if config.held_out else None
         paths = clip_paths(Path(config.held_out))[: config.held_out_clips] if config.held_out else []
         self.clips = [load_clip(path).conditioned_on(config.conditioning) for path in paths]
+
+    def _add_lora(self) -> None:
+        """Freeze everything and add the adapter."""
+        config, lora = self.config, self.config.lora
+        add_lora(self.pipeline.unet, lora.rank, lora.alpha or lora.rank, lora.targets, lora.dropout)
+        if (dtype := AUTOCAST.get(config.loop.precision)) is not None:
+            for parameter in self.module.parameters():
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(dtype)
 
     def dataset(self) -> LatentCrops | LayeredCrops:
         """Crops of the cached latents, or of the clips."""
@@ -217,6 +254,7 @@ class UNetStage:
             structure = _guides(videos["structure"], videos["conditioning"], batch["guided"])
             return videos["conditioning"], videos["targets"], structure, []
         vae, items = self.pipeline.vae, len(batch["targets"])
+        vae.to(batch["targets"].device)
         with torch.no_grad():
             images = batch["conditioning"].flatten(0, 1)
             condition, clean = (encode(vae, part) for part in (images, batch["targets"].flatten(0, 1)))
@@ -274,7 +312,7 @@ class UNetStage:
 
     def generate(self, clip: Clip, structure: Tensor | None = None) -> Tensor:
         """Pass 1 on a clip, with `structure` pass 2, with the present weights and the exported model's sampling."""
-        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.loop.precision)
+        precision = AUTOCAST.get(self.config.loop.precision)
         device = next(self.module.parameters()).device
         self.pipeline.vae.to(device)
         guide = None if structure is None else structure.to(device)
@@ -282,8 +320,20 @@ class UNetStage:
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
-        """Save the pipeline."""
-        self.pipeline.save_pretrained(folder)
+        """Save the pipeline, or the LoRA alone."""
+        if self.config.lora.rank:
+            save_lora(self.pipeline.unet, folder)
+        else:
+            self.pipeline.save_pretrained(folder)
+
+
+def _check_lora(config: UNetConfig) -> None:
+    """Raises InputError where the settings, or what is installed, do not let a LoRA be trained."""
+    require_peft()
+    if list(config.trained) != ["unet"]:
+        raise InputError(f"a LoRA changes the U-Net alone: set trained=[unet] instead of {list(config.trained)}")
+    if config.frames == 1:
+        raise InputError("a LoRA of single pictures would change the layers over time unseen: set frames=2 or more")
 
 
 def _sampled(posterior: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,147 @@
+"""How much memory a step of training the U-Net needs, counted without weights or a GPU.
+
+The step itself runs once, forwards and backwards, on tensors that have shapes and no values, while the bytes alive are
+counted; weights, moments and averages are known from their number.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+
+from cus.diffusion.context import ContextEncoder, PromptEmbeddings
+from cus.diffusion.memory import FIXED_BYTES, OVERHEAD, LiveBytes
+from cus.models.clip import ImageEncoder
+from cus.models.projector import ImageProjector
+from cus.models.unet import UNet
+from cus.training.loop import checkpoint_activations
+from cus.training.unet import AUTOCAST, Denoiser
+
+# Bytes of AdamW's two moments of a weight; those in 8 bits have a scale for each block of 256.
+MOMENTS = {"adamw": 8.0, "adamw8bit": 2 + 2 * 4 / 256}
+
+
+@dataclass(frozen=True)
+class StepNeed:
+    """Bytes on a GPU in a step.
+
+    Attributes:
+        learning: number of weights that learn.
+        weights: of those that learn.
+        frozen: of those that do not.
+        working: activations and gradients, at the peak.
+    """
+
+    learning: int
+    weights: int
+    frozen: int
+    working: int
+
+    def total(self, optimizer: str = "adamw", averages: bool = False, processes: int = 1) -> int:
+        """The peak, overheads of allocator and driver included.
+
+        Args:
+            optimizer: a key of `MOMENTS`.
+            averages: whether averaged weights are kept on the GPU.
+            processes: over which FSDP2 shards everything but the activations.
+        """
+        states = self.weights + self.frozen + self.learning * (MOMENTS[optimizer] + (4 if averages else 0))
+        gradients = min(self.weights, self.working)
+        needed = (states + gradients) / processes + self.working - gradients
+        return round(OVERHEAD * needed) + FIXED_BYTES["cuda"]
+
+
+def full_size() -> Denoiser:
+    """The networks of the full size on the meta device."""
+    with torch.device("meta"):
+        context = ContextEncoder(PromptEmbeddings(), ImageEncoder(), ImageProjector())
+        return Denoiser(UNet(), context)
+
+
+def measure_step(
+    module: Denoiser,
+    shape: tuple[int, int, int, int],
+    *,
+    precision: str = "bf16",
+    gradient_checkpointing: bool = False,
+    as_on_cuda: bool = True,
+) -> StepNeed:
+    """What a step needs.
+
+    Args:
+        module: on any device, values are not looked at; what requires gradients learns. It is changed: throw it away.
+        shape: (B, T, h, w) of the latents.
+        precision: see `LoopSettings`.
+        gradient_checkpointing: likewise.
+        as_on_cuda: autocast leaves norms in float32 on a GPU, and not on a CPU.
+    """
+    items, frames, height, width = shape
+    options: Any = module.unet.config
+    side: Any = module.context.image_encoder.config["image_size"]  # pyright: ignore
+    with FakeTensorMode():
+        _without_values(module)
+        if gradient_checkpointing:
+            checkpoint_activations(module)
+        sample = torch.empty(items, options["in_channels"], frames, height, width)
+        target = torch.empty(items, options["out_channels"], frames, height, width)
+        batch = {"reference": torch.empty(items, 3, side, side)}
+        drops = (torch.zeros(items, dtype=torch.bool), torch.zeros(items, dtype=torch.bool))
+        dtype = AUTOCAST.get(precision)
+        with LiveBytes() as counted, _norms_in_float32(module) if as_on_cuda and dtype else nullcontext():
+            # Views of the weights, which are counted by themselves.
+            own = (*module.parameters(), *module.buffers())
+            counted.known |= {tensor.untyped_storage()._cdata for tensor in own}
+            # Twice: from the second batch on the gradients of the first are there.
+            for _ in range(2):
+                with torch.autocast("cpu", dtype) if dtype else nullcontext():
+                    v = module(sample, torch.zeros(items, dtype=torch.long), batch, drops, 10)
+                (v.float() - target).square().mean().backward()
+                del v
+        given = sum(tensor.nbytes for tensor in (sample, target, batch["reference"]))
+        learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+        return StepNeed(
+            learning=sum(parameter.numel() for parameter in learning),
+            weights=sum(parameter.nbytes for parameter in learning),
+            frozen=sum(tensor.nbytes for tensor in [*frozen, *module.buffers()]),
+            working=counted.peak + given,
+        )
+
+
+def _without_values(module: nn.Module) -> None:
+    """Put tensors of the active fake mode in the place of a module's own."""
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            fake = torch.empty(parameter.shape, dtype=parameter.dtype)
+            setattr(part, name, nn.Parameter(fake, parameter.requires_grad))
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+
+
+@contextmanager
+def _norms_in_float32(module: nn.Module) -> Iterator[None]:
+    """Let norms compute in float32 whatever they are given, as autocast has them on a GPU."""
+    norms = [part for part in module.modules() if isinstance(part, nn.GroupNorm | nn.LayerNorm)]
+    for norm in norms:
+        norm.forward = _in_float32(norm)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _in_float32(norm: nn.GroupNorm | nn.LayerNorm):  # noqa: ANN202  (a forward method)
+    def forward(x: Tensor) -> Tensor:
+        weight = None if norm.weight is None else norm.weight.float()
+        bias = None if norm.bias is None else norm.bias.float()
+        if isinstance(norm, nn.GroupNorm):
+            return F.group_norm(x.float(), norm.num_groups, weight, bias, norm.eps)
+        return F.layer_norm(x.float(), norm.normalized_shape, weight, bias, norm.eps)
+
+    return forward
