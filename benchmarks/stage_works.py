@@ -15,7 +15,6 @@ from cus.diffusion.latents import FirstStage, decode, encode
 from cus.diffusion.memory import skeleton
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.hub.stored import checked_folder, open_model
-from cus.inference.settings import DTYPES
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
 from cus.splats import FitConfig, Gaussians, Views, render
@@ -213,7 +212,7 @@ def _autoencoder(task: StageTask) -> FirstStage:
 
 def _loaded(kind: Any, folder: str, subfolder: str, task: StageTask) -> Any:
     """One network of a pipeline's folder, its weights in the precision of the method, as `cus-infer` loads it."""
-    return kind.from_pretrained(folder, subfolder=subfolder, dtype=DTYPES[task.method]).eval().to(task.device)
+    return kind.from_pretrained(folder, subfolder=subfolder, dtype=getattr(torch, task.method)).eval().to(task.device)
 
 
 def _frames(task: StageTask) -> Tensor:

@@ -10,9 +10,13 @@ from typing import Annotated, Any
 from tyro.conf import FlagCreatePairsOff, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+_SWITCHES = {"True": "on", "False": "off"}
+
 
 def _default(value: str) -> str:
-    return "" if value in ("", "''", "None") else f"(default: {value})"
+    if value in ("", "''", "None"):
+        return ""
+    return f"(default: {_SWITCHES.get(value, value)})"
 
 
 def option(metavar: str | None = None, *, name: str | None = None) -> Any:
@@ -44,6 +48,12 @@ def parsed(metavar: str, parse: Callable[[str], Any], write: Callable[[Any], str
         is_instance=lambda value: True,
         str_from_instance=lambda value: [write(value)],
     )
+
+
+def fractions(text: str) -> tuple[float, float]:
+    """`"0.5,0.4"` -> (0.5, 0.4): a point of a picture. Raises ValueError."""
+    u, v = numbers(text, 2, "0.5,0.4")
+    return u, v
 
 
 def numbers(text: str, count: int, example: str) -> tuple[float, ...]:

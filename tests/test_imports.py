@@ -28,6 +28,7 @@ ALLOWED = {
     "report": {"report"},
     "viewer": {"cameras", "datasets", "splats", "report", "viewer"},
     "kernels": {"kernels"},
+    "choices": set(),
     "digests": set(),
     "errors": set(),
     "files": set(),
@@ -39,6 +40,7 @@ ALLOWED = {
     "runtime": set(),
 }
 EVERYWHERE = {
+    "choices",
     "digests",
     "errors",
     "files",

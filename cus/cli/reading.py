@@ -43,6 +43,24 @@ class Common:
     print_completion: Annotated[str | None, option("SHELL")] = None
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What becomes of an earlier result.
+
+    Attributes:
+        resume: reuse what an interrupted run with the same options has finished in --out
+        overwrite: replace an earlier result in --out
+    """
+
+    resume: Flag = False
+    overwrite: Flag = False
+
+    def __post_init__(self) -> None:
+        """Refuse both at once. Raises InputError."""
+        if self.resume and self.overwrite:
+            raise InputError("give --resume or --overwrite, not both")
+
+
 def read(kind: type[T], arguments: Sequence[str], name: str, epilog: str) -> T:
     """The arguments of a command as an instance of `kind`, a dataclass.
 

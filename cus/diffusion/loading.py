@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from diffusers.utils import logging
 
+from cus.choices import Memory
 from cus.diffusion.memory import Choice, Clip, choose_plan, skeleton
 from cus.diffusion.parts import check_parts
 from cus.diffusion.pipeline import CloseUpShotPipeline
-from cus.diffusion.sampling import PLANS, Memory, MemoryPlan
+from cus.diffusion.sampling import PLANS, MemoryPlan
 from cus.hub.fetch import OnFetched
 from cus.hub.stored import SHIPPED, StoredModel, explained, open_model
 

@@ -16,10 +16,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from cus.choices import Memory
 from cus.diffusion.layers import Layers
 from cus.diffusion.parts import NETWORKS, empty_network
 from cus.diffusion.pipeline import CloseUpShotPipeline
-from cus.diffusion.sampling import PLANS, Memory, MemoryPlan
+from cus.diffusion.sampling import PLANS, MemoryPlan
 from cus.diffusion.schedule import NoiseSchedule
 from cus.errors import InputError
 from cus.hub.stored import StoredModel, explained

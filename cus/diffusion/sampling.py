@@ -1,11 +1,9 @@
 """How a checkpoint is sampled, and how a run of it uses memory: settings, no computation."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from cus.errors import shown
 
-Memory = Literal["auto", "low", "high"]
 """What a user may ask for: the fastest plan that fits, or one."""
 
 

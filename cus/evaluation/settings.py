@@ -9,7 +9,7 @@ from cus.estimators.choice import choose
 from cus.evaluation.protocol import PROTOCOL_CHOICES, Rules
 from cus.evaluation.rows import Frames, FusedWarp, Nearest, ReferencesSplat, Row, Splat, Warp, row_of
 from cus.evaluation.work import Defaults
-from cus.inference.fitting import FitOptions
+from cus.inference.fit_options import FitOptions
 from cus.limits import check_limits, limited
 
 # What may split the columns of a table.

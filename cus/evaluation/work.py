@@ -3,19 +3,20 @@
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from cus.cameras import Cameras, trajectories
+from cus.choices import StrategyName
 from cus.closeup import Each, condition
 from cus.conditioning import Conditioning
 from cus.conditioning.kinds import ConditioningKind
 from cus.diffusion import CloseUpShotPipeline
 from cus.diffusion.loading import load_model
 from cus.errors import InputError
-from cus.inference.fitting import FitOptions
+from cus.inference.fit_options import FitOptions
 from cus.inference.settings import torch_device, torch_dtype
 from cus.scene import SceneEstimate
 from cus.splats import FitResult, render
@@ -114,7 +115,7 @@ class References(_Shared):
         """Of a row's fit."""
         return FitOptions(
             iterations=iterations or self.defaults.iterations,
-            strategy=strategy,
+            strategy=cast(StrategyName | None, strategy),  # rows hold it to the choices
             image_confidence=image_confidence,
             pixel_confidence=pixel_confidence,
             size=max(self.scene.cameras.width, self.scene.cameras.height),

@@ -1,9 +1,8 @@
 """The Gaussian scene of a run: what supervises the fit, and the fit itself."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,75 +10,14 @@ from torch import Tensor
 
 from cus.closeup import CloseUp
 from cus.conditioning import FusedCloud
+from cus.inference.fit_options import FitOptions
 from cus.inference.folder import State
 from cus.inference.progress import OnProgress
 from cus.inference.recorded import state_of
-from cus.inference.settings import in_range
-from cus.splats import FitConfig, FitRecord, Gaussians, Views, fit_views, image_confidence, render
+from cus.splats import FitRecord, Gaussians, Views, fit_views, image_confidence, render
 
 # What no other view confirms still counts a little: 0 means to the fit that there is no picture.
 LEAST_CONFIDENCE = 0.01
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """How a user wants a Gaussian scene fitted; None takes the backend's default.
-
-    Attributes:
-        iterations: steps.
-        strategy: "fixed", "default" or "mcmc".
-        max_gaussians: the most there may be.
-        sh_degree: of the colours, 0 to 3.
-        exposure: whether each frame gets a colour transform of its own.
-        depth_weight: of depth supervision.
-        refine_cameras: whether cameras are moved.
-        antialiased: whether opacities are compensated for the size of a pixel.
-        size: longest side of the images in pixels.
-        crops: of each photograph at its own resolution, a round of all images; 0: photographs at `size` alone.
-        image_confidence: whether frames far from the photographs count less (Table IV).
-        pixel_confidence: whether pixels that few views confirm count less (Table IV).
-        seed: of every random draw.
-    """
-
-    iterations: int | None = None
-    strategy: str | None = None
-    max_gaussians: int | None = None
-    sh_degree: int | None = None
-    exposure: bool | None = None
-    depth_weight: float | None = None
-    refine_cameras: bool | None = None
-    antialiased: bool | None = None
-    size: int | None = None
-    crops: int | None = None
-    image_confidence: bool = True
-    pixel_confidence: bool = True
-    seed: int = 0
-
-    def check(self) -> None:
-        """Refuse what cannot be done, before anything slow starts. Raises InputError."""
-        for option, value, low, high in (
-            ("--iterations", self.iterations, 1, 1_000_000),
-            ("--max-gaussians", self.max_gaussians, 4, 50_000_000),
-            ("--sh-degree", self.sh_degree, 0, 3),
-            ("--depth-weight", self.depth_weight, 0, 1000),
-            ("--size", self.size, 32, 8192),
-            ("--crops", self.crops, 0, 100),
-            ("--seed", self.seed, 0, 2**63 - 1),
-        ):
-            in_range(option, value, low, high)
-
-    def config(self, device: torch.device, width: int, height: int) -> FitConfig:
-        """The fit's settings for images of width x height pixels. Raises InputError for what cannot be."""
-        config = FitConfig.for_backend(device=device)
-        known = {field.name for field in fields(FitConfig)}
-        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name in known}
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        if self.size is not None:
-            # Pixels of the shrunk image; what is smaller stays as it is.
-            changes["max_pixels"] = round(self.size**2 * min(width, height) / max(width, height))
-        config = replace(config, **changes)
-        config.check()
-        return config
 
 
 def supervision(

@@ -20,7 +20,7 @@ from cus.datasets.scenes import find_scenes, open_scene
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.inference import machine
-from cus.inference.fitting import FitOptions
+from cus.inference.fit_options import FitOptions
 from cus.inference.folder import RunFolder
 from cus.inference.labels import STAGES
 from cus.inference.outputs import save_png, to_bytes, view_names, write_refined

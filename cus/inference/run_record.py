@@ -9,6 +9,7 @@ from cus.conditioning.kinds import KINDS
 from cus.errors import InputError, first_problem, shown
 from cus.files import read_json
 from cus.inference.settings import InferSettings
+from cus.limits import check_options
 
 NAME = "run.json"
 _REMEDY = "run cus-infer once more with --resume"
@@ -68,5 +69,5 @@ def recorded_settings(record: dict[str, Any], folder: Path) -> InferSettings:
     if settings.conditioning not in ("auto", *KINDS):
         problem = f"must be one of auto, {', '.join(KINDS)}, got {shown(settings.conditioning)}"
         raise InputError(f"{folder / NAME} is damaged (settings.conditioning {problem}); {_REMEDY}")
-    settings.check_numbers()
+    check_options(settings)
     return settings

@@ -6,115 +6,144 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-import torch
+from cus.choices import AttentionBackend, Memory, Precision
+from cus.errors import InputError
+from cus.limits import check_options, limited
+from cus.options import Flag, fractions, option, parsed
 
-from cus.cameras import trajectories
-from cus.cameras.path_files import read_camera_path
-from cus.conditioning.kinds import KINDS
-from cus.diffusion.sampling import Memory
-from cus.errors import InputError, shown
-from cus.models.attention import AttentionBackend
-from cus.models.xformers_attention import check_installed
+if TYPE_CHECKING:
+    import torch
 
 Trajectory = Literal["zoom", "dolly", "interpolate", "orbit"]
 DEFAULT_ZOOM = {"zoom": 4.0, "dolly": 2.2, "interpolate": 1.0, "orbit": 1.0}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
-class InferSettings:
-    """One run, from photographs to a Gaussian scene.
+class PhotoSettings:
+    """The photographs, and what estimates their cameras and depth.
 
     Attributes:
-        views: the photographs, two or more; the path starts at the first. A folder, a pattern or a video stands for
-            its sharpest pictures (`choose_views`).
-        max_views: how many photographs at most; None: 8 of folders, patterns and videos, all files that are named.
-        out: the folder that the run fills.
-        model: "mini", a folder written by `save_pretrained`, or a Hub id, "org/name" or "org/name@revision".
-        variant: of its weights, such as "fp16"; None takes the standard ones.
-        trajectory: zoom, dolly, interpolate, orbit, or the path of a file with cameras (`read_camera_path`).
-        zoom: magnification at the end of the path; None takes the trajectory's own default.
-        target: (u, v), the point closed in on, in fractions of the first photograph; None is its middle.
-        frames: number of frames; None takes the model's, or as many as a file with cameras has.
-        size: longest side of the frames in pixels; None takes the model's.
-        photo_size: longest side in pixels at which the photographs are used as sources.
-        cameras: a file or folder with known cameras of the views, in a layout of `cus.datasets.scenes`, or None to
-            estimate them.
-        focal_35mm: focal length of the photographs as 35 mm equivalent in mm, over EXIF's; or None.
-        fov: horizontal field of view of the photographs in degrees, over EXIF's; or None.
-        estimator: "auto", or an estimator with or without its weights, see `estimate_scene`.
-        all_views: refuse photographs of which one cannot be placed, instead of leaving it out with a note.
-        conditioning: what conditioning images the network is shown, "hierarchical" (Section III-B), "points"
-            (ViewCrafter's own point renders) or "fused" (every photograph at its own resolution); "auto": those that
-            the model does best with.
-        suppress_background: whether leaked background is removed from hierarchical conditioning (Section III-C).
-        structure: whether a second pass is guided by the global point cloud (Section III-D); None takes the model's.
-        steps: sampling steps; None takes the model's.
-        guidance: classifier-free guidance scale; None takes the model's.
-        seed: of every random draw.
-        device: a torch device, or "auto".
-        dtype: "auto", "float32", "bfloat16" or "float16": the precision of the network.
-        memory: "auto" (the fastest that fits), "low" or "high": how the network trades memory for speed.
-        compile: whether `torch.compile` works on the U-Net first.
-        attention: "sdpa" (PyTorch's own) or "xformers".
-        conditioning_only: stop after the conditioning images.
-        splat: whether the Gaussian scene is fitted.
-        splat_iterations: optimisation steps of the fit; None takes the backend's default.
-        fps: frames per second of the videos.
-        force: take what was made although the geometry was not found; the report notes it.
+        views: two or more photographs; the path starts at the first. A folder, a quoted pattern like 'shots/*.jpg' or a
+            video stands for its sharpest pictures, spread over names or time; videos leave theirs in FOLDER/photos
+        max_views: how many photographs at most (default: 8 of folders, patterns and videos, all files that are named)
+        cameras: known cameras of the views: a transforms.json, a COLMAP model, or the folder of a scene; their world
+            and scale are kept (default: estimate them)
+        focal_35mm: focal length as 35 mm equivalent, in mm (default: EXIF, else a guess that the report names)
+        fov: horizontal field of view of the photographs, in degrees, instead of --focal-35mm
+        photo_size: longest side at which the photographs are used, in pixels
+        estimator: what estimates cameras and depth: stereo, da3 (Depth Anything 3), vggt, dust3r, or auto: vggt where
+            it is installed and its weights are on this machine, else da3 where its weights are, else stereo; da3:base
+            is larger than da3; vggt:WEIGHTS or da3:WEIGHTS names other weights, a Hub id such as
+            facebook/VGGT-1B-Commercial, a folder or a file
+        all_views: refuse photographs of which one cannot be placed; without it, such a one is left out with a note, as
+            long as two remain
     """
 
-    views: tuple[Path, ...]
-    out: Path = Path("out")
-    max_views: int | None = None
-    model: str = "mini"
-    variant: str | None = None
-    trajectory: str = "zoom"
-    zoom: float | None = None
-    target: tuple[float, float] | None = None
-    frames: int | None = None
-    size: int | None = None
-    photo_size: int = 1024
-    cameras: Path | None = None
-    focal_35mm: float | None = None
-    fov: float | None = None
-    estimator: str = "auto"
-    all_views: bool = False
-    conditioning: str = "auto"
-    suppress_background: bool = True
-    structure: bool | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = "auto"
-    memory: Memory = "auto"
-    compile: bool = False
-    attention: AttentionBackend = "sdpa"
-    conditioning_only: bool = False
-    splat: bool = True
-    splat_iterations: int | None = None
-    fps: int = 8
-    force: bool = False
+    views: Annotated[tuple[Path, ...], option("PHOTO [PHOTO ...]")]
+    max_views: Annotated[int | None, option("N")] = limited(None, low=2, high=1000)
+    cameras: Annotated[Path | None, option("FILE")] = None
+    focal_35mm: Annotated[float | None, option("MM")] = limited(None, low=4, high=2000)
+    fov: Annotated[float | None, option("DEGREES")] = limited(None, low=1, high=170)
+    photo_size: Annotated[int, option("PIXELS")] = limited(1024, low=128, high=8192)
+    estimator: Annotated[str, option("NAME")] = "auto"
+    all_views: Flag = False
 
-    def check_numbers(self) -> None:
-        """Hold the numbers to their ranges. Raises InputError, which names the option."""
-        in_range("--frames", self.frames, 1, 1000)
-        in_range("--max-views", self.max_views, 2, 1000)
-        in_range("--size", self.size, 64, 4096)
-        in_range("--photo-size", self.photo_size, 128, 8192)
-        in_range("--steps", self.steps, 1, 1000)
-        in_range("--guidance", self.guidance, 0, 100)
-        in_range("--focal-35mm", self.focal_35mm, 4, 2000)
-        in_range("--fov", self.fov, 1, 170)
-        in_range("--splat-iterations", self.splat_iterations, 1, 1_000_000)
-        in_range("--fps", self.fps, 1, 120)
-        in_range("--seed", self.seed, 0, 2**63 - 1)
+
+@dataclass(frozen=True)
+class PathSettings:
+    """The camera path.
+
+    Attributes:
+        trajectory: zoom, dolly, interpolate, orbit, or a JSON file with cameras (transforms.json or a nerfstudio camera
+            path)
+        zoom: magnification at the end of the path (default: zoom 4, dolly 2.2, interpolate and orbit 1)
+        target: point closed in on, in fractions of the first photograph's width and height; 0,0 is its top-left
+            corner (default: 0.5,0.5)
+        frames: number of frames (default: the model's, 16 for mini; of a file: all)
+    """
+
+    trajectory: Annotated[str, option("PATH")] = "zoom"
+    zoom: Annotated[float | None, option("FACTOR")] = None
+    target: Annotated[tuple[float, float] | None, parsed("U,V", fractions), option()] = None
+    frames: Annotated[int | None, option("N")] = limited(None, low=1, high=1000)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The model, and how it computes.
+
+    Attributes:
+        model: mini (ships with the package), a checkpoint folder, or a Hub id: org/name, org/name@revision
+        variant: weights of the checkpoint in another precision, such as fp16 (default: the standard ones)
+        size: longest side of the frames, in pixels (default: the model's, 512 for mini)
+        steps: sampling steps a pass (default: the model's)
+        guidance: classifier-free guidance scale; 1 is off and twice as fast (default: the model's)
+        structure: a second pass, guided by the global point cloud of the first, Section III-D (default: the model's,
+            off for mini)
+        conditioning: conditioning images: hierarchical (Section III-B), points (ViewCrafter's own renders), fused,
+            from every photograph at its own resolution, or auto: what the model does best with
+        suppress_background: remove background points that leak through sparse foregrounds of hierarchical
+            conditioning, Section III-C
+        seed: seed of every random draw
+        device: auto, cpu, cuda, cuda:1, ...
+        dtype: precision of the network; auto is bfloat16 where the device computes in it
+        memory: how the network uses memory: auto (the fastest plan that fits), low (one frame and one branch of the
+            guidance at a time, networks wait in the main memory) or high (all at once); the need is checked before
+            anything starts
+        compile: compile the U-Net with torch.compile: pays off over many steps
+        attention: sdpa (PyTorch's own) or xformers, where that is installed
+    """
+
+    model: Annotated[str, option("MODEL")] = "mini"
+    variant: Annotated[str | None, option("NAME")] = None
+    size: Annotated[int | None, option("PIXELS")] = limited(None, low=64, high=4096)
+    steps: Annotated[int | None, option("N")] = limited(None, low=1, high=1000)
+    guidance: Annotated[float | None, option("SCALE")] = limited(None, low=0, high=100)
+    structure: Annotated[bool | None, option()] = None
+    conditioning: Annotated[str, option("KIND")] = "auto"
+    suppress_background: Annotated[bool, option(name="suppression")] = True
+    seed: Annotated[int, option("N")] = limited(0, low=0, high=2**63 - 1)
+    device: Annotated[str, option("DEVICE")] = "auto"
+    dtype: Annotated[Precision, option()] = "auto"
+    memory: Annotated[Memory, option()] = "auto"
+    compile: Flag = False
+    attention: Annotated[AttentionBackend, option()] = "sdpa"
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """What is made of it, and where.
+
+    Attributes:
+        out: folder that the run fills
+        conditioning_only: stop after depth and conditioning images
+        splat: fit a Gaussian scene, which takes most of the time on a CPU; cus-fit FOLDER adds it afterwards
+        splat_iterations: optimisation steps of the Gaussian scene (default: by backend)
+        fps: frames a second of the videos
+        force: end with status 0 also where the geometry was not found, instead of 3 and a warning; the report notes it
+    """
+
+    out: Annotated[Path, option("FOLDER")] = Path("out")
+    conditioning_only: Flag = False
+    splat: Annotated[bool, option()] = True
+    splat_iterations: Annotated[int | None, option("N")] = limited(None, low=1, high=1_000_000)
+    fps: Annotated[int, option("N")] = limited(8, low=1, high=120)
+    force: Flag = False
+
+
+@dataclass(frozen=True)
+class InferSettings(OutputSettings, ModelSettings, PathSettings, PhotoSettings):
+    """One run, from photographs to a Gaussian scene."""
 
     def check(self) -> None:
         """Refuse what cannot be done, before anything slow starts. Raises InputError."""
+        from cus.cameras import trajectories
+        from cus.cameras.path_files import read_camera_path
+        from cus.conditioning.kinds import KINDS
+        from cus.models.xformers_attention import check_installed
+
         if self.trajectory not in get_args(Trajectory) and not Path(self.trajectory).is_file():
             known = ", ".join(get_args(Trajectory))
             raise InputError(f"no such trajectory: {self.trajectory!r}; expected {known}, or the path of a JSON file")
@@ -127,7 +156,7 @@ class InferSettings:
             # Read again at the size of the frames, when that is known; what cannot be read is refused now.
             read_camera_path(self.trajectory, 64, 64, self.frames)
         trajectories.check_arguments(self.end_zoom(), self.target, 1 if self.frames is None else self.frames)
-        self.check_numbers()
+        check_options(self)
         if self.focal_35mm is not None and self.fov is not None:
             raise InputError("give --focal-35mm or --fov, not both")
         if self.cameras is not None and not self.cameras.exists():
@@ -136,24 +165,23 @@ class InferSettings:
             known = ", ".join(KINDS)
             raise InputError(f"--conditioning must be one of auto, {known}, got {self.conditioning!r}")
         self.torch_device()
-        if self.dtype not in ("auto", *DTYPES):
-            raise InputError(f"unknown dtype {self.dtype!r}; expected auto, {', '.join(DTYPES)}")
-        for option, value, known in (
+        for name, value, known in (
+            ("--dtype", self.dtype, get_args(Precision)),
             ("--memory", self.memory, get_args(Memory)),
             ("--attention", self.attention, get_args(AttentionBackend)),
         ):
             if value not in known:
-                raise InputError(f"{option} must be one of {', '.join(known)}, got {value!r}")
+                raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         if self.attention == "xformers":
             check_installed()
             if self.torch_device().type != "cuda":
                 raise InputError("xformers computes on CUDA devices only: leave --attention at sdpa, or name a GPU")
 
-    def torch_device(self) -> torch.device:
+    def torch_device(self) -> "torch.device":
         """The device to run on. Raises InputError where it does not exist."""
         return torch_device(self.device)
 
-    def torch_dtype(self) -> torch.dtype:
+    def torch_dtype(self) -> "torch.dtype":
         """The network's precision."""
         return torch_dtype(self.dtype, self.torch_device())
 
@@ -162,8 +190,10 @@ class InferSettings:
         return self.zoom if self.zoom is not None else DEFAULT_ZOOM.get(self.trajectory, 1.0)
 
 
-def torch_device(name: str) -> torch.device:
+def torch_device(name: str) -> "torch.device":
     """The device of a name, "auto" for the best there is. Raises InputError where it does not exist."""
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -175,20 +205,15 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
-def torch_dtype(name: str, device: torch.device) -> torch.dtype:
+def torch_dtype(name: str, device: "torch.device") -> "torch.dtype":
     """The precision of a name; "auto" is bfloat16 where the device computes in it natively, else what it does well."""
+    import torch
+
     if name != "auto":
-        return DTYPES[name]
+        return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-
-
-def in_range(option: str, value: float | None, low: float, high: float) -> None:
-    """Refuse the value of an option that lies outside. Raises InputError."""
-    if value is not None and not low <= value <= high:
-        said = f"{value:g}" if abs(value) < 1e300 else shown(value)  # of an integer there may be no float
-        raise InputError(f"{option} must be {low:g} to {high:g}, got {said}")
 
 
 def file_digest(path: Path) -> str:

@@ -6,17 +6,17 @@ one over space with the two token axes read in the other order (see `TimeAttenti
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cus.choices import AttentionBackend
 from cus.models.norm import GroupNorm
 
 Module = TypeVar("Module", bound=nn.Module)
 
-AttentionBackend = Literal["sdpa", "xformers"]
 
 # CUDA's attention kernels launch at most 65535 blocks along the head axis.
 MAX_HEADS_PER_CALL = 65535

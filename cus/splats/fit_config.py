@@ -1,16 +1,16 @@
 """How a fit is done: every number of it in one place."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
+from cus.choices import StrategyName
 from cus.errors import InputError
 from cus.splats.parameters import LearningRates
 from cus.splats.rasterization import Backend, resolve_backend
 from cus.splats.strategies import DefaultStrategy, FixedStrategy, MCMCStrategy, Strategy
 
-StrategyName = Literal["fixed", "default", "mcmc"]
 # The share of the cap at which a strategy that adds Gaussians begins.
 _START_SHARE = 0.6
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from cus.errors import InputError
-from cus.options import Flag, numbers, option, parsed
+from cus.options import Flag, fractions, numbers, option, parsed
 
 if TYPE_CHECKING:
     from cus.viewer.scene import ViewScene
@@ -16,11 +16,6 @@ MOST_FRAMES = 5000
 SMALLEST_SIDE, LARGEST_SIDE = 16, 7680
 LARGEST_BYTES = 4 * 2**30
 NAMED_COLORS: dict[str, Color] = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0)}
-
-
-def _target(text: str) -> tuple[float, float]:
-    u, v = numbers(text, 2, "0.5,0.4")
-    return u, v
 
 
 def _color(text: str) -> Color:
@@ -50,7 +45,7 @@ class PathRequest:
 
     kind: Annotated[PathKind, option(name="path")] = "walk"
     factor: Annotated[float | None, option("FACTOR")] = None
-    target: Annotated[tuple[float, float] | None, parsed("U,V", _target), option()] = None
+    target: Annotated[tuple[float, float] | None, parsed("U,V", fractions), option()] = None
     frames: Annotated[int | None, option("N")] = None
 
     @property

@@ -1,6 +1,6 @@
 import pytest
 
-from cus.cli.infer import build_parser, main
+from cus.cli.infer import main
 from tests.cameras.test_files import write_photo
 
 
@@ -18,8 +18,9 @@ def refused(capsys, *arguments: str) -> str:
     return message.split("error:")[1]
 
 
-def test_help_gives_every_option_a_default_or_a_unit():
-    text = build_parser().format_help()
+def test_help_gives_every_option_a_default_or_a_unit(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
     for option in ("--views", "--zoom", "--target", "--frames", "--resume", "--dtype", "--fov", "--guidance"):
         assert option in text
     for unit in ("pixels", "degrees", "mm", "fractions", "default"):
@@ -31,13 +32,13 @@ def test_help_gives_every_option_a_default_or_a_unit():
     [
         (["--zoom", "0"], "zoom must be above 0"),
         (["--target", "1.5,0.5"], "outside the picture"),
-        (["--frames", "0"], "at least one frame"),
+        (["--frames", "0"], "--frames must be 1 to 1000, got 0"),
         (["--size", "7"], "--size must be"),
         (["--trajectory", "spiral"], "no such trajectory"),
         (["--cameras", "none.json"], "no such cameras file"),
         (["--model", "nothing/here/at/all"], "nothing/here/at/all"),
         (["--device", "tpu"], "cannot be used"),
-        (["--dtype", "int8"], "unknown dtype"),
+        (["--dtype", "int8"], "--dtype must be one of auto, float32"),
         (["--memory", "most"], "--memory must be one of auto, low, high"),
         (["--attention", "flash"], "--attention must be one of sdpa, xformers"),
         (["--attention", "xformers", "--device", "cpu"], "xformers"),

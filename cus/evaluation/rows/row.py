@@ -7,10 +7,10 @@ from typing import Any, get_args
 
 from torch import Tensor
 
+from cus.choices import StrategyName
 from cus.errors import InputError
 from cus.evaluation.work import CaseWork
 from cus.limits import check_limits
-from cus.splats.fit_config import StrategyName
 
 # What several kinds of rows have: pixels of photographs' longest side, steps and strategies of a fit.
 PHOTO_SIZE: dict[str, Any] = {"low": 64, "high": 16384}
