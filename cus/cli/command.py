@@ -1,8 +1,6 @@
 """The frame around every command: its parser, and one way out for whatever happens inside."""
 
-import argparse
 import contextlib
-import difflib
 import json
 import os
 import sys
@@ -10,11 +8,9 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import cus
 from cus.cli import failures
-from cus.errors import InputError
 from cus.runtime import Interrupts, exit_soon, exit_status, interruption
 
 if TYPE_CHECKING:
@@ -22,79 +18,6 @@ if TYPE_CHECKING:
     from cus.cli.reading import Common
 
 MEMORY_ADVICE = "give it smaller or fewer pictures, or close other programs"
-
-
-class CommandParser(argparse.ArgumentParser):
-    """A parser whose errors are InputErrors of one line, with the options that every command has.
-
-    Args:
-        name: of the command.
-        description: what it does.
-        epilog: examples and notes, shown as they are; the exit statuses follow.
-    """
-
-    def __init__(self, name: str, description: str, epilog: str) -> None:
-        super().__init__(
-            name,
-            description=description,
-            epilog=f"{epilog}\n{failures.STATUSES}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        self.add_argument("--version", action="version", version=f"closeupshot {cus.__version__}")
-        self.add_argument("--debug", action="store_true", help="show the traceback of an error, as CUS_DEBUG=1 does")
-        self.add_argument(
-            "--print-completion",
-            action=_PrintCompletion,
-            default=argparse.SUPPRESS,
-            metavar="SHELL",
-            help="print what makes bash, zsh, fish or tcsh complete this command's options, and exit",
-        )
-
-    def error(self, message: str) -> Any:
-        """Raise InputError with the parser's message, and the nearest option for one that does not exist."""
-        raise InputError(f"{_plain(message)}{self._nearest(message)}; {self.prog} --help lists the options")
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        """Unlike argparse's own, let a broken pipe and a full disk be known."""
-        (file or sys.stderr).write(message)
-
-    def _nearest(self, message: str) -> str:
-        unknown = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
-        if not message.startswith("unrecognized arguments") or not unknown:
-            return ""
-        near = difflib.get_close_matches(unknown[0], self._option_string_actions, n=1, cutoff=0.6)
-        return f" (did you mean {near[0]}?)" if near else ""
-
-
-def _plain(message: str) -> str:
-    """Argparse's words, where a newcomer would not understand them."""
-    for theirs, ours in (
-        ("invalid int value:", "expected a whole number, got"),
-        ("invalid float value:", "expected a number, got"),
-        ("unrecognized arguments:", "unknown arguments:"),
-        ("the following arguments are required:", "missing:"),
-    ):
-        message = message.replace(theirs, ours)
-    return message
-
-
-class _PrintCompletion(argparse.Action):
-    """Prints a completion script; files and folders are completed where an option takes one."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
-        from pathlib import Path
-
-        try:
-            import shtab
-        except ImportError as error:
-            raise InputError("completion needs shtab, which is not installed: pip install shtab") from error
-        if values not in shtab.SUPPORTED_SHELLS:
-            raise InputError(f"{option} must be one of {', '.join(shtab.SUPPORTED_SHELLS)}, got {values!r}")
-        for action in parser._actions:
-            if action.type is Path:
-                action.complete = shtab.FILE  # pyright: ignore[reportAttributeAccessIssue]
-        print(shtab.complete(parser, values))
-        parser.exit()
 
 
 class CommandOptions(Protocol):
@@ -115,6 +38,7 @@ def run_command(
     *,
     epilog: str,
     memory_advice: str = MEMORY_ADVICE,
+    over: Callable[[T], T] | None = None,
 ) -> int:
     """Read the options, work, and turn whatever happens into one line and an exit status.
 
@@ -124,6 +48,8 @@ def run_command(
         work: does what the options ask for, and returns the exit status; None is 0.
         argv: the arguments; None takes those of the process, which then ends with the command.
         epilog: examples and notes, which end the help.
+        over: what the arguments stand over, such as a config file that they name; None: the defaults of the fields. It
+            gets the options as they are over the defaults; switches of what it returns are as if not given.
         memory_advice: what to do, in the command's options, where memory runs out.
 
     Returns:
@@ -135,6 +61,8 @@ def run_command(
         from cus.cli.reading import read
 
         asked = read(options, given, name, epilog)
+        if over is not None:
+            asked = read(options, given, name, epilog, over(asked))
         from cus.cli.console import ConsoleProgress
 
         return work(asked, ConsoleProgress(quiet=asked.common.quiet, as_json=asked.common.json, started=started))
@@ -142,39 +70,6 @@ def run_command(
     # Not since the process was started, which may have been a shell that this command replaced.
     started = time.perf_counter()
     given = sys.argv[1:] if argv is None else argv
-    telling = Telling(name, memory_advice, as_json="--json" in given, debug=debug_asked(given))
-    return guarded(run, telling, final=argv is None)
-
-
-def run_parser(
-    build_parser: Callable[[], argparse.ArgumentParser],
-    work: Callable[[argparse.Namespace], int | None],
-    argv: Sequence[str] | None,
-    *,
-    memory_advice: str = MEMORY_ADVICE,
-) -> int:
-    """`run_command` for a command whose options are still read by argparse.
-
-    Args:
-        build_parser: makes the command's parser.
-        work: does what the parsed options ask for, and returns the exit status; None is 0.
-        argv: the arguments; None takes those of the process, which then ends with the command.
-        memory_advice: what to do, in the command's options, where memory runs out.
-
-    Returns:
-        0 done, 1 a bug of ours, 2 what the user can mend, 3 finished but not to be trusted, 130 interrupted, 143
-        terminated, 141 nobody reads the output.
-    """
-
-    def run() -> int | None:
-        arguments = build_parser().parse_args(argv)
-        arguments.started = started
-        return work(arguments)
-
-    # Not since the process was started, which may have been a shell that this command replaced.
-    started = time.perf_counter()
-    given = sys.argv[1:] if argv is None else argv
-    name = build_parser().prog
     telling = Telling(name, memory_advice, as_json="--json" in given, debug=debug_asked(given))
     return guarded(run, telling, final=argv is None)
 

@@ -1,6 +1,5 @@
 """What the commands print: stages with their progress, notes, and the last line; for people, or as lines of JSON."""
 
-import argparse
 import json
 import threading
 import time
@@ -66,16 +65,6 @@ def describe_size(size: int) -> str:
     return f"{size} bytes"
 
 
-def add_output_options(group: "argparse._ArgumentGroup | argparse.ArgumentParser") -> None:
-    """--quiet and --json."""
-    group.add_argument("--quiet", action="store_true", help="print errors only")
-    group.add_argument(
-        "--json",
-        action="store_true",
-        help="print one JSON object a line on standard output: one a stage, and one at the end; see docs/commands.md",
-    )
-
-
 class ConsoleProgress:
     """A progress bar a stage on a terminal; lines where the output is a file.
 
@@ -102,11 +91,6 @@ class ConsoleProgress:
         )
         self.tasks: dict[str, TaskID] = {}
         self.lines = None if quiet or self.console.is_terminal else _StageLines(self.console)
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> "ConsoleProgress":
-        """As `add_output_options` lets the user choose; counted from the start of the command."""
-        return cls(quiet=arguments.quiet, as_json=arguments.json, started=getattr(arguments, "started", None))
 
     def __enter__(self) -> "ConsoleProgress":
         self.bars.start()

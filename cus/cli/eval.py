@@ -1,23 +1,29 @@
 """`cus-eval`: the close-up benchmark on posed photographs."""
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from cus.cli.command import CommandParser, run_parser
-from cus.cli.console import ConsoleProgress, add_output_options
+from tyro.conf import Positional
+
+from cus.cli.command import run_command
+from cus.cli.reading import Common, Earlier
+from cus.errors import InputError
+from cus.evaluation.choices import EvalChoices
+from cus.options import Flag, option
 
 if TYPE_CHECKING:
+    from cus.cli.console import ConsoleProgress
     from cus.evaluation.runner import Outcome
     from cus.evaluation.settings import EvalSettings
 
-DESCRIPTION = """\
-Score models and classical methods on posed photographs: from two of them, make (a close-up of) a third that is held
-out, and compare with its crop at full resolution. References are shrunk to the model's size; cameras are exact.
-"""
 EPILOG = """\
+what is done:
+  From two photographs, make a close-up of a third that is held out, or the third itself, and compare with its crop at
+  full resolution. References are shrunk to the model's size; cameras are exact.
+
 what is written to --out:
   page.html       pictures side by side with the truth, a slider, error maps, sortable tables
   results.md      the table, with bootstrap intervals and every failure; also results.tex, results.json, per_image.csv
@@ -35,127 +41,108 @@ examples:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's options, with units and defaults."""
-    parser = CommandParser("cus-eval", description=DESCRIPTION, epilog=EPILOG)
-    _add_what(parser.add_argument_group("what"))
-    _add_how(parser.add_argument_group("how"))
-    output = parser.add_argument_group("output")
-    output.add_argument("--out", type=Path, default=Path("eval"), metavar="DIR", help="folder (default: %(default)s)")
-    again = output.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with an evaluation that was cut off")
-    again.add_argument("--overwrite", action="store_true", help="replace an earlier evaluation in --out")
-    output.add_argument("--retry", action="store_true", help="with --resume: also try again what failed")
-    add_output_options(output)
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="any other setting, see below")
-    return parser
+@dataclass(frozen=True)
+class EvalOptions:
+    """Score models and classical methods on posed photographs.
+
+    Attributes:
+        settings: any setting of a config file, such as rules.triples=4; see below
+        data: a scene or a folder of scenes: transforms.json, COLMAP, LLFF, DL3DV, RealEstate10K or ACID layout
+        split: cases of an earlier run (default: chosen by rules)
+        config: settings in YAML, see configs/eval/
+        rows: only these rows of the config (default: all)
+        out: folder that the evaluation fills
+        retry: with --resume: also try again what failed
+        choices: what is evaluated; these stand over a config file and key=value
+        earlier: what becomes of an earlier evaluation
+        common: options of every command
+    """
+
+    data: Annotated[Path, option("DIR")]
+    settings: Annotated[tuple[str, ...], Positional, option("[key=value ...]")] = ()
+    split: Annotated[Path | None, option("FILE")] = None
+    config: Annotated[Path | None, option("FILE")] = None
+    rows: Annotated[tuple[str, ...] | None, option("NAME [NAME ...]")] = None
+    out: Annotated[Path, option("DIR")] = Path("eval")
+    retry: Flag = False
+    choices: EvalChoices = field(default_factory=EvalChoices)
+    earlier: Earlier = Earlier()
+    common: Common = Common()
 
 
-def _add_what(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="a scene or a folder of scenes: transforms.json, COLMAP, LLFF, DL3DV, RealEstate10K or ACID layout",
-    )
-    group.add_argument("--split", type=Path, metavar="FILE", help="cases of an earlier run (default: chosen by rules)")
-    group.add_argument(
-        "--protocol",
-        choices=("closeup", "regular", "both"),
-        help="closeup: crops x4 and x5 and photographs from nearer by; regular: whole photographs (default: closeup)",
-    )
-    group.add_argument("--scenes", nargs="+", metavar="NAME", help="only these (default: all)")
+def parted(options: EvalOptions) -> EvalOptions:
+    """With key=value among them that follow a list of names, as in `--rows frames seed=3`, taken as settings."""
+    found = list(options.settings)
+
+    def names(words: Sequence[str] | None) -> list[str] | None:
+        found.extend(word for word in words or () if "=" in word)
+        return None if words is None else [word for word in words if "=" not in word]
+
+    rows, scenes, metrics = names(options.rows), names(options.choices.scenes), names(options.choices.metrics)
+    choices = replace(options.choices, scenes=scenes, metrics=metrics)
+    return replace(options, settings=tuple(found), rows=None if rows is None else tuple(rows), choices=choices)
 
 
-def _add_how(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML, see configs/eval/")
-    group.add_argument("--model", metavar="MODEL", help="mini, a folder, or a Hub id (default: mini)")
-    group.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows of the config (default: all)")
-    group.add_argument(
-        "--metrics",
-        nargs="+",
-        metavar="NAME",
-        help="psnr psnr_cc ssim gmsd haarpsi st_lpips lpips lpips_vgg dino niqe metaiqa (default: all that can be had)",
-    )
-    group.add_argument("--size", type=int, metavar="PIXELS", help="longest side of all pictures (default: the model's)")
-    group.add_argument(
-        "--poses",
-        choices=("given", "estimated"),
-        help="estimated: by the estimator, the target's by features; errors stand in the table (default: given)",
-    )
-    group.add_argument("--seed", type=int, metavar="N", help="of every random draw (default: 0)")
-    group.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-
-
-def settings_of(arguments: argparse.Namespace) -> "EvalSettings":
-    """The config file, then `key=value`, then the options. Raises InputError for what cannot be."""
-    from cus.errors import InputError
+def _resolved(options: EvalOptions) -> "EvalSettings":
+    """The config file, then `key=value`. Raises InputError."""
     from cus.evaluation.settings import EvalSettings
     from cus.training.config import resolve
 
-    _separate(arguments)
-    if arguments.size == 0:
-        # In a config file it is the default.
-        raise InputError("--size must be 64 to 8192 pixels, got 0; leave it out for the model's")
-    settings = resolve(EvalSettings, arguments.config, arguments.settings)
-    for name in ("protocol", "model", "metrics", "size", "poses", "seed", "device", "scenes"):
-        value = getattr(arguments, name)
-        if value is not None:
-            setattr(settings, name, value)
+    return resolve(EvalSettings, options.config, list(parted(options).settings))
+
+
+def over(options: EvalOptions) -> EvalOptions:
+    """What the options of the command line stand over. Raises InputError."""
+    settings = _resolved(options)
+    return EvalOptions(
+        options.data, choices=EvalChoices(**{f.name: getattr(settings, f.name) for f in fields(EvalChoices)})
+    )
+
+
+def settings_of(options: EvalOptions) -> "EvalSettings":
+    """The config file, then `key=value`, then the options. Raises InputError for what cannot be."""
+    options = parted(options)
+    settings = _resolved(options)
+    for name, value in vars(options.choices).items():
+        setattr(settings, name, value)
     settings.check()
-    if arguments.rows is not None:
+    if options.rows is not None:
         known = [row.name for row in settings.rows]
-        unknown = [name for name in arguments.rows if name not in known]
+        unknown = [name for name in options.rows if name not in known]
         if unknown:
             raise InputError(f"there is no row {unknown[0]!r}; there are {', '.join(known)}")
-        settings.rows = [row for row in settings.rows if row.name in arguments.rows]
+        settings.rows = [row for row in settings.rows if row.name in options.rows]
         if settings.baseline not in settings.row_names:
             settings.baseline = ""
     return settings
 
 
-def _separate(arguments: argparse.Namespace) -> None:
-    """Settings after an option that takes a list of names, as in `--rows frames seed=3`, are settings all the same."""
-    for option in ("scenes", "rows", "metrics"):
-        words = getattr(arguments, option)
-        if words is not None and any("=" in word for word in words):
-            setattr(arguments, option, [word for word in words if "=" not in word])
-            arguments.settings = [*arguments.settings, *(word for word in words if "=" in word)]
-
-
-def _run(arguments: argparse.Namespace) -> None:
+def evaluate(options: EvalOptions, progress: "ConsoleProgress") -> None:
+    """Evaluate as asked. Raises InputError."""
     import time
 
-    from cus.errors import InputError
+    from cus.evaluation import runner
     from cus.evaluation.folder import Mode
-    from cus.evaluation.runner import evaluate
 
-    settings = settings_of(arguments)
-    if arguments.split is not None and arguments.protocol is not None:
+    settings = settings_of(options)
+    if options.split is not None and settings.protocol != _resolved(options).protocol:
         raise InputError("the split file says which cases there are; leave --protocol out")
-    mode = Mode(arguments.resume, arguments.retry, arguments.overwrite)
+    mode = Mode(options.earlier.resume, options.retry, options.earlier.overwrite)
     started = time.perf_counter()
-    with ConsoleProgress.of(arguments) as progress:
+    with progress:
+        report = progress.start("Evaluation", False)
         try:
-            outcome = evaluate(
-                arguments.data,
-                arguments.out,
-                settings,
-                arguments.split,
-                mode=mode,
-                on_progress=progress.start("Evaluation", False),
-            )
+            outcome = runner.evaluate(options.data, options.out, settings, options.split, mode=mode, on_progress=report)
         except KeyboardInterrupt as error:
             error.add_note("what is scored is kept; the same command with --resume goes on")
             raise
         progress.finish("Evaluation", time.perf_counter() - started)
         _tell(outcome, progress)
-        page = arguments.out / "page.html"
-        progress.done(str(page), out=arguments.out, page=page, failures=len(outcome.failures))
+        page = options.out / "page.html"
+        progress.done(str(page), out=options.out, page=page, failures=len(outcome.failures))
 
 
-def _tell(outcome: "Outcome", progress: ConsoleProgress) -> None:
+def _tell(outcome: "Outcome", progress: "ConsoleProgress") -> None:
     for metric, reason in outcome.unavailable.items():
         progress.note(f"without {metric}: {reason}")
     for scene, reason in outcome.without_cases.items():
@@ -168,10 +155,10 @@ def _tell(outcome: "Outcome", progress: ConsoleProgress) -> None:
         progress.say(markdown.read_text(encoding="utf-8"))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, see `run_command`."""
     advice = "try a smaller --size"
-    return run_parser(build_parser, _run, arguments, memory_advice=advice)
+    return run_command("cus-eval", EvalOptions, evaluate, argv, epilog=EPILOG, memory_advice=advice, over=over)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import tyro
-from tyro.conf import DisallowNone, HelptextFromCommentsOff, OmitArgPrefixes
+from tyro.conf import DisallowNone, HelptextFromCommentsOff, OmitArgPrefixes, Positional
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 import cus
@@ -61,7 +61,7 @@ class Earlier:
             raise InputError("give --resume or --overwrite, not both")
 
 
-def read(kind: type[T], arguments: Sequence[str], name: str, epilog: str) -> T:
+def read(kind: type[T], arguments: Sequence[str], name: str, epilog: str, default: T | None = None) -> T:
     """The arguments of a command as an instance of `kind`, a dataclass.
 
     Args:
@@ -69,6 +69,7 @@ def read(kind: type[T], arguments: Sequence[str], name: str, epilog: str) -> T:
         arguments: without the command's own name.
         name: of the command.
         epilog: examples and notes, printed after the help.
+        default: what the arguments stand over; None: the defaults of the fields.
 
     Raises:
         InputError: unknown options (the nearest one is named), missing ones, values of another type or outside limits.
@@ -89,7 +90,7 @@ def read(kind: type[T], arguments: Sequence[str], name: str, epilog: str) -> T:
     refused = io.StringIO()
     try:
         with _written_to(refused):
-            settings, unknown = _parse(kind, arguments, name)
+            settings, unknown = _parse(kind, arguments, name, default)
     except SystemExit:
         _refuse_unknown(kind, arguments, name)
         raise InputError(f"{_sentence(refused.getvalue())}; {name} --help lists the options") from None
@@ -100,11 +101,12 @@ def read(kind: type[T], arguments: Sequence[str], name: str, epilog: str) -> T:
     return settings
 
 
-def _parse(kind: type[T], arguments: Sequence[str], name: str) -> tuple[T, list[str]]:
+def _parse(kind: type[T], arguments: Sequence[str], name: str, default: T | None = None) -> tuple[T, list[str]]:
     return tyro.cli(
         kind,
         prog=name,
         args=arguments,
+        default=tyro.MISSING_NONPROP if default is None else default,
         return_unknown_args=True,
         config=(DisallowNone, OmitArgPrefixes, HelptextFromCommentsOff),
         registry=_REGISTRY,
@@ -122,12 +124,11 @@ def _completion_asked(arguments: Sequence[str]) -> str | None:
 
 @contextlib.contextmanager
 def _written_to(stream: io.StringIO) -> Iterator[None]:
-    """Let tyro write what it refuses to a stream, in plain characters and without breaking its lines."""
+    """Let tyro write to a stream, in plain characters and without breaking lines."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "100000"
     try:
-        # It draws frames for a standard output that can show them.
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(stream):
+        with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
             yield
     finally:
         if before is None:
@@ -152,14 +153,14 @@ def _refuse_unknown(kind: type, arguments: Sequence[str], name: str) -> None:
 def _options(kind: type, name: str) -> list[str]:
     """Every option of a command."""
     told = io.StringIO()
-    with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
+    with _written_to(told), contextlib.suppress(SystemExit):
         _parse(kind, ["--help"], name)
     return re.findall(r"(?<![\w-])--[a-z][\w-]*", told.getvalue())
 
 
 # What tyro says, and what is said instead.
 _PLAIN = (
-    (r"Error parsing (\S+): ", r"argument \1: "),
+    (r"Error parsing (.+?): ", r"argument \1: "),
     (r"Missing value for argument '(--.+?)'\. .*", r"argument \1: expected a value"),
     (r"Missing value for argument '(.+?)'\. .*", r"missing: \1"),
 )
@@ -211,22 +212,23 @@ def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 @_REGISTRY.primitive_rule
 def _several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """One value or more: an option of which the values were lost says so."""
-    if get_origin(info.type) is not tuple or get_args(info.type)[1:] != (...,):
+    container = get_origin(info.type)
+    if container is not list and not (container is tuple and get_args(info.type)[1:] == (...,)):
         return None
     inner = PrimitiveTypeInfo.make(get_args(info.type)[0], info.markers)
     spec = ConstructorRegistry.get_primitive_spec(inner)
     assert isinstance(spec, PrimitiveConstructorSpec)
 
-    def parse(given: list[str]) -> tuple[Any, ...]:
-        if not given:
+    def parse(given: list[str]) -> Sequence[Any]:
+        if not given and Positional not in info.markers:
             raise ValueError("expected at least one value")
-        return tuple(spec.instance_from_str([word]) for word in given)
+        return container(spec.instance_from_str([word]) for word in given)
 
     return PrimitiveConstructorSpec(
         nargs="*",
         metavar=f"{spec.metavar} [{spec.metavar} ...]",
         instance_from_str=parse,
-        is_instance=lambda value: isinstance(value, tuple),
+        is_instance=lambda value: isinstance(value, container),
         str_from_instance=lambda value: [word for item in value for word in spec.str_from_instance(item)],
     )
 

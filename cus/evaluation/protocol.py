@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cus.cameras import PosedPhotos
 from cus.errors import InputError
+from cus.evaluation.choices import Protocols
 from cus.evaluation.geometry import RoughGeometry, angles_at, project, rough_geometry
 
 Protocol = Literal["closeup", "regular"]
@@ -23,7 +24,6 @@ Level = Literal["easy", "hard"]
 Motion = Literal["zoom", "dolly"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 # What an evaluation may ask for: one protocol, or both in one table.
-Protocols = Literal["closeup", "regular", "both"]
 PROTOCOL_CHOICES: tuple[Protocols, ...] = get_args(Protocols)
 LEVELS: tuple[Level, ...] = get_args(Level)
 CENTERS = {

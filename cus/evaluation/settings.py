@@ -2,11 +2,13 @@
 
 import difflib
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, get_args
 
+from cus.choices import Precision
 from cus.errors import InputError
 from cus.estimators.choice import choose
-from cus.evaluation.protocol import PROTOCOL_CHOICES, Rules
+from cus.evaluation.choices import LARGEST_SIZE, SMALLEST_SIZE, EvalChoices
+from cus.evaluation.protocol import Rules
 from cus.evaluation.rows import Frames, FusedWarp, Nearest, ReferencesSplat, Row, Splat, Warp, row_of
 from cus.evaluation.work import Defaults
 from cus.inference.fit_options import FitOptions
@@ -32,47 +34,30 @@ def default_rows() -> list[Row]:
 
 
 @dataclass
-class EvalSettings:
+class EvalSettings(EvalChoices):
     """One evaluation.
 
     Attributes:
         title: of the tables.
-        protocol: "closeup", "regular" or "both"; with both, `axes` should name protocol.
-        model: "mini", a folder written by `save_pretrained`, or a Hub id.
         rows: methods, in the table's order: a `Row` each, or its entry in a config file (`row_of`).
         baseline: name of the row that differences are to; "" is none.
         axes: what splits the table's columns, of `AXES`.
-        metrics: names; None takes every one that can be had here.
         rules: of the choice of cases where no split file is given, see `Rules`; what is not named is the default.
-        scenes: names of the scenes to take; None takes all.
-        size: longest side of references, frames and truth in pixels; 0 takes the split file's, else the model's.
-        poses: "given" (the data set's), or "estimated" (intrinsics given, the references' poses estimated and aligned,
-            the target's found in their scene (`resected`); the errors stand in the table).
         estimator: of depth, and of poses where they are not given; see `estimate_scene`.
         splat_iterations: of every fit; None takes the backend's default.
         frames: frames of a path; None takes the model's.
-        seed: of every random draw, the bootstrap's included.
-        device: a torch device, or "auto".
         dtype: "auto", "float32", "bfloat16" or "float16": the precision of the network.
     """
 
     title: str = "Close-up benchmark"
-    protocol: str = limited("closeup", choices=PROTOCOL_CHOICES)
-    model: str = "mini"
     rows: list[Any] = field(default_factory=default_rows)
     baseline: str = "hierarchical"
     axes: list[str] = limited(default_factory=lambda: ["level"], choices=AXES)
-    metrics: list[str] | None = None
     rules: dict[str, Any] = field(default_factory=dict)
-    scenes: list[str] | None = None
-    size: int = 0
-    poses: str = limited("given", choices=("given", "estimated"))
     estimator: str = "auto"
     splat_iterations: int | None = None
     frames: int | None = limited(None, low=1, high=1000)
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = limited("auto", choices=("auto", "float32", "bfloat16", "float16"))
+    dtype: str = limited("auto", choices=get_args(Precision))
 
     def __post_init__(self) -> None:
         """Make rows of entries. Raises InputError."""
@@ -90,8 +75,8 @@ class EvalSettings:
             raise InputError(f"two rows are called {twice[0]!r}; give one another name")
         if self.baseline and self.baseline not in names:
             raise InputError(f"the baseline {self.baseline!r} is no row; there are {', '.join(names)}")
-        if self.size and not 64 <= self.size <= 8192:
-            raise InputError(f"size must be 64 to 8192 pixels, got {self.size}")
+        if self.size and not SMALLEST_SIZE <= self.size <= LARGEST_SIZE:
+            raise InputError(f"size must be {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, got {self.size}")
         FitOptions(iterations=self.splat_iterations, seed=self.seed).check()
         self.made_rules()
 

@@ -59,6 +59,7 @@ class SomeOptions:
 
     Attributes:
         folder: where
+        more: whatever else
         size: longest side, in pixels (default: the model's)
         kind: what to make
         lens: through which
@@ -66,6 +67,7 @@ class SomeOptions:
     """
 
     folder: Annotated[Path, Positional, option("DIR")] = Path("out")
+    more: Annotated[tuple[str, ...], Positional, option("[key=value ...]")] = ()
     size: Annotated[int | None, option("PIXELS")] = limited(None, low=64, high=4096)
     kind: Annotated[Literal["near", "far"], option()] = "near"
     lens: Lens = Lens()
@@ -94,7 +96,7 @@ def read_by(*arguments: str) -> SomeOptions:
 def test_a_field_is_an_option_also_within_a_group():
     assert read_by() == SomeOptions()
     asked = read_by("in", "--size", "96", "--kind=far", "--zoom", "3", "--names", "a", "b", "--no-cut", "--quiet")
-    assert asked == SomeOptions(Path("in"), 96, "far", Lens(3.0, ("a", "b"), False), Common(quiet=True))
+    assert asked == SomeOptions(Path("in"), (), 96, "far", Lens(3.0, ("a", "b"), False), Common(quiet=True))
     assert read_by("--cut").lens.cut is True
 
 
@@ -112,7 +114,7 @@ def test_a_field_is_an_option_also_within_a_group():
         ("--kind middle", "--kind must be one of near, far, got 'middle'"),
         ("--names", "argument --names: expected at least one value"),
         ("--siez 7", "unknown option --siez (did you mean --size?)"),
-        ("a b c", "unknown arguments: b c"),
+        ("a --size 96 -x", "unknown arguments: -x"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_one_plain_line(arguments, message, capsys):
