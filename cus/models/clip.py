@@ -70,7 +70,8 @@ class ImageEncoder(ModelMixin, ConfigMixin):
 
     def unread_parameters(self) -> list[nn.Parameter]:
         """Weights of the final norm and the projection, which no token depends on."""
-        return [self.tower.proj, *self.tower.ln_post.parameters()]
+        projection = self.tower.proj
+        return [*([] if projection is None else [projection]), *self.tower.ln_post.parameters()]
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] squashed (not cropped) to the tower's square and normalised as CLIP's were."""
