@@ -53,5 +53,5 @@ def test_an_unknown_kind_is_refused_with_all_that_there_are():
 
 
 def test_the_command_tells_of_every_kind():
-    text = (ROOT / "cus" / "cli" / "infer.py").read_text()
+    text = (ROOT / "cus" / "inference" / "settings.py").read_text()
     assert all(name in text for name in KINDS)

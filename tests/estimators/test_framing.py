@@ -4,12 +4,11 @@ import pytest
 import torch
 
 from cus.errors import InputError
-from cus.estimators.da3 import RULE as DA3
-from cus.estimators.dust3r import RULE as DUST3R
+from cus.estimators import da3, dust3r, vggt
 from cus.estimators.framing import FrameRule, frame_views
 from cus.estimators.trust import trust
-from cus.estimators.vggt import RULE as VGGT
 
+DA3, DUST3R, VGGT = da3.DA3.rule, dust3r.DUSt3R.rule, vggt.VGGT.rule
 SIZES = [(160, 120), (120, 160), (400, 100), (37, 37), (1000, 667)]
 
 

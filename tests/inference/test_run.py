@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_frames(out, tmp_path):
 
 def test_the_report_is_there_before_the_fit_and_says_what_is_still_to_come(tmp_path, monkeypatch):
     settings = InferSettings(
-        tuple(map(Path, VIEWS)), tmp_path / "out", photo_size=384, size=96, frames=3, structure=False, steps=1
+        tuple(map(Path, VIEWS)), out=tmp_path / "out", photo_size=384, size=96, frames=3, structure=False, steps=1
     )
     run = Run(settings, Silent(), started=time.perf_counter() - 100)
     seen: list[str] = []
@@ -160,7 +160,7 @@ def test_a_quick_run_leaves_the_gaussian_scene_to_cus_fit(tmp_path, capsys):
 def test_an_interrupted_run_keeps_what_is_finished_and_resumes(tmp_path):
     settings = InferSettings(
         tuple(map(Path, VIEWS)),
-        tmp_path / "out",
+        out=tmp_path / "out",
         photo_size=384,
         size=96,
         frames=5,

@@ -52,7 +52,7 @@ def test_force_takes_it_quietly_and_the_report_notes_it(arguments, capsys):
 
 def test_in_python_the_verdict_is_among_the_results(tmp_path):
     settings = InferSettings(
-        tuple(map(Path, VIEWS)), tmp_path / "out", photo_size=256, size=64, frames=2, conditioning_only=True
+        tuple(map(Path, VIEWS)), out=tmp_path / "out", photo_size=256, size=64, frames=2, conditioning_only=True
     )
     run, told = Run(settings, Silent()), []
     run.execute(on_verdict=told.append)
