@@ -33,7 +33,10 @@ def ended_by(number: int, work: str, before: str = "", times: int = 1) -> tuple[
     for _ in range(times):
         process.send_signal(number)
         time.sleep(0.5 * (times - 1))
-    _, errors = process.communicate(timeout=20)
+    try:
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
     return process.returncode, errors, time.monotonic() - started
 
 
