@@ -17,10 +17,9 @@ from typing import Any
 
 from cus import files
 from cus.errors import InputError
-from cus.folder_lock import NAME as LOCK
 from cus.folder_lock import FolderLock
+from cus.folder_record import RECORD, cut_partial_line, header_line, read_record
 
-RECORD = ".closeupshot-files"
 LEAST_FREE_BYTES = 300 * 2**20
 RESUMABLE = "what was finished is kept: free some space, or mend the folder, and run the same command with --resume"
 # What file managers leave wherever they look.
@@ -38,7 +37,7 @@ class OutputFolder:
 
     def __init__(self, path: Path, kind: str, remedy: str = RESUMABLE) -> None:
         self.path, self.kind, self.remedy = Path(path), kind, remedy
-        self.made, self.found_kind = _read_record(self.path)
+        self.made, self.found_kind = read_record(self.path)
         self.lock: FolderLock | None = None
         self._new: list[Path] = []
 
@@ -63,7 +62,7 @@ class OutputFolder:
         self.lock = lock
         try:
             # Only now: another process may have finished since.
-            self.made, self.found_kind = _read_record(self.path)
+            self.made, self.found_kind = read_record(self.path)
             self._check_kind()
             self._check_inputs(inputs)
             self._check_free(planned)
@@ -120,7 +119,7 @@ class OutputFolder:
         path = self.path / name
         if not self.is_ours(name) and os.path.lexists(path):
             # Another process that shares the work may have listed it since.
-            self.made |= _read_record(self.path)[0]
+            self.made |= read_record(self.path)[0]
         if not self.is_ours(name) and os.path.lexists(path) and not self._give_way(name):
             raise InputError(f"{path} is there, and no command made it; move it away or choose another folder")
         for parent in reversed(PurePosixPath(name).parents[:-1]):
@@ -190,7 +189,7 @@ class OutputFolder:
     def rewrite(self) -> None:
         """Write the list anew, in order, without what is no longer there."""
         self.made = dict.fromkeys(sorted(name for name in self.made if self.is_ours(name)))
-        lines = [_header(self.kind), *map(json.dumps, self.made)]
+        lines = [header_line(self.kind), *map(json.dumps, self.made)]
         files.write_text(self.path / RECORD, "".join(f"{line}\n" for line in lines), self.remedy)
 
     def _made_folders(self) -> list[str]:
@@ -199,10 +198,10 @@ class OutputFolder:
     def _list(self, name: str) -> None:
         if name in self.made:
             return
-        header = "" if self.found_kind else _header(self.kind) + "\n"
+        header = "" if self.found_kind else header_line(self.kind) + "\n"
         record = self.path / RECORD
         with files.explained(record, self.remedy), record.open("ab+") as stream:
-            _end_last_line(stream)
+            cut_partial_line(stream)
             stream.write(f"{header}{json.dumps(name)}\n".encode())
         self.found_kind = self.kind
         self.made[name] = None
@@ -280,7 +279,7 @@ class OutputFolder:
 
     def _refuse(self, name: str) -> None:
         # Another process that shares the work may have made it since.
-        self.made |= _read_record(self.path)[0]
+        self.made |= read_record(self.path)[0]
         if self.is_ours(name):
             return
         raise InputError(
@@ -381,7 +380,7 @@ def _content(path: Path) -> list[str]:
 
 
 def _list_all(path: Path, kind: str) -> None:
-    lines = [_header(kind), *map(json.dumps, _content(path))]
+    lines = [header_line(kind), *map(json.dumps, _content(path))]
     (path / RECORD).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
@@ -409,43 +408,3 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-
-
-def _header(kind: str) -> str:
-    return json.dumps({"closeupshot": 1, "kind": kind})
-
-
-def _read_record(folder: Path) -> tuple[dict[str, None], str]:
-    """Names in a folder's list, and what the folder holds; ("", nothing) without one. A damaged line lists nothing."""
-    made: dict[str, None] = {}
-    kind = ""
-    try:
-        lines = (folder / RECORD).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return made, kind
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("kind"), str):
-            kind = entry["kind"]
-        elif isinstance(entry, str) and _is_inside(entry):
-            made[entry] = None
-    return made, kind
-
-
-def _is_inside(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and ".." not in parts and parts[0] not in (RECORD, LOCK)
-
-
-def _end_last_line(stream: Any) -> None:
-    """Cut off what an interrupted write has left at the end of a file opened with "ab+"."""
-    size = stream.seek(0, os.SEEK_END)
-    if not size:
-        return
-    stream.seek(max(0, size - 65536))
-    tail = stream.read()
-    if not tail.endswith(b"\n"):
-        stream.truncate(size - len(tail) + tail.rfind(b"\n") + 1)

@@ -33,10 +33,11 @@ ALLOWED = {
     "errors": set(),
     "files": set(),
     "folder_lock": set(),
+    "folder_record": {"folder_lock"},
     "lazy": set(),
     "limits": set(),
     "options": set(),
-    "output_folder": {"files", "folder_lock"},
+    "output_folder": {"files", "folder_lock", "folder_record"},
     "runtime": set(),
 }
 EVERYWHERE = {

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from cus.diffusion.holes import fill_holes
 from cus.diffusion.latents import FirstStage, encode, to_model_range
 from cus.diffusion.objective import LatentTarget
+from cus.models.unet import UNet
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,19 @@ def layer_channels(layers: int, latent_channels: int, downsample: int) -> int:
     """Channels that `layers` layers add to the condition: a latent and a mask each, and one gate."""
     cells = downsample**2
     return layers * (latent_channels + cells) + (cells if layers else 0)
+
+
+def check_channels(unet: UNet, vae: FirstStage, layers: int) -> None:
+    """Hold a U-Net's channels to its first stage and number of condition layers. Raises ValueError."""
+    if not 0 <= layers <= 2:
+        raise ValueError(f"sampling.layers must be 0, 1 or 2, got {layers}")
+    latent, found = vae.latent_channels, (unet.config["out_channels"], unet.config["in_channels"])
+    expected = (latent, 2 * latent + layer_channels(layers, latent, vae.downsample))
+    if found != expected:
+        raise ValueError(
+            f"a U-Net for {type(vae).__name__} of {latent} channels with {layers} condition layers has out_channels "
+            f"{expected[0]} and in_channels {expected[1]}; this one has {found[0]} and {found[1]}"
+        )
 
 
 def split_conditioning(

@@ -5,6 +5,7 @@ whatever a configuration promises, nothing is allocated before the weights are k
 """
 
 import inspect
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,12 @@ def check_finite(where: Any, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{name} in {where} holds values that are not numbers; train or export it again")
+
+
+def forget_origins(folder: Path) -> None:
+    """Take out of a stored pipeline's configurations the paths on this machine that its parts were loaded from."""
+    for path in (folder / "model_index.json", *(folder / name / "config.json" for name in NETWORKS)):
+        if path.is_file():
+            values = json.loads(path.read_text())
+            if values.pop("_name_or_path", None) is not None:
+                path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")

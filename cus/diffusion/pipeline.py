@@ -1,6 +1,5 @@
 """CloseUpShotPipeline: conditioning images in, frames out."""
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -16,10 +15,10 @@ from torch.nn import functional as F
 from cus.diffusion.colors import keep_colors
 from cus.diffusion.context import ContextEncoder, PromptEmbeddings
 from cus.diffusion.latents import FirstStage, decode, encode
-from cus.diffusion.layers import LayeredConditioning, Layers, encode_layers, layer_channels, split_conditioning
+from cus.diffusion.layers import LayeredConditioning, Layers, check_channels, encode_layers, split_conditioning
 from cus.diffusion.lora import load_lora
 from cus.diffusion.objective import LatentTarget
-from cus.diffusion.parts import check_finite, check_parts
+from cus.diffusion.parts import check_finite, check_parts, forget_origins
 from cus.diffusion.sampler import Denoiser, Sampler, ddim, guided, guided_at_once, keep_first_frame
 from cus.diffusion.sampling import PLANS, MemoryPlan, Sampling
 from cus.diffusion.schedule import NoiseSchedule
@@ -81,7 +80,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         if unknown := set(sampling or {}) - known:
             raise ValueError(f"unknown sampling settings {sorted(unknown)}; known: {sorted(known)}")
         self.sampling = Sampling(**(sampling or {}))
-        _check_channels(unet, vae, self.sampling.layers)
+        check_channels(unet, vae, self.sampling.layers)
         self.register_modules(
             unet=unet,
             vae=vae,
@@ -140,10 +139,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         if kwargs.pop("push_to_hub", False):
             raise ValueError("save_pretrained writes a folder only; call push_to_hub, which checks what it uploads")
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
-        folder = Path(save_directory)
-        for path in (folder / self.config_name, *(folder / name / "config.json" for name in self.components)):
-            if path.is_file():
-                _forget_origin(path)
+        forget_origins(Path(save_directory))
 
     def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -432,18 +428,6 @@ def _check(images: Tensor, conditioning: Tensor, structure: Tensor | None) -> No
         raise ValueError(f"structure must be {tuple(conditioning.shape)} as conditioning, got {tuple(structure.shape)}")
 
 
-def _check_channels(unet: UNet, vae: FirstStage, layers: int) -> None:
-    if not 0 <= layers <= 2:
-        raise ValueError(f"sampling.layers must be 0, 1 or 2, got {layers}")
-    latent, found = vae.latent_channels, (unet.config["out_channels"], unet.config["in_channels"])
-    expected = (latent, 2 * latent + layer_channels(layers, latent, vae.downsample))
-    if found != expected:
-        raise ValueError(
-            f"a U-Net for {type(vae).__name__} of {latent} channels with {layers} condition layers has out_channels "
-            f"{expected[0]} and in_channels {expected[1]}; this one has {found[0]} and {found[1]}"
-        )
-
-
 def _chunks(length: int, longest: int) -> list[range]:
     """Ranges of at most `longest` frames, about equally long, each starting at the last frame of the one before."""
     if length <= longest:
@@ -464,10 +448,3 @@ def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContex
     if dtype in (None, torch.float32):
         return nullcontext()
     return torch.autocast(device.type, dtype)
-
-
-def _forget_origin(path: Path) -> None:
-    """Take out of a configuration the path on this machine that it was loaded from."""
-    values = json.loads(path.read_text())
-    if values.pop("_name_or_path", None) is not None:
-        path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")

@@ -1,5 +1,7 @@
 """Parts of the clip builder: segments, frames, windows, and the filters on scenes whose answer is known."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,7 @@ def test_segments_share_their_ends_and_lie_within_the_scene(photographs, length,
     segments = segments_of(photographs, length, most)
     assert all(len(segment) == min(length, photographs) for segment in segments)
     assert segments[0][0] == 0 and segments[-1][-1] < photographs
-    assert all(a[-1] == b[0] for a, b in zip(segments, segments[1:], strict=False))
+    assert all(a[-1] == b[0] for a, b in pairwise(segments))
 
 
 def test_of_many_segments_the_number_asked_for_is_spread_over_the_scene():

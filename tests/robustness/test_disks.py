@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cus.output_folder import RECORD
+from cus.folder_record import RECORD
 from tests.robustness import kills
 
 pytestmark = [
