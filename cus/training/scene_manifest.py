@@ -30,16 +30,19 @@ def write_manifest(folder: OutputFolder, about: dict[str, Any]) -> None:
 
 
 def manifest_of(marks: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Clips with their checksums, scenes by split, and failures, of the records of scenes."""
+    """Clips with their checksums, scenes by split, and failures, of the records of scenes.
+
+    It is shared with the clips; where scenes lay on the machine that built them stays in their records.
+    """
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     clips, left_out, failures, scenes = [], [], [], {}
     for mark in marks:
         name = mark["scene"]
         if "failed" in mark:
-            failures.append({"scene": name, "source": mark["source"], "reason": mark["failed"]})
+            failures.append({"scene": name, "reason": mark["failed"]})
         else:
             splits[mark["split"]].append(name)
-            scenes[name] = {key: mark[key] for key in ("source", "split", "verdicts", "notes", "counts", "seconds")}
+            scenes[name] = {key: mark[key] for key in ("split", "verdicts", "notes", "counts", "seconds")}
         for clip in mark["clips"]:
             entry = {"scene": name, "split": mark["split"], **clip}
             (clips if "file" in clip else left_out).append(entry)

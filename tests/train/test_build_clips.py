@@ -89,6 +89,7 @@ def checksums(manifest: dict) -> dict[str, str]:
 
 def test_a_scene_of_dl3dv_goes_through_to_clips_that_training_reads(whole):
     out, manifest, _ = whole
+    assert str(out.parent) not in json.dumps([manifest["scenes"], manifest["clips"], manifest["left_out"]])
     kinds = {(clip["scene"], clip["truth"]) for clip in manifest["clips"]}
     assert kinds == {(scene, truth) for scene in ("1K/aaa", "1K/bbb") for truth in ("pseudo", "photographic")}
     for split in ("train", "held_out"):
