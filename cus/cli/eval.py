@@ -53,8 +53,8 @@ class EvalOptions:
         rows: only these rows of the config (default: all)
         out: folder that the evaluation fills
         retry: with --resume: also try again what failed
-        choices: what is evaluated; these stand over a config file and key=value
-        earlier: what becomes of an earlier evaluation
+        evaluation: what is evaluated; these stand over a config file and key=value
+        restart: what becomes of an earlier evaluation
         common: options of every command
     """
 
@@ -65,8 +65,8 @@ class EvalOptions:
     rows: Annotated[tuple[str, ...] | None, option("NAME [NAME ...]")] = None
     out: Annotated[Path, option("DIR")] = Path("eval")
     retry: Flag = False
-    choices: EvalChoices = field(default_factory=EvalChoices)
-    earlier: Earlier = Earlier()
+    evaluation: EvalChoices = field(default_factory=EvalChoices)
+    restart: Earlier = Earlier()
     common: Common = Common()
 
 
@@ -78,9 +78,9 @@ def parted(options: EvalOptions) -> EvalOptions:
         found.extend(word for word in words or () if "=" in word)
         return None if words is None else [word for word in words if "=" not in word]
 
-    rows, scenes, metrics = names(options.rows), names(options.choices.scenes), names(options.choices.metrics)
-    choices = replace(options.choices, scenes=scenes, metrics=metrics)
-    return replace(options, settings=tuple(found), rows=None if rows is None else tuple(rows), choices=choices)
+    rows, scenes, metrics = names(options.rows), names(options.evaluation.scenes), names(options.evaluation.metrics)
+    evaluation = replace(options.evaluation, scenes=scenes, metrics=metrics)
+    return replace(options, settings=tuple(found), rows=None if rows is None else tuple(rows), evaluation=evaluation)
 
 
 def _resolved(options: EvalOptions) -> "EvalSettings":
@@ -95,7 +95,7 @@ def over(options: EvalOptions) -> EvalOptions:
     """What the options of the command line stand over. Raises InputError."""
     settings = _resolved(options)
     return EvalOptions(
-        options.data, choices=EvalChoices(**{f.name: getattr(settings, f.name) for f in fields(EvalChoices)})
+        options.data, evaluation=EvalChoices(**{f.name: getattr(settings, f.name) for f in fields(EvalChoices)})
     )
 
 
@@ -103,7 +103,7 @@ def settings_of(options: EvalOptions) -> "EvalSettings":
     """The config file, then `key=value`, then the options. Raises InputError for what cannot be."""
     options = parted(options)
     settings = _resolved(options)
-    for name, value in vars(options.choices).items():
+    for name, value in vars(options.evaluation).items():
         setattr(settings, name, value)
     settings.check()
     if options.rows is not None:
@@ -127,7 +127,7 @@ def evaluate(options: EvalOptions, progress: "ConsoleProgress") -> None:
     settings = settings_of(options)
     if options.split is not None and settings.protocol != _resolved(options).protocol:
         raise InputError("the split file says which cases there are; leave --protocol out")
-    mode = Mode(options.earlier.resume, options.retry, options.earlier.overwrite)
+    mode = Mode(options.restart.resume, options.retry, options.restart.overwrite)
     started = time.perf_counter()
     with progress:
         report = progress.start("Evaluation", False)

@@ -54,7 +54,7 @@ class FitCommand:
         device: auto, cpu, cuda, cuda:1, ...
         fit: how the scene is fitted
         photographs: for posed photographs alone
-        earlier: what becomes of an earlier result
+        restart: what becomes of an earlier result
         common: options of every command
     """
 
@@ -63,7 +63,7 @@ class FitCommand:
     device: Annotated[str, option("DEVICE")] = "auto"
     fit: FitOptions = FitOptions()
     photographs: Photographs = Photographs()
-    earlier: Earlier = Earlier()
+    restart: Earlier = Earlier()
     common: Common = Common()
 
 
@@ -110,8 +110,8 @@ def _fit_run(options: FitCommand, progress: "ConsoleProgress") -> None:
         options.fit,
         progress.start("Gaussian scene", False),
         out=options.out,
-        resume=options.earlier.resume,
-        overwrite=options.earlier.overwrite,
+        resume=options.restart.resume,
+        overwrite=options.restart.overwrite,
     )
     progress.finish("Gaussian scene", time.perf_counter() - started)
     for note in run.results.notes:
@@ -132,9 +132,9 @@ def _fit_photographs(options: FitCommand, progress: "ConsoleProgress") -> None:
     folder = RunFolder(options.out or Path("out"))
     # Neither photographs nor cameras may be among what is replaced.
     inputs = [*scene.posed.paths, options.folder / "transforms.json", options.folder / "sparse"]
-    folder.prepare(resume=options.earlier.resume, overwrite=options.earlier.overwrite, inputs=inputs)
+    folder.prepare(resume=options.restart.resume, overwrite=options.restart.overwrite, inputs=inputs)
     try:
-        summary = fit_photos(scene, options.fit, folder, progress, device=device, resume=options.earlier.resume)
+        summary = fit_photos(scene, options.fit, folder, progress, device=device, resume=options.restart.resume)
     finally:
         folder.close()
     mean = sum(score["psnr"] for score in summary["training"]) / len(summary["training"])

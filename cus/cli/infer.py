@@ -37,7 +37,7 @@ class InferOptions:
         model: the model, and how it computes
         output: what is made, and where
         quick: stop when frames, point cloud and report are there; the same as --no-splat
-        earlier: what becomes of an earlier run
+        restart: what becomes of an earlier run
         common: options of every command
     """
 
@@ -46,7 +46,7 @@ class InferOptions:
     model: ModelSettings = ModelSettings()
     output: OutputSettings = OutputSettings()
     quick: Flag = False
-    earlier: Earlier = Earlier()
+    restart: Earlier = Earlier()
     common: Common = Common()
 
     @property
@@ -63,12 +63,12 @@ def infer(options: InferOptions, progress: "ConsoleProgress") -> int:
     Raises:
         InputError, KeyboardInterrupt: after the folder says what is there.
     """
-    settings, earlier = options.settings, options.earlier
+    settings, restart = options.settings, options.restart
     with progress:
         with progress.loading():
             from cus.inference import Run
 
-            run = Run(settings, progress, resume=earlier.resume, overwrite=earlier.overwrite, started=progress.started)
+            run = Run(settings, progress, resume=restart.resume, overwrite=restart.overwrite, started=progress.started)
         if run.memory is not None:
             progress.say(run.memory.describe())
         report = run.folder.path / "report.html"
