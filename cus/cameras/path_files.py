@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cus.cameras.cameras import Cameras
 from cus.cameras.conversions import focal_from_fov, opencv_c2w_from_opengl_c2w, viewmats_from_c2w
+from cus.cameras.trajectories import interpolate
 from cus.cameras.transforms_json import c2w_from_rows, load_transforms
 from cus.errors import InputError, first_problem, shown
 from cus.files import read_json
@@ -154,8 +155,6 @@ def _nerfstudio_path(content: dict[str, Any], file: Path, width: int, height: in
 
 
 def _between_keyframes(keyframes: Cameras, frames: int | None) -> tuple[Cameras, str]:
-    from cus.cameras.trajectories import interpolate
-
     if frames is None or len(keyframes) < 2:
         return keyframes, " as they are"
     return interpolate(keyframes, frames=frames), f", with {frames} frames from the first to the last"

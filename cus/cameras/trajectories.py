@@ -1,12 +1,10 @@
-"""Target camera paths: zoom, dolly, interpolate, orbit, and paths from a file.
+"""Target camera paths: zoom, dolly, interpolate and orbit; `cus.cameras.path_files` reads paths from files.
 
 Each starts at the first reference camera and keeps its image size. A `target` is a point (u, v) of the first picture in
 fractions of its width and height, (0, 0) its top-left corner; the default is its middle.
 """
 
 import math
-import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +13,6 @@ from torch import Tensor
 
 from cus.cameras.cameras import Cameras
 from cus.cameras.conversions import viewmats_from_c2w
-from cus.cameras.path_files import read_camera_path
 from cus.errors import InputError
 
 Target = tuple[float, float]
@@ -201,15 +198,3 @@ def orbit(
     path = _repeat(cameras, frames)
     turned = Cameras(viewmats_from_c2w(torch.from_numpy(c2w)), path.Ks, path.width, path.height)
     return _windows(turned, torch.full((frames,), float(zoom)), aim)
-
-
-def from_file(path: Path | str, width: int, height: int, frames: int | None = None) -> Cameras:
-    """The cameras of `cus.cameras.path_files.read_camera_path`; its notes become warnings (`UserWarning`).
-
-    Raises:
-        InputError: as `read_camera_path`.
-    """
-    read = read_camera_path(path, width, height, frames)
-    for note in read.notes:
-        warnings.warn(note, stacklevel=2)
-    return read.cameras

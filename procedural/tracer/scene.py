@@ -99,13 +99,6 @@ class Scene:
     exposure: float = 1.0
     stage: tuple[float, float, float, float] = (4.0, -2.2, -0.9, 1.8)
 
-    @staticmethod
-    def random(seed: int) -> "Scene":
-        """A random indoor or outdoor scene; the same seed gives the same scene (see `random_scene`)."""
-        from procedural.tracer.layouts import random_scene  # layouts build scenes: the import must wait
-
-        return random_scene(seed)
-
     def distance(self, points: Tensor) -> Tensor:
         """[N] distance (or a bound below it) from world points [3, N] to the nearest surface, negative inside."""
         nearest = torch.full_like(points[0], math.inf)

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from cus.cameras import Cameras, save_transforms
-from cus.cameras import trajectories as paths
 from cus.cameras.conversions import opengl_c2w_from_opencv_c2w
 from cus.cameras.path_files import MOST_CAMERAS, read_camera_path
 from cus.errors import InputError
@@ -55,9 +54,9 @@ def test_pixels_stay_square_and_what_the_path_shows_stays_in_view(tmp_path: Path
 
 def test_a_path_for_another_aspect_says_so(tmp_path: Path) -> None:
     save_transforms(tmp_path / "path.json", cameras(width=27, height=48), ["a", "b"])
-    with pytest.warns(UserWarning, match="2 of 2 cameras are for pictures of the aspect 0.562, the frames have 1.78"):
-        read = paths.from_file(tmp_path / "path.json", 384, 216)
-    assert read.Ks[0, 0, 0] == read.Ks[0, 1, 1] == pytest.approx(120 * 216 / 48)
+    read = read_camera_path(tmp_path / "path.json", 384, 216)
+    assert "2 of 2 cameras are for pictures of the aspect 0.562, the frames have 1.78" in read.notes[0]
+    assert read.cameras.Ks[0, 0, 0] == read.cameras.Ks[0, 1, 1] == pytest.approx(120 * 216 / 48)
 
 
 def test_a_camera_path_keeps_its_vertical_angle_or_in_narrower_pictures_its_horizontal_one(

@@ -6,6 +6,7 @@ import torch
 from cus.cameras import Cameras, save_transforms
 from cus.cameras import trajectories as paths
 from cus.cameras.conversions import opengl_c2w_from_opencv_c2w
+from cus.cameras.path_files import read_camera_path
 from cus.errors import InputError
 
 
@@ -75,17 +76,17 @@ def test_orbit_keeps_its_distance_and_comes_back(pair):
 def test_a_path_file_gives_back_the_cameras_it_was_written_from(pair, tmp_path):
     path = paths.interpolate(pair, 2.0, frames=3)
     save_transforms(tmp_path / "path.json", path, ["0", "1", "2"])
-    read = paths.from_file(tmp_path / "path.json", 100, 80)
+    read = read_camera_path(tmp_path / "path.json", 100, 80).cameras
     torch.testing.assert_close(read.viewmats, path.viewmats)
     torch.testing.assert_close(read.Ks, path.Ks)
-    assert paths.from_file(tmp_path / "path.json", 50, 40).Ks[0, 0, 0] == path.Ks[0, 0, 0] / 2
+    assert read_camera_path(tmp_path / "path.json", 50, 40).cameras.Ks[0, 0, 0] == path.Ks[0, 0, 0] / 2
 
 
 def test_a_nerfstudio_camera_path_is_read_with_its_vertical_field_of_view(pair, tmp_path):
     c2w = opengl_c2w_from_opencv_c2w(pair.c2w[1])
     entry = {"camera_to_world": c2w.flatten().tolist(), "fov": 90.0}
     (tmp_path / "path.json").write_text(json.dumps({"camera_path": [entry]}))
-    read = paths.from_file(tmp_path / "path.json", 100, 80)
+    read = read_camera_path(tmp_path / "path.json", 100, 80).cameras
     torch.testing.assert_close(read.viewmats, pair.viewmats[1:])
     assert read.Ks[0, 1, 1].item() == pytest.approx(40.0)
 
@@ -114,9 +115,9 @@ def test_other_refusals(pair, tmp_path):
         paths.dolly(pair, depth=0.0)
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(InputError, match="not valid JSON"):
-        paths.from_file(tmp_path / "bad.json", 10, 10)
+        read_camera_path(tmp_path / "bad.json", 10, 10)
     with pytest.raises(InputError, match="cannot read"):
-        paths.from_file(tmp_path / "none.json", 10, 10)
+        read_camera_path(tmp_path / "none.json", 10, 10)
 
 
 @pytest.mark.parametrize("move", [paths.zoom, lambda *a, **k: paths.dolly(*a, depth=2.0, **k)])

@@ -144,7 +144,7 @@ def test_a_close_up_averages_to_the_wide_view():
 
 def test_the_same_seed_gives_the_same_picture_and_another_seed_another():
     def picture(seed: int) -> torch.Tensor:
-        scene = Scene.random(seed)
+        scene = random_scene(seed)
         return render(scene, sample_reference_cameras(scene, 5, 64, 40)[:1], supersample=1)[0]
 
     assert torch.equal(picture(11), picture(11))
