@@ -117,16 +117,13 @@ def check_arguments(
     valid: Tensor | None = None,
     focals: Tensor | None = None,
     sizes: Tensor | None = None,
-    fewest: int = 2,
 ) -> None:
-    """Refuse what an estimator of `fewest` views cannot work on (`InputError`), and other shapes (`ValueError`)."""
+    """Refuse what no estimator can work on (`InputError`), and other shapes (`ValueError`)."""
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be [V, 3, H, W], got {tuple(images.shape)}")
     views, _, height, width = images.shape
-    if views < fewest:
-        needed = "two photographs" if fewest == 2 else "one photograph"
-        remedy = ", or use the estimator 'da3', which sees depth in one" if views else ""
-        raise InputError(f"depth needs at least {needed} of the scene, got {views}; add another view{remedy}")
+    if views < 1:
+        raise InputError("there is no photograph; give one of the scene, or better several")
     if cameras is not None and (len(cameras), cameras.height, cameras.width) != (views, height, width):
         raise ValueError(
             f"cameras must be {views} of {width}x{height} like the images, "

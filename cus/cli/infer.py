@@ -21,6 +21,7 @@ examples:
   cus-infer --views a.jpg b.jpg
   cus-infer --views a.jpg b.jpg c.jpg --out out/door --trajectory zoom --zoom 4 --target 0.5,0.4 --frames 16 --seed 0
   cus-infer --views clip.mp4 --max-views 6
+  cus-infer --views a.jpg --trajectory orbit --estimator da3
   cus-infer --views a.jpg b.jpg --trajectory dolly --zoom 2.5 --target 0.3,0.6
   cus-infer --views a.jpg b.jpg --cameras transforms.json --conditioning-only
   cus-infer --views a.jpg b.jpg --model models/viewcrafter --memory low --estimator vggt
@@ -29,7 +30,7 @@ examples:
 
 @dataclass(frozen=True)
 class InferOptions:
-    """Turn two or more photographs of a scene into close-ups, a point cloud and a 3D Gaussian scene.
+    """Turn a few photographs of a scene into close-ups, a point cloud and a 3D Gaussian scene; one will do, too.
 
     Attributes:
         photographs: what the run starts from

@@ -10,16 +10,18 @@ from cus.errors import InputError
 from cus.estimators.da3 import DA3
 from cus.estimators.dust3r import DUSt3R
 from cus.estimators.estimator import Estimator, Request
+from cus.estimators.mono import Mono
 from cus.estimators.predictions import MemoryShortage
 from cus.estimators.stereo import Stereo
 from cus.estimators.vggt import VGGT
 from cus.kernels.threads import yield_cores
 from cus.scene import SceneEstimate, check_arguments
 
-REGISTRY: dict[str, Estimator] = {one.name: one for one in (Stereo(), VGGT(), DUSt3R(), DA3())}
+REGISTRY: dict[str, Estimator] = {one.name: one for one in (Stereo(), VGGT(), DUSt3R(), DA3(), Mono())}
 """Estimators by name."""
 ESTIMATORS = ("auto", *REGISTRY)
 AUTOMATIC = ("vggt", "da3", "stereo")  # what "auto" takes, the preferred first
+AUTOMATIC_ALONE = ("da3", "mono")  # likewise for one photograph
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,20 @@ class Choice:
         return told + (f" (auto: {self.reason})" if self.reason else "")
 
 
-def choose(estimator: str) -> Choice:
+def choose(estimator: str, views: int | None = None) -> Choice:
     """The estimator that a name means; quick, nothing is loaded but, for "auto", a package that is installed.
 
     "auto" takes VGGT where its package works and one of its checkpoints is in the Hub's cache, else Depth Anything 3
-    where one of its checkpoints is there, else stereo: it downloads nothing.
+    where one of its checkpoints is there, else stereo; for one photograph the first of `AUTOMATIC_ALONE` that is there.
+    It downloads nothing.
 
     Args:
         estimator: one of `ESTIMATORS`; weights may follow a network after a colon, as a Hub id, a folder or a file:
             "vggt:facebook/VGGT-1B-Commercial". "da3:small" and "da3:base" are short for the published weights.
+        views: how many photographs there are; None: not known yet.
 
     Raises:
-        InputError: no such estimator, or weights for one that takes none.
+        InputError: no such estimator, weights for one that takes none, or another number of photographs than it takes.
     """
     name, colon, weights = estimator.partition(":")
     if name not in ESTIMATORS:
@@ -71,10 +75,29 @@ def choose(estimator: str) -> Choice:
         raise InputError(f"estimator {estimator!r}: no weights after {name}:")
     if name == "auto" and weights:
         raise InputError(f"estimator {estimator!r}: auto takes no weights")
-    return _automatic() if name == "auto" else Choice(name, REGISTRY[name].weights_of(weights))
+    if name == "auto":
+        return _automatic(views)
+    if views is not None:
+        _check_number(REGISTRY[name], views)
+    return Choice(name, REGISTRY[name].weights_of(weights))
 
 
-def prepare(estimator: str) -> Choice:
+def _check_number(estimator: Estimator, views: int) -> None:
+    alone = " or ".join(name for name, one in REGISTRY.items() if one.fewest == 1)
+    if views < estimator.fewest:
+        raise InputError(
+            f"{estimator.name} measures depth between photographs and needs at least {estimator.fewest} of the scene, "
+            f"got {views}; add another view, or use an estimator that sees depth in one: {alone}"
+        )
+    if estimator.most is not None and views > estimator.most:
+        several = " or ".join(name for name in ("auto", *REGISTRY) if name == "auto" or REGISTRY[name].most is None)
+        raise InputError(
+            f"{estimator.name} sees the depth of one photograph, and not how {views} of them lie to each other; use "
+            f"{several}, or give one photograph"
+        )
+
+
+def prepare(estimator: str, views: int | None = None) -> Choice:
     """`choose`, and the package and the weights of an estimator that was named are there afterwards.
 
     Weights that are missing are downloaded, unless the estimator is "auto".
@@ -82,20 +105,23 @@ def prepare(estimator: str) -> Choice:
     Raises:
         InputError: as `choose`; a package that is missing; weights that are missing and cannot be downloaded.
     """
-    choice = choose(estimator)
+    choice = choose(estimator, views)
     REGISTRY[choice.name].prepare(choice.weights)
     return choice
 
 
-def _automatic() -> Choice:
+def _automatic(views: int | None) -> Choice:
     reasons = []
-    for name in AUTOMATIC:
+    for name in AUTOMATIC_ALONE if views == 1 else AUTOMATIC:
         found = REGISTRY[name].available()
         if found.reason:
             reasons.append(found.reason)
         if found.here:
             return Choice(name, found.weights, "; ".join(reasons))
-    raise AssertionError("one that needs nothing is always there")
+    raise InputError(
+        f"no estimator that sees depth in one photograph can be used at once ({'; '.join(reasons)}); name one to "
+        f"download it, such as --estimator {AUTOMATIC_ALONE[0]}, or add a second photograph, taken from a step aside"
+    )
 
 
 def estimate_scene(
@@ -112,7 +138,8 @@ def estimate_scene(
     """Cameras, depth and confidence of a few photographs of one scene.
 
     Args:
-        images: [V, 3, H, W] float32 RGB in [0, 1], V >= 2, without lens distortion; Depth Anything 3 takes one, too.
+        images: [V, 3, H, W] float32 RGB in [0, 1], V >= 1, without lens distortion; one needs a network that sees depth
+            in one, such as Depth Anything 3, and several one that sees more than that.
         cameras: known cameras of these images: their poses and their scale are kept. None: both are estimated, the
             first camera becomes the identity and the unit of length is the scene scale (`SceneEstimate.scale` == 1).
         estimator: "stereo" (embedded, needs no weights), "vggt", "dust3r", "da3" (Depth Anything 3), or "auto": VGGT
@@ -133,18 +160,18 @@ def estimate_scene(
         The estimate; its views are the photographs `SceneEstimate.used`, the first of which is the reference.
 
     Raises:
-        InputError: one view, no features, no overlap, no parallax, given cameras that do not fit, or an estimator whose
-            package or weights cannot be had.
+        InputError: another number of views than the estimator takes, no features, no overlap, no parallax, given
+            cameras that do not fit, or an estimator whose package or weights cannot be had.
         ValueError: arguments whose shapes do not belong together.
     """
-    check_arguments(images, cameras, valid, focals, sizes, REGISTRY[choose(estimator).name].fewest)
+    check_arguments(images, cameras, valid, focals, sizes)
     yield_cores()
-    choice = prepare(estimator)
+    choice = prepare(estimator, len(images))
     request = Request(images, cameras, valid, focals, sizes, all_views, on_progress)
     try:
         return REGISTRY[choice.name].estimate(request, choice.weights).with_notes(choice.note)
     except MemoryShortage:
-        if estimator != "auto":
+        if estimator != "auto" or len(images) == 1:
             raise
         title = REGISTRY[choice.name].title
     # Not while the error is handled: its traceback keeps the network in the GPU's memory.

@@ -53,11 +53,13 @@ class Estimator(ABC):
         name: by which users ask for it.
         title: its name in messages.
         fewest: photographs that it needs.
+        most: photographs that it takes; None: any number.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     fewest: ClassVar[int] = 2
+    most: ClassVar[int | None] = None
 
     def weights_of(self, asked: str) -> str | None:
         """The weights that a user asks for, or the default for "". Raises InputError where it takes none."""

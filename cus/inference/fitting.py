@@ -18,6 +18,7 @@ from cus.splats import FitRecord, Gaussians, Views, fit_views, image_confidence,
 
 # What no other view confirms still counts a little: 0 means to the fit that there is no picture.
 LEAST_CONFIDENCE = 0.01
+ALONE_BASELINE = 0.1  # of the scene scale
 
 
 def supervision(
@@ -45,7 +46,9 @@ def supervision(
     pixel[T:] = _photographed(valid, images[T:]).to(pixel)
     image = torch.ones(len(cameras), device=pixel.device)
     if options.image_confidence:
-        image[:T] = image_confidence(cameras[:T], cameras[T:])
+        # One photograph has no neighbour to measure by: photographers stand about a tenth of the distance apart.
+        baseline = ALONE_BASELINE * made.scene.scale if len(cameras) == T + 1 else None
+        image[:T] = image_confidence(cameras[:T], cameras[T:], baseline=baseline)
     references = torch.arange(len(cameras), device=pixel.device) >= T
     larger = () if photographs is None else (*[None] * T, *photographs)
     return Views(images, cameras, pixel, image, depths, references, larger)

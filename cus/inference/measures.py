@@ -49,6 +49,9 @@ class Measures:
         focal_low: pixels that a guessed focal length lies above with a probability of 90 %.
         focal_high: likewise below.
         width: of the photograph, in the same pixels.
+        views: number of photographs.
+        seen_mean: share of a frame's pixels that the photographs show, the mean over the frames.
+        seen_least: likewise of the frame that they show least of.
     """
 
     frame: int
@@ -63,17 +66,20 @@ class Measures:
     focal_low: float = math.nan
     focal_high: float = math.nan
     width: float = math.nan
+    views: int = 2
+    seen_mean: float = math.nan
+    seen_least: float = math.nan
 
     def to_tensor(self) -> Tensor:
-        """[12] float64, to be recorded."""
+        """[15] float64, to be recorded."""
         return torch.tensor(astuple(self), dtype=torch.float64)
 
     @staticmethod
     def from_tensor(values: Tensor) -> "Measures":
-        """What `to_tensor` gave."""
-        names = [field.name for field in fields(Measures)]
+        """What `to_tensor` gave; runs of earlier versions recorded the first twelve."""
+        names = [field.name for field in fields(Measures)][: len(values)]
         named = dict(zip(names, values.tolist(), strict=True))
-        return Measures(**named | {"frame": int(named["frame"]), "view": int(named["view"])})
+        return Measures(**named | {name: int(named[name]) for name in ("frame", "view", "views") if name in named})
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,7 @@ def measure(
     count = seen.masks.sum(dim=0)
     finest = seen.photo_pixels.amax(dim=0)
     overlap, agreement = depth_agreement(scene, valid)
+    shown = warped.masks.float().mean(dim=(1, 2))
     low, high = scene.focal_range or (math.nan, math.nan)
     measures = Measures(
         frame=frame,
@@ -171,12 +178,17 @@ def measure(
         focal_low=low,
         focal_high=high,
         width=width,
+        views=len(scene),
+        seen_mean=float(shown.mean()),
+        seen_least=float(shown.min()),
     )
     return measures, seen
 
 
 def depth_agreement(scene: SceneEstimate, valid: Tensor) -> tuple[float, float]:
     """Share of the valid pixels [V, h, w] that lie inside another view, and of those the share whose depths agree."""
+    if len(scene) == 1:
+        return 0.0, math.nan
     inverse = torch.where(scene.depths > 0, 1 / scene.depths.clamp(min=1e-12), 0.0)
     inside = agreeing = 0
     for view in range(len(scene)):
@@ -195,6 +207,8 @@ def held_out(scene: SceneEstimate, valid: Tensor) -> float:
     correlated; the mean over the references of the share of pixels at which that is at least `PREDICTED` is returned.
     Correlation takes no account of exposure, and counts neither plain walls nor what only one photograph shows.
     """
+    if len(scene) == 1:
+        return math.nan
     count = min(len(scene), HELD_OUT_VIEWS)
     chosen = np.linspace(0, len(scene) - 1, count).round().astype(int).tolist()
     shares = [_predicted_share(scene, valid[view], view) for view in chosen]

@@ -40,7 +40,7 @@ from cus.inference.progress import OnProgress, Progress
 from cus.inference.results import Results
 from cus.inference.settings import InferSettings, Trajectory, file_digest, fingerprint
 from cus.inference.stages import StageCache
-from cus.inference.target_path import target_path
+from cus.inference.target_path import ALONE_NOTE, check_alone, target_path
 from cus.inference.verdict import Verdict
 from cus.inference.view_choice import choose_views
 from cus.models.attention import set_attention_backend
@@ -77,7 +77,9 @@ class Run:
         self.progress = progress
         self.device, self.dtype = settings.torch_device(), settings.torch_dtype()
         inputs = inspect(self.views, settings.cameras)
-        prepare(settings.estimator)
+        if len(self.views.paths) == 1:
+            check_alone(settings.trajectory, settings.end_zoom())
+        prepare(settings.estimator, len(self.views.paths))
         self.stored = find_model(settings.model, settings.variant)
         self.folder = RunFolder(settings.out)
         # Before the model is loaded, which can take minutes.
@@ -256,6 +258,8 @@ class Run:
             return path.cameras
         inside = size_inside(results.batch, results.inputs.photos[0])
         zoom, target = settings.end_zoom(), settings.target
+        if len(scene) == 1 and settings.trajectory == "orbit":
+            results.notes.append(ALONE_NOTE)
         return target_path(settings.trajectory, scene, inside, self.size, zoom=zoom, target=target, frames=self.frames)
 
     def _keep_conditioning(
@@ -290,7 +294,7 @@ class Run:
                 on_verdict(results.verdict)
 
         cameras = [path.viewmats.tolist(), path.Ks.tolist(), path.width, path.height]
-        made_from = (self.each.key("scene"), cameras, settings.suppress_background, kind.name, "measures")
+        made_from = (self.each.key("scene"), cameras, settings.suppress_background, kind.name, "measures", 2)
         self.each.add("conditioning", made_from, record, recorded.conditioning_from, then)
 
     def _keep_frames(self, on_frames: Callable[[], None] | None) -> None:

@@ -25,8 +25,9 @@ class PhotoSettings:
     """The photographs, and what estimates their cameras and depth.
 
     Attributes:
-        views: two or more photographs; the path starts at the first. A folder, a quoted pattern like 'shots/*.jpg' or a
-            video stands for its sharpest pictures, spread over names or time; videos leave theirs in FOLDER/photos
+        views: photographs; the path starts at the first, and one is enough where a network sees its depth. A folder, a
+            quoted pattern like 'shots/*.jpg' or a video stands for its sharpest pictures, spread over names or time;
+            videos leave theirs in FOLDER/photos
         max_views: how many photographs at most (default: 8 of folders, patterns and videos, all files that are named)
         cameras: known cameras of the views: a transforms.json, a COLMAP model, or the folder of a scene; their world
             and scale are kept (default: estimate them)
@@ -36,13 +37,14 @@ class PhotoSettings:
         estimator: what estimates cameras and depth: stereo, da3 (Depth Anything 3), vggt, dust3r, or auto: vggt where
             it is installed and its weights are on this machine, else da3 where its weights are, else stereo; da3:base
             is larger than da3; vggt:WEIGHTS or da3:WEIGHTS names other weights, a Hub id such as
-            facebook/VGGT-1B-Commercial, a folder or a file
+            facebook/VGGT-1B-Commercial, a folder or a file. For one photograph: da3 or mono (small and rough), or
+            auto: da3 where its weights are, else mono
         all_views: refuse photographs of which one cannot be placed; without it, such a one is left out with a note, as
             long as two remain
     """
 
     views: Annotated[tuple[Path, ...], option("PHOTO [PHOTO ...]")]
-    max_views: Annotated[int | None, option("N")] = limited(None, low=2, high=1000)
+    max_views: Annotated[int | None, option("N")] = limited(None, low=1, high=1000)
     cameras: Annotated[Path | None, option("FILE")] = None
     focal_35mm: Annotated[float | None, option("MM")] = limited(None, low=4, high=2000)
     fov: Annotated[float | None, option("DEGREES")] = limited(None, low=1, high=170)

@@ -4,6 +4,33 @@ from cus.cameras import Cameras, trajectories
 from cus.errors import InputError
 from cus.scene import SceneEstimate
 
+# What one photograph shows behind its surfaces is nothing: how far a path may go.
+ALONE_DOLLY = 2.5  # magnification at the end: 60 % of the way to the target
+ALONE_ORBIT = 6.0  # degrees to either side, instead of 10
+ALONE_NOTE = (
+    f"there is one photograph: the orbit swings by {ALONE_ORBIT:g} degrees to either side, as more would show mostly "
+    "what it does not"
+)
+
+
+def check_alone(trajectory: str, zoom: float) -> None:
+    """Refuse a path that one photograph is too little for. Raises InputError.
+
+    Args:
+        trajectory: a name, or a file, which goes where it says.
+        zoom: magnification at the end.
+    """
+    if trajectory == "interpolate":
+        raise InputError(
+            "--trajectory interpolate goes from photograph to photograph, and there is one: take zoom, dolly or orbit, "
+            "or add photographs"
+        )
+    if trajectory == "dolly" and zoom > ALONE_DOLLY:
+        raise InputError(
+            f"from one photograph a dolly walks in to --zoom {ALONE_DOLLY:g} at most, got {zoom:g}, as what lies "
+            "behind its surfaces is not known; choose a smaller --zoom, add photographs, or take --trajectory zoom"
+        )
+
 
 def target_path(
     trajectory: str,
@@ -31,8 +58,13 @@ def target_path(
     """
     cameras = scene.cameras.to("cpu").cropped(0, 0, *inside)
     if trajectory in ("dolly", "orbit"):
-        move = trajectories.dolly if trajectory == "dolly" else trajectories.orbit
-        path = move(cameras, zoom, target, frames, depth=depth_at(scene, inside, target))
+        depth = depth_at(scene, inside, target)
+        if trajectory == "dolly":
+            path = trajectories.dolly(cameras, zoom, target, frames, depth=depth)
+        elif len(scene) == 1:
+            path = trajectories.orbit(cameras, zoom, target, frames, depth=depth, degrees=ALONE_ORBIT)
+        else:
+            path = trajectories.orbit(cameras, zoom, target, frames, depth=depth)
     else:
         move = trajectories.zoom if trajectory == "zoom" else trajectories.interpolate
         path = move(cameras, zoom, target, frames)
@@ -48,5 +80,5 @@ def depth_at(scene: SceneEstimate, inside: tuple[int, int], target: tuple[float,
     window = scene.depths[0, max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
     depths = window[window > 0]
     if depths.numel() == 0:
-        raise InputError(f"no depth is known around the target {u:g},{v:g}; choose a point that both photographs show")
+        raise InputError(f"no depth is known around the target {u:g},{v:g}; choose a point that the photographs show")
     return depths.median().item()

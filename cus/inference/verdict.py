@@ -122,6 +122,8 @@ def _percent(share: float) -> str:
 
 
 def _geometry(measures: Measures) -> Finding:
+    if measures.views == 1:
+        return _guessed_geometry(measures)
     limits = HELD_OUT_WEAK if _is_weak(measures) else HELD_OUT
     grade = _worst(_grade(measures.held_out, limits), _grade(measures.confidence, CONFIDENCE))
     told = (
@@ -132,7 +134,18 @@ def _geometry(measures: Measures) -> Finding:
     return Finding("geometry", grade, told, "" if grade == "good" else advice)
 
 
+def _guessed_geometry(measures: Measures) -> Finding:
+    told = (
+        "the depth of one photograph is a network's guess, which no other photograph checks; mean confidence "
+        f"{measures.confidence:.2f}"
+    )
+    advice = "add a photograph taken from a step aside, so that depth is measured, or keep to small moves"
+    return Finding("geometry", _worst("fair", _grade(measures.confidence, CONFIDENCE)), told, advice)
+
+
 def _coverage(measures: Measures) -> Finding:
+    if measures.views == 1:
+        return _coverage_by_one(measures)
     grade = _worst(_grade(measures.seen_by_one, COVERAGE), _grade(measures.seen_by_two, SEEN_BY_TWO))
     told = (
         f"{_percent(measures.seen_by_one)} of the close-up is seen in one photograph or more, "
@@ -140,6 +153,17 @@ def _coverage(measures: Measures) -> Finding:
         + ("; the rest is imagined" if measures.seen_by_one < 0.995 else "")
     )
     advice = "add photographs that show this part from nearby, or choose another --target or a smaller --zoom"
+    return Finding("coverage", grade, told, "" if grade == "good" else advice)
+
+
+def _coverage_by_one(measures: Measures) -> Finding:
+    grade = _worst(_grade(measures.seen_by_one, COVERAGE), _grade(measures.seen_mean, COVERAGE))
+    told = (
+        f"the photograph shows {_percent(measures.seen_by_one)} of the close-up; of all frames it shows "
+        f"{_percent(measures.seen_mean)}, of the one that it shows least of {_percent(measures.seen_least)}"
+        + ("; the rest is imagined" if measures.seen_least < 0.995 else "")
+    )
+    advice = "add photographs that show this part, or choose another --target, a smaller --zoom or another --trajectory"
     return Finding("coverage", grade, told, "" if grade == "good" else advice)
 
 

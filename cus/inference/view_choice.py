@@ -73,7 +73,7 @@ def choose_views(views: Sequence[Path], most: int | None, out: Path) -> Views:
         out: the folder of the run, below which frames of videos are to lie.
 
     Raises:
-        InputError: nothing there, no picture in it, fewer than two photographs, or the same one twice.
+        InputError: nothing there, no picture in it, one that is left of several, or the same one twice.
     """
     sources = [_source(view, alone=len(views) == 1) for view in views]
     _check_repeated([source.path for source in sources])
@@ -82,7 +82,7 @@ def choose_views(views: Sequence[Path], most: int | None, out: Path) -> Views:
         paths = _without_copies([source.path for source in sources], (), notes)
         if most is not None and len(paths) > most:
             paths = _chosen(paths, most, "the photographs that are named", notes)
-        return _checked(Views(tuple(paths), {}, tuple(paths), tuple(notes)))
+        return _checked(Views(tuple(paths), {}, tuple(paths), tuple(notes)), sources, most)
     named = [source.path for source in sources if source.is_file]
     shares = _shares((most or DEFAULT_MOST) - len(named), len(sources) - len(named))
     paths, frames, used = [], {}, []
@@ -99,15 +99,17 @@ def choose_views(views: Sequence[Path], most: int | None, out: Path) -> Views:
             used.append(source.path)
     paths = _without_copies(paths, frames, notes)
     used += [path for path in paths if path not in frames]
-    return _checked(Views(tuple(paths), frames, tuple(used), tuple(notes)))
+    return _checked(Views(tuple(paths), frames, tuple(used), tuple(notes)), sources, most)
 
 
-def _checked(views: Views) -> Views:
-    if len(views.paths) < 2:
+def _checked(views: Views, sources: Sequence[_Source], most: int | None) -> Views:
+    """Refuse a single photograph where more were meant: its depth would be guessed instead of measured."""
+    meant_one = most == 1 or sum(1 if source.is_file else len(source.pictures) or 2 for source in sources) == 1
+    if not views.paths or (len(views.paths) == 1 and not meant_one):
         why = "".join(f" ({note})" for note in views.notes)
         raise InputError(
-            f"two photographs or more are needed to see depth, got {len(views.paths)}: --views a.jpg b.jpg, a "
-            f"folder or a video{why}"
+            f"two photographs or more that differ are needed to measure depth, got {len(views.paths)}: --views a.jpg "
+            f"b.jpg, a folder or a video{why}; to make do with one, give it alone or with --max-views 1"
         )
     return views
 

@@ -51,8 +51,9 @@ def test_options_that_cannot_be_are_refused_before_anything_is_written(capsys, t
     assert not (tmp_path / "out").exists()
 
 
-def test_one_view_is_not_enough_and_the_same_view_twice_is_one(capsys, tmp_path, pair):
-    assert "two photographs or more" in refused(capsys, "--views", pair[0], "--out", str(tmp_path / "out"))
+def test_one_view_is_not_enough_for_stereo_and_the_same_view_twice_is_one(capsys, tmp_path, pair):
+    alone = ("--views", pair[0], "--out", str(tmp_path / "out"), "--estimator", "stereo")
+    assert "stereo measures depth between photographs" in refused(capsys, *alone)
     assert "given twice" in refused(capsys, "--views", pair[0], pair[0], "--out", str(tmp_path / "out"))
 
 

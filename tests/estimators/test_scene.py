@@ -53,8 +53,10 @@ def test_maps_of_another_size_are_refused():
 
 
 def test_one_view_is_refused_with_what_to_do():
-    with pytest.raises(InputError, match="at least two.*add another"):
-        estimate_scene(torch.rand(1, 3, 32, 32))
+    with pytest.raises(InputError, match="needs at least 2.*add another.*da3 or mono"):
+        estimate_scene(torch.rand(1, 3, 32, 32), estimator="stereo")
+    with pytest.raises(InputError, match="there is no photograph"):
+        estimate_scene(torch.rand(0, 3, 32, 32))
 
 
 def test_an_unknown_estimator_names_the_known_ones():

@@ -117,7 +117,20 @@ def test_a_weak_guess_of_the_focal_length_asks_for_it():
 
 
 def test_measures_are_recorded_and_read_again():
-    assert Measures.from_tensor(replace(GOOD, focal_low=3.0, focal_high=4.0, width=5.0).to_tensor()) == replace(
-        GOOD, focal_low=3.0, focal_high=4.0, width=5.0
-    )
+    whole = replace(GOOD, focal_low=3.0, focal_high=4.0, width=5.0, views=3, seen_mean=0.8, seen_least=0.7)
+    assert Measures.from_tensor(whole.to_tensor()) == whole
+    # As runs of earlier versions recorded them.
+    before = Measures.from_tensor(whole.to_tensor()[:12])
+    assert before.width == 5 and before.views == 2 and math.isnan(before.seen_mean)
     assert judge(GOOD).to_json()["measures"]["focal_low"] is None
+
+
+def test_one_photograph_is_never_better_than_fair_and_its_coverage_is_that_of_all_frames():
+    alone = replace(GOOD, views=1, held_out=math.nan, depth_agreement=math.nan, seen_by_two=0.0, seen_by_one=1.0)
+    verdict = judge(replace(alone, seen_mean=0.97, seen_least=0.93))
+    geometry, coverage = verdict.findings[:2]
+    assert verdict.trusted and verdict.grade == "fair" and geometry.grade == "fair" and "step aside" in geometry.advice
+    assert coverage.grade == "good" and "97 %" in coverage.told and "93 %" in coverage.told
+    assert "the rest is imagined" in coverage.told
+    assert judge(replace(alone, seen_mean=0.5, seen_least=0.4)).grade == "poor"
+    assert not judge(replace(alone, seen_mean=0.97, confidence=0.05)).trusted

@@ -109,7 +109,6 @@ def test_unreadable_pictures_of_a_folder_are_left_out_and_counted(tmp_path):
         ((), "has no pictures"),
         (("a.nef",), "raw file"),
         (("images/1.png",), "it has the folders images"),
-        (("1.png",), "two photographs or more"),
     ],
 )
 def test_a_folder_without_enough_pictures_says_what_is_there(tmp_path, names, message):
@@ -120,6 +119,17 @@ def test_a_folder_without_enough_pictures_says_what_is_there(tmp_path, names, me
         Image.fromarray(SHARP).save(folder / name, "PNG")
     with pytest.raises(InputError, match=message):
         choose_views([folder], None, tmp_path / "out")
+
+
+def test_one_photograph_is_taken_where_one_is_meant_and_not_where_it_is_left_over(tmp_path):
+    first, second = shoot(tmp_path / "a", 2, set())
+    shoot(tmp_path / "b", 1, set())
+    assert choose_views([first], None, tmp_path / "out").paths == (first,)
+    assert len(choose_views([tmp_path / "b"], None, tmp_path / "out").paths) == 1
+    assert len(choose_views([tmp_path / "a"], 1, tmp_path / "out").paths) == 1
+    second.write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(InputError, match="got 1.*could not be read.*give it alone"):
+        choose_views([tmp_path / "a"], None, tmp_path / "out")
 
 
 def test_the_same_picture_twice_is_refused_or_left_out(tmp_path):

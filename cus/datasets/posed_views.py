@@ -1,0 +1,127 @@
+"""Sets of posed pictures of one scene on disk, small ones, for depth that is learned without depth labels.
+
+One safetensors file a set. Exact depths may lie in it to evaluate with; what trains never opens them.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.datasets.clips import ClipItems, open_tensors
+from cus.datasets.order import item_seed
+from cus.errors import InputError
+from cus.files import replacing
+
+FORMAT = "cus-posed-views-1"
+KIND = "set of posed views"
+
+
+@dataclass(frozen=True)
+class PosedViews:
+    """Pictures of one scene that does not move.
+
+    Attributes:
+        images: [V, 3, H, W] in [0, 1], neighbours next to each other.
+        cameras: V of them.
+        depths: [V, H, W] exact z-depths in scene units, 0 where there is none (the sky), or None.
+        info: how the set was made; anything JSON can hold.
+    """
+
+    images: Tensor
+    cameras: Cameras
+    depths: Tensor | None = None
+    info: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        views, channels, height, width = self.images.shape
+        if channels != 3 or (len(self.cameras), self.cameras.height, self.cameras.width) != (views, height, width):
+            raise ValueError(f"images must be [V, 3, H, W] of the cameras, got {tuple(self.images.shape)}")
+        if self.depths is not None and self.depths.shape != (views, height, width):
+            raise ValueError(f"depths must be {(views, height, width)}, got {tuple(self.depths.shape)}")
+
+
+def save_views(path: Path, views: PosedViews) -> None:
+    """Write a set; the file appears only when complete. Raises InputError where it cannot be written."""
+    tensors = {
+        "images": (views.images.clamp(0, 1) * 255).round().to(torch.uint8).contiguous(),
+        "viewmats": views.cameras.viewmats.contiguous(),
+        "Ks": views.cameras.Ks.contiguous(),
+    }
+    if views.depths is not None:
+        tensors["depths"] = views.depths.contiguous()
+    with replacing(path, parents=True, sweep=False) as part:
+        save_file(tensors, part, {"format": FORMAT, "info": json.dumps(views.info)})
+
+
+def load_views(path: Path) -> PosedViews:
+    """Read a set with all that is in it. Raises InputError if the file is missing, damaged or something else."""
+    with open_tensors(path, FORMAT, KIND) as file:
+        images, cameras = _pictures(file)
+        depths = file.get_tensor("depths") if "depths" in set(file.keys()) else None
+        return PosedViews(images, cameras, depths, json.loads(file.metadata().get("info", "{}")))
+
+
+class ViewItems(ClipItems):
+    """A view with its nearest neighbours, mirrored and recoloured at random; endless, and resumes.
+
+    Item `i` is a function of the seed and `i` alone. Items are dicts:
+
+    - image: [3, H, W] in [0, 1], the view that depth is estimated of;
+    - others: [S, 3, H, W], its neighbours, the nearest first;
+    - viewmats: [S, 4, 4], from its camera to those of the neighbours;
+    - Ks: [1 + S, 3, 3], its own first.
+
+    Args:
+        folder: of the sets. Depths that lie in them are not read.
+        others: neighbours an item, S.
+        seed: of everything drawn.
+        recolor: largest change of brightness, contrast and of each channel, as a share; all views of an item alike.
+    """
+
+    def __init__(self, folder: Path, others: int, seed: int, recolor: float = 0.2) -> None:
+        super().__init__(folder, seed)
+        self.others, self.recolor = others, recolor
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(item_seed(self.seed, index))
+        path = self.path_of(index)
+        with open_tensors(path, FORMAT, KIND) as file:
+            images, cameras = _pictures(file)
+        if len(images) <= self.others:
+            raise InputError(f"{path} has {len(images)} views; others={self.others} needs {self.others + 1}")
+        chosen = int(torch.randint(len(images), (1,), generator=generator))
+        # Nearest first; of two as near, the earlier.
+        order = sorted(range(len(images)), key=lambda view: (abs(view - chosen), view))[: 1 + self.others]
+        images, cameras = self._recolored(images[order], generator), cameras[order]
+        if torch.rand(1, generator=generator) < 0.5:
+            images, cameras = images.flip(-1), mirrored(cameras)
+        return {
+            "image": images[0],
+            "others": images[1:],
+            "viewmats": cameras.viewmats[1:] @ cameras.c2w[:1],
+            "Ks": cameras.Ks,
+        }
+
+    def _recolored(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        gains = 1 + self.recolor * (2 * torch.rand(5, generator=generator) - 1)
+        mean = images.mean()
+        changed = ((images - mean) * gains[3] + mean) * gains[4] * gains[:3, None, None]
+        return changed.clamp(0, 1)
+
+
+def mirrored(cameras: Cameras) -> Cameras:
+    """Cameras of the mirrored world, left for right, that see the mirrored pictures."""
+    flip = torch.diag(cameras.viewmats.new_tensor([-1.0, 1.0, 1.0, 1.0]))
+    Ks = cameras.Ks.clone()
+    Ks[:, 0, 2] = cameras.width - Ks[:, 0, 2]
+    return Cameras(flip @ cameras.viewmats @ flip, Ks, cameras.width, cameras.height)
+
+
+def _pictures(file) -> tuple[Tensor, Cameras]:  # noqa: ANN001  (an open safetensors file)
+    images = file.get_tensor("images").float() / 255
+    return images, Cameras(file.get_tensor("viewmats"), file.get_tensor("Ks"), images.shape[-1], images.shape[-2])

@@ -1,0 +1,95 @@
+"""Small sets of posed views of procedural scenes (`cus.datasets.posed_views`); data/make_views.py is their command."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+from torch import Tensor
+
+from cus.cameras import Cameras, trajectories
+from cus.datasets.clips import open_tensors
+from cus.datasets.posed_views import FORMAT, KIND, PosedViews, save_views
+from cus.errors import InputError
+from cus.limits import limited
+from cus.output_folder import OutputFolder
+from cus.training import config
+from cus.training.scripts import REMEDY
+from procedural import collage, tracer
+
+
+@dataclass
+class ProceduralViews:
+    """What to build.
+
+    Attributes:
+        out: folder of the sets.
+        sets: how many, each of a scene of its own.
+        scenes: "traced" (rooms and yards) or "collage".
+        first_seed: seed of the first set; set i has `first_seed + i`. Keep training and held-out ranges apart.
+        views: of a scene, on a path between two photographs that stand 5 to 18 % of their distance apart.
+        width: of a view, in pixels.
+        height: likewise.
+        supersample: samples a pixel along each axis.
+        depths: write exact depths, too, to evaluate with; training never reads them.
+        part: this process's share, 0 .. parts - 1.
+        parts: number of processes.
+    """
+
+    out: str = MISSING
+    sets: int = limited(1000, low=1)
+    scenes: str = limited("traced", choices=("traced", "collage"))
+    first_seed: int = limited(0, low=0)
+    views: int = limited(3, low=2, high=100)
+    width: int = limited(192, low=16, high=8192)
+    height: int = limited(128, low=16, high=8192)
+    supersample: int = limited(1, low=1, high=16)
+    depths: bool = False
+    part: int = limited(0, low=0)
+    parts: int = limited(1, low=1)
+
+
+def views_of(settings: ProceduralViews, seed: int) -> PosedViews:
+    """The views of scene `seed`."""
+    render, ends = _scene(settings, seed)
+    cameras = trajectories.interpolate(ends, frames=settings.views)
+    images, depths = render(cameras)
+    return PosedViews(images, cameras, depths if settings.depths else None, {"scenes": settings.scenes, "seed": seed})
+
+
+def _scene(settings: ProceduralViews, seed: int) -> tuple[Callable[[Cameras], tuple[Tensor, Tensor]], Cameras]:
+    size = settings.width, settings.height
+    if settings.scenes == "collage":
+        boards = collage.Collage.random(seed)
+        return lambda c: collage.render(boards, c, settings.supersample), collage.reference_cameras(seed, *size)
+    traced = tracer.random_scene(seed)
+    cameras = tracer.sample_reference_cameras(traced, seed, *size)
+    return lambda c: tracer.render(traced, c, settings.supersample), cameras
+
+
+def build(settings: ProceduralViews, on_progress: Callable[[int, int], None]) -> None:
+    """Build what is missing. Raises InputError."""
+    if settings.part >= settings.parts:
+        raise InputError(f"part must be less than parts ({settings.parts}), got {settings.part}")
+    folder = OutputFolder(Path(settings.out), "sets of posed views", REMEDY)
+    folder.open(("settings.yaml", "views-*.safetensors"), share=f"-{settings.part}-of-{settings.parts}")
+    try:
+        config.write(settings, folder, "settings.yaml", ("out", "sets", "first_seed", "part", "parts"))
+        indices = range(settings.part, settings.sets, settings.parts)
+        for done, index in enumerate(indices):
+            on_progress(done, len(indices))
+            seed = settings.first_seed + index
+            name = f"views-{settings.scenes}-{seed:07d}.safetensors"
+            if not (folder.is_ours(name) and _is_set(folder.path / name)):
+                save_views(folder.claim(name), views_of(settings, seed))
+        on_progress(len(indices), len(indices))
+    finally:
+        folder.close()
+
+
+def _is_set(path: Path) -> bool:
+    try:
+        with open_tensors(path, FORMAT, KIND):
+            return True
+    except InputError:
+        return False
