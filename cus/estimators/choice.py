@@ -8,6 +8,8 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators.da3 import DA3
+from cus.estimators.depth_anything_2 import DepthAnything2
+from cus.estimators.depth_pro import DepthPro
 from cus.estimators.dust3r import DUSt3R
 from cus.estimators.estimator import Estimator, Request
 from cus.estimators.mono import Mono
@@ -17,11 +19,13 @@ from cus.estimators.vggt import VGGT
 from cus.kernels.threads import yield_cores
 from cus.scene import SceneEstimate, check_arguments
 
-REGISTRY: dict[str, Estimator] = {one.name: one for one in (Stereo(), VGGT(), DUSt3R(), DA3(), Mono())}
+REGISTRY: dict[str, Estimator] = {
+    one.name: one for one in (Stereo(), VGGT(), DUSt3R(), DA3(), DepthPro(), DepthAnything2(), Mono())
+}
 """Estimators by name."""
 ESTIMATORS = ("auto", *REGISTRY)
 AUTOMATIC = ("vggt", "da3", "stereo")  # what "auto" takes, the preferred first
-AUTOMATIC_ALONE = ("da3", "mono")  # likewise for one photograph
+AUTOMATIC_ALONE = ("da3", "depth-pro", "depth-anything-2", "mono")  # likewise for one photograph
 
 
 @dataclass(frozen=True)
@@ -83,18 +87,22 @@ def choose(estimator: str, views: int | None = None) -> Choice:
 
 
 def _check_number(estimator: Estimator, views: int) -> None:
-    alone = " or ".join(name for name, one in REGISTRY.items() if one.fewest == 1)
+    alone = _either([name for name, one in REGISTRY.items() if one.fewest == 1])
     if views < estimator.fewest:
         raise InputError(
             f"{estimator.name} measures depth between photographs and needs at least {estimator.fewest} of the scene, "
             f"got {views}; add another view, or use an estimator that sees depth in one: {alone}"
         )
     if estimator.most is not None and views > estimator.most:
-        several = " or ".join(name for name in ("auto", *REGISTRY) if name == "auto" or REGISTRY[name].most is None)
+        several = _either([name for name, one in REGISTRY.items() if one.most is None])
         raise InputError(
             f"{estimator.name} sees the depth of one photograph, and not how {views} of them lie to each other; use "
             f"{several}, or give one photograph"
         )
+
+
+def _either(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def prepare(estimator: str, views: int | None = None) -> Choice:
@@ -142,9 +150,9 @@ def estimate_scene(
             in one, such as Depth Anything 3, and several one that sees more than that.
         cameras: known cameras of these images: their poses and their scale are kept. None: both are estimated, the
             first camera becomes the identity and the unit of length is the scene scale (`SceneEstimate.scale` == 1).
-        estimator: "stereo" (embedded, needs no weights), "vggt", "dust3r", "da3" (Depth Anything 3), or "auto": VGGT
-            where it is installed and its weights are on this machine, else Depth Anything 3 where its weights are,
-            else stereo. A network that is named downloads its weights where they are missing; other weights may follow
+        estimator: "stereo" (embedded, needs no weights), "vggt", "dust3r", "da3" (Depth Anything 3), for one photograph
+            "depth-pro", "depth-anything-2" or "mono", too, or "auto": VGGT where it is installed and its weights are
+            on this machine, else Depth Anything 3 where its weights are, else stereo (see `choose`). A network that is named downloads its weights where they are missing; other weights may follow
             after a colon, as a Hub id, a folder or a file: "vggt:facebook/VGGT-1B-Commercial", "da3:base". The notes
             of the estimate name what was taken.
         valid: [V, H, W] bool, False where a smaller photo was padded, masked or transparent: such pixels count for

@@ -8,36 +8,35 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cus.cameras import Cameras
-from cus.cameras.conversions import focal_from_fov
 from cus.errors import InputError
-from cus.estimators.estimator import Availability, Network, Request
+from cus.estimators.estimator import Availability
 from cus.estimators.framing import FramedViews, FrameRule
 from cus.estimators.networks.single_view import STEP, Form, SingleViewDepth
+from cus.estimators.one_view import OneViewNetwork
 from cus.estimators.predictions import Prediction
-from cus.scene import SceneEstimate
 
 FORMAT = "cus-single-view-1"
 OWN = "shipped"  # stands for the weights in `SHIPPED`
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "mono"
-FIELD = 55.0  # degrees of the longest side, where no focal length is known: that of a phone's main camera is about 65
-CONFIDENCE = 2.0  # of every pixel, as the network says nothing of it: a trust of one half
 
 
-class Mono(Network):
+class Mono(OneViewNetwork):
     """The network for one view, with the weights that ship."""
 
     name = "mono"
     title = "the single-view network"
-    fewest = 1
-    most = 1
     repositories = (OWN,)
     licence = "that of CloseUpShot"
     # Of the size that it has learned from: it knows what things look like at that size.
     rule = FrameRule(longest_side=192, patch=STEP, step=STEP, fill=None, one_size=True)
+    caution = (
+        "mono has seen rooms and yards of our own making only: take it for a rough guess; da3 has seen photographs"
+    )
 
     def find(self, weights: str) -> Path | None:
         """The shipped file, or another that is named."""
@@ -65,19 +64,6 @@ class Mono(Network):
         """The form that the file names, and its tensors."""
         load_network(path)
 
-    def estimate(self, request: Request, weights: str | None) -> SceneEstimate:
-        """As of every network, with a note where the lens is a guess."""
-        scene = super().estimate(request, weights)
-        known = request.focals is not None and bool(torch.isfinite(request.focals).all())
-        if request.cameras is None and not known:
-            scene = scene.with_notes(
-                f"the focal length is not known: {FIELD:g} degrees along the longer side are taken; give --fov or "
-                "--focal-35mm"
-            )
-        return scene.with_notes(
-            "mono has seen rooms and yards of our own making only: take it for a rough guess; da3 sees real photographs"
-        )
-
     def predict(
         self,
         path: Path,
@@ -86,23 +72,15 @@ class Mono(Network):
         device: torch.device,
         report: Callable[[int], None],
     ) -> Prediction:
-        """Depth of the view, seen through the given lens, or through one of `FIELD` degrees."""
+        """Depth of the view, seen through the given lens, or through one that is guessed."""
         model = load_network(path).to(device)
         report(1)
         pictures = torch.stack(framed.pictures)
-        height, width = pictures.shape[-2:]
         with torch.no_grad():
             depths = model(pictures)
-        depths = torch.nn.functional.interpolate(depths, (height, width), mode="bilinear", align_corners=False)[:, 0]
+        depths = F.interpolate(depths, pictures.shape[-2:], mode="bilinear", align_corners=False)
         report(2)
-        if given is not None:
-            Ks = framed.Ks_of_frames(given.Ks)
-        else:
-            focal = focal_from_fov(FIELD, max(width, height))
-            Ks = pictures.new_tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])[None]
-        depths = depths * Ks[:, 0, 0, None, None] / max(width, height)
-        viewmats = torch.eye(4, device=device)[None]
-        return Prediction(self.title, viewmats, Ks, list(depths), list(torch.full_like(depths, CONFIDENCE)))
+        return self.seen_through(depths[0, 0], framed, given, metric=False)
 
 
 def save_network(path: Path, model: SingleViewDepth) -> None:

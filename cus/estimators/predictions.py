@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class Prediction:
         Ks: [V, 3, 3] in pixels of the frames, the centre of the top-left pixel at (0.5, 0.5).
         depths: V of [h, w] z-depths in that unit; not positive means none.
         confidences: V of [h, w], 1 to infinity.
+        metric: whether the unit is the metre.
+        follows_lens: whether depths are true for these intrinsics, and through a longer lens are longer by as much.
     """
 
     source: str
@@ -33,6 +35,8 @@ class Prediction:
     Ks: Tensor
     depths: Sequence[Tensor]
     confidences: Sequence[Tensor]
+    metric: bool = False
+    follows_lens: bool = False
 
     def check(self, framed: FramedViews) -> None:
         """Refuse values that are not numbers, and views of which nothing is believed. Raises InputError."""
@@ -93,10 +97,14 @@ def scene_from(
     if given is not None:
         return with_known_cameras(scene, given, valid, prediction.source)
     if focals is not None:
+        own = scene.cameras.Ks[:, 0, 0]
         scene = with_known_focals(scene, focals, prediction.source)
+        if prediction.follows_lens:
+            scene = replace(scene, depths=scene.depths * (scene.cameras.Ks[:, 0, 0] / own)[:, None, None])
+    of_what = f"metres by {prediction.source}" if prediction.metric else f"of {prediction.source}'s own"
     note = (
-        f"the unit of length is the mean distance of the reliable points from the first camera: {scene.scale:.4g} of "
-        f"{prediction.source}'s own"
+        f"the unit of length is the mean distance of the reliable points from the first camera: {scene.scale:.4g} "
+        f"{of_what}"
     )
     return scene.in_own_unit().with_notes(note)
 

@@ -37,8 +37,8 @@ class PhotoSettings:
         estimator: what estimates cameras and depth: stereo, da3 (Depth Anything 3), vggt, dust3r, or auto: vggt where
             it is installed and its weights are on this machine, else da3 where its weights are, else stereo; da3:base
             is larger than da3; vggt:WEIGHTS or da3:WEIGHTS names other weights, a Hub id such as
-            facebook/VGGT-1B-Commercial, a folder or a file. For one photograph: da3 or mono (small and rough), or
-            auto: da3 where its weights are, else mono
+            facebook/VGGT-1B-Commercial, a folder or a file. For one photograph: da3, depth-pro, depth-anything-2,
+            mono (small and rough), or auto: the first of these whose weights are here
         all_views: refuse photographs of which one cannot be placed; without it, such a one is left out with a note, as
             long as two remain
     """

@@ -182,7 +182,7 @@ def test_stereo_is_named_too():
     views = planes.cameras((0.0, 0.5), width=320, height=240, focal=340.0)
     scene = estimate_scene(planes.render(views)[0], views, "stereo")
     assert scene.notes[-1] == "estimator: stereo"
-    assert set(ESTIMATORS) == {"auto", "stereo", "vggt", "dust3r", "da3", "mono"}
+    assert set(ESTIMATORS) == {"auto", "stereo", "vggt", "dust3r", "da3", "depth-pro", "depth-anything-2", "mono"}
 
 
 @BOTH

@@ -53,7 +53,7 @@ def test_maps_of_another_size_are_refused():
 
 
 def test_one_view_is_refused_with_what_to_do():
-    with pytest.raises(InputError, match="needs at least 2.*add another.*da3 or mono"):
+    with pytest.raises(InputError, match="needs at least 2.*add another.*da3, depth-pro, depth-anything-2 or mono"):
         estimate_scene(torch.rand(1, 3, 32, 32), estimator="stereo")
     with pytest.raises(InputError, match="there is no photograph"):
         estimate_scene(torch.rand(0, 3, 32, 32))

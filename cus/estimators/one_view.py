@@ -1,0 +1,84 @@
+"""What the networks that see depth in one photograph share: its lens, and words on what it rests on."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.cameras.conversions import focal_from_fov
+from cus.errors import InputError
+from cus.estimators.estimator import Network, Request
+from cus.estimators.framing import FramedViews
+from cus.estimators.predictions import Prediction
+from cus.scene import SceneEstimate
+
+FIELD = 55.0  # degrees of the longer side, where no focal length is known: about 35 mm on a full frame
+LEAST_FIELD, LARGEST_FIELD = 1.0, 170.0  # degrees of a lens
+CONFIDENCE = 2.0  # of every pixel, as these networks say nothing of it: a trust of one half
+
+
+class OneViewNetwork(Network):
+    """A network for one view.
+
+    Attributes:
+        sees_lens: whether it tells the focal length.
+        caution: what users should know of its depths, for the notes; nothing where that is nothing special.
+    """
+
+    fewest = 1
+    most = 1
+    sees_lens: ClassVar[bool] = False
+    caution: ClassVar[str] = ""
+
+    def estimate(self, request: Request, weights: str | None) -> SceneEstimate:
+        """As of every network, with a note where the lens is a guess."""
+        scene = super().estimate(request, weights)
+        known = request.focals is not None and bool(torch.isfinite(request.focals).all())
+        if request.cameras is None and not known and not self.sees_lens:
+            scene = scene.with_notes(
+                f"the focal length is not known: {FIELD:g} degrees along the longer side are taken; give --fov or "
+                "--focal-35mm"
+            )
+        return scene.with_notes(self.caution) if self.caution else scene
+
+    def seen_through(
+        self, depth: Tensor, framed: FramedViews, given: Cameras | None, field: float | None = None, *, metric: bool
+    ) -> Prediction:
+        """The prediction of a map of depth over focal length, that in units of the frame's longer side.
+
+        Args:
+            depth: [h, w] of the frame.
+            framed: the view.
+            given: its known camera, or None.
+            field: horizontal field of view of the frame in degrees, as the network sees it; None: `FIELD`.
+            metric: whether depth is in metres.
+
+        Raises:
+            InputError: a field of view that no lens has.
+        """
+        Ks = self._lens(depth, framed, given, field)
+        return self._prediction(depth * Ks[0, 0, 0] / max(depth.shape), Ks, metric=metric, follows_lens=True)
+
+    def in_metres(self, depth: Tensor, framed: FramedViews, given: Cameras | None) -> Prediction:
+        """The prediction of a map [h, w] of depth in metres, whatever the lens."""
+        return self._prediction(depth, self._lens(depth, framed, given, None), metric=True, follows_lens=False)
+
+    def _lens(self, depth: Tensor, framed: FramedViews, given: Cameras | None, field: float | None) -> Tensor:
+        """[1, 3, 3] intrinsics in pixels of the frame."""
+        height, width = depth.shape
+        if given is not None:
+            return framed.Ks_of_frames(given.Ks).to(depth)
+        # Not a number is refused, too.
+        if field is not None and not LEAST_FIELD <= field <= LARGEST_FIELD:
+            raise InputError(
+                f"{self.title} finds no lens that the photograph could be seen through (a field of view of "
+                f"{field:.4g} degrees); use another photograph, or another estimator"
+            )
+        focal = focal_from_fov(FIELD, max(width, height)) if field is None else focal_from_fov(field, width)
+        return depth.new_tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])[None]
+
+    def _prediction(self, depth: Tensor, Ks: Tensor, *, metric: bool, follows_lens: bool) -> Prediction:
+        here = torch.eye(4, device=depth.device)[None]
+        sure = torch.full_like(depth, CONFIDENCE)
+        return Prediction(self.title, here, Ks, [depth], [sure], metric=metric, follows_lens=follows_lens)
