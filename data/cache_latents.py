@@ -4,7 +4,8 @@
     python data/cache_latents.py clips=runs/clips out=runs/generated pipeline=runs/unet/export
 
 With `pipeline` the cache holds what the model generates for each clip, which is what the decoder is trained on (Section
-III-D). Clips that have a cache are skipped; several processes share the work with `part=0 parts=4`.
+III-D); with `structure=runs/coarse` besides, what its second pass generates. Clips that have a cache are skipped. They
+are split over the processes that accelerate or torchrun start, or by `part=0 parts=4`.
 """
 
 import sys

@@ -19,7 +19,7 @@ from cus.limits import limited
 from cus.output_folder import OutputFolder
 from cus.training import config as configs
 from cus.training.clip_crops import LayeredCrops
-from cus.training.scripts import REMEDY, train_stage
+from cus.training.scripts import REMEDY, is_exported, train_to_end
 from cus.training.unet import UNetConfig, UNetStage
 from procedural import photographic_clips
 from procedural.photographic_clips import PhotographicClips
@@ -165,13 +165,9 @@ def _config(ablation: Ablation, line: Line, clips: Path) -> UNetConfig:
 def _train(ablation: Ablation, line: Line, clips: Path, folder: OutputFolder, progress: _Progress) -> None:
     """Train a line to its end, unless that is done: then its mark is there, which follows the last export."""
     run, mark = folder.path / line.name, f"done-{line.name}.json"
-    if not (folder.is_ours(mark) and (run / "export" / "model_index.json").is_file()):
-        train_stage(UNetConfig, UNetStage, [ablation.recipe, *_arguments(ablation, line, clips)], progress)
-        if not (run / "checkpoints" / f"step-{ablation.steps:08d}").is_dir():
-            raise InputError(
-                f"line {line.name} has ended before step {ablation.steps}, as loop.minutes asks for; the same command "
-                "goes on"
-            )
+    if not (folder.is_ours(mark) and is_exported(run)):
+        arguments = [ablation.recipe, *_arguments(ablation, line, clips)]
+        train_to_end(UNetConfig, UNetStage, arguments, progress, f"line {line.name}")
         folder.write(mark, lambda part: part.write_text(json.dumps({"steps": ablation.steps})))
     progress.finish(ablation.steps)
 

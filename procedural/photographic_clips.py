@@ -8,17 +8,16 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from cus.datasets.clips import save_clip
+from cus.datasets.structures import RECORD
 from cus.errors import InputError
 from cus.files import read_json
 from cus.limits import limited
 from cus.output_folder import OutputFolder
 from cus.training import config
+from cus.training.coarse import CoarsePass
 from cus.training.scripts import REMEDY
-from procedural.coarse import CoarsePass
 from procedural.photo_clips import Guide, PhotoClipRecipe, make_photo_clips
 from procedural.photographs import Photograph, read_manifest
-
-COARSE = "coarse.json"  # which weights the structure images are of
 
 
 @dataclass
@@ -56,14 +55,14 @@ def build(settings: PhotographicClips, on_progress: Callable[[int, int], None]) 
     photographs = read_manifest(Path(settings.photographs))
     guide = CoarsePass(settings.coarse, settings.coarse_frames) if settings.coarse else None
     folder = OutputFolder(Path(settings.out), "training clips", REMEDY)
-    planned = ("settings.yaml", "clip-*.safetensors", "scene-*.json", "photographs-*.json", COARSE)
+    planned = ("settings.yaml", "clip-*.safetensors", "scene-*.json", "photographs-*.json", RECORD)
     share = f"-{settings.part}-of-{settings.parts}"
     folder.open(planned, share=share)
     try:
         # A clip depends on its seed and the photographs, not on how many there are.
         config.write(settings, folder, "settings.yaml", ("out", "scenes", "first_seed", "part", "parts"))
         if guide is not None:
-            _check_weights(folder, guide.digest(), settings.coarse)
+            guide.record(folder)
         indices = range(settings.part, settings.scenes, settings.parts)
         entered: set[str] = set()
         for done, index in enumerate(indices):
@@ -75,17 +74,6 @@ def build(settings: PhotographicClips, on_progress: Callable[[int, int], None]) 
         on_progress(len(indices), len(indices))
     finally:
         folder.close()
-
-
-def _check_weights(folder: OutputFolder, digest: str, model: str) -> None:
-    """Refuse a model that has been trained on since the first structure images. Raises InputError."""
-    if folder.is_ours(COARSE) and read_json(folder.path / COARSE).get("weights") != digest:
-        raise InputError(
-            f"the structure images in {folder.path} were made with other weights than {model} has now: give another "
-            "out= for the new ones"
-        )
-    if not folder.is_ours(COARSE):
-        folder.write(COARSE, lambda part: part.write_text(json.dumps({"weights": digest})))
 
 
 def _scene(

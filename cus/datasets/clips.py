@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cus.conditioning import Conditioning, Layers
+from cus.datasets.geometry import Geometry, has_geometry, read_geometry
 from cus.datasets.order import EpochOrder, item_seed
 from cus.datasets.shards import SUFFIX as SHARD
 from cus.datasets.shards import MemberTensors, is_member, members
@@ -51,6 +52,7 @@ class Clip:
         info: how the clip was made (trajectory, zoom, seed, ...); anything JSON can hold.
         layers: the two best references' warps with masks and gate, of fused conditioning, or None.
         others: further warps of the same references into the same frames, by name, for comparisons.
+        geometry: cameras and depths of references and frames, or None.
     """
 
     references: Tensor
@@ -61,6 +63,7 @@ class Clip:
     info: dict = field(default_factory=dict)
     layers: Layers | None = None
     others: dict[str, Warp] = field(default_factory=dict)
+    geometry: Geometry | None = None
 
     def __post_init__(self) -> None:
         frames, channels, height, width = self.targets.shape
@@ -75,17 +78,23 @@ class Clip:
         for name, warp in self.others.items():
             expected |= {f"{name}.images": self.targets.shape, f"{name}.masks": (frames, height, width)}
             given |= {f"{name}.images": warp.images.shape, f"{name}.masks": warp.masks.shape}
+        if self.geometry is not None:
+            expected |= {"frames' depths": (frames, height, width), "depths": self.references[:, 0].shape}
+            given |= {"frames' depths": self.geometry.shown.shape, "depths": self.geometry.depths.shape}
         for name, shape in expected.items():
             if tuple(given[name]) != tuple(shape):
                 raise ValueError(f"{name} must be {tuple(shape)}, got {tuple(given[name])}")
 
     @property
     def shown(self) -> Conditioning:
-        """What a model is shown: conditioning and layers; depths are not stored, and are 0."""
-        return Conditioning(self.conditioning, self.masks, torch.zeros_like(self.conditioning[:, 0]), self.layers)
+        """What a model is shown: conditioning and layers; depths are those of the geometry, without one 0."""
+        depths = torch.zeros_like(self.conditioning[:, 0]) if self.geometry is None else self.geometry.shown
+        return Conditioning(self.conditioning, self.masks, depths, self.layers)
 
     def conditioned_on(self, name: str) -> "Clip":
         """The clip with one of its other warps in the place of its own conditioning; "" leaves its own.
+
+        The geometry goes, since its depths are the own conditioning's: see `cus.datasets.other_warps.shown_by`.
 
         Raises:
             InputError: it has no such warp.
@@ -94,7 +103,7 @@ class Clip:
             return self
         check_other(name, self.others, "a clip")
         warp = self.others[name]
-        return replace(self, conditioning=warp.images, masks=warp.masks, layers=None)
+        return replace(self, conditioning=warp.images, masks=warp.masks, layers=None, geometry=None)
 
 
 def check_other(name: str, others: Collection[str], what: str) -> None:
@@ -104,6 +113,13 @@ def check_other(name: str, others: Collection[str], what: str) -> None:
         raise InputError(
             f"{what} has no conditioning {name!r} beside its own (there: {found}); build clips with others=[{name}]"
         )
+
+
+def require_conditioning(path: Path, name: str) -> None:
+    """Refuse a warp that the clip in a file does not have; "" is its own. Raises InputError."""
+    if name:
+        with open_tensors(path, FORMAT, "training clip") as file:
+            check_other(name, others_of(file.keys()), str(path))
 
 
 def save_clip(path: Path, clip: Clip) -> None:
@@ -123,6 +139,8 @@ def save_clip(path: Path, clip: Clip) -> None:
     for name, warp in clip.others.items():
         tensors[images_of(name)] = _to_bytes(warp.images)
         tensors[masks_of(name)] = warp.masks.to(torch.uint8).contiguous()
+    if clip.geometry is not None:
+        tensors |= clip.geometry.tensors()
     with replacing(path, parents=True, sweep=False) as part:
         save_file(tensors, part, {"format": FORMAT, "info": json.dumps(clip.info)})
         _order_metadata(part)
@@ -163,6 +181,7 @@ def load_clip(path: Path) -> Clip:
             info=json.loads(file.metadata().get("info", "{}")),
             layers=_layers(file) if "gate" in names else None,
             others={name: _warp(file, name) for name in others_of(names)},
+            geometry=read_geometry(file.get_tensor) if has_geometry(names) else None,
         )
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.conditioning import Conditioning, hierarchical_warp, render_scene_points
-from cus.datasets.clips import Warp
+from cus.datasets.clips import Clip, Warp
+from cus.errors import InputError
 from cus.scene import SceneEstimate
 
 # The low and the high resolution alone are the baselines of Table III; points are ViewCrafter's own.
@@ -48,3 +49,22 @@ def other_warps(names: Sequence[str], references: References, cameras: Cameras) 
     """
     warped = {name: OTHER_WARPS[name](references.estimate, cameras) for name in names}
     return {name: Warp(found.images, found.masks) for name, found in warped.items()}
+
+
+def shown_by(clip: Clip, name: str) -> Conditioning:
+    """What a model is shown of a clip by one of its other warps, with depths; "" is its own conditioning.
+
+    Raises:
+        InputError: the clip has no such warp, or no geometry.
+    """
+    if clip.geometry is None:
+        raise InputError(
+            "a clip holds no cameras and depths, of which its point cloud is fused: build it again, with "
+            "data/build_clips.py"
+        )
+    if not name:
+        return clip.shown
+    warped = clip.conditioned_on(name)
+    # Stored are the depths of the own conditioning alone; those of the others cost less to find again than disk.
+    again = OTHER_WARPS[name](clip.geometry.estimate(clip.references), clip.geometry.path)
+    return Conditioning(warped.conditioning, warped.masks, again.depths * warped.masks)

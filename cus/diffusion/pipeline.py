@@ -12,6 +12,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 from torch.nn import functional as F
 
+from cus.diffusion.calls import Progress, check_pictures, chunks_of
 from cus.diffusion.colors import keep_colors
 from cus.diffusion.context import ContextEncoder, PromptEmbeddings
 from cus.diffusion.latents import FirstStage, decode, encode
@@ -232,7 +233,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         yield_cores()
         own = self.sampling
         conditioning, layers = split_conditioning(conditioning, own.layers, own.fill_holes)
-        _check(images, conditioning, structure)
+        check_pictures(images, conditioning, structure)
         request = _Request(
             steps or own.steps,
             own.guidance if guidance is None else guidance,
@@ -240,11 +241,11 @@ class CloseUpShotPipeline(DiffusionPipeline):
             own.eta if eta is None else eta,
             generator or torch.Generator().manual_seed(0),
         )
-        chunks = _chunks(len(conditioning), own.frames)
+        chunks = chunks_of(len(conditioning), own.frames)
         if output_type == "latent" and len(chunks) > 1:
             raise ValueError(f"latents come in one chunk of at most {own.frames} frames, got {len(conditioning)}")
         device = self._execution_device
-        progress = _Progress(on_progress, len(chunks) * request.steps + sum(len(chunk) for chunk in chunks))
+        progress = Progress(on_progress, len(chunks) * request.steps + sum(len(chunk) for chunk in chunks))
         frames: list[Tensor] = []
         end: _End | None = None
         with _autocast(device, dtype):
@@ -266,6 +267,48 @@ class CloseUpShotPipeline(DiffusionPipeline):
                 end = _End(made[-1:], latents[-1:])
         self.maybe_free_model_hooks()
         return latents if output_type == "latent" else torch.cat(frames)
+
+    @torch.inference_mode()
+    def decode_latents(
+        self,
+        latents: Tensor,
+        conditioning: Tensor | LayeredConditioning,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """The frames of latents that a call gave with `output_type="latent"`, perhaps with another decoder.
+
+        Args:
+            latents: [T, C, h, w], scaled, of the padded frames.
+            conditioning: what the call was given, [T, 3, H, W] in [0, 1].
+            generator: in the state in which the call was given it; None is a CPU generator seeded with 0.
+            dtype: autocast precision, as in a call.
+            on_progress: called with (decoded frames, all of them).
+
+        Returns:
+            Frames [T, 3, H, W] in [0, 1], float32, on the conditioning's device.
+
+        Raises:
+            ValueError: shapes that do not belong together.
+        """
+        yield_cores()
+        conditioning, _ = split_conditioning(conditioning, self.sampling.layers, self.sampling.fill_holes)
+        device = self._execution_device
+        with _autocast(device, dtype):
+            padded = self._padded(conditioning.to(device=device, dtype=torch.float32))
+            sides = tuple(side // self.vae.downsample for side in padded.shape[-2:])
+            if tuple(latents.shape) != (len(padded), self.vae.latent_channels, *sides):
+                expected = (len(padded), self.vae.latent_channels, *sides)
+                raise ValueError(f"latents must be {expected} for this conditioning, got {tuple(latents.shape)}")
+            # Drawn first in a call, too: the same generator gives the same condition.
+            draws = generator or torch.Generator().manual_seed(0)
+            condition = encode(self.vae, padded, draws, self.plan.frames_at_once)
+            progress = Progress(on_progress, len(padded))
+            made = self._decoded(latents.to(condition), condition, padded, progress)
+        self.maybe_free_model_hooks()
+        return made[..., : conditioning.shape[-2], : conditioning.shape[-1]].to(conditioning.device)
 
     def use(self, plan: MemoryPlan, device: torch.device | str | None = None) -> Self:
         """Trade memory for speed (see `MemoryPlan`), on a device; `cus.diffusion.memory.choose_plan` finds a plan.
@@ -302,7 +345,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         contexts: tuple[Tensor, Tensor | None],
         request: _Request,
         end: "_End | None",
-        progress: "_Progress",
+        progress: Progress,
     ) -> tuple[Tensor, Tensor]:
         """Latents [T, C, h, w] of one chunk and of its condition: encode conditioning and structure images, denoise."""
         at_once = self.plan.frames_at_once
@@ -362,7 +405,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
             return guided_at_once(plain(torch.cat([cond, uncond])), request.guidance, request.guidance_rescale)
         return guided(plain(cond), plain(uncond), request.guidance, request.guidance_rescale)
 
-    def _decoded(self, latents: Tensor, condition: Tensor, padded: Tensor, progress: "_Progress") -> Tensor:
+    def _decoded(self, latents: Tensor, condition: Tensor, padded: Tensor, progress: Progress) -> Tensor:
         """Frames [T, 3, H, W] in [0, 1] of latents, at the padded size."""
         at_once = self.plan.frames_at_once
         made = decode(self.vae, latents, padded, at_once, on_progress=progress.counter())
@@ -400,43 +443,6 @@ class _End:
 
     frame: Tensor
     latent: Tensor
-
-
-class _Progress:
-    """Adds the counts of successive loops up to one."""
-
-    def __init__(self, report: Callable[[int, int], None] | None, total: int) -> None:
-        self.report, self.total, self.done = report, total, 0
-
-    def counter(self) -> Callable[[int, int], None]:
-        """A callback for one loop."""
-        before = self.done
-
-        def count(done: int, _: int) -> None:
-            self.done = before + done
-            if self.report is not None:
-                self.report(self.done, self.total)
-
-        return count
-
-
-def _check(images: Tensor, conditioning: Tensor, structure: Tensor | None) -> None:
-    for name, value in (("images", images), ("conditioning", conditioning)):
-        if value.ndim != 4 or value.shape[1] != 3 or len(value) < 1:
-            raise ValueError(f"{name} must be [N, 3, H, W] with N >= 1, got {tuple(value.shape)}")
-    if structure is not None and structure.shape != conditioning.shape:
-        raise ValueError(f"structure must be {tuple(conditioning.shape)} as conditioning, got {tuple(structure.shape)}")
-
-
-def _chunks(length: int, longest: int) -> list[range]:
-    """Ranges of at most `longest` frames, about equally long, each starting at the last frame of the one before."""
-    if length <= longest:
-        return [range(length)]
-    if longest < 2:
-        raise ValueError("chunks that share a frame must be at least 2 frames long")
-    count = -(-(length - 1) // (longest - 1))
-    ends = [round(index * (length - 1) / count) for index in range(count + 1)]
-    return [range(start, end + 1) for start, end in zip(ends[:-1], ends[1:], strict=True)]
 
 
 def _as_clip(frames: Tensor) -> Tensor:

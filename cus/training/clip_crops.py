@@ -10,13 +10,13 @@ from cus.datasets.clips import (
     FORMAT,
     ClipItems,
     Window,
-    check_other,
     images_of,
     masks_of,
     open_tensors,
-    others_of,
+    require_conditioning,
 )
 from cus.datasets.order import item_seed
+from cus.datasets.structures import open_structure, require_structures
 from cus.diffusion.holes import fill_holes
 from cus.errors import InputError
 
@@ -41,6 +41,7 @@ class LayeredCrops(ClipItems):
         conditioning: which of a clip's warps is read; "" is its own conditioning, the only one with layers.
         structure_share: share of the items that keep their structure image, of those that have one.
         fill: whether holes of the conditioning are filled from their surroundings (`Sampling.fill_holes`).
+        structures: folder of structure images (data/make_coarse.py) in the place of the clips' own; or None.
     """
 
     def __init__(
@@ -54,11 +55,15 @@ class LayeredCrops(ClipItems):
         conditioning: str = "",
         structure_share: float = 0.0,
         fill: bool = False,
+        structures: Path | None = None,
     ) -> None:
         super().__init__(folder, seed)
         self.frames, self.crop = frames, crop
         self.layers, self.reference_size = layers, reference_size
         self.conditioning, self.structure_share, self.fill = conditioning, structure_share, fill
+        self.structures = structures
+        if structures is not None:
+            require_structures(structures)
         if layers and conditioning:
             raise InputError(
                 f"layers belong to a clip's own conditioning, not to conditioning={conditioning}: set sampling.layers=0"
@@ -70,8 +75,7 @@ class LayeredCrops(ClipItems):
                 f"{self.paths[0]} has no condition layers, and the model reads {layers}; build clips with "
                 "data/make_photographic.py"
             )
-        if conditioning:
-            check_other(conditioning, others_of(names), str(self.paths[0]))
+        require_conditioning(self.paths[0], conditioning)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(item_seed(self.seed, index))
@@ -82,7 +86,7 @@ class LayeredCrops(ClipItems):
                 tensors |= {name: name for name in ("layer_images", "layer_masks", "gate")}
             if self.fill:
                 tensors["masks"] = masks_of(self.conditioning)
-            has_structure = "structure" in file.keys()  # noqa: SIM118
+            has_structure = self.structures is None and "structure" in file.keys()  # noqa: SIM118
             if self.structure_share and has_structure:
                 tensors["structure"] = "structure"
             length, _, height, width = file.get_slice("targets").get_shape()
@@ -90,6 +94,10 @@ class LayeredCrops(ClipItems):
             window = Window.draw(length, (height, width), frames, self.crop, 1, generator)
             item = {name: window.of(file.get_slice(stored)).float() for name, stored in tensors.items()}
             reference = file.get_slice("references")[:1].float() / 255
+        with open_structure(self.structures if self.structure_share else None, path.name) as file:
+            if file is not None:
+                has_structure = True
+                item["structure"] = window.of(file.get_slice("structure")).float()
         turns, mirrored = (int(torch.randint(n, (1,), generator=generator)) for n in (4, 2))
         square = self.crop[0] == self.crop[1]
         for name, values in item.items():

@@ -41,16 +41,15 @@ def of_values(kind: type[T], values: Mapping[str, Any], source: str) -> T:
 
 
 def _merged(kind: type[T], layers: Iterable[tuple[str, DictConfig]]) -> T:
-    config = OmegaConf.structured(kind)
+    layers = list(layers)
     for source, layer in layers:
         _check_keys(layer, kind, source)
-        try:
-            config = OmegaConf.merge(config, layer)
-        except OmegaConfBaseException as error:
-            raise InputError(f"{source}: {str(error).splitlines()[0]} (at {error.full_key})") from error
-        except TypeError as error:
-            names = ", ".join(map(str, layer))
-            raise InputError(f"{source}: a list takes a list, and a mapping a mapping; see {names}") from error
+    config = OmegaConf.structured(kind)
+    try:
+        # At once: each merge copies the whole config.
+        config = OmegaConf.merge(config, *(layer for _, layer in layers))
+    except (OmegaConfBaseException, TypeError):
+        config = _merged_one_by_one(config, layers)
     try:
         missing = OmegaConf.missing_keys(config)
         if missing:
@@ -61,6 +60,19 @@ def _merged(kind: type[T], layers: Iterable[tuple[str, DictConfig]]) -> T:
     assert isinstance(resolved, kind)
     check_limits(resolved)
     return resolved
+
+
+def _merged_one_by_one(config: Any, layers: Iterable[tuple[str, DictConfig]]) -> Any:
+    """The layers over a config. Raises InputError, which names the one that does not fit."""
+    for source, layer in layers:
+        try:
+            config = OmegaConf.merge(config, layer)
+        except OmegaConfBaseException as error:
+            raise InputError(f"{source}: {str(error).splitlines()[0]} (at {error.full_key})") from error
+        except TypeError as error:
+            names = ", ".join(map(str, layer))
+            raise InputError(f"{source}: a list takes a list, and a mapping a mapping; see {names}") from error
+    return config
 
 
 def construct(kind: type[T], arguments: dict[str, Any], setting: str) -> T:
@@ -88,25 +100,43 @@ def write(config: Any, folder: OutputFolder, name: str, free: Collection[str]) -
     Raises:
         InputError: another setting differs: what the folder holds would be mixed with something else.
     """
-    now = OmegaConf.structured(config)
     path = folder.path / name
-    if folder.is_ours(name):
-        try:
-            then = _flat(OmegaConf.to_container(_read(path)))
-        except InputError:  # damaged: it is written anew
-            then = {}
-        # As the file will say it: tuples become lists.
-        values = _flat(OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(now))))
-        changed = [key for key in values if key in then and then[key] != values[key] and key not in free]
-        if changed:
-            changes = "; ".join(f"{key} was {then[key]!r}, is {values[key]!r}" for key in changed)
-            raise InputError(
-                f"{folder.path} was made with other settings ({changes}); give the same ones or another out= (a path "
-                f"that has only moved can be put right in {path})"
-            )
-        if values == then:
-            return
+    if folder.is_ours(name) and _unchanged(config, path, free):
+        return
     folder.write(name, lambda part: save(config, part))
+
+
+def check_unchanged(config: Any, path: Path, free: Collection[str]) -> None:
+    """Refuse a config that differs from the one that `write` has left in a file; without a file nothing is checked.
+
+    Args:
+        config: a dataclass.
+        path: of the file.
+        free: dotted names of what may differ.
+
+    Raises:
+        InputError: another setting differs.
+    """
+    if path.is_file():
+        _unchanged(config, path, free)
+
+
+def _unchanged(config: Any, path: Path, free: Collection[str]) -> bool:
+    """Whether a file holds a config already. Raises InputError where what differs is not free to."""
+    try:
+        then = _flat(OmegaConf.to_container(_read(path)))
+    except InputError:  # damaged: it is written anew
+        then = {}
+    # As the file will say it: tuples become lists.
+    values = _flat(OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))))
+    changed = [key for key in values if key in then and then[key] != values[key] and key not in free]
+    if changed:
+        changes = "; ".join(f"{key} was {then[key]!r}, is {values[key]!r}" for key in changed)
+        raise InputError(
+            f"{path.parent} was made with other settings ({changes}); give the same ones or another out= (a path "
+            f"that has only moved can be put right in {path})"
+        )
+    return values == then
 
 
 def save(config: Any, path: Path) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cus.datasets.clips import FORMAT as CLIP_FORMAT
-from cus.datasets.clips import ClipItems, Window, clip_paths, load_clip, open_tensors
+from cus.datasets.clips import ClipItems, Window, clip_paths, images_of, load_clip, open_tensors, require_conditioning
 from cus.datasets.order import item_seed
+from cus.datasets.structures import open_structure, read_structure, require_structures
 from cus.diffusion import CloseUpShotPipeline
 from cus.diffusion.latents import to_model_range
 from cus.errors import InputError
@@ -25,6 +26,8 @@ from cus.output_folder import OutputFolder
 FORMAT = "cus-latents-1"
 VIDEOS = ("targets", "conditioning", "structure")
 
+OnProgress = Callable[[int, int], None]
+
 
 @torch.inference_mode()
 def cache_latents(
@@ -33,7 +36,8 @@ def cache_latents(
     vae: Autoencoder,
     reference_size: int,
     share: tuple[int, int] = (0, 1),
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
+    conditioning: str = "",
 ) -> None:
     """Encode every clip of a folder that has no cache yet.
 
@@ -44,20 +48,20 @@ def cache_latents(
         reference_size: side of the square that the image tower sees, in pixels.
         share: (part, parts): this process takes every `parts`-th clip.
         on_progress: called with (clips done, clips of this share).
+        conditioning: which of a clip's warps is encoded; "" is its own conditioning.
     """
     device = next(vae.parameters()).device
-    paths = clip_paths(clips)[share[0] :: share[1]]
-    for done, path in enumerate(paths):
-        if not (folder.is_ours(path.name) and is_cache(folder.path / path.name)):
-            clip = load_clip(path)
-            tensors = {"reference": _squashed(clip.references[:1], reference_size)}
-            for name in VIDEOS:
-                video = getattr(clip, name)
-                if video is not None:
-                    tensors[name] = _posterior(vae, video.to(device))
-            _store(folder, path.name, tensors)
-        if on_progress is not None:
-            on_progress(done + 1, len(paths))
+
+    def encoded(path: Path, index: int) -> dict[str, Tensor]:
+        clip = load_clip(path).conditioned_on(conditioning)
+        tensors = {"reference": _squashed(clip.references[:1], reference_size)}
+        for name in VIDEOS:
+            video = getattr(clip, name)
+            if video is not None:
+                tensors[name] = posterior_of(vae, video.to(device))
+        return tensors
+
+    _cache(clips, folder, encoded, share, on_progress)
 
 
 @torch.inference_mode()
@@ -66,22 +70,68 @@ def cache_generated(
     folder: OutputFolder,
     pipeline: CloseUpShotPipeline,
     share: tuple[int, int] = (0, 1),
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
+    conditioning: str = "",
+    structures: Path | None = None,
 ) -> None:
-    """Store the latents that pass 1 generates for every clip, `generated` [T, C, h, w] float16; see `cache_latents`."""
-    paths = clip_paths(clips)[share[0] :: share[1]]
-    for done, path in enumerate(paths):
-        if not (folder.is_ours(path.name) and is_cache(folder.path / path.name)):
-            clip = load_clip(path)
-            generator = torch.Generator().manual_seed(item_seed(0, done))
-            latents = pipeline(clip.references, clip.shown, generator=generator, output_type="latent")
-            _store(folder, path.name, {"generated": latents.half().cpu().contiguous()})
+    """Store the latents that a model generates for every clip, `generated` [T, C, h, w] float16; see `cache_latents`.
+
+    Args:
+        clips: folder of clips.
+        folder: of the caches, opened.
+        pipeline: the model.
+        share: as of `cache_latents`.
+        on_progress: likewise.
+        conditioning: likewise.
+        structures: folder of structure images (data/make_coarse.py): clips that have some go through pass 2, the others
+            through pass 1, as all do without a folder.
+
+    Raises:
+        InputError: a clip is longer than those that the model was trained on.
+    """
+
+    def generated(path: Path, index: int) -> dict[str, Tensor]:
+        clip = load_clip(path).conditioned_on(conditioning)
+        require_length(pipeline.sampling.frames, len(clip.targets))
+        structure = None if structures is None else read_structure(structures, path.name)
+        draws = torch.Generator().manual_seed(generation_seed(index))
+        latents = pipeline(clip.references, clip.shown, structure, generator=draws, output_type="latent")
+        return {"generated": latents.half().cpu().contiguous()}
+
+    _cache(clips, folder, generated, share, on_progress)
+
+
+def generation_seed(index: int) -> int:
+    """Of all noise in the frames that a model generates for clip `index` of a folder."""
+    return item_seed(0, index)
+
+
+def require_length(longest: int, frames: int) -> None:
+    """Refuse clips of more frames than a model generates at once. Raises InputError."""
+    if frames > longest:
+        raise InputError(
+            f"clips of {frames} frames are longer than the {longest} that the model generates at once "
+            "(sampling.frames): build shorter clips, or train it for longer ones"
+        )
+
+
+def _cache(
+    clips: Path,
+    folder: OutputFolder,
+    make: Callable[[Path, int], dict[str, Tensor]],
+    share: tuple[int, int],
+    on_progress: OnProgress | None,
+) -> None:
+    """Store what `make` gives for a clip and its number in the folder, for those of this share that have no cache."""
+    mine = list(enumerate(clip_paths(clips)))[share[0] :: share[1]]
+    for done, (index, path) in enumerate(mine):
         if on_progress is not None:
-            on_progress(done + 1, len(paths))
-
-
-def _store(folder: OutputFolder, name: str, tensors: dict[str, Tensor]) -> None:
-    folder.write(name, lambda part: save_file(tensors, part, {"format": FORMAT}))
+            on_progress(done, len(mine))
+        if not (folder.is_ours(path.name) and is_cache(folder.path / path.name)):
+            tensors = make(path, index)
+            folder.write(path.name, lambda part, tensors=tensors: save_file(tensors, part, {"format": FORMAT}))
+    if on_progress is not None:
+        on_progress(len(mine), len(mine))
 
 
 def is_cache(path: Path) -> bool:
@@ -105,13 +155,22 @@ class GeneratedCrops(ClipItems):
         crop: (height, width) of a window, in latent pixels.
         factor: pixels of a latent pixel.
         seed: of the windows.
+        conditioning: which of a clip's warps is read; "" is its own conditioning.
     """
 
     def __init__(
-        self, clips: Path, generated: Path, frames: int, crop: tuple[int, int], factor: int, seed: int
+        self,
+        clips: Path,
+        generated: Path,
+        frames: int,
+        crop: tuple[int, int],
+        factor: int,
+        seed: int,
+        conditioning: str = "",
     ) -> None:
         super().__init__(clips, seed)
-        self.generated = generated
+        self.generated, self.conditioning = generated, conditioning
+        require_conditioning(self.paths[0], conditioning)
         if missing := [path.name for path in self.paths if not (generated / path.name).is_file()]:
             raise InputError(
                 f"{len(missing)} clips have no generated latents in {generated} ({missing[0]}, ...); "
@@ -129,12 +188,12 @@ class GeneratedCrops(ClipItems):
             item = {"generated": window.of(latents).float()}
         pixels = window.enlarged(self.factor)
         with open_tensors(path, CLIP_FORMAT, "training clip") as file:
-            for name in ("targets", "conditioning"):
-                item[name] = pixels.of(file.get_slice(name)).float() / 255
+            for name, stored in (("targets", "targets"), ("conditioning", images_of(self.conditioning))):
+                item[name] = pixels.of(file.get_slice(stored)).float() / 255
         return item
 
 
-def _posterior(vae: Autoencoder, images: Tensor, chunk: int = 4) -> Tensor:
+def posterior_of(vae: Autoencoder, images: Tensor, chunk: int = 4) -> Tensor:
     """Scaled mean and standard deviation [T, 2C, h, w], float16, of images [T, 3, H, W] in [0, 1]."""
     parts = []
     for part in images.split(chunk):
@@ -160,13 +219,23 @@ class LatentCrops(ClipItems):
         crop: (height, width) of a window, in latent pixels.
         seed: of the windows.
         structure_share: share of the items that keep their structure, of those that have one.
+        structures: folder of structure images (data/make_coarse.py) in the place of the caches' own; or None.
     """
 
     def __init__(
-        self, folder: Path, frames: int, crop: tuple[int, int], seed: int, structure_share: float = 1.0
+        self,
+        folder: Path,
+        frames: int,
+        crop: tuple[int, int],
+        seed: int,
+        structure_share: float = 1.0,
+        structures: Path | None = None,
     ) -> None:
         super().__init__(folder, seed)
         self.frames, self.crop, self.structure_share = frames, crop, structure_share
+        self.structures = structures
+        if structures is not None:
+            require_structures(structures)
         with open_tensors(self.paths[0], FORMAT, "cache of latents"):
             pass  # its format is checked before training starts
 
@@ -178,8 +247,12 @@ class LatentCrops(ClipItems):
             targets = file.get_slice("targets")
             length, _, height, width = targets.get_shape()
             window = Window.draw(length, (height, width), self.frames, self.crop, 1, generator)
-            item = {name: window.of(file.get_slice(name)) for name in VIDEOS if name in file.keys()}  # noqa: SIM118
+            own = VIDEOS if self.structures is None else VIDEOS[:2]
+            item = {name: window.of(file.get_slice(name)) for name in own if name in file.keys()}  # noqa: SIM118
             reference = file.get_tensor("reference")[0]
+        with open_structure(self.structures if guided else None, path.name) as file:
+            if file is not None:
+                item["structure"] = window.of(file.get_slice("posterior"))
         guided = guided and "structure" in item
         if not guided:
             item["structure"] = torch.zeros_like(item["targets"])

@@ -19,6 +19,7 @@ STAGES = {"latents": ("U-Net", "latents"), "generated": ("Decoder", "clips"), "k
 # Of this machine, not of the model.
 LEFT_OUT = (
     *("out", "latents", "clips", "generated", "held_out", "init", "model", "sampling", "workers", "save_every", "keep"),
+    *("vae", "structure", "held_out_structure", "held_out_clips"),
     *("log_every", "sample_every", "minutes", "wandb_project", "trackers", "project", "steps"),
     *("gradient_checkpointing", "ema_device", "bad_steps"),
 )
@@ -53,8 +54,11 @@ def read_training(run: Path) -> TrainingFacts:
         seen.add(folder.resolve())
         config = _read_config(folder)
         stages.insert(0, _stage(folder, config))
-        for start in (str(config.get("init") or ""), str((config.get("model") or {}).get("vae") or "")):
+        # An autoencoder is a run's export, or the folder of one in it.
+        autoencoders = [str(value or "") for value in ((config.get("model") or {}).get("vae"), config.get("vae"))]
+        for start in (str(config.get("init") or ""), *autoencoders):
             earlier = Path(start).parent
+            earlier = earlier.parent if earlier.name == "export" else earlier
             found = None if not start or start in SHIPPED or Path(start).exists() else parse_id(start)
             if start and Path(start).is_dir() and (earlier / "config.yaml").is_file():
                 pending.append(earlier)

@@ -56,6 +56,31 @@ def train_stage(
         folder.close()
 
 
+def train_to_end(
+    kind: type[Any],
+    stage_of: Callable[[Any], Any],
+    arguments: list[str],
+    on_progress: Callable[[int, int], None],
+    what: str,
+) -> None:
+    """`train_stage` of a part of something larger, called `what`, which cannot go on with one that has ended early.
+
+    Raises:
+        InputError: as `train_stage`; `loop.minutes` has ended the stage before its last step.
+    """
+    train_stage(kind, stage_of, arguments, on_progress)
+    config = settings_of(kind, arguments)
+    if not (Path(config.out) / "checkpoints" / f"step-{config.loop.steps:08d}").is_dir():
+        raise InputError(
+            f"{what} has ended before step {config.loop.steps}, as loop.minutes asks for; the same command goes on"
+        )
+
+
+def is_exported(out: Path) -> bool:
+    """Whether a run has left a whole model."""
+    return (out / "export" / "model_index.json").is_file()
+
+
 def settings_of(kind: type[Config], arguments: list[str]) -> Config:
     """`[config.yaml] [key=value ...]` as a `kind`. Raises InputError."""
     unknown = [argument for argument in arguments if argument.startswith("-")]

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 
 from cus.conditioning import conditioning_kind
-from cus.datasets.clips import Clip, clip_paths, load_clip
+from cus.datasets.clips import Clip
 from cus.diffusion import CloseUpShotPipeline, LatentTarget, NoiseSchedule, Objective, PromptEmbeddings, Sampling
 from cus.diffusion.colors import keep_colors
 from cus.diffusion.context import ContextEncoder
@@ -22,16 +22,17 @@ from cus.limits import limited
 from cus.models.attention import TimeTransformer
 from cus.models.blocks import TemporalConv
 from cus.models.clip import ImageEncoder
-from cus.models.perceptual import SMALLEST, PerceptualDistance
+from cus.models.perceptual import PerceptualDistance
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
 from cus.models.unshuffle import UnshuffleAutoencoder
-from cus.splats.ssim import ssim
+from cus.training.caches import require_cached
 from cus.training.clip_crops import LayeredCrops
 from cus.training.config import construct
+from cus.training.held_out import clip_scores, guided_scores, held_out_clips, judge
 from cus.training.latents import LatentCrops
 from cus.training.loop import LoopSettings
-from cus.training.pictures import box_blurred, psnr, save_grid
+from cus.training.pictures import save_grid
 from cus.training.vae import read_autoencoder
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -97,6 +98,9 @@ class UNetConfig:
         stills_share: share of the batches whose frames are taken as single pictures: short clips look like that.
         conditioning: which warp of the `clips` and `held_out` is read, see `cus.datasets.other_warps`; empty is their
             own. It should be of the kind that `sampling.conditioning` asks for.
+        structure: folder of structure images (data/make_coarse.py) for the items, in the place of those that the
+            `latents` or `clips` hold themselves; empty takes these.
+        held_out_structure: likewise, for the held-out clips.
         structure_share: share of the items that keep their structure image, of those that have one (0: pass 1 only).
         lora: with a rank, `trained` must be [unet]; everything else is then held in `loop.precision`.
         objective: see `Objective`.
@@ -116,6 +120,8 @@ class UNetConfig:
     crop: tuple[int, int] = limited((72, 128), low=1, high=8192)
     stills_share: float = limited(0.0, low=0, high=1)
     conditioning: str = ""
+    structure: str = ""
+    held_out_structure: str = ""
     structure_share: float = limited(0.5, low=0, high=1)
     lora: LoraSettings = field(default_factory=LoraSettings)
     objective: Objective = field(default_factory=Objective)
@@ -193,9 +199,10 @@ class UNetStage:
                     part.requires_grad_(False)
         self.target = LatentTarget(config.sampling.residual_scale)
         self.perceptual = PerceptualDistance.load("vgg") if config.objective.perceptual else None
-        self.judge = _judge() if config.held_out else None
-        paths = clip_paths(Path(config.held_out))[: config.held_out_clips] if config.held_out else []
-        self.clips = [load_clip(path).conditioned_on(config.conditioning) for path in paths]
+        self.judge = judge() if config.held_out else None
+        self.clips = held_out_clips(
+            config.held_out, config.held_out_clips, config.conditioning, config.held_out_structure
+        )
 
     def _add_lora(self) -> None:
         """Freeze everything and add the adapter."""
@@ -212,17 +219,16 @@ class UNetStage:
         layers = c.sampling.layers
         if bool(c.latents) == bool(c.clips):
             raise InputError("give either latents= (data/cache_latents.py) or clips= (a folder of clips)")
+        structures = Path(c.structure) if c.structure else None
         if c.clips:
             factor, side = self.pipeline.vae.downsample, self.pipeline.image_encoder.config["image_size"]
             crop = (c.crop[0] * factor, c.crop[1] * factor)
-            share = c.structure_share
-            fill = c.sampling.fill_holes
-            return LayeredCrops(Path(c.clips), c.frames, crop, c.loop.seed, layers, side, c.conditioning, share, fill)
-        if c.conditioning:
-            raise InputError(f"cached latents hold one conditioning; conditioning={c.conditioning} is for clips=")
+            shown = (c.conditioning, c.structure_share, c.sampling.fill_holes, structures)
+            return LayeredCrops(Path(c.clips), c.frames, crop, c.loop.seed, layers, side, *shown)
+        require_cached(Path(c.latents), c.conditioning)
         if layers:
             raise InputError(f"cached latents hold no condition layers, and sampling.layers is {layers}: give clips=")
-        return LatentCrops(Path(c.latents), c.frames, c.crop, c.loop.seed, c.structure_share)
+        return LatentCrops(Path(c.latents), c.frames, c.crop, c.loop.seed, c.structure_share, structures)
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Eq. 2 as v-prediction, or Charbonnier's of the frames; see `Objective`."""
@@ -298,7 +304,7 @@ class UNetStage:
                     rows += video[:: max(1, len(video) // 4)][:4]
                 score = clip_scores(clip, frames, self.judge)
                 if self.config.structure_share and clip.structure is not None:
-                    score |= _guided_scores(clip, self.generate(clip, clip.structure), self.judge)
+                    score |= guided_scores(clip, self.generate(clip, clip.structure), self.judge)
                 scores.append(score)
         finally:
             for name in ("unet", "image_encoder", "image_projector", "prompt"):
@@ -347,14 +353,6 @@ def _guides(structure: Tensor, condition: Tensor, guided: Tensor) -> Tensor:
     return torch.where(guided[:, None, None, None, None], structure, condition)
 
 
-def _judge() -> PerceptualDistance | None:
-    """The distance that held-out frames are scored by, where its weights are installed."""
-    try:
-        return PerceptualDistance.load("alex")
-    except InputError:
-        return None
-
-
 def _as_video(frames: Tensor, items: int) -> Tensor:
     """[B T, C, h, w] -> [B, C, T, h, w]."""
     return frames.unflatten(0, (items, -1)).transpose(1, 2)
@@ -369,28 +367,3 @@ def _as_stills(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         else values.flatten(0, 1)[:, None]
         for name, values in batch.items()
     }
-
-
-def clip_scores(clip: Clip, frames: Tensor, distance: PerceptualDistance | None = None) -> dict[str, float]:
-    """Scores of generated frames, of the conditioning, and of the conditioning's best box blur: PSNR in dB and SSIM.
-
-    With a `distance` that of frames and of conditioning, too, where pictures are large enough for it.
-    """
-    blurred = max(psnr(box_blurred(clip.conditioning, radius), clip.targets) for radius in (1, 2, 3))
-    scores = {
-        "psnr": psnr(frames, clip.targets),
-        "psnr_conditioning": psnr(clip.conditioning, clip.targets),
-        "psnr_blurred": blurred,
-        "ssim": float(ssim(frames, clip.targets).mean()),
-        "ssim_conditioning": float(ssim(clip.conditioning, clip.targets).mean()),
-    }
-    if distance is not None and min(clip.targets.shape[-2:]) >= SMALLEST:
-        scores["st_lpips"] = float(distance(frames, clip.targets).mean())
-        scores["st_lpips_conditioning"] = float(distance(clip.conditioning, clip.targets).mean())
-    return scores
-
-
-def _guided_scores(clip: Clip, frames: Tensor, distance: PerceptualDistance | None) -> dict[str, float]:
-    """Scores of the second pass's frames, to be compared with those of the first."""
-    scores = clip_scores(clip, frames, distance)
-    return {f"{name}_guided": scores[name] for name in ("psnr", "ssim", "st_lpips") if name in scores}

@@ -157,3 +157,16 @@ def test_another_sampler_may_be_put_in_its_place(pipeline):
     made = other(pictures(1), pictures(), eta=1.0)
     assert torch.equal(made, pipeline(pictures(1), pictures(), eta=0.0))
     assert not torch.allclose(made, pipeline(pictures(1), pictures(), eta=1.0), atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"residual_scale": 1.0, "skip": True}, {"unshuffle": 2}])
+def test_latents_decoded_afterwards_are_the_frames_of_the_call(options) -> None:
+    pipeline = tiny_pipeline(**options)
+    # Sizes that are padded.
+    references, conditioning = torch.rand(1, 3, 15, 22), torch.rand(3, 3, 15, 22)
+    given = [torch.Generator().manual_seed(3) for _ in range(3)]
+    frames = pipeline(references, conditioning, generator=given[0])
+    latents = pipeline(references, conditioning, generator=given[1], output_type="latent")
+    assert torch.equal(pipeline.decode_latents(latents, conditioning, generator=given[2]), frames)
+    with pytest.raises(ValueError, match="latents must be"):
+        pipeline.decode_latents(latents[:2], conditioning)

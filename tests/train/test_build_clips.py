@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.datasets.clips import clip_paths, load_clip
+from cus.datasets.other_warps import shown_by
 from cus.errors import InputError
 from cus.training.clip_crops import LayeredCrops
 from cus.training.scene_clips import SceneClips, build, split_of
@@ -113,6 +115,21 @@ def test_the_targets_are_what_the_conditioning_shows(whole):
         other = (shown.targets.flip(-1) - shown.conditioning)[known].square().mean()
         # Estimates of such small photographs err, and the fit has been through six steps alone.
         assert error < 0.7 * other
+
+
+def test_clips_hold_the_cameras_and_depths_that_a_point_cloud_is_fused_from(whole):
+    out, _, _ = whole
+    clip = load_clip(clip_paths(out / "train")[0])
+    assert clip.geometry is not None
+    # As deep as the photographs say, and as far as the conditioning reaches.
+    known = clip.masks & (clip.geometry.shown > 0)
+    assert known.sum() == clip.masks.sum()
+    scale = clip.geometry.estimate(clip.references).scale
+    assert 0.2 * scale < clip.geometry.shown[known].median() < 2 * scale
+    warped = shown_by(clip, "hierarchical")
+    assert torch.equal(warped.depths > 0, warped.masks)
+    with pytest.raises(InputError, match="no cameras and depths"):
+        shown_by(replace(clip, geometry=None), "")
 
 
 def test_the_manifest_has_checksums_licence_splits_and_verdicts(whole):

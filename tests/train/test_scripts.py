@@ -17,14 +17,17 @@ from safetensors.torch import load_file
 from cus.datasets.clips import Clip, save_clip
 from cus.errors import InputError
 from cus.training.caches import Caches
+from cus.training.coarse_clips import CoarseClips
 from cus.training.decoder import DecoderConfig
+from cus.training.recipe import Recipe
 from cus.training.scripts import settings_of
 from cus.training.unet import UNetConfig
 from cus.training.vae import VaeConfig
 from procedural.rendered_clips import ProceduralClips
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA_SCRIPTS = ("data/cache_latents.py", "data/make_procedural.py")
+DATA_SCRIPTS = ("data/cache_latents.py", "data/make_procedural.py", "data/make_coarse.py")
+TRAIN_SCRIPTS = ("train/unet.py", "train/vae.py", "train/decoder.py", "train/recipe.py", "train/ablation.py")
 VAE = [
     "model.latent_channels=4",
     "model.block_out_channels=[8,8]",
@@ -171,7 +174,9 @@ def test_the_decoder_learns_from_generated_latents_and_nothing_else_moves(
         (ProceduralClips, "recipe.zoom=[.nan,5]", "recipe.zoom must be 1 to 100, got nan"),
         (ProceduralClips, "scenes=traces", "scenes must be one of collage, traced, got 'traces'"),
         (ProceduralClips, "clip=5", "did you mean 'clips'?"),
-        (Caches, "parts=0", "parts must be 1 or more, got 0"),
+        (Caches, "parts=-1", "parts must be 0 or more, got -1"),
+        (CoarseClips, "limit=-1", "limit must be 0 or more, got -1"),
+        (Recipe, "guided_setings=[]", "did you mean 'guided_settings'?"),
         (Caches, "reference_sizes=10", "did you mean 'reference_size'?"),
         (VaeConfig, "loop.steps=-1", "loop.steps must be 1 or more, got -1"),
         (VaeConfig, "loop.batch=0", "loop.batch must be 1 or more, got 0"),
@@ -193,9 +198,7 @@ def test_settings_that_cannot_be_are_refused_by_name(kind, given, message) -> No
     settings_of(kind, needed)
 
 
-@pytest.mark.parametrize(
-    "script", ["train/unet.py", "train/vae.py", "train/decoder.py", "train/ablation.py", *DATA_SCRIPTS]
-)
+@pytest.mark.parametrize("script", [*TRAIN_SCRIPTS, *DATA_SCRIPTS])
 def test_help_of_a_script_is_there_at_once_and_states_the_statuses(script: str) -> None:
     command = [sys.executable, "-X", "importtime", str(ROOT / script), "--help"]
     output = subprocess.run(command, capture_output=True, text=True, check=True)

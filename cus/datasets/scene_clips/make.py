@@ -13,6 +13,7 @@ from torch import Tensor
 from cus.cameras import Cameras, PosedPhotos
 from cus.conditioning import agree, fused_warp
 from cus.datasets.clips import Clip, Warp
+from cus.datasets.geometry import Geometry
 from cus.datasets.other_warps import References, other_warps
 from cus.datasets.scene_check import check_scene
 from cus.datasets.scene_clips.framing import (
@@ -260,7 +261,8 @@ class _Segment:
                 return MadeClip(None, facts)
             others = other_warps(self.recipe.others, references, path)
         others = {name: Warp(warp.images.cpu(), warp.masks.cpu()) for name, warp in others.items()}
-        images = references.estimate.images.cpu()
+        estimate = references.estimate.to("cpu")
+        geometry = Geometry(estimate.cameras, estimate.depths, estimate.confidences, path.to("cpu"), warped.depths)
         known = {"kind": "scene", "scene": self.name, "segment": self.number, **info}
-        clip = Clip(images, targets, warped.images, warped.masks, None, known, warped.layers, others)
+        clip = Clip(estimate.images, targets, warped.images, warped.masks, None, known, warped.layers, others, geometry)
         return MadeClip(clip, facts)

@@ -1,19 +1,13 @@
-"""LPIPS (Zhang et al. 2018) through torchmetrics: the only file that imports it, and only when it is used."""
+"""LPIPS (Zhang et al. 2018)."""
 
-import pickle
-import urllib.parse
-import warnings
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import torchvision
 from torch import Tensor
 
-from cus.errors import InputError
 from cus.evaluation.metrics.inputs import checked, masked_mean
+from cus.models.lpips import load_lpips
 
-_BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 _SMALLEST = 64  # below, the deepest feature maps are empty or a single pixel
 
 
@@ -42,7 +36,7 @@ class Lpips:
         self.name = "lpips" if backbone == "alex" else f"lpips_{backbone}"
         self.label = f"LPIPS ({backbone})"
         self.device = torch.device(device)
-        self.network = _load(backbone).to(self.device)
+        self.network = load_lpips(backbone).to(self.device)
 
     @torch.inference_mode()
     def __call__(self, image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
@@ -51,23 +45,3 @@ class Lpips:
         pair = [picture.to(self.device, torch.float32)[None] for picture in (image, target)]
         self.network.spatial = mask is not None
         return masked_mean(self.network(*pair, normalize=True)[0, 0].double().cpu(), mask)
-
-
-def _load(backbone: Literal["alex", "vgg", "squeeze"]) -> Any:
-    """The network of torchmetrics with its trained weights."""
-    try:
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-    except ImportError as error:
-        raise InputError("LPIPS needs torchmetrics, which is not installed: pip install torchmetrics") from error
-    model = _BACKBONES[backbone]
-    weights: Any = torchvision.models.get_model_weights(model)
-    url = weights.DEFAULT.url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urllib.parse.urlparse(url).path).name
-    if not file.is_file():
-        raise InputError(f"LPIPS needs {model}'s ImageNet weights at {file}, which is not there: download {url} to it")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*pretrained.*")
-            return LearnedPerceptualImagePatchSimilarity(net_type=backbone).net.eval()
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{file} cannot be read as {model}'s weights: delete it and download {url} again") from error

@@ -1,0 +1,39 @@
+"""The perceptual distance that a decoder is trained on (Section III-D cites perceptual losses in general)."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from cus.errors import InputError
+from cus.models.lpips import load_lpips
+from cus.models.perceptual import PerceptualDistance
+
+
+class LpipsDistance(nn.Module):
+    """LPIPS of VGG between pictures, with the interface of `PerceptualDistance`."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Distances [N] of pictures [N, 3, H, W] in [0, 1]; 0 for equal ones."""
+        return self.network(images, targets, normalize=True).flatten()
+
+
+def training_distance(name: str) -> nn.Module:
+    """The distance of a name: "lpips", "st_lpips", or "auto", the first of the two whose weights are here.
+
+    Raises:
+        InputError: its weights are missing, with what to do.
+    """
+    makers = {"lpips": lambda: LpipsDistance(load_lpips("vgg")), "st_lpips": lambda: PerceptualDistance.load("vgg")}
+    if name != "auto":
+        return makers[name]()
+    reasons = []
+    for make in makers.values():
+        try:
+            return make()
+        except InputError as error:
+            reasons.append(str(error))
+    raise InputError(f"there is no perceptual distance here ({'; '.join(reasons)}); or set perceptual=0")

@@ -1,0 +1,69 @@
+"""Held-out clips, and the scores of what a model makes of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from cus.datasets.clips import Clip, clip_paths, load_clip
+from cus.datasets.structures import read_structure, require_structures
+from cus.errors import InputError
+from cus.models.perceptual import SMALLEST, PerceptualDistance
+from cus.splats.ssim import ssim
+from cus.training.pictures import box_blurred, psnr
+
+
+def held_out_clips(folder: str, most: int, conditioning: str = "", structures: str = "") -> list[Clip]:
+    """The first clips of a folder, none where there is no folder.
+
+    Args:
+        folder: of the clips, or empty.
+        most: how many of them.
+        conditioning: which of their warps they are to show; "" is their own.
+        structures: folder of structure images (data/make_coarse.py) in the place of the clips' own; empty leaves these.
+
+    Raises:
+        InputError: no clips in the folder, none with such a warp, or no structure images.
+    """
+    if not folder:
+        return []
+    if structures:
+        require_structures(Path(structures))
+    clips = []
+    for path in clip_paths(Path(folder))[:most]:
+        clip = load_clip(path).conditioned_on(conditioning)
+        clips.append(replace(clip, structure=read_structure(Path(structures), path.name)) if structures else clip)
+    return clips
+
+
+def judge() -> PerceptualDistance | None:
+    """The distance that held-out frames are scored by, where its weights are installed."""
+    try:
+        return PerceptualDistance.load("alex")
+    except InputError:
+        return None
+
+
+def clip_scores(clip: Clip, frames: Tensor, distance: PerceptualDistance | None = None) -> dict[str, float]:
+    """Scores of generated frames, of the conditioning, and of the conditioning's best box blur: PSNR in dB and SSIM.
+
+    With a `distance` that of frames and of conditioning, too, where pictures are large enough for it.
+    """
+    blurred = max(psnr(box_blurred(clip.conditioning, radius), clip.targets) for radius in (1, 2, 3))
+    scores = {
+        "psnr": psnr(frames, clip.targets),
+        "psnr_conditioning": psnr(clip.conditioning, clip.targets),
+        "psnr_blurred": blurred,
+        "ssim": float(ssim(frames, clip.targets).mean()),
+        "ssim_conditioning": float(ssim(clip.conditioning, clip.targets).mean()),
+    }
+    if distance is not None and min(clip.targets.shape[-2:]) >= SMALLEST:
+        scores["st_lpips"] = float(distance(frames, clip.targets).mean())
+        scores["st_lpips_conditioning"] = float(distance(clip.conditioning, clip.targets).mean())
+    return scores
+
+
+def guided_scores(clip: Clip, frames: Tensor, distance: PerceptualDistance | None) -> dict[str, float]:
+    """Scores of the second pass's frames, to be compared with those of the first."""
+    scores = clip_scores(clip, frames, distance)
+    return {f"{name}_guided": scores[name] for name in ("psnr", "ssim", "st_lpips") if name in scores}

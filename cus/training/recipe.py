@@ -1,0 +1,167 @@
+"""The paper's four stages as one recipe (Section IV-B); train/recipe.py is the command.
+
+    clips ─► latents ─► 1. U-Net ─► its frames' latents ─► 2. decoder with skips
+                                            └──────────────────┴─► coarse frames, clouds, structure images
+    3. U-Net with structure guidance, from the start again ◄───────────────────────────┘
+       └─► its frames' latents ─► 4. decoder, further
+
+A model with a lossless first stage has no decoder to train: then there are the two U-Nets and the images between them.
+"""
+
+import gc
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from omegaconf import MISSING
+
+from cus.datasets.clips import clip_paths
+from cus.errors import InputError
+from cus.files import read_json
+from cus.limits import limited
+from cus.output_folder import OutputFolder
+from cus.training import config as configs
+from cus.training.processes import LONGEST_WAIT
+from cus.training.recipe_jobs import Job, checked_jobs
+from cus.training.scripts import REMEDY
+
+OnProgress = Callable[[int, int, str], None]
+"""Called with (clips and steps done, all of them, what is at work)."""
+DATA = "clips.json"
+
+
+@dataclass
+class Recipe:
+    """Settings of train/recipe.py.
+
+    Attributes:
+        out: folder; each part has its own in it.
+        clips: folder of data/build_clips.py, such as <build>/train, or of its shards.
+        held_out: folder of clips for scores and sample pictures, such as <build>/held_out; empty makes none.
+        init: pipeline that both U-Nets start from: a folder or Hub id; empty builds what `unet` describes.
+        conditioning: which of the clips' warps the models learn from; empty is the clips' own. It should be of the kind
+            that `sampling.conditioning` of the U-Net asks for.
+        unet: config of train/unet.py for both U-Nets.
+        unet_settings: of both, each "key=value" over it.
+        guided_settings: of the second one, over these.
+        decoder: config of train/decoder.py for both decoder stages; empty leaves them out.
+        decoder_settings: of both, each "key=value" over it.
+        bf16: whether caches are computed in bfloat16 autocast.
+        device: of the caches, a torch device; "auto" is the process's own GPU where there is one.
+        dry_run: train nothing; go through all parts with one clip and two steps, and estimate time and disk.
+        processes: that the estimate is for.
+    """
+
+    out: str = MISSING
+    clips: str = MISSING
+    held_out: str = ""
+    init: str = ""
+    conditioning: str = ""
+    unet: str = "configs/full/unet.yaml"
+    unet_settings: list[str] = field(default_factory=list)
+    guided_settings: list[str] = field(default_factory=lambda: ["structure_share=0.5"])
+    decoder: str = "configs/full/decoder.yaml"
+    decoder_settings: list[str] = field(default_factory=list)
+    bf16: bool = True
+    device: str = "auto"
+    dry_run: bool = False
+    processes: int = limited(1, low=1, high=65536)
+
+
+def run(recipe: Recipe, on_progress: OnProgress, say: Callable[[str], None]) -> Path:
+    """Do the parts that are not done, one after the other, in every process.
+
+    Args:
+        recipe: see `Recipe`.
+        on_progress: see `OnProgress`.
+        say: called with a line about each part.
+
+    Returns:
+        The folder of the finished model.
+
+    Raises:
+        InputError: settings or clips that cannot be used, before anything slow; other settings or clips than those that
+            parts are done with; a stage that its own settings end early; clips that failed.
+        KeyboardInterrupt: after an interrupt, when all is saved.
+    """
+    jobs = checked_jobs(recipe)
+    first = int(os.environ.get("RANK", "0")) == 0
+    folder = OutputFolder(Path(recipe.out), "a recipe's stages", REMEDY)
+    if first:
+        folder.open(("settings.yaml", DATA, "done-*.json"), inputs=[Path(recipe.clips)])
+    try:
+        check_clips(recipe)
+        # Before the first process marks anything more, so that all agree.
+        done = [is_done(recipe, job) for job in jobs]
+        _together()
+        if first:
+            configs.write(recipe, folder, "settings.yaml", [entry.name for entry in fields(recipe)])
+            folder.write(DATA, lambda part: part.write_text(json.dumps(_clips_of(recipe))))
+        before, total = 0, sum(job.units for job in jobs)
+        for job, finished in zip(jobs, done, strict=True):
+            if not finished:
+                say(f"{job.name}: {job.words}")
+
+                def tell(count: int, of: int, before: int = before, job: Job = job) -> None:
+                    on_progress(before + job.units * count // max(of, 1), total, f"{job.name}: {count} of {of}")
+
+                job.run(tell, say)
+                if torch.cuda.is_available():  # what a part had on the GPU must not be in the next one's way
+                    gc.collect()
+                    torch.cuda.empty_cache()
+                _together()
+                job.require()
+                if first:
+                    folder.write(mark_of(job), lambda part, job=job: part.write_text(json.dumps({"units": job.units})))
+            before += job.units
+        on_progress(total, total, "all parts are done")
+    finally:
+        if first:
+            folder.close()
+    return folder.path / jobs[-1].name / "export"
+
+
+def mark_of(job: Job) -> str:
+    """The file that says that a part is done."""
+    return f"done-{job.name}.json"
+
+
+def is_done(recipe: Recipe, job: Job) -> bool:
+    """Whether a part is done. Raises InputError where it is, with another number of steps or clips."""
+    mark = Path(recipe.out) / mark_of(job)
+    if not mark.is_file():
+        return False
+    units = read_json(mark).get("units")
+    if units != job.units:
+        raise InputError(
+            f"{job.name} was done with {units} {job.unit} and is asked for {job.units}, and what follows is made of "
+            "it: give another out="
+        )
+    return True
+
+
+def check_clips(recipe: Recipe) -> None:
+    """Refuse other clips than those that earlier parts were made of. Raises InputError."""
+    path = Path(recipe.out) / DATA
+    if path.is_file() and (then := read_json(path)) != (now := _clips_of(recipe)):
+        raise InputError(
+            f"{recipe.clips} has other clips than the parts in {recipe.out} were made of ({now['clips']} now, "
+            f"{then.get('clips')} then): give another out="
+        )
+
+
+def _clips_of(recipe: Recipe) -> dict[str, object]:
+    names = [path.name for path in clip_paths(Path(recipe.clips))]
+    return {"clips": len(names), "names": hashlib.sha256("\n".join(names).encode()).hexdigest()}
+
+
+def _together() -> None:
+    """Wait until all processes are here."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        here = getattr(torch, "accelerator", torch.cuda).is_available()
+        PartialState(cpu=not here, timeout=LONGEST_WAIT).wait_for_everyone()

@@ -1,0 +1,271 @@
+"""The parts of a recipe: what each does, in which folder, with which settings, and what must be there for it."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cus.datasets.clips import FORMAT, Window, clip_paths, open_tensors
+from cus.diffusion.loading import find_model
+from cus.diffusion.memory import skeleton
+from cus.errors import InputError
+from cus.models.autoencoder import Autoencoder
+from cus.training import caches, coarse_clips
+from cus.training import config as configs
+from cus.training.caches import Caches
+from cus.training.clip_crops import LayeredCrops
+from cus.training.coarse_clips import CoarseClips
+from cus.training.decoder import DecoderConfig, DecoderStage
+from cus.training.distances import training_distance
+from cus.training.latents import is_cache, require_length
+from cus.training.scripts import FREE, is_exported, train_to_end
+from cus.training.unet import UNetConfig, UNetStage
+from cus.training.vae import read_autoencoder
+
+if TYPE_CHECKING:
+    from cus.training.recipe import Recipe
+
+Tell = Callable[[int, int], None]
+Say = Callable[[str], None]
+FREE_OF_CACHES = ("out", "limit", "device", "part", "parts")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One part of a recipe.
+
+    Attributes:
+        name: of its folder below the recipe's.
+        words: what it does.
+        units: how many steps or clips it has.
+        unit: "steps" or "clips".
+        settings: resolved, as they will be written beside what it makes.
+        run: does it, or what is missing of it; called with (told of progress, told of what is worth a line).
+        require: raises InputError where not all that it makes is there.
+    """
+
+    name: str
+    words: str
+    units: int
+    unit: str
+    settings: Any
+    run: Callable[[Tell, Say], None]
+    require: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class _FirstStage:
+    """What of a model must be known before it is trained.
+
+    Attributes:
+        vae: folder of its autoencoder; empty: it is lossless and has none.
+        side: of the square that the image tower sees.
+        factor: pixels of a latent pixel.
+    """
+
+    vae: str
+    side: int
+    factor: int
+
+
+def checked_jobs(recipe: "Recipe") -> list[Job]:
+    """The parts, after everything was refused that one of them could only be refused for after hours.
+
+    Raises:
+        InputError: settings, clips, models or weights that cannot be used, or other settings than a part began with.
+    """
+    paths = clip_paths(Path(recipe.clips))
+    unet = _unet_config(recipe, {"out": "unet"}, guided=False)
+    first = _first_stage(recipe, unet)
+    _check_settings(recipe, unet, first)
+    _check_clips(recipe, unet, first, paths[0])
+    jobs = _jobs(recipe, first, len(paths))
+    for job in jobs:
+        name, free = ("config.yaml", FREE) if job.unit == "steps" else ("settings.yaml", FREE_OF_CACHES)
+        configs.check_unchanged(job.settings, Path(job.settings.out) / name, free)
+    return jobs
+
+
+def _jobs(recipe: "Recipe", first: _FirstStage, clips: int) -> list[Job]:
+    out = Path(recipe.out)
+    data = {"latents": out / "latents"} if first.vae else {"clips": Path(recipe.clips)}
+    jobs = []
+    if first.vae:
+        jobs.append(_cache(recipe, "latents", "the clips' latents", clips, vae=first.vae, reference_size=first.side))
+    jobs.append(_unet(recipe, "unet", "1. the U-Net", data, guided=False))
+    coarse = out / "unet" / "export"
+    if first.vae and recipe.decoder:
+        pipeline = str(coarse)
+        jobs.append(_cache(recipe, "generated", "what it generates for the clips", clips, pipeline=pipeline))
+        jobs.append(_decoder(recipe, "decoder", "2. the decoder with skips", "unet", "generated"))
+        coarse = out / "decoder" / "export"
+    jobs.append(_coarse(recipe, "coarse", "coarse frames, clouds and structure images", coarse, clips))
+    structure = {"structure": out / "coarse"}
+    if recipe.held_out:
+        most = min(
+            _unet_config(recipe, {"out": "unet"}, guided=True).held_out_clips, len(clip_paths(Path(recipe.held_out)))
+        )
+        jobs.append(_coarse(recipe, "coarse_held_out", "likewise of the held-out clips", coarse, most))
+        structure["held_out_structure"] = out / "coarse_held_out"
+    jobs.append(
+        _unet(recipe, "guided_unet", "3. the U-Net with structure guidance", {**data, **structure}, guided=True)
+    )
+    if first.vae and recipe.decoder:
+        pipeline = str(out / "guided_unet" / "export")
+        shown = {"pipeline": pipeline, "structure": str(out / "coarse")}
+        jobs.append(_cache(recipe, "guided_generated", "what it generates for the clips", clips, **shown))
+        # "Further": from the decoder of stage 2 on.
+        start = {"vae": out / "decoder" / "export" / "vae", **structure}
+        start.pop("structure")
+        jobs.append(
+            _decoder(recipe, "guided_decoder", "4. the decoder, further", "guided_unet", "guided_generated", start)
+        )
+    return jobs
+
+
+def _quoted(values: dict[str, Any]) -> list[str]:
+    """As "key=value": quoted, since a folder's name may look like something else in YAML."""
+    return [f"{name}={json.dumps(str(value))}" for name, value in values.items()]
+
+
+def _unet_arguments(recipe: "Recipe", folders: dict[str, Any], guided: bool) -> list[str]:
+    own = {"held_out": recipe.held_out, "init": recipe.init, "conditioning": recipe.conditioning, **folders}
+    passes = ["sampling.second_pass=true"] if guided else ["sampling.second_pass=false", "structure_share=0"]
+    given = [*recipe.unet_settings, *(recipe.guided_settings if guided else [])]
+    return [recipe.unet, *given, *_quoted(own), *passes]
+
+
+def _unet_config(recipe: "Recipe", folders: dict[str, Any], guided: bool) -> UNetConfig:
+    arguments = _unet_arguments(recipe, folders, guided)
+    return configs.resolve(UNetConfig, arguments[0], arguments[1:])
+
+
+def _unet(recipe: "Recipe", name: str, words: str, folders: dict[str, Any], guided: bool) -> Job:
+    arguments = _unet_arguments(recipe, {**folders, "out": Path(recipe.out) / name}, guided)
+    config = configs.resolve(UNetConfig, arguments[0], arguments[1:])
+
+    def run(tell: Tell, say: Say) -> None:
+        train_to_end(UNetConfig, UNetStage, arguments, tell, name)
+
+    return Job(name, words, config.loop.steps, "steps", config, run, lambda: _require_export(config.out))
+
+
+def _decoder(
+    recipe: "Recipe", name: str, words: str, init: str, generated: str, start: dict[str, Any] | None = None
+) -> Job:
+    out = Path(recipe.out)
+    own = {"init": out / init / "export", "clips": recipe.clips, "generated": out / generated, "out": out / name}
+    own |= {"held_out": recipe.held_out, "conditioning": recipe.conditioning, **(start or {})}
+    arguments = [recipe.decoder, *recipe.decoder_settings, *_quoted(own)]
+    config = configs.resolve(DecoderConfig, arguments[0], arguments[1:])
+
+    def run(tell: Tell, say: Say) -> None:
+        train_to_end(DecoderConfig, DecoderStage, arguments, tell, name)
+
+    return Job(name, words, config.loop.steps, "steps", config, run, lambda: _require_export(config.out))
+
+
+def _cache(recipe: "Recipe", name: str, words: str, clips: int, **own: Any) -> Job:
+    out = Path(recipe.out) / name
+    shared = {"conditioning": recipe.conditioning, "device": recipe.device, "bf16": recipe.bf16}
+    settings = Caches(clips=recipe.clips, out=str(out), **shared, **own)
+
+    def run(tell: Tell, say: Say) -> None:
+        caches.build(settings, tell)
+
+    def require() -> None:
+        missing = [path.name for path in clip_paths(Path(recipe.clips)) if not is_cache(out / path.name)]
+        if missing:
+            raise InputError(f"{len(missing)} clips are missing in {out} ({missing[0]}, ...): give the command again")
+
+    return Job(name, words, clips, "clips", settings, run, require)
+
+
+def _coarse(recipe: "Recipe", name: str, words: str, model: Path, clips: int) -> Job:
+    held_out, out = name != "coarse", Path(recipe.out)
+    # Decoded, not generated again.
+    generated = str(out / "generated") if not held_out and model.parent.name == "decoder" else ""
+    settings = CoarseClips(
+        clips=recipe.held_out if held_out else recipe.clips,
+        out=str(out / name),
+        model=str(model),
+        generated=generated,
+        conditioning=recipe.conditioning,
+        limit=clips if held_out else 0,
+        device=recipe.device,
+    )
+
+    def run(tell: Tell, say: Say) -> None:
+        coarse_clips.build(settings, tell, say)
+
+    return Job(name, words, clips, "clips", settings, run, lambda: coarse_clips.require_all(settings))
+
+
+def _require_export(out: str) -> None:
+    if not is_exported(Path(out)):
+        raise InputError(f"{out} has exported no model; give the command again")
+
+
+def _first_stage(recipe: "Recipe", unet: UNetConfig) -> _FirstStage:
+    if recipe.init:
+        model = find_model(recipe.init)
+        networks = skeleton(model)
+        vae = str(model.complete() / "vae") if isinstance(networks.vae, Autoencoder) else ""
+        return _FirstStage(vae, int(networks.image_encoder.config["image_size"]), networks.vae.downsample)
+    side = int(unet.model.image_encoder.get("image_size", 224))
+    if unet.model.unshuffle:
+        return _FirstStage("", side, unet.model.unshuffle)
+    vae = read_autoencoder(unet.model.vae, "set init=, model.vae= or model.unshuffle=")
+    return _FirstStage(unet.model.vae, side, vae.downsample)
+
+
+def _check_settings(recipe: "Recipe", unet: UNetConfig, first: _FirstStage) -> None:
+    guided = _unet_config(recipe, {"out": "guided_unet"}, guided=True)
+    if unet.lora.rank or guided.lora.rank:
+        raise InputError("the stages build on one another's whole models: set lora.rank=0, or train/unet.py for a LoRA")
+    if not guided.structure_share:
+        raise InputError(
+            "the second U-Net learns from structure images: set structure_share above 0 in guided_settings"
+        )
+    configs_of = {"unet_settings": unet, "guided_settings": guided}
+    if recipe.decoder:
+        if not first.vae:
+            raise InputError("the model's first stage is lossless and has no decoder to train: set decoder=")
+        needed = {"out": "decoder", "init": "x", "clips": "x", "generated": "x"}
+        decoder = configs.resolve(DecoderConfig, recipe.decoder, [*recipe.decoder_settings, *_quoted(needed)])
+        configs_of["decoder_settings"] = decoder  # pyright: ignore
+        if decoder.perceptual:
+            training_distance(decoder.distance)
+    precisions = {name: config.loop.precision for name, config in configs_of.items()}
+    if len(set(precisions.values())) > 1:
+        told = ", ".join(f"{name} {precision}" for name, precision in precisions.items())
+        raise InputError(f"all stages run in the same processes and take one loop.precision, got {told}")
+    for config in configs_of.values():
+        config.loop.share(int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def _check_clips(recipe: "Recipe", unet: UNetConfig, first: _FirstStage, path: Path) -> None:
+    """Whether clips hold what is read, are not too long for the model, and large enough for the windows."""
+    coarse_clips.check_geometry(Path(recipe.clips), recipe.conditioning)
+    if recipe.held_out:
+        coarse_clips.check_geometry(Path(recipe.held_out), recipe.conditioning)
+    with open_tensors(path, FORMAT, "training clip") as file:
+        length, _, height, width = file.get_slice("targets").get_shape()
+    require_length(unet.sampling.frames, length)
+    if unet.sampling.layers and first.vae:
+        raise InputError(f"cached latents hold no condition layers, and sampling.layers is {unet.sampling.layers}")
+    if not first.vae:
+        LayeredCrops(Path(recipe.clips), 1, (1, 1), 0, unet.sampling.layers, 1, recipe.conditioning)
+    windows = [(unet.frames, unet.crop)]
+    if recipe.decoder:
+        needed = {"out": "decoder", "init": "x", "clips": "x", "generated": "x"}
+        decoder = configs.resolve(DecoderConfig, recipe.decoder, [*recipe.decoder_settings, *_quoted(needed)])
+        windows.append((decoder.frames, decoder.crop))
+    for frames, crop in windows:
+        size = (height // first.factor, width // first.factor)
+        frames = frames if first.vae else min(frames, length)
+        Window.draw(length, size, frames, crop, 1, torch.Generator())
