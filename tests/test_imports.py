@@ -42,6 +42,8 @@ ALLOWED = {
         "splats",
     },
     "training": {
+        "cameras",
+        "closeup",
         "conditioning",
         "datasets",
         "diffusion",

@@ -15,8 +15,9 @@ from cus.cli.scripts import Counter, run_script
 
 def main(arguments: list[str], counter: Counter) -> None:
     """Do what is missing."""
-    from cus.training.recipe import Recipe, run
+    from cus.training.recipe import run
     from cus.training.recipe_estimate import estimate
+    from cus.training.recipe_settings import Recipe
     from cus.training.scripts import settings_of
 
     settings = settings_of(Recipe, arguments)

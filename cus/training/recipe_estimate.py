@@ -11,8 +11,9 @@ from pathlib import Path
 
 from cus.datasets.clips import clip_paths, load_clip, save_clip
 from cus.errors import InputError
-from cus.training.recipe import OnProgress, Recipe, check_clips, is_done
+from cus.training.recipe import OnProgress, check_clips, is_done
 from cus.training.recipe_jobs import Job, checked_jobs
+from cus.training.recipe_settings import Recipe
 
 STEPS = 2
 # A stage of two steps, the first of which warms up.

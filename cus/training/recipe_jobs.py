@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -22,12 +22,10 @@ from cus.training.coarse_clips import CoarseClips
 from cus.training.decoder import DecoderConfig, DecoderStage
 from cus.training.distances import training_distance
 from cus.training.latents import is_cache, require_length
+from cus.training.recipe_settings import Recipe
 from cus.training.scripts import FREE, is_exported, train_to_end
 from cus.training.unet import UNetConfig, UNetStage
 from cus.training.vae import read_autoencoder
-
-if TYPE_CHECKING:
-    from cus.training.recipe import Recipe
 
 Tell = Callable[[int, int], None]
 Say = Callable[[str], None]
@@ -72,7 +70,7 @@ class _FirstStage:
     factor: int
 
 
-def checked_jobs(recipe: "Recipe") -> list[Job]:
+def checked_jobs(recipe: Recipe) -> list[Job]:
     """The parts, after everything was refused that one of them could only be refused for after hours.
 
     Raises:
@@ -90,7 +88,7 @@ def checked_jobs(recipe: "Recipe") -> list[Job]:
     return jobs
 
 
-def _jobs(recipe: "Recipe", first: _FirstStage, clips: int) -> list[Job]:
+def _jobs(recipe: Recipe, first: _FirstStage, clips: int) -> list[Job]:
     out = Path(recipe.out)
     data = {"latents": out / "latents"} if first.vae else {"clips": Path(recipe.clips)}
     jobs = []
@@ -132,19 +130,19 @@ def _quoted(values: dict[str, Any]) -> list[str]:
     return [f"{name}={json.dumps(str(value))}" for name, value in values.items()]
 
 
-def _unet_arguments(recipe: "Recipe", folders: dict[str, Any], guided: bool) -> list[str]:
+def _unet_arguments(recipe: Recipe, folders: dict[str, Any], guided: bool) -> list[str]:
     own = {"held_out": recipe.held_out, "init": recipe.init, "conditioning": recipe.conditioning, **folders}
     passes = ["sampling.second_pass=true"] if guided else ["sampling.second_pass=false", "structure_share=0"]
     given = [*recipe.unet_settings, *(recipe.guided_settings if guided else [])]
     return [recipe.unet, *given, *_quoted(own), *passes]
 
 
-def _unet_config(recipe: "Recipe", folders: dict[str, Any], guided: bool) -> UNetConfig:
+def _unet_config(recipe: Recipe, folders: dict[str, Any], guided: bool) -> UNetConfig:
     arguments = _unet_arguments(recipe, folders, guided)
     return configs.resolve(UNetConfig, arguments[0], arguments[1:])
 
 
-def _unet(recipe: "Recipe", name: str, words: str, folders: dict[str, Any], guided: bool) -> Job:
+def _unet(recipe: Recipe, name: str, words: str, folders: dict[str, Any], guided: bool) -> Job:
     arguments = _unet_arguments(recipe, {**folders, "out": Path(recipe.out) / name}, guided)
     config = configs.resolve(UNetConfig, arguments[0], arguments[1:])
 
@@ -155,7 +153,7 @@ def _unet(recipe: "Recipe", name: str, words: str, folders: dict[str, Any], guid
 
 
 def _decoder(
-    recipe: "Recipe", name: str, words: str, init: str, generated: str, start: dict[str, Any] | None = None
+    recipe: Recipe, name: str, words: str, init: str, generated: str, start: dict[str, Any] | None = None
 ) -> Job:
     out = Path(recipe.out)
     own = {"init": out / init / "export", "clips": recipe.clips, "generated": out / generated, "out": out / name}
@@ -169,7 +167,7 @@ def _decoder(
     return Job(name, words, config.loop.steps, "steps", config, run, lambda: _require_export(config.out))
 
 
-def _cache(recipe: "Recipe", name: str, words: str, clips: int, **own: Any) -> Job:
+def _cache(recipe: Recipe, name: str, words: str, clips: int, **own: Any) -> Job:
     out = Path(recipe.out) / name
     shared = {"conditioning": recipe.conditioning, "device": recipe.device, "bf16": recipe.bf16}
     settings = Caches(clips=recipe.clips, out=str(out), **shared, **own)
@@ -185,7 +183,7 @@ def _cache(recipe: "Recipe", name: str, words: str, clips: int, **own: Any) -> J
     return Job(name, words, clips, "clips", settings, run, require)
 
 
-def _coarse(recipe: "Recipe", name: str, words: str, model: Path, clips: int) -> Job:
+def _coarse(recipe: Recipe, name: str, words: str, model: Path, clips: int) -> Job:
     held_out, out = name != "coarse", Path(recipe.out)
     # Decoded, not generated again.
     generated = str(out / "generated") if not held_out and model.parent.name == "decoder" else ""
@@ -210,7 +208,7 @@ def _require_export(out: str) -> None:
         raise InputError(f"{out} has exported no model; give the command again")
 
 
-def _first_stage(recipe: "Recipe", unet: UNetConfig) -> _FirstStage:
+def _first_stage(recipe: Recipe, unet: UNetConfig) -> _FirstStage:
     if recipe.init:
         model = find_model(recipe.init)
         networks = skeleton(model)
@@ -223,7 +221,7 @@ def _first_stage(recipe: "Recipe", unet: UNetConfig) -> _FirstStage:
     return _FirstStage(unet.model.vae, side, vae.downsample)
 
 
-def _check_settings(recipe: "Recipe", unet: UNetConfig, first: _FirstStage) -> None:
+def _check_settings(recipe: Recipe, unet: UNetConfig, first: _FirstStage) -> None:
     guided = _unet_config(recipe, {"out": "guided_unet"}, guided=True)
     if unet.lora.rank or guided.lora.rank:
         raise InputError("the stages build on one another's whole models: set lora.rank=0, or train/unet.py for a LoRA")
@@ -248,7 +246,7 @@ def _check_settings(recipe: "Recipe", unet: UNetConfig, first: _FirstStage) -> N
         config.loop.share(int(os.environ.get("WORLD_SIZE", "1")))
 
 
-def _check_clips(recipe: "Recipe", unet: UNetConfig, first: _FirstStage, path: Path) -> None:
+def _check_clips(recipe: Recipe, unet: UNetConfig, first: _FirstStage, path: Path) -> None:
     """Whether clips hold what is read, are not too long for the model, and large enough for the windows."""
     coarse_clips.check_geometry(Path(recipe.clips), recipe.conditioning)
     if recipe.held_out:

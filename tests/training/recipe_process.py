@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 
-from cus.training.recipe import Recipe, run
+from cus.training.recipe import run
+from cus.training.recipe_settings import Recipe
 from cus.training.scripts import settings_of
 
 if __name__ == "__main__":
