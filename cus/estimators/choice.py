@@ -152,9 +152,10 @@ def estimate_scene(
             first camera becomes the identity and the unit of length is the scene scale (`SceneEstimate.scale` == 1).
         estimator: "stereo" (embedded, needs no weights), "vggt", "dust3r", "da3" (Depth Anything 3), for one photograph
             "depth-pro", "depth-anything-2" or "mono", too, or "auto": VGGT where it is installed and its weights are
-            on this machine, else Depth Anything 3 where its weights are, else stereo (see `choose`). A network that is named downloads its weights where they are missing; other weights may follow
-            after a colon, as a Hub id, a folder or a file: "vggt:facebook/VGGT-1B-Commercial", "da3:base". The notes
-            of the estimate name what was taken.
+            on this machine, else Depth Anything 3 where its weights are, else stereo (see `choose`). A network that is
+            named downloads its weights where they are missing; other weights may follow after a colon, as a Hub id, a
+            folder or a file: "vggt:facebook/VGGT-1B-Commercial", "da3:base". The notes of the estimate name what was
+            taken.
         valid: [V, H, W] bool, False where a smaller photo was padded, masked or transparent: such pixels count for
             nothing, and get no depth and no confidence.
         focals: [V] focal lengths in pixels of `images`, NaN where unknown; ignored when `cameras` are given.
