@@ -21,13 +21,21 @@ from cus.training.coarse_clips import CoarseClips
 from cus.training.decoder import DecoderConfig
 from cus.training.recipe_settings import Recipe
 from cus.training.scripts import settings_of
+from cus.training.single_view import SingleViewConfig
 from cus.training.unet import UNetConfig
 from cus.training.vae import VaeConfig
 from procedural.rendered_clips import ProceduralClips
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA_SCRIPTS = ("data/cache_latents.py", "data/make_procedural.py", "data/make_coarse.py")
-TRAIN_SCRIPTS = ("train/unet.py", "train/vae.py", "train/decoder.py", "train/recipe.py", "train/ablation.py")
+DATA_SCRIPTS = ("data/cache_latents.py", "data/make_procedural.py", "data/make_coarse.py", "data/make_views.py")
+TRAIN_SCRIPTS = (
+    "train/unet.py",
+    "train/vae.py",
+    "train/decoder.py",
+    "train/recipe.py",
+    "train/ablation.py",
+    "train/single_view.py",
+)
 VAE = [
     "model.latent_channels=4",
     "model.block_out_channels=[8,8]",
@@ -188,6 +196,8 @@ def test_the_decoder_learns_from_generated_latents_and_nothing_else_moves(
         (UNetConfig, "crop=[", "cannot be read"),
         (DecoderConfig, "crop=[0,4]", "crop must be 1 to 8192, got 0"),
         (DecoderConfig, "gradient_weight=.inf", "gradient_weight must be 0 or more, got inf"),
+        (SingleViewConfig, "form.width=0", "form.width must be 4 to 512, got 0"),
+        (SingleViewConfig, "parts=both", "parts must be one of joint, depth, synthesis, got 'both'"),
         (DecoderConfig, "--steps", "unknown option '--steps'; settings are given as key=value"),
     ],
 )

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cus.errors import InputError
+from cus.limits import limited
+
 LEVELS = 5  # halvings of the encoder; sides of pictures are multiples of 2 ** LEVELS
 STEP = 2**LEVELS
 
@@ -28,10 +31,15 @@ class Form:
         farthest: likewise the largest.
     """
 
-    width: int = 64
-    points: int = 64
-    nearest: float = 0.4
-    farthest: float = 80.0
+    width: int = limited(64, low=4, high=512)
+    points: int = limited(64, low=1, high=4096)
+    nearest: float = limited(0.4, above=0)
+    farthest: float = limited(80.0, above=0)
+
+    def __post_init__(self) -> None:
+        # Settings are made before they are filled in.
+        if isinstance(self.nearest, float) and not self.nearest < self.farthest:
+            raise InputError(f"form.nearest must be below form.farthest, got {self.nearest} and {self.farthest}")
 
     @property
     def channels(self) -> tuple[int, int, int, int, int]:
