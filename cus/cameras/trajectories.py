@@ -116,14 +116,16 @@ def _aim_point(cameras: Cameras, target: Target, depth: float) -> Tensor:
     return c2w[:3, :3] @ (ray * depth) + c2w[:3, 3]
 
 
+def turning(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[3] the rotation vector of the smallest turn that brings the direction of `a` [3] to that of `b` [3]."""
+    axis = np.cross(a, b)
+    sine = np.linalg.norm(axis)
+    return axis / sine * math.atan2(sine, float(a @ b)) if sine > 1e-9 else np.zeros(3)
+
+
 def _turned_to(rotation: np.ndarray, direction: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """[T, 3, 3] camera-to-world rotations that turn by `shares` of the smallest rotation that faces `direction`."""
-    forward = rotation[:, 2]
-    direction = direction / np.linalg.norm(direction)
-    axis = np.cross(forward, direction)
-    sine = np.linalg.norm(axis)
-    angle = math.atan2(sine, float(forward @ direction))
-    vector = axis / sine * angle if sine > 1e-9 else np.zeros(3)
+    vector = turning(rotation[:, 2], direction / np.linalg.norm(direction))
     return (Rotation.from_rotvec(vector[None] * shares[:, None]) * Rotation.from_matrix(rotation)).as_matrix()
 
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cus.choices import StrategyName
+from cus.errors import InputError
 from cus.limits import check_options, limited
-from cus.options import option
+from cus.options import Flag, option
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,8 @@ class FitOptions:
             afford; photographs: 512)
         crops: crops of each photograph at its own resolution for every time that an image is shown whole; 0:
             photographs are fitted at the size of the images alone (default: 1)
+        pseudo_labels: let the photographs, warped into virtual close-ups, supervise the fit, too: no needles from
+            nearer by
         image_confidence: frames far from the photographs count less (Table IV); for runs of cus-infer
         pixel_confidence: pixels that few views confirm count less (Table IV); for runs of cus-infer
         seed: seed of every random draw
@@ -47,6 +50,7 @@ class FitOptions:
     antialiased: Annotated[bool | None, option()] = None
     size: Annotated[int | None, option("PIXELS")] = limited(None, low=32, high=8192)
     crops: Annotated[int | None, option("N")] = limited(None, low=0, high=100)
+    pseudo_labels: Flag = False
     image_confidence: Annotated[bool, option()] = True
     pixel_confidence: Annotated[bool, option()] = True
     seed: Annotated[int, option("N")] = limited(0, low=0, high=2**63 - 1)
@@ -58,6 +62,13 @@ class FitOptions:
     def config(self, device: "torch.device", width: int, height: int) -> "FitConfig":
         """The fit's settings for images of width x height pixels. Raises InputError for what cannot be."""
         from cus.splats import FitConfig
+
+        for name in ("exposure", "refine_cameras"):
+            if self.pseudo_labels and getattr(self, name):
+                raise InputError(
+                    f"--pseudo-labels warps photographs with the cameras and colours as they are given: leave "
+                    f"--{name.replace('_', '-')} out, or fit without pseudo-labels"
+                )
 
         config = FitConfig.for_backend(device=device)
         known = {field.name for field in fields(FitConfig)}

@@ -14,6 +14,7 @@ from cus.inference.fit_options import FitOptions
 from cus.inference.folder import State
 from cus.inference.progress import OnProgress
 from cus.inference.recorded import state_of
+from cus.refinement.pseudo_labels import PseudoLabels
 from cus.splats import FitRecord, Gaussians, Views, fit_views, image_confidence, render
 
 # What no other view confirms still counts a little: 0 means to the fit that there is no picture.
@@ -117,10 +118,12 @@ def fit(
         checkpoint=checkpoint,
         on_unusable=lambda reason: anew.append(f"Gaussian scene: {reason}, so the fit started anew"),
     )
-    found = fit_views(views, cloud, config, options.seed, record)
+    labels = PseudoLabels.beside(made.scene, photographs, views, config) if options.pseudo_labels else None
+    found = fit_views(views, cloud, config, options.seed, record, labels)
     T = len(made.frames)
     renders = render(found.gaussians, found.cameras[:T], antialiased=config.antialiased)
     status = found.status
     match = f"their renders match what they were fitted to at {status.psnr:.1f} dB PSNR"
     notes = (f"Gaussian scene: {status.gaussians:,} Gaussians; {match}", *anew)
+    notes += () if labels is None else (f"Gaussian scene: {labels.note}",)
     return Splat(found.gaussians, renders, found.cameras.viewmats if config.refine_cameras else None, notes)

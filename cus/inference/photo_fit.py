@@ -27,6 +27,7 @@ from cus.inference.outputs import save_png, to_bytes, view_names, write_refined
 from cus.inference.photographs import LARGEST_PHOTOGRAPH, oversized
 from cus.inference.progress import OnProgress, Progress
 from cus.inference.settings import fingerprint
+from cus.refinement.pseudo_labels import PseudoLabels
 from cus.splats import FitConfig, FitRecord, FitResult, Views, fit_views, render, save_ply, ssim
 
 DEFAULT_SIZE = 512
@@ -135,6 +136,7 @@ def fit_photos(
     with _stage(progress, "cloud", seconds) as on_cloud:
         cloud = fused_photos(estimate, on_cloud)
     made_from = [[str(scene.posed.paths[i]) for i in train], repr(config), options.seed, scene.size]
+    made_from += ["pseudo-labels"] if options.pseudo_labels else []
     checkpoint = folder.checkpoint("photos", fingerprint(made_from), keep=resume)
     anew: list[str] = []
     with _stage(progress, "splat", seconds) as on_fit:
@@ -143,10 +145,10 @@ def fit_photos(
             checkpoint=checkpoint,
             on_unusable=lambda reason: anew.append(f"Gaussian scene: {reason}, so the fit started anew"),
         )
-        views = photo_views(estimate, valid[train])
-        if config.crops:
-            views = replace(views, photographs=_own_photographs(scene, photos, folder.path))
-        found = fit_views(views, cloud, config, options.seed, record)
+        own = _own_photographs(scene, photos, folder.path) if config.crops else None
+        views = replace(photo_views(estimate, valid[train]), photographs=own or ())
+        labels = PseudoLabels.beside(estimate, own, views, config) if options.pseudo_labels else None
+        found = fit_views(views, cloud, config, options.seed, record, labels)
     everything = Cameras.cat([found.cameras, cameras[held_out]]) if held_out else found.cameras
     renders = render(found.gaussians, everything, antialiased=config.antialiased)
     names = view_names(scene.posed.paths)
@@ -155,6 +157,7 @@ def fit_photos(
     ]
     summary = _summary(scene, config, options, found, cloud, scores, seconds) | {
         "notes": [*scene.posed.notes, *photos.notes, *estimate.notes, *anew, *_shrunk(scene, config)]
+        + ([] if labels is None else [f"Gaussian scene: {labels.note}"])
     }
     # fit.json goes before anything is replaced and comes last: as long as it is there, the rest is of one fit.
     folder.remove(["fit.json"])
@@ -237,7 +240,7 @@ def _summary(
 ) -> dict[str, Any]:
     count = len(scene.training)
     return {
-        "settings": asdict(config) | {"seed": options.seed, "size": scene.size},
+        "settings": asdict(config) | {"seed": options.seed, "size": scene.size, "pseudo_labels": options.pseudo_labels},
         "photographs": [str(path) for path in scene.posed.paths],
         "gaussians": len(found.gaussians),
         "points": len(cloud.points),

@@ -196,6 +196,7 @@ def _summary(run: RecordedRun, options: FitOptions, config: FitConfig, folder: R
     results = run.results
     used = {name: getattr(config, name) for name in _REPORTED}
     used |= {"image_confidence": options.image_confidence, "pixel_confidence": options.pixel_confidence}
+    used |= {"pseudo_labels": options.pseudo_labels}
     fit_settings = {f"splat_{name}": value for name, value in used.items()} | {"splat_seed": options.seed}
     return run.summary | {
         "settings": run.summary["settings"] | fit_settings | {"out": str(folder.path), "splat": True},

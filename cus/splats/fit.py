@@ -11,11 +11,12 @@ from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.splats.fit_checkpoint import fit_fingerprints, read_checkpoint, write_checkpoint
 from cus.splats.fit_config import FitConfig
-from cus.splats.fit_start import ColoredCloud, checked_cloud, starting_gaussians
+from cus.splats.fit_start import ColoredCloud, Fit, checked_cloud
 from cus.splats.fit_views import Views, default_references
 from cus.splats.gaussians import Gaussians
 from cus.splats.optimization import Optimization
 from cus.splats.parameters import Parameters
+from cus.splats.view_source import ViewSource
 
 
 @dataclass(frozen=True)
@@ -148,14 +149,28 @@ def fit_gaussians(
 
 
 def fit_views(
-    views: Views, points: Tensor | ColoredCloud, config: FitConfig, seed: int = 0, record: FitRecord | None = None
+    views: Views,
+    points: Tensor | ColoredCloud | Gaussians,
+    config: FitConfig,
+    seed: int = 0,
+    record: FitRecord | None = None,
+    source: ViewSource | None = None,
 ) -> FitResult:
-    """As `fit_gaussians`, which describes inputs and errors, with the cameras and exposures that were learned."""
+    """As `fit_gaussians`, which describes inputs and errors, with the cameras and exposures that were learned.
+
+    Args:
+        views: The images.
+        points: A cloud, or Gaussians to go on from as they are.
+        config: How to fit.
+        seed: Of every random draw.
+        record: How it is watched and kept.
+        source: Of views that take turns with the images; None: of none.
+    """
     record = record or FitRecord()
     config.check()
     views.check()
-    cloud = checked_cloud(points, views)
-    optimization, save = _begin(views, cloud, config, seed, record)
+    start = points if isinstance(points, Gaussians) else checked_cloud(points, views)
+    optimization, save = _begin(Fit(views, start, config, seed, source), record)
     while optimization.iteration < config.iterations:
         optimization.advance()
         done = optimization.iteration
@@ -173,27 +188,25 @@ def fit_views(
     )
 
 
-def _begin(
-    views: Views, cloud: tuple[Tensor, Tensor], config: FitConfig, seed: int, record: FitRecord
-) -> tuple[Optimization, Callable[[], None]]:
+def _begin(fit: Fit, record: FitRecord) -> tuple[Optimization, Callable[[], None]]:
     """The fit at its start, or where its checkpoint stopped, and what records it."""
-    path = record.checkpoint
-    fingerprints = {} if path is None else fit_fingerprints(views, cloud, config, seed)
+    path, config = record.checkpoint, fit.config
+    fingerprints = {} if path is None else fit_fingerprints(fit)
     try:
-        saved = None if path is None else read_checkpoint(path, fingerprints, views.images.device)
+        saved = None if path is None else read_checkpoint(path, fingerprints, fit.views.images.device)
     except InputError as error:
         if record.on_unusable is None:
             raise
         record.on_unusable(str(error).partition(";")[0])
         saved = None
     if saved is None:
-        parameters = Parameters(starting_gaussians(cloud, views, config), config.rates, config.max_stretch)
-        optimization = Optimization(views, parameters, config, seed)
+        parameters = Parameters(fit.starting_gaussians(), config.rates, config.max_stretch)
     else:
         start = "parameters."
         state = {k.removeprefix(start): v for k, v in saved.items() if k.startswith(start)}
         parameters = Parameters.restored(state, config.rates, config.max_stretch)
-        optimization = Optimization(views, parameters, config, seed)
+    optimization = Optimization(fit.views, parameters, config, fit.seed, fit.source)
+    if saved is not None:
         optimization.restore(saved)
 
     def save() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,7 @@ from torch import Tensor
 from cus.digests import tensors_digest
 from cus.errors import InputError
 from cus.files import replacing
-from cus.splats.fit_config import FitConfig
-from cus.splats.fit_views import Views
+from cus.splats.fit_start import Fit
 
 # Checkpoints of another layout are refused.
 _FORMAT = "closeupshot fit 2"
@@ -24,18 +24,21 @@ _REMEDY = (
 )
 
 
-def fit_fingerprints(views: Views, cloud: tuple[Tensor, Tensor], config: FitConfig, seed: int) -> dict[str, str]:
+def fit_fingerprints(fit: Fit) -> dict[str, str]:
     """What a checkpoint belongs to: a digest of the inputs, and the settings in words."""
     digest = hashlib.sha256()
-    cameras = views.cameras
-    tensors = [views.images, cameras.viewmats, cameras.Ks, views.pixel_weights, views.image_weights]
-    tensors += [views.references, *cloud, *([] if views.depths is None else [views.depths])]
+    views, start = fit.views, fit.start
+    tensors = [views.images, views.cameras.viewmats, views.cameras.Ks, views.pixel_weights, views.image_weights]
+    given = start if isinstance(start, tuple) else [getattr(start, field.name) for field in fields(start)]
+    tensors += [views.references, *given, *([] if views.depths is None else [views.depths])]
     tensors += [photograph for photograph in views.photographs if photograph is not None]
-    for tensor in tensors:
+    settings, further = ("", []) if fit.source is None else fit.source.identity()
+    for tensor in (*tensors, *further):
         value = tensor.detach().cpu().contiguous()
         digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.numpy().reshape(-1).view(np.uint8).data)
-    return {"inputs": digest.hexdigest()[:16], "settings": f"{config!r}, seed={seed}"}
+    words = f"{fit.config!r}, seed={fit.seed}" + (f", {settings}" if settings else "")
+    return {"inputs": digest.hexdigest()[:16], "settings": words}
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], fingerprints: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
-"""The Gaussians that a fit starts from."""
+"""What a fit is given, and the Gaussians that it starts from."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -12,6 +13,7 @@ from cus.splats.fit_config import FitConfig
 from cus.splats.fit_views import Views
 from cus.splats.gaussians import Gaussians
 from cus.splats.initialise import downsample_points, initial_gaussians, sampling_distances
+from cus.splats.view_source import ViewSource
 
 
 class ColoredCloud(Protocol):
@@ -22,6 +24,31 @@ class ColoredCloud(Protocol):
 
     @property
     def colors(self) -> Tensor: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Fit:
+    """All that the result of a fit depends on.
+
+    Attributes:
+        views: The images.
+        start: Points and colours [N, 3], or Gaussians to go on from.
+        config: How to fit.
+        seed: Of every random draw.
+        source: Of views that take turns with the images, or None.
+    """
+
+    views: Views
+    start: tuple[Tensor, Tensor] | Gaussians
+    config: FitConfig
+    seed: int
+    source: ViewSource | None = None
+
+    def starting_gaussians(self) -> Gaussians:
+        """Those given, with the harmonics that the settings ask for, or such as `starting_gaussians` makes."""
+        if isinstance(self.start, tuple):
+            return starting_gaussians(self.start, self.views, self.config)
+        return self.start.to(self.views.images.device).with_degree(self.config.sh_degree)
 
 
 def checked_cloud(points: Tensor | ColoredCloud, views: Views) -> tuple[Tensor, Tensor]:

@@ -55,6 +55,13 @@ class Gaussians:
         """The Gaussians that an index or boolean mask [N] picks, in its order."""
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
+    def with_degree(self, degree: int) -> "Gaussians":
+        """With harmonics of a degree from 0 to 3: higher bands are left out, missing ones are 0."""
+        wanted, given = (degree + 1) ** 2, self.sh.shape[1]
+        if given >= wanted:
+            return replace(self, sh=self.sh[:, :wanted])
+        return replace(self, sh=torch.cat([self.sh, self.sh.new_zeros(len(self), wanted - given, 3)], dim=1))
+
 
 def _check_shapes(gaussians: Gaussians) -> None:
     n = gaussians.means.shape[0] if gaussians.means.ndim else -1

@@ -16,13 +16,16 @@ from cus.splats.fit_views import Views
 from cus.splats.parameters import Parameters
 from cus.splats.rasterization import rasterization
 from cus.splats.ssim import ssim
+from cus.splats.view_source import ViewSource
 
 
 class Optimization:
     """A fit between two steps. `advance` does one; `state` holds everything that the next ones depend on."""
 
-    def __init__(self, views: Views, parameters: Parameters, config: FitConfig, seed: int) -> None:
-        self.config = config
+    def __init__(
+        self, views: Views, parameters: Parameters, config: FitConfig, seed: int, source: ViewSource | None = None
+    ) -> None:
+        self.config, self.source = config, source
         self.iteration = 0
         self.parameters = parameters
         self.strategy = config.made_strategy()
@@ -55,7 +58,7 @@ class Optimization:
         degree = min(config.sh_degree, int(progress / config.sh_warmup)) if config.sh_warmup > 0 else config.sh_degree
         image, seen = self._drawn(turn, self._coarse if coarse else self._fine)
         loss, render, info = self._loss(image, seen, background, degree)
-        if turn < len(self._fine):
+        if image is not None and turn < len(self._fine):
             self._note_error(image, render, seen)
         penalty = self.strategy.penalty(self.parameters)
         (loss if penalty is None else loss + penalty).backward()
@@ -77,29 +80,47 @@ class Optimization:
         return -10 * math.log10(max(float(known.mean()), 1e-12)) if len(known) else math.nan
 
     def _round(self, coarse: bool) -> list[int]:
-        """Turns in a new order: every image once, and crops of each photograph, as the count of images plus its own."""
+        """Turns in a new order.
+
+        Every image once, crops of each photograph as the count of images plus its own, and views of the source as twice
+        that count.
+        """
         count = len(self._fine)
         turns = torch.arange(count)
         if not coarse and self._crops.images:
             crops = torch.tensor(self._crops.images).repeat(self.config.crops)
             turns = torch.cat([turns, count + crops])
+        if not coarse and self.source is not None:
+            turns = torch.cat([turns, torch.full((self.source.turns(len(turns)),), 2 * count)])
         return turns[torch.randperm(len(turns), generator=self.generator)].tolist()
 
-    def _drawn(self, turn: int, views: Views) -> tuple[int, Supervision]:
-        """The image whose turn it is, and what is shown of it: the whole, or a crop of its photograph."""
+    def _drawn(self, turn: int, views: Views) -> tuple[int | None, Supervision]:
+        """The image whose turn it is, and what is shown of it: the whole, or a crop of its photograph.
+
+        None is the image of a view of the source; where that finds none, any image takes its turn.
+        """
         count = len(views)
+        if turn == 2 * count:
+            assert self.source is not None
+            with torch.no_grad():
+                made = self.source.draw(self.parameters.tensors(), self.generator)
+            if made is not None:
+                return None, made
+            turn = int(torch.randint(count, (1,), generator=self.generator))
         if turn < count:
             return turn, whole(views, turn)
         return turn - count, self._crops.draw(turn - count)
 
     def _loss(
-        self, image: int, seen: Supervision, background: Tensor, degree: int
+        self, image: int | None, seen: Supervision, background: Tensor, degree: int
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Eq. 10 for one image in front of a random background, which makes gaps cost something; and the render."""
         config = self.config
         means, quats, scales, opacities, sh = self.parameters.tensors()
         camera = seen.camera
-        viewmats = self.refinement.viewmat(image, camera.viewmats) if config.refine_cameras else camera.viewmats
+        viewmats = camera.viewmats
+        if config.refine_cameras and image is not None:
+            viewmats = self.refinement.viewmat(image, viewmats)
         depths = seen.depths if config.depth_weight > 0 else None
         renders, alphas, info = rasterization(
             means, quats, scales, opacities, sh, viewmats, camera.Ks, camera.width, camera.height,
@@ -110,12 +131,14 @@ class Optimization:
         if info["means2d"].requires_grad:
             info["means2d"].retain_grad()
         render = renders[0, ..., :3].permute(2, 0, 1)
-        if config.exposure:
+        if config.exposure and image is not None:
             render = self.exposure.seen(image, render)
         loss = _picture_loss(render, seen.target, seen.weights, config.ssim_weight)
         if depths is not None:
             error = disparity_error(renders[0, ..., 3], alphas[0, ..., 0], depths, seen.weights)
             loss = loss + config.depth_weight * error
+        if image is None:
+            return loss, render, info
         if config.exposure:
             loss = loss + self.exposure.penalty(image)
         return self._fine.image_weights[image] * loss, render, info
@@ -140,6 +163,7 @@ class Optimization:
             "queue": torch.tensor(self.queue, dtype=torch.int64),
             "errors": self.errors,
             "drawn": self._crops.drawn,
+            "source": torch.zeros(0) if self.source is None else self.source.counts,
             "generator": self.generator.get_state(),
         }
 
@@ -157,6 +181,8 @@ class Optimization:
         self.queue = state["queue"].tolist()
         self.errors = state["errors"].cpu().clone()
         self._crops.drawn = state["drawn"].cpu().clone()
+        if self.source is not None:
+            self.source.counts = state["source"].cpu().clone()
         self.generator.set_state(state["generator"].cpu())
 
 

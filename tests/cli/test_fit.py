@@ -163,6 +163,18 @@ def test_posed_photographs_are_fitted_and_scored_where_they_were_held_out(wall, 
     assert not list(out.rglob("*.checkpoint"))
 
 
+def test_pseudo_labels_are_an_option_of_every_fit_and_are_counted(copy, wall, tmp_path):
+    assert main([str(copy), *QUICK, "--pseudo-labels", "--iterations", "24"]) == 0
+    run = json.loads((copy / "run.json").read_text())
+    assert run["settings"]["splat_pseudo_labels"] is True
+    (note,) = [note for note in run["notes"] if "pseudo-labels: " in note]
+    assert "pixels kept" in note
+    out = tmp_path / "photos"
+    assert main([str(wall), "--pseudo-labels", "--iterations", "12", "--size", "96", "--out", str(out)]) == 0
+    made = json.loads((out / "fit.json").read_text())
+    assert made["settings"]["pseudo_labels"] is True and "pseudo-labels: " in made["notes"][-1]
+
+
 def test_refined_cameras_are_kept_and_go_with_the_scene_they_belong_to(copy, wall, tmp_path):
     assert main([str(copy), "--iterations", "3", "--refine-cameras"]) == 0
     moved, run = load_transforms(copy / "refined_cameras.json"), load_transforms(copy / "transforms.json")
@@ -202,6 +214,8 @@ def test_what_cannot_be_fitted_is_said_before_the_work(run, wall, tmp_path, caps
     assert "--size must be" in refused(str(run), "--size", "8")
     assert "are for posed photographs" in refused(str(run), "--hold-out", "0001")
     assert "cannot be used here" in refused(str(run), "--device", "toaster")
+    assert "leave --exposure out" in refused(str(wall), "--pseudo-labels", "--exposure")
+    assert "leave --refine-cameras out" in refused(str(run), "--pseudo-labels", "--refine-cameras")
     Image.new("RGB", (50, 40)).save(wall / "images" / "0003.png")
     assert "is 50x40 pixels, but its camera is for 96x64" in refused(str(wall))
     for index in range(1, 5):

@@ -197,3 +197,9 @@ def test_a_fit_s_row_with_a_photo_size_sees_the_photographs(work):
     small, own = ReferencesSplat(iterations=4), ReferencesSplat(photo_size=512, iterations=4)
     assert not torch.equal(small.picture(larger), own.picture(larger))
     assert own.fit(larger.references) is not small.fit(larger.references)
+
+
+def test_pseudo_labels_make_another_scene_of_the_references(work):
+    plain, labelled = ReferencesSplat(iterations=4), ReferencesSplat(iterations=4, pseudo_labels=True)
+    assert labelled.fit(work.references) is labelled.fit(work.references)
+    assert not torch.equal(plain.picture(work), labelled.picture(work))

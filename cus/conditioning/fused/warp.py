@@ -11,10 +11,10 @@ from cus.cameras import Cameras
 from cus.conditioning.conditioning import Conditioning, blank_conditioning
 from cus.conditioning.cpu.occlusion import sample_spacing_cpu
 from cus.conditioning.fused.agreement import agree
-from cus.conditioning.fused.blend import normalised
 from cus.conditioning.fused.operations import KERNELS, TORCH, Operations
 from cus.conditioning.fused.sharpening import gate, magnification_of, sharpened
 from cus.conditioning.fused.suppression import suppression_limits
+from cus.conditioning.fused.surfaces import drawn_inverse_depth, mixed
 from cus.conditioning.fused.views import View, placements, views_of
 from cus.conditioning.occlusion import DEPTH_TOLERANCE, sample_spacing
 from cus.conditioning.options import Backend, resolved_backend
@@ -130,11 +130,11 @@ class _Target:
 
     def into(self, conditioning: Conditioning, index: int) -> None:
         """Make the picture and put it where it belongs."""
-        inverse = self.inverse_depth()
+        inverse = drawn_inverse_depth(self.views, self.places, self.size, self.operations, self.limits)
         mask = inverse > 0
-        layers = [self.operations.look_up(view, place, inverse) for view, place in self._pairs()]
-        weights = normalised(torch.stack([layer.weights for layer in layers]))
-        image = torch.stack([share * layer.colors for share, layer in zip(weights, layers, strict=True)]).sum(dim=0)
+        pairs = zip(self.views, self.places, strict=True)
+        layers = [self.operations.look_up(view, place, inverse) for view, place in pairs]
+        image, weights = mixed(layers)
         magnification = magnification_of(layers, weights)
         agreement = gate(layers, weights, image, magnification, self.operations.blur)
         projected = self.operations.back_projected(self.views, self.places, layers, weights, image, mask, magnification)
@@ -149,16 +149,3 @@ class _Target:
                 seen = mask & (layers[view].seen > SEEN)
                 conditioning.layers.masks[index, place] = seen
                 conditioning.layers.images[index, place] = torch.where(seen, layers[view].colors, 0.0).clamp(0, 1)
-
-    def inverse_depth(self) -> Tensor:
-        """[H, W] the fused 1 / z, 0 in holes."""
-        surfaces = [
-            self.operations.rasterise(
-                view.depths, view.confidences, view.reliable, view.slopes, place.M, place.v, self.size, self.limits
-            )
-            for view, place in self._pairs()
-        ]
-        return self.operations.fuse_depths(surfaces)
-
-    def _pairs(self):
-        return zip(self.views, self.places, strict=True)

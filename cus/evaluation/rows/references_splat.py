@@ -8,6 +8,7 @@ from cus.evaluation.rows.row import ITERATIONS, PHOTO_SIZE, STRATEGIES, Row
 from cus.evaluation.work import CaseWork, References
 from cus.inference.photo_fit import fused_photos, photo_views
 from cus.limits import limited
+from cus.refinement.pseudo_labels import PseudoLabels
 from cus.splats import FitResult, fit_views
 
 
@@ -20,6 +21,7 @@ class ReferencesSplat(Row):
             references have.
         strategy: of the fit: fixed, default or mcmc; None: as `cus-fit` chooses.
         iterations: of the fit; None: the evaluation's.
+        pseudo_labels: whether the photographs, warped into virtual close-ups, supervise the fit, too.
     """
 
     kind: str = "references_splat"
@@ -27,6 +29,7 @@ class ReferencesSplat(Row):
     photo_size: int | None = limited(None, **PHOTO_SIZE)
     strategy: str | None = limited(None, choices=STRATEGIES)
     iterations: int | None = limited(None, **ITERATIONS)
+    pseudo_labels: bool = False
 
     def picture(self, case: CaseWork) -> Tensor:  # noqa: D102
         return case.rendered(self.fit(case.references))
@@ -40,6 +43,7 @@ class ReferencesSplat(Row):
             config = options.config(scene.images.device, scene.cameras.width, scene.cameras.height)
             photographs = references.photographs(self.photo_size)
             views = replace(photo_views(scene, references.valid), photographs=tuple(photographs or ()))
-            return fit_views(views, fused_photos(scene), config, options.seed)
+            labels = PseudoLabels.beside(scene, photographs, views, config) if self.pseudo_labels else None
+            return fit_views(views, fused_photos(scene), config, options.seed, source=labels)
 
-        return references.once(("splat", self.photo_size, self.iterations, self.strategy), make)
+        return references.once(("splat", self.photo_size, self.iterations, self.strategy, self.pseudo_labels), make)
