@@ -38,6 +38,7 @@ ALLOWED = {
         "estimators",
         "inference",
         "models",
+        "refinement",
         "report",
         "scene",
         "splats",
