@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -81,11 +82,12 @@ class ViewItems(ClipItems):
         others: neighbours an item, S.
         seed: of everything drawn.
         recolor: largest change of brightness, contrast and of each channel, as a share; all views of an item alike.
+        shrink: how many times smaller than stored the views are used.
     """
 
-    def __init__(self, folder: Path, others: int, seed: int, recolor: float = 0.2) -> None:
+    def __init__(self, folder: Path, others: int, seed: int, recolor: float = 0.2, shrink: int = 1) -> None:
         super().__init__(folder, seed)
-        self.others, self.recolor = others, recolor
+        self.others, self.recolor, self.shrink = others, recolor, shrink
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(item_seed(self.seed, index))
@@ -97,7 +99,8 @@ class ViewItems(ClipItems):
         chosen = int(torch.randint(len(images), (1,), generator=generator))
         # Nearest first; of two as near, the earlier.
         order = sorted(range(len(images)), key=lambda view: (abs(view - chosen), view))[: 1 + self.others]
-        images, cameras = self._recolored(images[order], generator), cameras[order]
+        images, cameras = shrunk(images[order], cameras[order], self.shrink)
+        images = self._recolored(images, generator)
         if torch.rand(1, generator=generator) < 0.5:
             images, cameras = images.flip(-1), mirrored(cameras)
         return {
@@ -112,6 +115,17 @@ class ViewItems(ClipItems):
         mean = images.mean()
         changed = ((images - mean) * gains[3] + mean) * gains[4] * gains[:3, None, None]
         return changed.clamp(0, 1)
+
+
+def shrunk(images: Tensor, cameras: Cameras, times: int) -> tuple[Tensor, Cameras]:
+    """Pictures so many times smaller, by area, with their cameras. Raises InputError where pixels would be left."""
+    if times == 1:
+        return images, cameras
+    if cameras.width % times or cameras.height % times:
+        raise InputError(
+            f"views of {cameras.width}x{cameras.height} cannot be shrunk {times} times; choose another factor"
+        )
+    return F.avg_pool2d(images, times), cameras.resized(cameras.width // times, cameras.height // times)
 
 
 def mirrored(cameras: Cameras) -> Cameras:

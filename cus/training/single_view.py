@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cus.datasets.clips import clip_paths
-from cus.datasets.posed_views import PosedViews, ViewItems, load_views
+from cus.datasets.posed_views import PosedViews, ViewItems, load_views, shrunk
 from cus.errors import InputError
 from cus.estimators.mono import save_network
 from cus.estimators.networks.single_view import STEP, Decoder, Encoder, Form, SingleViewDepth
@@ -49,6 +49,7 @@ class SingleViewConfig:
         drawn_share: of a batch's pictures, whose other view is drawn; drawing costs more than depth alone.
         automasking: leave out pixels that look the same without any motion, see `reprojection`.
         others: views beside each picture.
+        shrink: how many times smaller than stored the views are used, in training and scores.
         recolor: largest change of brightness, contrast and channels of an item.
         reconstruction_weight: of the L1 distance of the drawn view.
         perceptual_weight: of its distance in features.
@@ -67,6 +68,7 @@ class SingleViewConfig:
     drawn_share: float = limited(1.0, above=0, high=1)
     automasking: bool = True
     others: int = limited(2, low=1, high=16)
+    shrink: int = limited(1, low=1, high=16)
     recolor: float = limited(0.2, low=0, high=0.9)
     reconstruction_weight: float = limited(1.0, low=0)
     perceptual_weight: float = limited(0.1, low=0)
@@ -192,12 +194,14 @@ class SingleViewStage:
         self.config = config
         self.module = SingleView(config.form, config.parts, config.warps)
         self.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.held_out = [_held_out(path) for path in clip_paths(Path(config.held_out))] if config.held_out else []
+        self.held_out = (
+            [_held_out(path, config.shrink) for path in clip_paths(Path(config.held_out))] if config.held_out else []
+        )
 
     def dataset(self) -> ViewItems:
         """Pictures with their neighbours."""
         c = self.config
-        return ViewItems(Path(c.views), c.others, c.loop.seed, c.recolor)
+        return ViewItems(Path(c.views), c.others, c.loop.seed, c.recolor, c.shrink)
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """All losses of one batch; the view that is drawn is one of the others, at random."""
@@ -259,10 +263,13 @@ class SingleViewStage:
         save_network(folder / "model.safetensors", self.module.depth)
 
 
-def _held_out(path: Path) -> PosedViews:
+def _held_out(path: Path, shrink: int) -> PosedViews:
     views = load_views(path)
     if views.depths is None:
         raise InputError(f"{path} has no exact depths to score with; build the set with depths=true")
+    images, cameras = shrunk(views.images, views.cameras, shrink)
+    middle = slice(shrink // 2, None, shrink)
+    views = PosedViews(images, cameras, views.depths[:, middle, middle])
     if len(views.images) < 2 or any(side % STEP for side in views.images.shape[-2:]):
         raise InputError(f"{path} must hold two views or more, whose sides are multiples of {STEP}")
     return views
