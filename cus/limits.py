@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from cus.errors import InputError
@@ -29,17 +29,27 @@ class Limits:
     def refusal(self, value: Any) -> str | None:
         """What is wrong with a value, or None."""
         if self.choices:
-            return None if value in self.choices else f"must be one of {', '.join(self.choices)}, got {value!r}"
+            return None if value in self.choices else f"must be {self.told()}, got {value!r}"
         if not isinstance(value, int | float) or isinstance(value, bool):
             return f"must be a number, got {value!r:.60}"
         finite = isinstance(value, int) or math.isfinite(value)
         if self.low <= value <= self.high and value > self.above and finite:
             return None
-        if self.above > -math.inf:
-            most = "" if self.high == math.inf else f" and at most {self.high:g}"
-            return f"must be above {self.above:g}{most}, got {value!r:.60}"
-        most = " or more" if self.high == math.inf else f" to {self.high:g}"
-        return f"must be {self.low:g}{most}, got {value!r:.60}"
+        return f"must be {self.told()}, got {value!r:.60}"
+
+    def told(self) -> str:
+        """What it may be, in a few words: "1 to 64", "above 0", "one of a, b"."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        least = f"above {self.above:g}" if self.above > -math.inf else f"{self.low:g}"
+        if self.high == math.inf:
+            return least if self.above > -math.inf else f"{least} or more"
+        return f"{least} and at most {self.high:g}" if self.above > -math.inf else f"{least} to {self.high:g}"
+
+
+def limits_of(item: Field[Any]) -> Limits | None:
+    """The limits of a dataclass's field, if it has some."""
+    return item.metadata.get(_KEY)
 
 
 def limited(
@@ -73,7 +83,7 @@ def _refusals(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         value, name = getattr(settings, item.name), f"{prefix}{item.name}"
         if is_dataclass(value):
             yield from _refusals(value, f"{name}.")
-        limits = item.metadata.get(_KEY)
+        limits = limits_of(item)
         if limits is None or (value is None and item.default is None):
             continue
         for one in value if isinstance(value, list | tuple) else [value]:

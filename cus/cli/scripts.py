@@ -8,6 +8,8 @@ from cus.cli.command import Telling, debug_asked, guarded
 from cus.cli.console import LOADING, ConsoleProgress
 from cus.cli.failures import STATUSES
 
+_SETTINGS = """settings: [config.yaml] [name=value ...], or --config config.yaml --name value ...
+--settings lists them all with their defaults, units and limits; docs/training.md and docs/data.md explain them"""
 MEMORY_ADVICE = "take a smaller loop.batch=, crop= or frames="
 
 
@@ -27,7 +29,7 @@ def run_script(
 
     def run() -> None:
         if "-h" in given or "--help" in given:
-            print(f"{(words or path).strip()}\n\nThe settings: docs/training.md.\n\n{STATUSES}", end="")
+            print(f"{(words or path).strip()}\n\n{_SETTINGS}\n\n{STATUSES}", end="")
         else:
             # Of several processes, one speaks.
             quiet = os.environ.get("RANK", "0") != "0"

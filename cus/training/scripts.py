@@ -10,6 +10,7 @@ from accelerate.utils import set_seed
 from cus.errors import InputError
 from cus.output_folder import OutputFolder
 from cus.training import config as configs
+from cus.training.arguments import LIST, listed, spelled_out
 from cus.training.loop import train
 
 Config = TypeVar("Config")
@@ -34,7 +35,7 @@ def train_stage(
     Args:
         kind: the stage's settings; they have `out` and `loop`.
         stage_of: makes the stage from them.
-        arguments: `[config.yaml] [key=value ...]`.
+        arguments: `[config.yaml] [name=value ...]`.
         on_progress: called with (steps done, steps in all).
 
     Raises:
@@ -82,11 +83,14 @@ def is_exported(out: Path) -> bool:
 
 
 def settings_of(kind: type[Config], arguments: list[str]) -> Config:
-    """`[config.yaml] [key=value ...]` as a `kind`. Raises InputError."""
-    unknown = [argument for argument in arguments if argument.startswith("-")]
-    if unknown:
-        raise InputError(f"unknown option {unknown[0]!r}; settings are given as key=value, see --help")
-    files = [argument for argument in arguments if "=" not in argument]
-    if len(files) > 1:
-        raise InputError(f"expected at most one config file, got {' '.join(files)}")
-    return configs.resolve(kind, files[0] if files else None, [a for a in arguments if "=" in a])
+    """The settings that a script's arguments give; see `cus.training.arguments`.
+
+    Raises:
+        InputError: as `spelled_out` and `cus.training.config.resolve`.
+        SystemExit: after `--settings`, when they are listed.
+    """
+    if LIST in arguments:
+        print(listed(kind))
+        raise SystemExit(0)
+    given = spelled_out(kind, arguments)
+    return configs.resolve(kind, given.file, given.overrides)

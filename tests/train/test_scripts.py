@@ -198,7 +198,8 @@ def test_the_decoder_learns_from_generated_latents_and_nothing_else_moves(
         (DecoderConfig, "gradient_weight=.inf", "gradient_weight must be 0 or more, got inf"),
         (SingleViewConfig, "form.width=0", "form.width must be 4 to 512, got 0"),
         (SingleViewConfig, "parts=both", "parts must be one of joint, depth, synthesis, got 'both'"),
-        (DecoderConfig, "--steps", "unknown option '--steps'; settings are given as key=value"),
+        (DecoderConfig, "--steps", "unknown setting 'steps'"),
+        (DecoderConfig, "-s", "unknown option '-s'; settings are given as name=value or --name value"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_name(kind, given, message) -> None:
