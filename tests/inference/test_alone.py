@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from cus.cli.export import main as export
+from cus.cli.fit import main as fit
 from cus.cli.infer import main
 from cus.errors import InputError
 from cus.estimators import estimate_scene
@@ -58,6 +60,12 @@ def test_one_photograph_goes_all_the_way_to_a_gaussian_scene(tmp_path, weights):
     assert main(["--views", PHOTO, *options]) == 0
     assert (out / "splat.ply").stat().st_size > 1000 and (out / "report.html").is_file()
 
+    assert main(["--views", PHOTO, *options, "--resume"]) == 0
+    assert {"scene", "conditioning", "frames", "cloud"} <= set(json.loads((out / "run.json").read_text())["reused"])
+    assert fit([str(out), "--iterations", "3", "--out", str(tmp_path / "again")]) == 0
+    for layout in ("colmap", "nerfstudio"):
+        assert export([str(out), "--format", layout]) == 0
+
 
 @pytest.mark.parametrize(
     ("extra", "message"),
@@ -81,10 +89,18 @@ def test_a_file_of_cameras_goes_where_it_says_and_a_zoom_far_in():
 
 def test_auto_names_what_can_be_done_where_nothing_sees_depth_in_one_photograph(monkeypatch, tmp_path):
     monkeypatch.setattr("cus.estimators.mono.SHIPPED", tmp_path)
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="--estimator da3, or add a second photograph"):
         choose("auto", 1)
+
+
+def test_auto_takes_the_network_that_ships_for_one_photograph_and_never_for_two(monkeypatch, tmp_path, weights):
+    monkeypatch.setattr("cus.estimators.mono.SHIPPED", weights)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    alone = choose("auto", 1)
+    assert alone.name == "mono" and "Depth Anything 3's weights are not on this machine" in alone.reason
+    assert choose("auto", 2).name != "mono"
+    assert choose("mono", 1).note == "estimator: mono with shipped"
 
 
 def test_an_estimator_of_one_photograph_refuses_two(weights):
