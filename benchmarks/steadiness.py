@@ -1,0 +1,64 @@
+"""How steady conditioning images and frames are along a path: what changes beyond the cameras' motion.
+
+    cus-infer --views a.jpg b.jpg --frames 25 --no-splat --out out
+    python benchmarks/steadiness.py out
+
+Neighbouring pictures of the run's path are warped onto each other through the depth of its conditioning, and compared
+as `cus-view --measure` compares renders: the mean absolute difference of co-visible pixels, and the same over the worst
+1 % of blocks ("popping"), both of 255. All rows are compared through the same depth. The warps are made anew from
+the run's scene and photographs.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cus.cameras import Cameras
+from cus.conditioning import agree, fused_warp, hierarchical_warp, render_scene_points
+from cus.errors import InputError
+from cus.inference.refit import read_run, recorded_photographs
+from cus.viewer.steadiness import Shot, compare
+
+
+def changes(pictures: Tensor, masks: Tensor, depths: Tensor, cameras: Cameras) -> tuple[float, float, float]:
+    """Mean change, popping and share of compared pixels, averaged over neighbours of [T, 3, H, W] pictures."""
+    shots = [Shot(cameras[t], pictures[t], masks[t].float(), depths[t]) for t in range(len(cameras))]
+    found = torch.tensor([compare(*pair) for pair in zip(shots, shots[1:], strict=False)], dtype=torch.float64)
+    change, popping, share = found.mean(dim=0).tolist()
+    return change, popping, share
+
+
+def main(arguments: list[str]) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="output of cus-infer")
+    run = read_run(parser.parse_args(arguments).run)
+    scene, cameras = run.made.scene, run.made.cameras
+    if len(cameras) < 2:
+        raise InputError("one frame has no neighbours: give cus-infer --frames 25")
+    photographs, _ = recorded_photographs(run)
+    fused = fused_warp(agree(scene, photographs), cameras, photographs, agreed=True)
+    rows = {
+        "hierarchical warp": hierarchical_warp(scene, cameras),
+        "points": render_scene_points(scene, cameras),
+        "fused warp": fused,
+        "frames": replace(fused, images=run.made.frames, masks=torch.ones_like(fused.masks)),
+    }
+    print("| picture | change (of 255) | popping (of 255) | compared |\n| --- | ---: | ---: | ---: |")
+    for name, shown in rows.items():
+        masks = shown.masks & fused.masks
+        change, popping, share = changes(shown.images, masks, fused.depths, cameras)
+        print(f"| {name} | {change:.2f} | {popping:.1f} | {share:.1%} |", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
