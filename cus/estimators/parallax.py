@@ -33,7 +33,8 @@ def require_parallax(features: list[sfm.Features], pairs: list[Pair], cameras: l
             return
     raise InputError(
         f"the photographs show no parallax: turning the camera alone explains the matches to {largest:.1f} pixels. "
-        "They were taken from one place, or are copies; step sideways by a tenth of the distance to the subject"
+        "They were taken from one place, or are copies; step sideways by a tenth of the distance to the subject, or "
+        "use the estimator 'da3', which sees depth in each"
     )
 
 

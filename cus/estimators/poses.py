@@ -171,7 +171,7 @@ class _Lost:
                 f"view {view + 1} cannot be placed{left}: {reason}. Use photographs that are sharp, overlap by half or "
                 "more and are taken at most some 40 degrees apart, "
                 + ("leave it out, " if self.views > 2 else "")
-                + "or give the cameras (--cameras transforms.json)"
+                + "give the cameras (--cameras transforms.json), or use the estimator 'da3', which needs no matches"
             )
 
     def notes(self) -> tuple[str, ...]:

@@ -218,5 +218,6 @@ def _no_beginning(features: list[sfm.Features], pairs: list[Pair], cameras: list
     return InputError(
         f"the photographs show too little parallax to measure depth: views {best.a + 1} and {best.b + 1} share "
         f"{len(a)} matches, but move by only {residual:.1f} pixels against a turn of the camera, less than a degree as "
-        "seen from the scene. Step sideways by a tenth of the distance to the subject"
+        "seen from the scene. Step sideways by a tenth of the distance to the subject, or use the estimator 'da3', "
+        "which sees depth in each"
     )
