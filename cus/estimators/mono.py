@@ -22,6 +22,7 @@ from cus.estimators.predictions import Prediction
 
 FORMAT = "cus-single-view-1"
 OWN = "shipped"  # stands for the weights in `SHIPPED`
+DOUBT = 0.1  # relative difference of two answers that takes most of a half, the largest trust
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "mono"
 
 
@@ -75,12 +76,16 @@ class Mono(OneViewNetwork):
         """Depth of the view, seen through the given lens, or through one that is guessed."""
         model = load_network(path).to(device)
         report(1)
-        pictures = torch.stack(framed.pictures)
+        picture = framed.pictures[0][None]
         with torch.no_grad():
-            depths = model(pictures)
-        depths = F.interpolate(depths, pictures.shape[-2:], mode="bilinear", align_corners=False)
+            seen = 1 / model(torch.cat([picture, picture.flip(-1)]))
+        # The mirrored picture asks the same question once more; where the answers differ, neither is worth much.
+        first, second = seen[:1], seen[1:].flip(-1)
+        doubt = (first - second).abs() / (first + second)
+        maps = torch.cat([2 / (first + second), 1 / (1 - torch.exp(-doubt / DOUBT) / 2)], dim=1)
+        depth, confidence = F.interpolate(maps, picture.shape[-2:], mode="bilinear", align_corners=False)[0]
         report(2)
-        return self.seen_through(depths[0, 0], framed, given, metric=False)
+        return self.seen_through(depth, framed, given, metric=False, confidence=confidence)
 
 
 def save_network(path: Path, model: SingleViewDepth) -> None:

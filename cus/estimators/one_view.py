@@ -43,7 +43,14 @@ class OneViewNetwork(Network):
         return scene.with_notes(self.caution) if self.caution else scene
 
     def seen_through(
-        self, depth: Tensor, framed: FramedViews, given: Cameras | None, field: float | None = None, *, metric: bool
+        self,
+        depth: Tensor,
+        framed: FramedViews,
+        given: Cameras | None,
+        field: float | None = None,
+        *,
+        metric: bool,
+        confidence: Tensor | None = None,
     ) -> Prediction:
         """The prediction of a map of depth over focal length, that in units of the frame's longer side.
 
@@ -53,16 +60,18 @@ class OneViewNetwork(Network):
             given: its known camera, or None.
             field: horizontal field of view of the frame in degrees, as the network sees it; None: `FIELD`.
             metric: whether depth is in metres.
+            confidence: [h, w] from 1 on; None: `CONFIDENCE` everywhere.
 
         Raises:
             InputError: a field of view that no lens has.
         """
         Ks = self._lens(depth, framed, given, field)
-        return self._prediction(depth * Ks[0, 0, 0] / max(depth.shape), Ks, metric=metric, follows_lens=True)
+        scaled = depth * Ks[0, 0, 0] / max(depth.shape)
+        return self._prediction(scaled, Ks, confidence, metric=metric, follows_lens=True)
 
     def in_metres(self, depth: Tensor, framed: FramedViews, given: Cameras | None) -> Prediction:
         """The prediction of a map [h, w] of depth in metres, whatever the lens."""
-        return self._prediction(depth, self._lens(depth, framed, given, None), metric=True, follows_lens=False)
+        return self._prediction(depth, self._lens(depth, framed, given, None), None, metric=True, follows_lens=False)
 
     def _lens(self, depth: Tensor, framed: FramedViews, given: Cameras | None, field: float | None) -> Tensor:
         """[1, 3, 3] intrinsics in pixels of the frame."""
@@ -78,7 +87,9 @@ class OneViewNetwork(Network):
         focal = focal_from_fov(FIELD, max(width, height)) if field is None else focal_from_fov(field, width)
         return depth.new_tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])[None]
 
-    def _prediction(self, depth: Tensor, Ks: Tensor, *, metric: bool, follows_lens: bool) -> Prediction:
+    def _prediction(
+        self, depth: Tensor, Ks: Tensor, confidence: Tensor | None, *, metric: bool, follows_lens: bool
+    ) -> Prediction:
         here = torch.eye(4, device=depth.device)[None]
-        sure = torch.full_like(depth, CONFIDENCE)
+        sure = torch.full_like(depth, CONFIDENCE) if confidence is None else confidence
         return Prediction(self.title, here, Ks, [depth], [sure], metric=metric, follows_lens=follows_lens)
