@@ -1,4 +1,4 @@
-"""From a scene estimate to conditioning images: the kinds of them, occlusion suppression, fusion, point renders."""
+"""Conditioning images from a scene estimate: kinds, occlusion suppression, multi-view fusion, point renders."""
 
 from cus.conditioning.conditioning import Conditioning, Layers
 from cus.conditioning.discs import render_discs

@@ -1,4 +1,4 @@
-"""A target picture that is painted from a z-buffer at several resolutions, the finer over the coarser (Eq. 4)."""
+"""A target picture painted from a z-buffer at several resolutions, the finer over the coarser (Eq. 4)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from cus.conditioning.conditioning import Conditioning
 from cus.conditioning.reliability import EDGE_THRESHOLD
 from cus.conditioning.warp import EMPTY, Projection, coarsen_any, pyramid, winners
 
-# Pixels enlarged at a time: nine weights each, so 36 MiB.
+# Number of pixels enlarged at a time: nine weights each, so 36 MiB.
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """A picture in the making; painting fills holes and never changes what is there.
+    """A picture being painted; painting fills holes and never changes pixels that are already filled.
 
     Attributes:
         image: [H, W, 3] RGB, 0 in holes.
@@ -31,7 +31,7 @@ class Canvas:
 
     @classmethod
     def blank(cls, width: int, height: int, device: torch.device) -> "Canvas":
-        """All holes."""
+        """A canvas that is all holes."""
         return cls(
             torch.zeros((height, width, 3), device=device),
             torch.zeros((height, width), dtype=torch.bool, device=device),
@@ -40,11 +40,11 @@ class Canvas:
 
     @property
     def complete(self) -> bool:
-        """Whether no hole is left."""
+        """Whether there are no holes left."""
         return bool(self.mask.all())
 
     def copy_to(self, conditioning: Conditioning, index: int) -> None:
-        """Become the picture of one target."""
+        """Write this canvas into one target of `conditioning`."""
         conditioning.images[index] = self.image.permute(2, 0, 1)
         conditioning.masks[index] = self.mask
         conditioning.depths[index] = self.depths
@@ -60,17 +60,17 @@ class Canvas:
     ) -> None:
         """Fill holes with the points of a z-buffer, at each of the ascending scales in turn.
 
-        A cell of a lower resolution is enlarged mask-aware: see `_enlarged`. Where a cell is empty the pixels stay
-        holes, so that the gaps of occlusions survive (Section III-B).
+        A cell of a lower resolution is enlarged mask-aware (`_enlarged`). Pixels stay holes where a cell is empty, so
+        occlusion gaps survive (Section III-B).
 
         Args:
-            colors: [N, 3] of all points.
-            projection: the N points in the target.
-            keys: [H, W] z-buffer of some of them.
+            colors: [N, 3] colours of all points.
+            projection: the N points projected into the target.
+            keys: [H, W] z-buffer of some of these points.
             scales: divisors of the resolution, ascending.
-            limits: [H, W] the largest depth that each pixel takes; None takes all. A pixel refused at one scale is
-                a hole for the next to fill.
-            means: [H * W, 3] colours to take at scale 1 (`surface_means`); None takes those of the winning points.
+            limits: [H, W] largest depth each pixel accepts; None accepts all. A pixel rejected at one scale stays a
+                hole that the next scale may fill.
+            means: [H * W, 3] colours for scale 1 (`surface_means`); None takes the colours of the winning points.
         """
         for scale, level in zip(scales, pyramid(keys, scales), strict=True):
             filled = level != EMPTY
@@ -100,12 +100,12 @@ class Canvas:
 def _enlarged(
     cells: Tensor, level: Tensor, scale: int, colors: Tensor, projection: Projection
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The scale x scale pixels of each of the cells [K] of a z-buffer [h, w], mask-aware.
+    """Enlarge cells [K] of a z-buffer [h, w] to scale x scale pixels each, mask-aware.
 
-    A pixel is the mean of the points in its cell and the eight cells around, weighted by a tent about each point's own
-    position, a cell wide to each side. (A plain bilinear enlargement pretends that each point lies in the middle of
-    its cell; the true position is known, and worth 0.4 dB on a real x4 close-up.) Empty cells have no weight, nor have
-    cells whose depth differs from the pixel's own by a depth edge: neither holes nor other surfaces bleed in.
+    A pixel is the mean of the points in its cell and the eight cells around it, weighted by a tent one cell wide to
+    each side of each point's true position. (Plain bilinear enlargement assumes that each point lies in the middle of
+    its cell; using the true position gains 0.4 dB on a real x4 close-up.) Empty cells and cells whose depth differs
+    from the pixel's own by a depth edge have no weight: neither holes nor other surfaces bleed in.
 
     Returns:
         pixel indices [K * scale^2] (-1 outside the picture), colours [K * scale^2, 3] and depths [K * scale^2].

@@ -1,4 +1,4 @@
-"""What the warps hand to the diffusion model."""
+"""The conditioning that the warps pass to the diffusion model."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from cus.cameras import Cameras
 
 @dataclass(frozen=True)
 class Layers:
-    """What the two best references of each target show on their own, for a model that sees them apart.
+    """What the two best references of each target show separately, for models that take them as separate inputs.
 
     Attributes:
-        images: [T, 2, 3, H, W] float32 RGB in [0, 1], the better first; black where the mask is False.
-        masks: [T, 2, H, W] bool, where the reference sees the target's surface; the second is all False where there is
-            one reference only.
-        gate: [T, H, W] float32 in [0, 1], how far the references agree on the detail of `Conditioning.images`.
+        images: [T, 2, 3, H, W] float32 RGB in [0, 1], the better reference first; black where the mask is False.
+        masks: [T, 2, H, W] bool, True where the reference sees the target's surface; the second mask is all False if
+            there is only one reference.
+        gate: [T, H, W] float32 in [0, 1], how well the references agree on the detail of `Conditioning.images`.
     """
 
     images: Tensor
@@ -41,13 +41,13 @@ class Layers:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Pictures of the known scene from the target cameras, with holes where nothing is known.
+    """Pictures of the known parts of the scene from the target cameras, with holes elsewhere.
 
     Attributes:
         images: [T, 3, H, W] float32 RGB in [0, 1]; black in the holes.
         masks: [T, H, W] bool; False in the holes.
         depths: [T, H, W] float32 z-depth in scene units; 0 in the holes.
-        layers: the best references apart, of the fused warp only.
+        layers: the two best references separately; only the fused warp provides them.
     """
 
     images: Tensor
@@ -72,7 +72,7 @@ class Conditioning:
 
     @property
     def coverage(self) -> Tensor:
-        """[T] fraction of each target's pixels that something covers."""
+        """[T] fraction of each target's pixels that are not holes."""
         return self.masks.float().mean(dim=(1, 2))
 
     def to(self, device: torch.device | str) -> "Conditioning":
@@ -82,7 +82,7 @@ class Conditioning:
 
 
 def blank_conditioning(targets: Cameras, with_layers: bool = False) -> Conditioning:
-    """All holes, for T target cameras, on their device."""
+    """A conditioning of only holes for T target cameras, on their device."""
     count, height, width = len(targets), targets.height, targets.width
     device = targets.viewmats.device
     layers = None

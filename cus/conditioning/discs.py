@@ -1,8 +1,8 @@
 """Point clouds as alpha-composited discs: what PyTorch3D's PointsRasterizer and AlphaCompositor draw.
 
-Around each projected point lies a disc, of one size for all. A pixel keeps the nearest few of the discs that reach its
-centre and blends them front to back, with weights 1 - distance^2 / radius^2, over black. ViewCrafter renders its clouds
-so, with the values that are the defaults here.
+Around each projected point lies a disc; all discs have the same size. A pixel keeps the nearest few discs that reach
+its centre and blends them front to back over black, with weights 1 - distance^2 / radius^2. ViewCrafter renders its
+clouds this way, with the values that are the defaults here.
 """
 
 import itertools
@@ -23,15 +23,20 @@ from cus.errors import InputError
 
 RADIUS = 0.01
 POINTS_PER_PIXEL = 10
-# PyTorch3D's kernels for the GPU have this limit, too.
+# PyTorch3D's GPU kernels have the same limit.
 MOST_POINTS_PER_PIXEL = 150
-# Points handled at a time: about 100 MiB of intermediate values.
+# Number of points processed at a time: about 100 MiB of intermediate values.
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class DiscOptions:
-    """What holds for all discs; see `render_discs`."""
+    """Options shared by all discs (see `render_discs`).
+
+    Attributes:
+        radius: radius of the discs in PyTorch3D's normalised coordinates.
+        points_per_pixel: number of nearest discs that a pixel blends.
+    """
 
     radius: float
     points_per_pixel: int
@@ -48,28 +53,28 @@ def render_discs(
     backend: Backend = "auto",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Conditioning:
-    """Alpha-composited discs of one size around the points of a cloud.
+    """Render the points of a cloud as alpha-composited discs of one size.
 
-    Equal to PyTorch3D's PointsRenderer (PointsRasterizer, AlphaCompositor) with `cameras_from_opencv_projection`. Of
-    equal depths the point of the lower index is in front; points behind a camera are dropped.
+    Matches PyTorch3D's PointsRenderer (PointsRasterizer, AlphaCompositor) with `cameras_from_opencv_projection`. Of
+    points at equal depth the one with the lower index is in front; points behind a camera are dropped.
 
     Args:
         points: [N, 3] world points.
         colors: [N, 3] RGB in [0, 1].
         target_cameras: T cameras of any size, on any device.
-        radius: of the discs in PyTorch3D's normalised coordinates, in which the shorter side of a picture is 2 long.
-        points_per_pixel: how many of the nearest discs a pixel blends, 1 to 150.
-        backend: "cpu" for float32 on the CPU, in Numba kernels, a thread a target; "torch" anywhere, the oracle of the
-            tests. "auto" takes the first that fits.
+        radius: radius of the discs in PyTorch3D's normalised coordinates, where a picture's shorter side is 2 long.
+        points_per_pixel: number of nearest discs that a pixel blends, 1 to 150.
+        backend: "cpu": Numba kernels for float32 on the CPU, one thread per target; "torch": any device, the tests'
+            reference; "auto": the first that fits.
         on_progress: called with (targets done, T).
 
     Returns:
-        Conditioning on the points' device, of the cameras' size. A pixel is masked True where any disc reaches it; its
-        depth is that of the nearest point among them.
+        Conditioning on the points' device, of the cameras' size. The mask is True where any disc reaches a pixel; the
+        depth is that of the nearest such point.
 
     Raises:
-        InputError: an empty cloud, no disc in any target, or backend="cpu" where it cannot run.
-        ValueError: shapes that do not belong together, no target, or a radius or number out of range.
+        InputError: an empty cloud, no disc in any target, or backend="cpu" on another device or dtype.
+        ValueError: inconsistent shapes, no target, or a radius or number out of range.
     """
     if points.ndim != 2 or points.shape[1] != 3 or colors.shape != points.shape:
         raise ValueError(f"expected points and colors [N, 3], got {tuple(points.shape)} and {tuple(colors.shape)}")
@@ -96,7 +101,7 @@ def render_discs(
 def draw_discs(
     points: Tensor, colors: Tensor, targets: Cameras, options: DiscOptions, on_target: Callable[[int], None]
 ) -> Conditioning:
-    """`render_discs` without its checks, and all holes where nothing lands; `on_target` is told the targets done."""
+    """`render_discs` without its checks; `on_target` gets the number of targets done."""
     conditioning = blank_conditioning(targets)
     radius = options.radius * min(targets.width, targets.height) / 2  # in pixels
     matrices = projection_matrices(targets)
@@ -110,7 +115,7 @@ def draw_discs(
 
 
 def check_discs(radius: float, points_per_pixel: int, backend: str) -> None:
-    """Raises ValueError for what no disc can be."""
+    """Raise ValueError for options out of range."""
     if not 0 < radius <= 1:
         raise ValueError(f"radius must lie in (0, 1], where the picture's shorter side is 2 long, got {radius}")
     if not 1 <= points_per_pixel <= MOST_POINTS_PER_PIXEL:
@@ -126,13 +131,13 @@ def projection_matrices(cameras: Cameras) -> Tensor:
 
 @dataclass(frozen=True)
 class _Cloud:
-    """Points before one camera.
+    """Points seen by one camera.
 
     Attributes:
-        points: [N, 3].
-        colors: [N, 3].
-        matrix: [3][4], world point to homogeneous pixel.
-        radius: of the discs, in pixels.
+        points: [N, 3] world points.
+        colors: [N, 3] RGB in [0, 1].
+        matrix: 3 rows of 4, world point to homogeneous pixel.
+        radius: radius of the discs in pixels.
     """
 
     points: Tensor
@@ -141,14 +146,14 @@ class _Cloud:
     radius: float
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixel coordinates and z-depths [M] each of points [M, 3]; the former mean nothing where z is not positive."""
+        """Pixel coordinates and z-depths, [M] each, of points [M, 3]; meaningless unless z is positive."""
         a, b, c = points.unbind(1)
         x, y, z = (m[0] * a + m[1] * b + (m[2] * c + m[3]) for m in self.matrix)
         safe = z.clamp(min=1e-12)
         return x / safe, y / safe, z
 
     def next_nearest(self, blended: Tensor) -> Tensor:
-        """For each pixel the smallest key above that of `blended` [H, W] among the discs that reach it, or `EMPTY`.
+        """Each pixel's next disc: the smallest key above `blended` [H, W] among the discs that reach it, or `EMPTY`.
 
         Keys are the depth's bits above the point's index.
         """
@@ -173,7 +178,7 @@ class _Cloud:
 
 
 def _blend(cloud: _Cloud, points_per_pixel: int, conditioning: Conditioning, index: int) -> None:
-    """Fill one target of a conditioning: each round blends the next nearest disc of every pixel."""
+    """Render one target of a conditioning: each round blends the next nearest disc of every pixel."""
     height, width = conditioning.depths.shape[1:]
     image = cloud.colors.new_zeros((height * width, 3))
     transmittance = cloud.colors.new_ones(height * width)
@@ -195,6 +200,6 @@ def _blend(cloud: _Cloud, points_per_pixel: int, conditioning: Conditioning, ind
 
 
 def _distance2(x: Tensor, y: Tensor, column: Tensor, row: Tensor) -> Tensor:
-    """Squared distance of points from the centres of pixels, in pixels."""
+    """Squared distance of points from pixel centres, in pixels squared."""
     dx, dy = column + 0.5 - x, row + 0.5 - y
     return dx * dx + dy * dy

@@ -1,4 +1,4 @@
-"""Multi-view consistency: consistent pixels of many views become one global point cloud (Section III-D, Eq. 6)."""
+"""Multi-view consistency: consistent pixels of several views become one global point cloud (Section III-D, Eq. 6)."""
 
 import math
 from collections.abc import Callable
@@ -11,26 +11,26 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.scene import SceneEstimate
 
-# In units of the scene scale: VGGT's unit of length, in which the paper states 0.01.
+# In units of the scene scale, which is VGGT's unit of length; the paper states 0.01 in it.
 GEOMETRIC_TOLERANCE = 0.01
 COLOR_TOLERANCE = 0.1
-# What a pixel averages over, bilinear sampling included, as a Gaussian: standard deviation in pixels.
+# The area that a pixel averages over, bilinear sampling included, as a Gaussian: standard deviation in pixels.
 _PIXEL_SIGMA = 0.5
 # The paper asks for 10 of 25 frames.
 _NEEDED_FRACTION = 0.4
-# Photographs from all around have less in common than frames of one path: so many others that agree make a point.
+# Photographs from all around overlap less than frames of one path: this many other agreeing views make a point.
 _AGREEING = 1
 
 
 @dataclass(frozen=True)
 class FusedCloud:
-    """What the views agree on.
+    """The points that the views agree on.
 
     Attributes:
-        points: [N, 3] world points, averages over the views that agree.
-        colors: [N, 3] RGB in [0, 1], likewise.
+        points: [N, 3] world points, means over the agreeing views.
+        colors: [N, 3] RGB in [0, 1], means over the agreeing views.
         counts: [V, H, W] int64, how many *other* views agree with each pixel (M of Eq. 9); 0 where it has no depth.
-        needed: the threshold tau_num: pixels with more than this many agreeing views became points.
+        needed: threshold tau_num; pixels with more than this many agreeing views became points.
     """
 
     points: Tensor
@@ -45,7 +45,7 @@ class FusedCloud:
 
 
 def default_needed(views: int) -> int:
-    """tau_num for a number of views: 10 for the paper's 25 frames, in proportion for fewer, and always satisfiable.
+    """tau_num for a number of views: 10 for the paper's 25 frames, proportionally less for fewer, always satisfiable.
 
     More than tau_num of the `views - 1` other views must agree: 2 views -> 0 (the other one), 3 -> 1 (both others),
     16 -> 6, 25 -> 10.
@@ -55,12 +55,12 @@ def default_needed(views: int) -> int:
 
 @dataclass(frozen=True)
 class _Match:
-    """What another view holds where M of one view's points land.
+    """The pixels of another view where M points of one view land.
 
     Attributes:
-        points: [M] which points they are.
+        points: [M] indices of the points.
         pixels: [M] flat index of the other view's pixel.
-        values: [6, M] its point (x, y, z) and its colour there.
+        values: [6, M] position (x, y, z) and colour of the other view there.
     """
 
     points: Tensor
@@ -79,32 +79,31 @@ def fuse_views(
     color_tolerance: float = COLOR_TOLERANCE,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> FusedCloud:
-    """Check every pixel against every other view and fuse what agrees into a global point cloud (Eq. 6).
+    """Check every pixel against every other view and fuse consistent ones into a global point cloud (Eq. 6).
 
-    A pixel's point p_i is projected into view j, where depth and colour are read between pixels (inverse depth,
-    mask-aware and bilinear, which is exact on planes) and give p_j and c_j. They agree where |p_i - p_j| < tau_g and
-    |c_i - c_j| < tau_c. Where one view samples the surface more finely than the other, its colours are first averaged
-    over the other's pixels: close-ups would disagree with the views they come from wherever there is detail. Pixels
-    with more than tau_num agreeing views become points: the average of all agreeing positions, and the pixel's own
-    colour plus the average difference of the agreeing ones to it. A pixel that an earlier point already averaged in
-    gives no second point; views are taken from the most magnified to the least, so that the finest sampling of each
-    surface stays.
+    A pixel's point p_i is projected into view j, where depth and colour are interpolated (inverse depth, mask-aware and
+    bilinear, which is exact on planes) to give p_j and c_j. They agree if |p_i - p_j| < tau_g and |c_i - c_j| < tau_c.
+    Where one view samples the surface more finely than the other, its colours are first averaged over the other's
+    pixels: otherwise close-ups would disagree with the views they come from wherever there is detail. Pixels with more
+    than tau_num agreeing views become points: the mean of all agreeing positions, and the pixel's own colour plus the
+    mean difference of the agreeing colours to it. A pixel that already contributed to an earlier point gives no second
+    point; views are processed from the most magnified to the least, so that the finest sampling of each surface stays.
 
     Args:
         images: [V, 3, H, W] RGB in [0, 1].
         depths: [V, H, W] z-depths in scene units, 0 = none.
         cameras: V cameras of H x W pixels.
-        scale: the scene scale (`SceneEstimate.scale`); None: the mean distance of all points from the first camera.
-        needed: tau_num; None is `default_needed(V)`.
+        scale: scene scale (`SceneEstimate.scale`); None: the mean distance of all points from the first camera.
+        needed: tau_num; None: `default_needed(V)`.
         geometric_tolerance: tau_g in units of the scene scale.
         color_tolerance: tau_c, Euclidean distance in RGB.
         on_progress: called with (views done, V).
 
     Returns:
-        FusedCloud; its points may be empty where nothing agrees.
+        FusedCloud; without any points if nothing agrees.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: inconsistent shapes.
     """
     _check(images, depths, cameras)
     views = len(images)
@@ -162,7 +161,7 @@ def _sampling_maps(images: Tensor, depths: Tensor) -> Tensor:
 
 
 def _footprints(depths: Tensor, cameras: Cameras) -> list[float]:
-    """Median size of a pixel on the surface, of each view; infinite where nothing has a depth."""
+    """Median pixel size on the surface for each view; infinite if nothing has a depth."""
     footprints = []
     for depth, K in zip(depths, cameras.Ks, strict=True):
         known = depth[depth > 0]
@@ -172,14 +171,14 @@ def _footprints(depths: Tensor, cameras: Cameras) -> list[float]:
 
 
 class _Smooth:
-    """The views' colours as coarser pixels would see them; holes take no part."""
+    """The views' colours as coarser pixels would see them; holes are excluded."""
 
     def __init__(self, images: Tensor, depths: Tensor, footprints: list[float]) -> None:
         self.images, self.known, self.footprints = images, (depths > 0).to(images.dtype), footprints
         self.made: dict[tuple[int, int], Tensor] = {}
 
     def colors(self, view: int, other: int) -> Tensor:
-        """[3, H, W] of a view, averaged over pixels of another where those are larger; to half an octave."""
+        """[3, H, W] colours of a view, averaged over the other view's pixels if those are larger; to half an octave."""
         sizes = self.footprints[view], self.footprints[other]
         halves = round(2 * math.log2(sizes[1] / sizes[0])) if max(sizes) < math.inf else 0
         if halves <= 0:
@@ -193,7 +192,7 @@ class _Smooth:
 
 
 def _gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
-    """Of [C, H, W], nothing outside."""
+    """Gaussian blur of [C, H, W] with zeros outside."""
     radius = math.ceil(3 * sigma)
     offsets = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
     window = torch.exp(-0.5 * (offsets / sigma) ** 2)
@@ -205,7 +204,7 @@ def _gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
 def _consistent(
     own: Tensor, maps: Tensor, camera: Cameras, distance: float, color_distance: float
 ) -> tuple[_Match, Tensor]:
-    """The points with colours [6, N] that agree with another view (M of Eq. 6), and how far it is from them [6, M]."""
+    """The points with colours [6, N] that agree with another view (M of Eq. 6), and their distances from it [6, M]."""
     match = _match(own[:3], maps, camera)
     apart = match.values - own.index_select(1, match.points)
     squares = apart.square()
@@ -216,7 +215,7 @@ def _consistent(
 
 
 def _match(points: Tensor, maps: Tensor, camera: Cameras) -> _Match:
-    """What another view holds where points [3, N] land on a pixel of it that has a depth."""
+    """The pixels with a depth of another view on which points [3, N] land."""
     viewmat, K = camera.viewmats[0], camera.Ks[0]
     x, y, z = K @ (viewmat[:3, :3] @ points + viewmat[:3, 3:])
     x, y = x / z, y / z
@@ -224,7 +223,7 @@ def _match(points: Tensor, maps: Tensor, camera: Cameras) -> _Match:
     x, y = x[landing], y[landing]
     grid = torch.stack([2 * x / camera.width - 1, 2 * y / camera.height - 1], dim=-1)
     sampled = F.grid_sample(maps[None], grid[None, None], mode="bilinear", align_corners=False)[0, :, 0]
-    # A quarter is the share of the nearest pixel at worst: with less, that pixel has no depth.
+    # The nearest pixel's share is at least a quarter: with less, that pixel has no depth.
     known = (sampled[4] > 0.249).nonzero().squeeze(1)
     sampled, landing, x, y = sampled.index_select(1, known), landing[known], x[known], y[known]
     sampled = sampled / sampled[4]
@@ -235,7 +234,7 @@ def _match(points: Tensor, maps: Tensor, camera: Cameras) -> _Match:
 
 
 def fused_photos(scene: SceneEstimate, on_progress: Callable[[int, int], None] | None = None) -> FusedCloud:
-    """`fuse_views` of photographs alone, of which two have to agree with one that becomes a point."""
+    """`fuse_views` for photographs alone: two others have to agree with a pixel to make it a point."""
     with_depth = int((scene.depths > 0).flatten(1).any(dim=1).sum())
     needed = max(0, min(_AGREEING, with_depth - 2))
     return fuse_views(

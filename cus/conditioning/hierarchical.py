@@ -33,29 +33,29 @@ def hierarchical_warp(
 ) -> Conditioning:
     """Warp the scene's reference views into target cameras (Algorithm 1).
 
-    Each reference is warped at high resolution and at lower ones; what a lower resolution gives is enlarged mask-aware
-    and fills the holes that the higher ones left. Reliable depths go first, then the unreliable ones fill what is still
-    open, then the references are merged. Holes that remain are black, masked False, of depth 0. Where several points
-    of a reference land in each pixel, the pixel is their mean, of the nearest surface.
+    Each reference is warped at high resolution and at lower ones; a lower resolution is enlarged mask-aware and fills
+    the holes left by the higher ones. Reliable depths come first, then unreliable ones fill the rest, then the
+    references are merged. Remaining holes are black, masked False, of depth 0. Where several points of a reference land
+    in each pixel, the pixel is the mean of those on the nearest surface.
 
     Args:
         scene: reference images with cameras, depths (0 = none) and confidences.
         target_cameras: T cameras of any size, on any device.
         suppress_background: remove background that leaks through sparse foreground (Eq. 5). For inference; training
-            keeps the leaks, because too clean conditions teach too little.
+            keeps the leaks, because overly clean conditions teach too little.
         scales: divisors of the resolution, ascending, e.g. (1, 4) for the paper's two levels. None chooses 1, 2, 4, ...
             for each reference and target until the spacing of the projected points is covered.
         merge: where references disagree, "nearest" keeps the one whose camera centre is nearest to the target's (the
-            paper), "depth" the one whose surface is nearest to the target.
-        backend: "cpu" for float32 on the CPU, in Numba kernels, a thread a target (the first call on a machine compiles
-            them, some seconds); "torch" anywhere, the oracle of the tests. "auto" takes the first that fits.
+            paper's choice), "depth" the one whose surface is nearest to the target.
+        backend: "cpu": Numba kernels for float32 on the CPU, one thread per target (the first call on a machine
+            compiles them for some seconds); "torch": any device, the tests' reference; "auto": the first that fits.
         on_progress: called with (targets done, T).
 
     Returns:
         Conditioning of the target cameras' size, on the scene's device.
 
     Raises:
-        InputError: no point of the scene lands in any target, or backend="cpu" where it cannot run.
+        InputError: no point of the scene lands in any target, or backend="cpu" on another device or dtype.
         ValueError: scales that are not ascending positive whole numbers, no target, or an unknown merge or backend.
     """
     if len(target_cameras) < 1:
@@ -94,7 +94,7 @@ def _warp_targets(
     conditioning: Conditioning,
     on_target: Callable[[int], None],
 ) -> None:
-    """`warp_targets_cpu` in tensor operations, on any device."""
+    """`warp_targets_cpu` as tensor operations, on any device."""
     for index, order in enumerate(orders):
         ops = _TensorOps(targets[index], conditioning.images.device)
         canvas = warp_target(ops, ops.blank(), [references[view] for view in order], options)
@@ -103,7 +103,7 @@ def _warp_targets(
 
 
 class _TensorOps:
-    """The steps of Algorithm 1 into one target in tensor operations; a view's projection and z-buffer are kept."""
+    """The steps of Algorithm 1 for one target as tensor operations; caches a view's projection and z-buffer."""
 
     def __init__(self, target: Cameras, device: torch.device) -> None:
         self.target, self.device = target, device

@@ -9,24 +9,24 @@ from torch import Tensor
 
 from cus.conditioning.reliability import EDGE_THRESHOLD
 
-# In units of the scene scale: VGGT's unit of length, in which the paper states 0.2.
+# In units of the scene scale, which is VGGT's unit of length; the paper states 0.2 in it.
 DEPTH_TOLERANCE = 0.2
-# Points closer together than this many pixels close the surface as far as the eye can tell: nothing is dilated.
+# Points at most this many pixels apart look like a closed surface: nothing is dilated.
 DENSE_SPACING = 1.25
 LARGEST_RADIUS = 32
-# Samples of a depth map that are further apart than this, in its pixels, are no surface any more.
+# Samples of a depth map that are further apart than this, in its pixels, no longer form a surface.
 LARGEST_SPACING = 8
 
 
 def dilation_radii(spacing: Tensor) -> Tensor:
-    """Dilation radius of each point, in pixels, from the local density of the warp: the sparser, the larger.
+    """Dilation radius of each point in pixels, from the local density of the warp: the sparser, the larger.
 
-    The density is that of the point's own surface, 1 / spacing^2. Counting the valid pixels around would mix surfaces:
-    a dense background hides how sparse the foreground is. The kernel of 2 r + 1 pixels holds at least one gap and both
+    The density is that of the point's own surface, 1 / spacing^2. Counting valid pixels around it would mix surfaces: a
+    dense background hides how sparse the foreground is. The kernel of 2 r + 1 pixels contains at least one gap and both
     its ends. Dense points get radius 0.
 
     Args:
-        spacing: distance between neighbouring points of the same surface, in target pixels; 0 for lone points.
+        spacing: distance between neighbouring points of the same surface in target pixels; 0 for isolated points.
 
     Returns:
         int64 radii of the same shape, 0 .. `LARGEST_RADIUS`.
@@ -36,18 +36,18 @@ def dilation_radii(spacing: Tensor) -> Tensor:
 
 
 def sample_spacing(depths: Tensor) -> Tensor:
-    """How far apart a depth map samples the surface at each pixel, in its own pixels.
+    """Distance between a depth map's samples of the surface at each pixel, in its own pixels.
 
-    The smallest distance (in rows or columns, whichever is more) within which two more pixels have a depth of the same
-    surface, that is, without a depth edge between. So a dense map has 1, on thin structures too, and one with a depth
-    at every fourth row and column 4. How sure a depth is plays no part: doubt makes no gap.
+    The smallest distance (the larger of rows and columns) within which two more pixels have a depth on the same
+    surface, that is, with no depth edge between. A dense map has 1, even on thin structures; a map with a depth at
+    every fourth row and column has 4. Confidence plays no part: an uncertain depth is not a gap.
 
     Args:
         depths: [H, W] z-depths, 0 means none.
 
     Returns:
-        [H, W] float32; 0 where a sample has no company within `LARGEST_SPACING` (an outlier: it hides nothing) and
-        where there is none.
+        [H, W] float32; 0 where there is no depth, and where a sample has no neighbours within `LARGEST_SPACING` (an
+        outlier: it hides nothing).
     """
     margin, depths = LARGEST_SPACING, depths.contiguous()
     samples = F.pad(depths, (margin, margin, margin, margin))
@@ -95,15 +95,15 @@ def min_filter(values: Tensor, radius: int) -> Tensor:
 
 
 def dilated_depths(depths: Sequence[Tensor], spacings: Sequence[Tensor]) -> Tensor:
-    """D_dilate of Eq. 5: each pixel's nearest depth among the sparse points whose kernel reaches it.
+    """D_dilate of Eq. 5: each pixel's nearest depth among the sparse points whose kernels reach it.
 
-    A point at p with D_warp(p) - D_dilate(p) > tau_D is background that leaks through the gaps of a foreground. The
-    foreground of every source hides the background of all. Dense points have no kernel, so where a scene is dense in
-    the target nothing is hidden.
+    A point at p with D_warp(p) - D_dilate(p) > tau_D is background that leaks through gaps in a foreground. The
+    foreground of every source hides the background of all sources. Dense points have no kernel, so nothing is hidden
+    where a scene is dense in the target.
 
     Args:
         depths: for each source the [H, W] depths of its confident points in the target at high resolution, 0 = none.
-        spacings: for each source the [H, W] spacing of those points in target pixels, 0 for lone ones.
+        spacings: for each source the [H, W] spacing of these points in target pixels, 0 for isolated ones.
 
     Returns:
         [H, W] depths; infinity where no kernel reaches.

@@ -1,4 +1,4 @@
-"""How targets are gone about: in which form, and the hierarchical warp's resolutions, suppression, merging."""
+"""Options of the warp: backend, resolutions, suppression and merging."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from cus.errors import InputError
 Backend = Literal["auto", "cpu", "torch"]
 Merge = Literal["nearest", "depth"]
 LARGEST_SCALE = 64
-# Points closer together than this, in target pixels, are averaged; about one a pixel is best left as it is.
+# Points closer together than this, in target pixels, are averaged; about one per pixel is best left as it is.
 WIDE_SPACING = 0.75
 
 
 @dataclass(frozen=True)
 class WarpOptions:
-    """What holds for all targets of a warp.
+    """Options shared by all targets of a warp.
 
     Attributes:
         scales: divisors of the resolution, ascending; None chooses them by the spacing of the projected points.
-        tolerance: tau_D in scene units, how far behind a dilated foreground a point may lie; infinity takes all.
-        merge: which reference counts where several have something to show.
+        tolerance: tau_D in scene units, how far behind a dilated foreground a point may lie; infinity accepts all.
+        merge: which reference wins where several have a pixel.
     """
 
     scales: tuple[int, ...] | None
@@ -31,12 +31,12 @@ class WarpOptions:
     merge: Merge
 
     def levels(self, spacing: float) -> tuple[int, ...]:
-        """The scales for points so many target pixels apart."""
+        """The scales for points that are `spacing` target pixels apart."""
         return self.scales or scales_for_spacing(spacing)
 
 
 def resolved_backend(backend: Backend, tensors: Sequence[Tensor], what: str) -> Backend:
-    """The backend that "auto" stands for. Raises InputError where "cpu" cannot work on the tensors, `what` they are."""
+    """The backend that "auto" stands for. Raises InputError if "cpu" cannot process the tensors; `what` names them."""
     unfit = [t for t in tensors if t.device.type != "cpu" or t.dtype != torch.float32]
     if backend == "cpu" and unfit:
         kind = f"{unfit[0].dtype} on {unfit[0].device}".removeprefix("torch.")
@@ -55,9 +55,9 @@ def check_scales(scales: Sequence[int]) -> tuple[int, ...]:
 
 
 def scales_for_spacing(spacing: float) -> tuple[int, ...]:
-    """1, 2, 4, ... up to the first scale whose cells are no smaller than the spacing of the points, in pixels.
+    """1, 2, 4, ... up to the first scale whose cells are at least as large as the spacing of the points in pixels.
 
-    A hundredth smaller is no matter: by rounding alone the spacing of a view warped onto itself is a little above 1.
+    A hundredth smaller is fine: rounding alone puts the spacing of a view warped onto itself a little above 1.
     """
     scales = [1]
     while scales[-1] < min(0.99 * spacing, LARGEST_SCALE):

@@ -11,7 +11,7 @@ from cus.conditioning.options import LARGEST_SCALE, check_scales
 from cus.conditioning.warp import EMPTY, coarsen, project_points, splat
 from cus.errors import InputError
 
-# A coarser level that covers less than this much more than the one before closes no gaps, it only widens the outline.
+# A coarser level that covers less than this much more than the previous one only widens outlines.
 WORTHWHILE_GROWTH = 1.1
 
 
@@ -23,14 +23,14 @@ def render_points(
     scales: Sequence[int] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Conditioning:
-    """Z-buffered one-pixel splats of a cloud at several resolutions, the finer over the coarser.
+    """Render a cloud as z-buffered one-pixel splats at several resolutions, the finer over the coarser.
 
     Args:
         points: [N, 3] world points.
         colors: [N, 3] RGB in [0, 1].
         target_cameras: T cameras.
-        scales: divisors of the resolution, ascending. None goes on through 1, 2, 4, ... for each target while doubling
-            the scale adds a tenth to the covered area, which it does as long as there are gaps between the points.
+        scales: divisors of the resolution, ascending. None continues through 1, 2, 4, ... for each target while
+            doubling the scale adds a tenth to the covered area, that is, while there are gaps between the points.
         on_progress: called with (targets done, T).
 
     Returns:
@@ -38,7 +38,7 @@ def render_points(
 
     Raises:
         InputError: an empty cloud, or no point lands in any target.
-        ValueError: shapes that do not belong together, or scales that are not ascending positive whole numbers.
+        ValueError: inconsistent shapes, or scales that are not ascending positive whole numbers.
     """
     if points.ndim != 2 or points.shape[1] != 3 or colors.shape != points.shape:
         raise ValueError(f"expected points and colors [N, 3], got {tuple(points.shape)} and {tuple(colors.shape)}")
@@ -67,7 +67,7 @@ def render_points(
 
 
 def _scales_for_cloud(keys: Tensor) -> tuple[int, ...]:
-    """1, 2, 4, ... while the covered area still grows by closing gaps, for a z-buffer [H, W]."""
+    """1, 2, 4, ... while the area covered by a z-buffer [H, W] still grows because gaps close."""
     scales = [1]
     level = keys
     covered = float((level != EMPTY).float().mean())

@@ -1,4 +1,4 @@
-"""A reference view made ready for warping into many targets."""
+"""A reference view prepared for warping into many targets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from cus.conditioning.reliability import confident, divide_reliability
 from cus.conditioning.warp import Projection
 from cus.scene import SceneEstimate
 
-# The gaps that the coarsest scale has to close: all but the widest few, which steep surfaces stretch without end.
+# Quantile of the gaps that the coarsest scale has to close; steep surfaces stretch the widest few without limit.
 COVERED_QUANTILE = 0.95
 
 
@@ -21,8 +21,8 @@ class Spacing:
     """Distances in target pixels between the projections of neighbouring source pixels.
 
     Attributes:
-        typical: the median.
-        largest: all but the widest few (`COVERED_QUANTILE`).
+        typical: median distance.
+        largest: largest distance except for the widest few (`COVERED_QUANTILE`).
     """
 
     typical: float
@@ -36,10 +36,10 @@ class Reference:
     Attributes:
         colors: [N, 3] RGB of its N = H * W pixels.
         depths: [H, W] z-depths, 0 = none.
-        reliable: [N] bool.
-        unreliable: [N] bool, disjoint from `reliable`; neither where there is no depth.
-        hides: [N] bool, the reliable points that are sure enough to suppress what lies behind them.
-        spacing: [N] how far apart the depths sample the surface, in its own pixels (`sample_spacing`).
+        reliable: [N] bool, whether the point's depth is reliable.
+        unreliable: [N] bool, disjoint from `reliable`; both are False where there is no depth.
+        hides: [N] bool, reliable points that are certain enough to suppress what lies behind them.
+        spacing: [N] distance between the depths' samples of the surface, in its own pixels (`sample_spacing`).
         camera: one camera of H x W pixels.
     """
 
@@ -52,7 +52,7 @@ class Reference:
     camera: Cameras
 
     def projected_spacing(self, projection: Projection) -> Spacing:
-        """How far apart the reliable pixels land in a target; 1 where too few neighbours are visible to tell.
+        """Spacing of the reliable pixels projected into a target; 1 if too few neighbours are visible to tell.
 
         Measured on every other row and column.
         """
@@ -75,14 +75,14 @@ class Reference:
     def spacing_in(self, target: Cameras, points: Tensor, depths: Tensor) -> Tensor:
         """Spacing in target pixels of the surface samples `points` (indices) that lie at target depths `depths`.
 
-        A source pixel spans z / focal of a surface that faces it, which the target sees under focal' / z' pixels.
+        A source pixel covers z / focal of a surface that faces it, which the target sees with focal' / z' pixels.
         """
         magnification = focal(target) / focal(self.camera) * self.depths.flatten()[points]
         return self.spacing[points] * magnification / torch.where(depths > 0, depths, 1.0)
 
 
 def references_of(scene: SceneEstimate, spacing_of: Callable[[Tensor], Tensor] = sample_spacing) -> list[Reference]:
-    """All views of a scene; `spacing_of` is a form of `sample_spacing`."""
+    """All views of a scene as references; `spacing_of` is an implementation of `sample_spacing`."""
     reliable, unreliable = divide_reliability(scene)
     hides = reliable & confident(scene.depths, scene.confidences)
     return [
@@ -100,7 +100,7 @@ def references_of(scene: SceneEstimate, spacing_of: Callable[[Tensor], Tensor] =
 
 
 def ranks_of_spacing(count: int) -> tuple[int, int]:
-    """Which of `count` distances in ascending order, from 1, are the typical and the largest of a `Spacing`."""
+    """The ranks, from 1, of the typical and largest values of a `Spacing` among `count` ascending distances."""
     return max(1, round(0.5 * count)), max(1, round(COVERED_QUANTILE * count))
 
 

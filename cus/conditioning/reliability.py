@@ -9,10 +9,10 @@ EDGE_THRESHOLD = 0.05
 
 
 def depth_edges(depths: Tensor, threshold: float = EDGE_THRESHOLD) -> Tensor:
-    """Pixels beside a jump of the depth.
+    """Pixels next to a depth discontinuity.
 
     The relative depth gradient of a pixel is the largest |z - z_n| / min(z, z_n) over its four neighbours n that have a
-    depth; both sides of a jump are marked. A neighbour without depth says nothing.
+    depth; both sides of a discontinuity are marked. Neighbours without depth are ignored.
 
     Args:
         depths: [V, H, W] z-depths, 0 means none.
@@ -39,7 +39,7 @@ def depth_edges(depths: Tensor, threshold: float = EDGE_THRESHOLD) -> Tensor:
 def divide_reliability(scene: SceneEstimate, edge_threshold: float = EDGE_THRESHOLD) -> tuple[Tensor, Tensor]:
     """Split the pixels that have a depth into reliable and unreliable ones (Algorithm 1, line 4).
 
-    Reliable are the top 90 % by confidence of each view, less the depth edges, where estimators smear.
+    Reliable pixels are the top 90 % of each view by confidence, except for depth edges, where estimators smear.
 
     Returns:
         reliable [V, H, W] bool and unreliable [V, H, W] bool: disjoint, together all pixels with a depth.
@@ -51,15 +51,15 @@ def divide_reliability(scene: SceneEstimate, edge_threshold: float = EDGE_THRESH
 def confident(depths: Tensor, confidences: Tensor) -> Tensor:
     """The more confident half of each view's depths.
 
-    Hiding what lies behind asks for more than being reliable: one wrong point in front takes many right ones away, and
-    in a hard view far more than a tenth of the depths are wrong (Section III-C: "only regions with high confidence").
+    Hiding what lies behind needs more than reliability: one wrong point in front removes many correct ones, and in a
+    hard view far more than a tenth of the depths are wrong (Section III-C: "only regions with high confidence").
 
     Args:
         depths: [V, H, W], 0 = none.
-        confidences: [V, H, W].
+        confidences: [V, H, W] confidences of the depths.
 
     Returns:
-        [V, H, W] bool; of equal confidences all.
+        [V, H, W] bool; all pixels of equal confidence are treated alike.
     """
     chosen = torch.zeros_like(depths, dtype=torch.bool)
     for view, known in enumerate(depths > 0):

@@ -1,10 +1,10 @@
 """The reference views as ViewCrafter shows them to its network: discs at half resolution, enlarged twofold.
 
-The facts, from its published pipeline: a cloud of one point a pixel of DUSt3R's 512x288 maps, rendered at 512x288
-with discs of radius 0.01 (1.44 pixels) and ten points a pixel over black, enlarged bilinearly to 1024x576. From two
-views all points are taken; from more, those that are confident or far, where far is a depth above a fifth of the sum
-of the view's least and largest depths (away from its upper and lower border). A frame that stands where a photograph
-was taken is that photograph.
+The facts, from its published pipeline: a cloud with one point per pixel of DUSt3R's 512x288 maps, rendered at 512x288
+with discs of radius 0.01 (1.44 pixels) and ten points per pixel over black, enlarged bilinearly to 1024x576. With two
+views all points are used; with more, those that are confident or far, where far means a depth above a fifth of the sum
+of the view's smallest and largest depths (away from its upper and lower borders). A frame at the position of a
+photograph is that photograph.
 """
 
 import math
@@ -25,11 +25,11 @@ from cus.scene import SceneEstimate
 # ViewCrafter's radius is stated for this many pixels of the shorter side.
 _STATED_SIDE = 288
 _FAR = 0.2
-# ViewCrafter leaves 40 of 288 rows out at either end, where depths err most.
+# ViewCrafter leaves out 40 of 288 rows at the top and at the bottom, where depths are worst.
 _BORDER = 40 / 288
-# How nearly a target must be the camera of a photograph: in radians and in scene scales; in pixels.
+# Tolerances for a target that repeats the camera of a photograph: in radians and in scene scales; in pixels.
 _SAME_POSE, _SAME_PIXELS = 1e-3, 1.0
-# Every so many rows and columns tell how far apart a view's points lie in a target.
+# Stride in rows and columns for measuring how far apart a view's points lie in a target.
 _SAMPLED = 8
 
 
@@ -44,31 +44,31 @@ def render_scene_points(
     backend: Backend = "auto",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Conditioning:
-    """ViewCrafter's point render of the reference views in target cameras.
+    """Render the reference views as discs into target cameras, as ViewCrafter does.
 
     Discs are rendered at half the targets' size, odd sizes rounded up, and enlarged bilinearly. At 1024x576 all values
-    are ViewCrafter's; at other sizes a disc keeps its radius of 1.44 pixels, so that it spans gaps as it does there.
+    are ViewCrafter's; at other sizes a disc keeps its radius of 1.44 pixels, so that it spans the same gaps.
 
     Args:
         scene: reference images with cameras, depths (0 = none) and confidences.
         target_cameras: T cameras of any size, on any device.
-        radius: of the discs, see `render_discs`; None is 0.01 at 1024x576.
-        points_per_pixel: how many of the nearest discs a pixel blends, 1 to 150.
-        shrink_references: shrink references once, to the size at which the discs are rendered, as ViewCrafter does: a
-            close-up at x4 is left with dots on black. False shrinks them for each target by as much as leaves the
-            points no more than a pixel of the render apart: the look of ViewCrafter's own views, as far as the
-            photographs' resolution goes.
-        photographs: whether a target that stands where a reference was taken, and shows all of it, shows the
-            photograph itself.
-        backend: see `render_discs`.
+        radius: radius of the discs in normalised coordinates, as for `render_discs`; None: 0.01 at 1024x576.
+        points_per_pixel: number of nearest discs that a pixel blends, 1 to 150.
+        shrink_references: shrink references once, to the size at which the discs are rendered, as ViewCrafter does: an
+            x4 close-up then shows dots on black. False shrinks them for each target just enough that the points are at
+            most a pixel of the render apart: the look of ViewCrafter's own views, as far as the photographs' resolution
+            allows.
+        photographs: whether a target at the position of a reference that shows all of it becomes the photograph
+            itself.
+        backend: "auto", "cpu" or "torch", as for `render_discs`.
         on_progress: called with (targets done, T).
 
     Returns:
-        Conditioning of the target cameras' size, on the scene's device. Masks are True wherever the picture is lit at
-        all, which reaches a pixel or two around the discs; depths are those of the nearest points and 0 outside them.
+        Conditioning of the target cameras' size, on the scene's device. Masks are True wherever the picture is not
+        black, which reaches a pixel or two around the discs; depths are those of the nearest points and 0 outside them.
 
     Raises:
-        InputError: no depth in any view, no point of the scene in any target, or backend="cpu" where it cannot run.
+        InputError: no depth in any view, no point of the scene in any target, or backend="cpu" on another device.
         ValueError: no target, or a radius or number out of range.
     """
     if len(target_cameras) < 1:
@@ -112,8 +112,8 @@ def render_scene_points(
 def kept_points(scene: SceneEstimate) -> Tensor:
     """[V, H, W] bool: the pixels whose points are rendered.
 
-    All that have a depth where there are one or two views; of more views those that are reliable (the top 90 % by
-    confidence of each view) or far.
+    With one or two views all pixels that have a depth; with more, those that are reliable (the top 90 % of each view by
+    confidence) or far.
     """
     known = scene.depths > 0
     if len(scene) <= 2:
@@ -129,12 +129,12 @@ def kept_points(scene: SceneEstimate) -> Tensor:
 
 
 class _Clouds:
-    """Points of the references at several densities, each made when first asked for.
+    """Points of the references at several densities, each computed on first use.
 
     Args:
-        scene: the references.
+        scene: the reference views.
         kept: [V, H, W] bool, the pixels that give points.
-        longest_side: to which references are shrunk once; None shrinks them to suit each target.
+        longest_side: size in pixels to which references are shrunk once; None shrinks them to suit each target.
     """
 
     def __init__(self, scene: SceneEstimate, kept: Tensor, longest_side: int | None) -> None:
@@ -143,11 +143,11 @@ class _Clouds:
         sampled = slice(_SAMPLED // 2, None, _SAMPLED)
         self._samples = scene.cameras.backproject(self.depths)[:, sampled, sampled]
         focals = torch.linalg.det(scene.cameras.Ks[:, :2, :2]).abs().sqrt()
-        # What a pixel spans of a surface that faces it.
+        # Width that a pixel covers on a surface facing it.
         self._spans = self.depths[:, sampled, sampled] / focals[:, None, None]
 
     def divisors_of(self, targets: Cameras) -> dict[tuple[int, ...], list[int]]:
-        """Divisors of the references' resolution, one a view, and the targets that they suit."""
+        """Divisors of the references' resolution, one per view, and the targets that each combination suits."""
         chosen: dict[tuple[int, ...], list[int]] = {}
         for index in range(len(targets)):
             views = range(len(self.scene))
@@ -156,7 +156,7 @@ class _Clouds:
         return chosen
 
     def _divisor(self, view: int, target: Cameras) -> int:
-        """The largest power of two at which points of a view typically lie at most a pixel of the target apart."""
+        """The largest power of two at which points of a view typically lie at most a target pixel apart."""
         spans = self._spans[view]
         known = spans > 0
         pixels, z = target.project(self._samples[view][known])
@@ -164,7 +164,7 @@ class _Clouds:
         if not bool(inside.any()):
             return 1
         spacing = float((spans[known] / z[0])[inside[0]].median()) * focal(target)
-        # A view seen from its own place at half its size is just a pixel apart, but for rounding.
+        # A view seen from its own position at half its size has a spacing of exactly one pixel, up to rounding.
         return 2 ** int(min(max(math.log2(1.01 / spacing), 0.0), math.log2(LARGEST_SCALE)))
 
     def of(self, divisors: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -193,7 +193,7 @@ class _Clouds:
 
 
 def _enlarge(discs: Conditioning, conditioning: Conditioning, indices: Sequence[int]) -> None:
-    """Put discs of half the size into the targets `indices`, cropped to them: pictures bilinearly, depths repeated."""
+    """Write half-size discs to the targets `indices`, cropped: pictures enlarged bilinearly, depths repeated."""
     height, width = conditioning.depths.shape[1:]
     for place, index in enumerate(indices):
         lit = discs.masks[place : place + 1].to(discs.images)
@@ -207,9 +207,10 @@ def _enlarge(discs: Conditioning, conditioning: Conditioning, indices: Sequence[
 def same_view(scene: SceneEstimate, target: Cameras, tolerance: float) -> tuple[int, int, int] | None:
     """The reference that a target camera repeats, if any: view, and width and height in pixels of the part it shows.
 
-    The pose is the same, the intrinsics are those of the photograph resampled, and the target reaches to its last
-    column or row, if not to both: photographs of other sizes than the scene's are padded on the right and below.
-    Centres may be as far apart as `tolerance`, in scene units.
+    The pose is the same, the intrinsics are those of the resampled photograph, and the target reaches its last column
+    or
+    row, if not both: photographs of other sizes than the scene's are padded on the right and bottom. Centres may be as
+    far apart as `tolerance`, in scene units.
     """
     for view in range(len(scene)):
         camera = scene.cameras[view]
@@ -233,7 +234,7 @@ def same_view(scene: SceneEstimate, target: Cameras, tolerance: float) -> tuple[
 def _show_photograph(
     scene: SceneEstimate, view: int, width: int, height: int, conditioning: Conditioning, index: int
 ) -> None:
-    """Replace one target by the upper left part of a reference."""
+    """Replace one target by the top left part of a reference."""
     size = conditioning.depths.shape[1:]
     part = scene.images[view : view + 1, :, :height, :width]
     image = F.interpolate(part, size, mode="bilinear", align_corners=False, antialias=True)

@@ -1,8 +1,8 @@
-"""Forward warp: one-pixel z-buffered splats, at one resolution or at many (Eqs. 3 and 4).
+"""Forward warp: one-pixel z-buffered splats, at one resolution or at several (Eqs. 3 and 4).
 
-A z-buffer is one int64 a pixel: the depth's bits above the point's index. Positive floats order like their bits, so the
-smallest key is the nearest point, and one scatter of minima resolves depth and identity together. A cell of a
-resolution s times lower is the union of s x s pixels, hence its nearest point is the nearest of theirs: warping into a
+A z-buffer is one int64 per pixel: the depth's bits above the point's index. Positive floats sort like their bits, so
+the smallest key is the nearest point, and one scatter of minima resolves depth and identity together. A cell at a
+resolution s times lower is the union of s x s pixels, so its nearest point is the nearest of theirs: warping at a
 lower resolution is a minimum over blocks of the z-buffer, and the points are scattered only once.
 """
 
@@ -16,15 +16,15 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.conditioning.reliability import EDGE_THRESHOLD
 
-# Above the key of every depth, and a float64 holds it exactly, which padding needs.
+# Above the key of every depth, and exact in float64, which padding needs.
 EMPTY = 0x7FFFFFFF << 32
-# A point exactly between two pixels must not be given to either by rounding noise (integer zooms put many there).
+# Rounding noise must not decide which pixel gets a point exactly between two (integer zooms have many of these).
 TIE = 1e-3
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Points of a source picture in a target picture, in the source's pixel order.
+    """Points of a source picture projected into a target picture, in the source's pixel order.
 
     Attributes:
         x, y: [N] target pixel coordinates; meaningless where the depth is not positive.
@@ -42,7 +42,7 @@ class Projection:
 
 
 def _projection(x: Tensor, y: Tensor, z: Tensor, known: Tensor | None, target: Cameras) -> Projection:
-    """From homogeneous pixels (x, y, z) of any shape and whether each is a point at all."""
+    """Projection from homogeneous pixels (x, y, z) of any shape and whether each is valid."""
     front = z > 0 if known is None else (z > 0) & known
     z = torch.where(front, z, 0.0).flatten()
     safe = z.clamp(min=1e-12)
@@ -52,7 +52,7 @@ def _projection(x: Tensor, y: Tensor, z: Tensor, known: Tensor | None, target: C
 
 
 def project_depths(depths: Tensor, source: Cameras, target: Cameras) -> Projection:
-    """Where the pixels of a depth map land in another camera.
+    """Project the pixels of a depth map into another camera.
 
     Args:
         depths: [H, W] z-depths of the source, 0 means none.
@@ -71,7 +71,7 @@ def project_depths(depths: Tensor, source: Cameras, target: Cameras) -> Projecti
 
 
 def pixel_map(source: Cameras, target: Cameras) -> tuple[list[list[float]], list[float]]:
-    """M [3, 3] and v [3] of two cameras: the source pixel p at depth z lands at the homogeneous pixel z * M @ p + v."""
+    """M [3, 3] and v [3] of two cameras: source pixel p at depth z lands at the homogeneous pixel z * M @ p + v."""
     # Composed in float64, so that equal cameras give the identity.
     K_source, K_target = source.Ks[0].double(), target.Ks[0].double()
     target_from_source = target.viewmats[0].double() @ torch.linalg.inv(source.viewmats[0].double())
@@ -80,7 +80,7 @@ def pixel_map(source: Cameras, target: Cameras) -> tuple[list[list[float]], list
 
 
 def project_points(points: Tensor, target: Cameras) -> Projection:
-    """Where world points [N, 3] land in one camera."""
+    """Project world points [N, 3] into one camera."""
     if len(target) != 1:
         raise ValueError(f"expected one target camera, got {len(target)}")
     M = (target.Ks[0].double() @ target.viewmats[0, :3].double()).tolist()
@@ -89,11 +89,11 @@ def project_points(points: Tensor, target: Cameras) -> Projection:
 
 
 def splat(projection: Projection, chosen: Tensor | None = None) -> Tensor:
-    """Z-buffer of the points that land in the target: one pixel each, the nearest wins, then the lowest index.
+    """Z-buffer of the points that land in the target, one pixel each: the nearest wins, then the lowest index.
 
     Args:
         projection: N points in the target.
-        chosen: [N] bool, the points to take part; None means all.
+        chosen: [N] bool, the points to use; None: all.
 
     Returns:
         [H, W] int64 keys for `winners`; `EMPTY` where no point lands.
@@ -107,15 +107,15 @@ def splat(projection: Projection, chosen: Tensor | None = None) -> Tensor:
 
 
 def surface_means(colors: Tensor, projection: Projection, chosen: Tensor, keys: Tensor) -> Tensor:
-    """The mean colour of the points on the nearest surface in each pixel, for targets that see many points a pixel.
+    """Mean colour of the points on the nearest surface in each pixel, for targets with many points per pixel.
 
-    The nearest point alone would alias. Points farther than the nearest by a depth edge are another surface.
+    The nearest point alone would alias. Points behind the nearest by a depth edge belong to another surface.
 
     Args:
-        colors: [N, 3] of all points.
-        projection: the N points in the target.
+        colors: [N, 3] colours of all points.
+        projection: the N points projected into the target.
         chosen: [N] bool, the points of the z-buffer.
-        keys: [H, W], their z-buffer.
+        keys: [H, W] z-buffer of the chosen points.
 
     Returns:
         [H * W, 3]; 0 where no point lands.
@@ -166,7 +166,7 @@ def pyramid(keys: Tensor, scales: Sequence[int]) -> list[Tensor]:
 
 
 def coarsen_any(mask: Tensor, factor: int) -> Tensor:
-    """Which cells of a `factor` times lower resolution hold a True: [h, w] bool -> [ceil(h / f), ceil(w / f)] bool."""
+    """The cells at a `factor` times lower resolution that hold a True: [h, w] -> [ceil(h / f), ceil(w / f)], bool."""
     height, width = mask.shape
     padded = F.pad(mask, (0, -width % factor, 0, -height % factor), value=False)
     cells = torch.zeros_like(padded[::factor, ::factor])

@@ -1,4 +1,4 @@
-"""Algorithm 1 for one target, whatever carries out its steps: tensor operations, or compiled kernels on the CPU."""
+"""Algorithm 1 for one target, independent of its backend: tensor operations, or compiled kernels on the CPU."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from cus.conditioning.references import Spacing
 
 
 class _View(Protocol):
-    """A reference; both are masks of its points, disjoint."""
+    """A reference with two disjoint masks of its points."""
 
     @property
     def reliable(self) -> Any: ...
@@ -28,18 +28,18 @@ Canvas = TypeVar("Canvas", bound=_Canvas)
 
 
 class WarpOps(Protocol[View, Canvas]):
-    """The steps into one target. Painting fills holes and never changes what is there."""
+    """The steps of the warp into one target. Painting fills holes and never changes filled pixels."""
 
     def blank(self) -> Canvas:
-        """A picture for one view alone, all holes."""
+        """A canvas for a single view, all holes."""
         ...
 
     def limits(self, views: Sequence[View], tolerance: float) -> Any:
-        """D_dilate + tau_D of Eq. 5: the largest depth that each pixel takes."""
+        """D_dilate + tau_D of Eq. 5: the largest depth each pixel accepts."""
         ...
 
     def spacing(self, view: View) -> Spacing:
-        """How far apart the view's reliable pixels land."""
+        """The spacing of the view's reliable pixels in the target."""
         ...
 
     def paint(
@@ -47,12 +47,12 @@ class WarpOps(Protocol[View, Canvas]):
     ) -> None:
         """Fill holes with the chosen points of a view, at each of the ascending scales in turn.
 
-        At scale 1 a pixel shows its nearest point, or the mean of the nearest surface's points with `average`.
+        At scale 1 a pixel shows its nearest point or, with `average`, the mean of the points on the nearest surface.
         """
         ...
 
     def nearer(self, first: Canvas, second: Canvas) -> Canvas:
-        """Of each pixel the nearer surface; the first's where they are equal. Both canvases are given up."""
+        """Keep the nearer surface at each pixel, the first's if they are equal. Both canvases are consumed."""
         ...
 
 
@@ -60,14 +60,14 @@ def warp_target(ops: WarpOps[View, Canvas], merged: Canvas, views: Sequence[View
     """Warp references into one target (Algorithm 1).
 
     Args:
-        ops: the steps into the target.
-        merged: its picture, all holes; painted on.
-        views: ordered by the distance of their cameras from the target's.
+        ops: the steps for this target.
+        merged: the target's canvas, all holes; it is painted on.
+        views: references ordered by the distance of their cameras from the target's.
         options: resolutions, suppression, merging.
     """
     limits = ops.limits(views, options.tolerance) if math.isfinite(options.tolerance) else None
     for view in views:
-        # The nearest reference goes first and the next ones only fill; by depth each needs a picture of its own.
+        # The nearest reference goes first and the others only fill holes; merging by depth needs a canvas for each.
         canvas = merged if options.merge == "nearest" else ops.blank()
         if canvas.complete:
             break

@@ -1,4 +1,4 @@
-"""Back-projection on the CPU: `cus.conditioning.fused.sharpening.back_projected` in kernels."""
+"""Back-projection on the CPU: `cus.conditioning.fused.sharpening.back_projected` as Numba kernels."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from cus.conditioning.fused.views import Placement, View
 from cus.conditioning.warp import TIE
 
 _LEAST_PIXELS, _LEAST_WEIGHT, _TIE = LEAST_PIXELS, np.float32(LEAST_WEIGHT), np.float32(TIE)
-# Room about the pixels that are seen, for the kernel of the interpolation.
+# Margin around the visible pixels, for the interpolation kernel.
 _MARGIN = 3
 
 
@@ -27,7 +27,7 @@ def back_projected_cpu(
     mask: Tensor,
     magnification: float,
 ) -> Tensor:
-    """`back_projected` of float32 pictures; of each photograph only the part that the target sees is held."""
+    """`back_projected` for float32 pictures; keeps only the part of each photograph that the target sees."""
     if magnification < LEAST_MAGNIFICATION:
         return image
     cells = [
@@ -46,7 +46,7 @@ def back_projected_cpu(
 
 
 class _Cells:
-    """The part of a reference that a target sees, and where the target's pixels lie in it."""
+    """The part of a reference that a target sees, and the positions of the target's pixels in it."""
 
     def __init__(self, view: View, gain: Tensor, layer: Layer, weights: Tensor, mask: Tensor) -> None:
         photo = view.levels[0]
@@ -88,7 +88,7 @@ def _bounds(xs, ys, used, scale_x, scale_y, w, h):  # pragma: no cover - compile
 def _residual(
     image, used, xs, ys, scale_x, scale_y, left, top, w, h, photo, counts, sums
 ):  # pragma: no cover - compiled
-    """Fill `sums` [3, h', w'] with what the photograph has more than the means of the target's pixels."""
+    """Fill `sums` [3, h', w'] with the photograph minus the means of the target's pixels."""
     counts[:] = 0
     sums[:] = 0
     for row in range(xs.shape[0]):
@@ -110,7 +110,7 @@ def _residual(
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=REASSOCIATED)
 def _spread(error, weights, xs, ys, scale_x, scale_y, left, top, step):  # pragma: no cover - compiled
-    """Add the error [3, h, w] at the target's pixels, Catmull-Rom, times their weights."""
+    """Add the error [3, h, w] to the target's pixels by Catmull-Rom interpolation, times their weights."""
     h, w = error.shape[1:]
     wx, wy = np.empty(4, np.float32), np.empty(4, np.float32)
     for row in range(xs.shape[0]):
@@ -146,7 +146,7 @@ def _spread(error, weights, xs, ys, scale_x, scale_y, left, top, step):  # pragm
 
 @njit(cache=True, nogil=True, inline="always")
 def _catmull_rom(t, weights):  # pragma: no cover - compiled
-    """Of the pixels -1, 0, 1, 2 around a point t beyond pixel 0."""
+    """Catmull-Rom weights of the pixels -1, 0, 1, 2 for a point t beyond pixel 0."""
     half, one = np.float32(0.5), np.float32(1)
     s = one - t
     weights[0] = -half * t * s * s

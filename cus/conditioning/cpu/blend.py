@@ -1,4 +1,4 @@
-"""References sampled backwards through a target's depth, on the CPU: `cus.conditioning.fused.blend` in kernels."""
+"""References sampled backwards through a target's depth, on the CPU: `cus.conditioning.fused.blend` as kernels."""
 
 import math
 
@@ -18,7 +18,7 @@ _SAME, _LEAST = np.float32(SAME_SURFACE), np.float32(LEAST_CONFIDENCE)
 
 
 def fuse_depths_cpu(surfaces: list[Surface]) -> Tensor:
-    """`cus.conditioning.fused.depth.fuse_depths` in a kernel: [H, W] float32."""
+    """`cus.conditioning.fused.depth.fuse_depths` as a kernel: [H, W] float32."""
     inverse = torch.stack([surface.inverse for surface in surfaces]).numpy()
     reliable = torch.stack([surface.reliable for surface in surfaces]).numpy()
     fused = np.zeros(inverse.shape[1:], np.float32)
@@ -55,7 +55,7 @@ def _fuse(inverse, reliable, confidences, fused):  # pragma: no cover - compiled
 
 
 def look_up_cpu(view: View, place: Placement, inverse: Tensor) -> Layer:
-    """`cus.conditioning.fused.blend.look_up` in a kernel; all float32."""
+    """`cus.conditioning.fused.blend.look_up` as a kernel; everything is float32."""
     size = tuple(inverse.shape)
     colors = np.zeros((3, *size), np.float32)
     x, y, seen, weights, footprint = (np.zeros(size, np.float32) for _ in range(5))
@@ -128,7 +128,7 @@ def _level(first, rest, shapes, level, x, y, table, wx, wy, into):  # pragma: no
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _angle(px, py, z, rays, center):  # pragma: no cover - compiled
-    """Degrees between the rays from a target pixel's point to the target and to the reference."""
+    """Angle in degrees between the rays from a target pixel's point to the target and to the reference."""
     x = z * (rays[0, 0] * px + rays[0, 1] * py + rays[0, 2])
     y = z * (rays[1, 0] * px + rays[1, 1] * py + rays[1, 2])
     far = z * (rays[2, 0] * px + rays[2, 1] * py + rays[2, 2])

@@ -1,6 +1,6 @@
 """Target pictures painted on the CPU, the finer resolution over the coarser (Eq. 4).
 
-Semantics are those of `cus.conditioning.canvas.Canvas`: painting fills holes and never changes what is there.
+Semantics match `cus.conditioning.canvas.Canvas`: painting fills holes and never changes filled pixels.
 """
 
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from cus.conditioning.reliability import EDGE_THRESHOLD
 
 _EDGE, _SAME = np.float32(EDGE_THRESHOLD), np.float32(1 + EDGE_THRESHOLD)
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
-# What the enlargement reads of a cell; a cell of depth 0 is empty.
+# Values of a cell that the enlargement reads; a cell with depth 0 is empty.
 _DEPTH, _X, _Y, _INVERSE, _RED, _GREEN, _BLUE = range(7)
 _FIELDS = 8
 _AROUND = 9
 
 
 class Canvas(NamedTuple):
-    """A picture in the making.
+    """A picture being painted.
 
     Attributes:
         image: RGB [3, H, W] float32, 0 in holes.
@@ -34,7 +34,7 @@ class Canvas(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether no hole is left."""
+        """Whether there are no holes left."""
         return bool(self.mask.all())
 
 
@@ -43,12 +43,12 @@ def put(canvas, keys, points, colors, own_colors, limits):  # pragma: no cover -
     """Fill holes with the points of a z-buffer, one pixel each.
 
     Args:
-        canvas: what to paint on.
+        canvas: the canvas to paint on.
         keys: [H, W] z-buffer.
-        points: where they lie in the target.
-        colors: [N, 3] of the points, or [H * W, 3] of the pixels.
-        own_colors: whether the colours are those of the points.
-        limits: [H, W] the largest depth that each pixel takes.
+        points: positions of the points in the target.
+        colors: [N, 3] colours of the points, or [H * W, 3] of the pixels.
+        own_colors: whether `colors` holds one colour per point rather than per pixel.
+        limits: [H, W] largest depth each pixel accepts.
     """
     height, width = keys.shape
     for row in range(height):
@@ -88,7 +88,7 @@ def surface_means(keys, points, chosen, colors, means):  # pragma: no cover - co
 
 @njit(cache=True, nogil=True)
 def cells_of(level, points, colors):  # pragma: no cover - compiled
-    """What a level's z-buffer [h, w] holds, side by side for the enlargement: [h + 2, w + 2, 8], empty all round."""
+    """A level's z-buffer [h, w] unpacked for the enlargement: [h + 2, w + 2, 8], with a border of empty cells."""
     height, width = level.shape
     cells = np.zeros((height + 2, width + 2, _FIELDS), dtype=np.float32)
     for row in range(height):
@@ -107,8 +107,8 @@ def cells_of(level, points, colors):  # pragma: no cover - compiled
 def enlarge(canvas, cells, scale, limits):  # pragma: no cover - compiled
     """Fill holes with the cells of a `scale` times lower resolution, enlarged mask-aware.
 
-    A pixel is the mean of the points in its cell and the eight cells around that lie on the same surface, weighted by
-    a tent about each point's position, a cell wide to each side.
+    A pixel is the mean of those points in its cell and the eight cells around it that lie on the same surface, weighted
+    by a tent one cell wide to each side of each point's position.
     """
     height, width = canvas.mask.shape
     near = np.empty((_AROUND, _FIELDS), dtype=np.float32)
@@ -130,7 +130,7 @@ def enlarge(canvas, cells, scale, limits):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True)
 def _same_surface(cells, row, column, near):  # pragma: no cover - compiled
-    """Copy the cells around one, itself among them, that show its surface to `near` and return their number."""
+    """Copy the cells around (row, column), itself included, that show its surface to `near`; return their number."""
     own = cells[row + 1, column + 1, _DEPTH]
     count = 0
     for i in range(row, row + 3):
@@ -145,7 +145,7 @@ def _same_surface(cells, row, column, near):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _blend(canvas, near, count, row, column, inverse_scale, limit):  # pragma: no cover - compiled
-    """Paint one pixel with the weighted mean of the first `count` of `near`, unless it lies behind the limit."""
+    """Paint one pixel with the weighted mean of the first `count` cells of `near`, unless it lies behind the limit."""
     x, y = np.float32(column) + _HALF, np.float32(row) + _HALF
     weights, inverse, red, green, blue = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
     for k in range(count):
@@ -169,7 +169,7 @@ def _blend(canvas, near, count, row, column, inverse_scale, limit):  # pragma: n
 
 @njit(cache=True, nogil=True)
 def keep_nearer(canvas, other):  # pragma: no cover - compiled
-    """Take from another canvas the pixels whose surface is nearer, and blank it."""
+    """Take from another canvas the pixels whose surface is nearer, and clear that canvas."""
     height, width = canvas.mask.shape
     for row in range(height):
         for column in range(width):

@@ -1,4 +1,4 @@
-"""Alpha-composited discs on the CPU, a thread a target; semantics are those of `cus.conditioning.discs`."""
+"""Alpha-composited discs on the CPU, one thread per target; semantics match `cus.conditioning.discs`."""
 
 from collections.abc import Callable
 
@@ -15,10 +15,10 @@ _ZERO, _HALF, _ONE, _TINY = np.float32(0), np.float32(0.5), np.float32(1), np.fl
 
 
 class _Scratch:
-    """Buffers of one thread.
+    """One thread's buffers.
 
     Attributes:
-        keys: [H, W, K] int64, the nearest discs of each pixel in order: the depth's bits above the point's index.
+        keys: [H, W, K] int64, each pixel's nearest discs in order; a key is the depth's bits above the point's index.
         x, y: [N] float32, pixel coordinates of the points.
     """
 
@@ -36,16 +36,16 @@ def render_discs_cpu(
     conditioning: Conditioning,
     on_target: Callable[[int], None],
 ) -> None:
-    """Fill a blank conditioning [T, ...] with the discs of a cloud.
+    """Render the discs of a point cloud into a blank conditioning [T, ...].
 
     Args:
         points: [N, 3] float32 on the CPU.
-        colors: [N, 3] likewise.
+        colors: [N, 3] float32 on the CPU.
         matrices: [T, 3, 4] float32, world point to homogeneous pixel.
-        radius: of the discs, in pixels.
-        points_per_pixel: how many of the nearest discs a pixel blends.
-        conditioning: all holes.
-        on_target: called in this thread with the number of targets done.
+        radius: radius of the discs in pixels.
+        points_per_pixel: number of nearest discs that a pixel blends.
+        conditioning: the conditioning to fill, all holes.
+        on_target: called in the caller's thread with the number of targets done.
     """
     cloud, paints = (t.detach().contiguous().numpy() for t in (points, colors))
     images, masks, depths = conditioning.images.numpy(), conditioning.masks.numpy(), conditioning.depths.numpy()
@@ -62,7 +62,7 @@ def render_discs_cpu(
             _blend(scratch.keys, scratch.x, scratch.y, paints, size, images[index], masks[index], depths[index])
         spare.append(scratch)
 
-    # As many targets at a time as there are threads, so that progress is reported from the caller's own.
+    # As many targets at a time as there are threads, so that progress is reported from the caller's thread.
     for first in range(0, count, many):
         last = min(first + many, count)
         in_pieces(lambda a, b, first=first: work(first + a, first + b), last - first)
@@ -71,7 +71,7 @@ def render_discs_cpu(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _nearest(cloud, M, radius, keys, xs, ys):  # pragma: no cover - compiled
-    """Sort the discs that reach each pixel into `keys`, the nearest K of them, and the places of points into xs, ys."""
+    """Sort the nearest K discs that reach each pixel into `keys`, and write the points' positions to xs, ys."""
     height, width, _ = keys.shape
     keys[:] = EMPTY
     limit = radius * radius
@@ -102,7 +102,7 @@ def _nearest(cloud, M, radius, keys, xs, ys):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, inline="always")
 def _insert(line, key):  # pragma: no cover - compiled
-    """Put a key in its place among ascending ones; the largest drops out."""
+    """Insert a key into an ascending list; the largest drops out."""
     place = len(line) - 1
     if key >= line[place]:
         return

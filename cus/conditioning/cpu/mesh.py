@@ -1,4 +1,4 @@
-"""A depth map drawn as a mesh into another camera, on the CPU; semantics are those of `cus.conditioning.fused.mesh`."""
+"""A depth map drawn as a mesh into another camera, on the CPU; semantics match `cus.conditioning.fused.mesh`."""
 
 import math
 
@@ -24,7 +24,7 @@ def rasterise_cpu(
     size: tuple[int, int],
     limits: Tensor | None = None,
 ) -> Surface:
-    """`cus.conditioning.fused.mesh.rasterise` in a kernel, in float32 but for the geometry."""
+    """`cus.conditioning.fused.mesh.rasterise` as a kernel, in float32 except for the geometry."""
     inverse, confidence = (np.zeros(size, np.float32) for _ in range(2))
     trusted = np.zeros(size, np.bool_)
     bounds = np.full((1, 1), np.inf, np.float32) if limits is None else limits.numpy()
@@ -36,7 +36,7 @@ def rasterise_cpu(
 @njit(cache=True, nogil=True, error_model="numpy")
 def _rasterise(depths, confidences, reliable, right, down, M, v, limits, Q, C, R):  # pragma: no cover - compiled
     h, w = depths.shape
-    # Two rows of vertices (x, y, 1 / z, confidence) in turn, and the four of a cell.
+    # Two rows of vertices (x, y, 1 / z, confidence), used alternately, and the four corners of a cell.
     vertices = np.zeros((2 * w + 4, 4))
     cell = 2 * w
     smooth = np.zeros((h + 1, w + 1), np.bool_)
@@ -97,7 +97,7 @@ def _is_smooth(depths, i, j):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _vertex(x, y, z, M, v, vertices, place):  # pragma: no cover - compiled
-    """(x, y, 1 / z) in the target; 1 / z is 0 for what lies behind or has no depth."""
+    """(x, y, 1 / z) in the target; 1 / z is 0 for vertices behind the target or without depth."""
     q = 1 / z if z > 0 else 0.0
     s = M[2, 0] * x + M[2, 1] * y + M[2, 2] + v[2] * q
     vertices[place, 2] = 0.0

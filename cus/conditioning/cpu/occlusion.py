@@ -1,4 +1,4 @@
-"""Sparse foreground and its dilation on the CPU (Eq. 5); semantics are those of `cus.conditioning.occlusion`."""
+"""Sparse foreground and its dilation on the CPU (Eq. 5); semantics match `cus.conditioning.occlusion`."""
 
 from typing import NamedTuple
 
@@ -16,12 +16,12 @@ _DENSE, _EDGE, _TWO, _ZERO = np.float32(DENSE_SPACING), np.float32(EDGE_THRESHOL
 
 
 class Samples(NamedTuple):
-    """What a reference knows of its N surface samples.
+    """Properties of a reference's N surface samples.
 
     Attributes:
-        hides: Whether the point is sure enough to suppress what lies behind it [N] bool.
-        spacing: Distance between samples of its surface in reference pixels [N] float32.
-        depths: Z-depths in the reference [N] float32.
+        hides: [N] bool, whether the point is certain enough to suppress what lies behind it.
+        spacing: [N] float32 distance between samples of its surface, in reference pixels.
+        depths: [N] float32 z-depths in the reference.
     """
 
     hides: np.ndarray
@@ -30,7 +30,7 @@ class Samples(NamedTuple):
 
 
 def sample_spacing_cpu(depths: Tensor) -> Tensor:
-    """`cus.conditioning.occlusion.sample_spacing` in a kernel: [H, W] -> [H, W]."""
+    """`cus.conditioning.occlusion.sample_spacing` as a kernel: [H, W] -> [H, W]."""
     spacing = torch.zeros(depths.shape)
     samples, into = depths.detach().contiguous().numpy(), spacing.numpy()
     in_pieces(lambda first, last: _sample_spacing(samples, into, first, last), len(samples))
@@ -39,7 +39,7 @@ def sample_spacing_cpu(depths: Tensor) -> Tensor:
 
 @njit(cache=True, nogil=True)
 def _sample_spacing(depths, spacing, first, last):  # pragma: no cover - compiled
-    """Of the rows first to last."""
+    """Fill the rows first to last of `spacing`."""
     for row in range(first, last):
         for column in range(depths.shape[1]):
             if not depths[row, column] > _ZERO:
@@ -54,7 +54,7 @@ def _sample_spacing(depths, spacing, first, last):  # pragma: no cover - compile
 
 @njit(cache=True, nogil=True)
 def _company(depths, row, column, distance):  # pragma: no cover - compiled
-    """Samples of a pixel's surface on the square ring around it whose half side is `distance`."""
+    """Number of samples of a pixel's surface on the square ring around it with half side `distance`."""
     height, width = depths.shape
     own = depths[row, column]
     company = 0
@@ -69,14 +69,14 @@ def _company(depths, row, column, distance):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def dilate(keys, points, samples, magnification, dilated):  # pragma: no cover - compiled
-    """Lower `dilated` [H, W] to the nearest depth among the sparse points of a z-buffer whose kernel reaches a pixel.
+    """Lower `dilated` [H, W] to the nearest depth among the sparse points of a z-buffer whose kernels reach a pixel.
 
-    A kernel grows with the spacing of the points, so that however sparse they are each pixel is reached by few.
+    A kernel grows with the spacing of the points, so only a few reach each pixel however sparse the points are.
 
     Args:
         keys: [H, W] z-buffer of the reference's reliable points.
-        points: where the reference's points lie in the target.
-        samples: the reference's.
+        points: positions of the reference's points in the target.
+        samples: properties of the reference's points.
         magnification: target pixels per reference pixel of a surface at the same depth, float32.
         dilated: [H, W], infinity where no kernel has reached yet.
     """

@@ -1,4 +1,4 @@
-"""Reading pictures between their pixels, and Gaussians, on the CPU: `cus.conditioning.fused.sampling` in kernels."""
+"""Sub-pixel sampling and Gaussian blur on the CPU: `cus.conditioning.fused.sampling` as kernels."""
 
 import numpy as np
 import torch
@@ -9,14 +9,14 @@ from cus.conditioning.fused.sampling import LANCZOS3, blur_weights
 from cus.conditioning.reliability import EDGE_THRESHOLD
 
 _EDGE = np.float32(EDGE_THRESHOLD)
-# Lanczos weights are read off a table of this many places between two pixels, linearly between them: 1e-6 off.
+# Lanczos weights are interpolated linearly in a table with this many positions per pixel: the error is 1e-6.
 _PHASES = 512
 # Sums may be taken in any order, so that they fill vectors.
 REASSOCIATED = {"contract", "reassoc", "nsz"}
 
 
 def _lanczos_table() -> np.ndarray:
-    """[phases + 1, 6] weights, of sum 1, of the pixels -2 .. 3 around a point `phase` beyond pixel 0."""
+    """[phases + 1, 6] weights, with sum 1, of the pixels -2 .. 3 around a point `phase` beyond pixel 0."""
     phase = torch.arange(_PHASES + 1, dtype=torch.float64)[:, None] / _PHASES
     weights = LANCZOS3.weight(phase - torch.arange(-2, 4))
     return (weights / weights.sum(dim=1, keepdim=True)).float().numpy()
@@ -27,19 +27,19 @@ LANCZOS_TABLE = _lanczos_table()
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=REASSOCIATED)
 def lanczos(pixels, offset, h, w, x, y, table, wx, wy, into):  # pragma: no cover - compiled
-    """Three channels of a picture at a point of it, into `into` [3]; uint8 stands for 0 .. 1.
+    """Sample the three channels of a picture at a point; uint8 0 .. 255 stands for 0 .. 1.
 
     Args:
-        pixels: flat, of [3, h, w] pictures behind each other.
-        offset: where this one begins.
-        h: its height.
-        w: its width.
-        x: the point, in pixels.
-        y: likewise.
-        table: `LANCZOS_TABLE`.
+        pixels: [3, h, w] pictures, flattened and concatenated.
+        offset: index at which this picture starts.
+        h: height of this picture in pixels.
+        w: width of this picture in pixels.
+        x: coordinate of the point in pixels.
+        y: coordinate of the point in pixels.
+        table: weights by sub-pixel position, `LANCZOS_TABLE`.
         wx: [6] scratch.
         wy: [6] scratch.
-        into: [3].
+        into: [3] receives the colour.
     """
     left, top = np.floor(x - np.float32(0.5)), np.floor(y - np.float32(0.5))
     _phase(x - np.float32(0.5) - left, table, wx)
@@ -50,7 +50,7 @@ def lanczos(pixels, offset, h, w, x, y, table, wx, wy, into):  # pragma: no cove
         total = np.float32(0)
         base = offset + channel * h * w
         if inside:
-            # A sum for each column, so that a row of pixels is read and weighed as a vector.
+            # One sum per column, so that a row of pixels is read and weighted as a vector.
             a = b = c = d = e = f = np.float32(0)
             start = base + row * w + column
             for i in range(6):
@@ -84,7 +84,7 @@ def _phase(fraction, table, weights):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def inverse_depth(inverse, x, y):  # pragma: no cover - compiled
-    """`inverse_depth_at` of one point, which lies inside."""
+    """`inverse_depth_at` for one point inside the picture."""
     h, w = inverse.shape
     column = min(max(int(np.floor(x - np.float32(0.5))), 0), max(w - 2, 0))
     row = min(max(int(np.floor(y - np.float32(0.5))), 0), max(h - 2, 0))
@@ -99,7 +99,7 @@ def inverse_depth(inverse, x, y):  # pragma: no cover - compiled
 
 
 def blur_cpu(values: Tensor, sigma: float) -> Tensor:
-    """`cus.conditioning.fused.sampling.blur` of float32 [..., H, W]."""
+    """`cus.conditioning.fused.sampling.blur` for float32 [..., H, W]."""
     weights = blur_weights(sigma).float().numpy()
     if len(weights) == 1:
         return values
@@ -112,7 +112,7 @@ def blur_cpu(values: Tensor, sigma: float) -> Tensor:
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=REASSOCIATED)
 def _blur(plane, weights, into):  # pragma: no cover - compiled
-    """Down the columns a line at a time, then along that line."""
+    """Blur down the columns one line at a time, then along that line."""
     height, width = plane.shape
     radius = len(weights) // 2
     line = np.empty(width + 2 * radius, np.float32)

@@ -1,7 +1,7 @@
-"""Algorithm 1 on the CPU, a thread a target.
+"""Algorithm 1 on the CPU, one thread per target.
 
-Of a reference only what the step at hand needs is kept, so the memory does not grow with the number of references: the
-suppression of background takes them from the farthest to the nearest, which then lies ready to be painted first.
+Only what the current step needs of a reference is kept, so the memory does not grow with the number of references: the
+suppression of background goes from the farthest to the nearest, which is then in place to be painted first.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,15 +31,15 @@ def warp_targets_cpu(
     conditioning: Conditioning,
     on_target: Callable[[int], None],
 ) -> None:
-    """Fill a blank conditioning [T, ...] with the references' warps into T targets.
+    """Warp references into T targets and write them to a blank conditioning [T, ...].
 
     Args:
         references: V views, float32 on the CPU.
         targets: T cameras.
-        orders: for each target all references, the first to count first.
+        orders: for each target the order of all references, the highest priority first.
         options: resolutions, suppression, merging.
-        conditioning: all holes.
-        on_target: called in this thread with the number of targets done.
+        conditioning: the conditioning to fill, all holes.
+        on_target: called in the caller's thread with the number of targets done.
     """
     views = [_View(reference) for reference in references]
     shape = (targets.height, targets.width)
@@ -54,7 +54,7 @@ def warp_targets_cpu(
             warp_target(ops, canvas, [views[view] for view in orders[index]], options)
         spare.append(scratch)
 
-    # As many targets at a time as there are threads, so that progress is reported from the caller's own.
+    # As many targets at a time as there are threads, so that progress is reported from the caller's thread.
     for first in range(0, len(targets), len(spare)):
         many = min(len(spare), len(targets) - first)
         in_pieces(lambda a, b, first=first: work(first + a, first + b), many)
@@ -74,7 +74,7 @@ class _View:
 
 
 class _Scratch:
-    """Buffers of one thread, for references of N pixels and targets of a shape (height, width)."""
+    """Buffers of one thread, for references of N pixels and targets of shape (height, width)."""
 
     def __init__(self, count: int, shape: tuple[int, int]) -> None:
         self.count, self.shape = count, shape
@@ -86,7 +86,7 @@ class _Scratch:
 
     @cached_property
     def means(self) -> np.ndarray:
-        """[H * W, 3]."""
+        """[H * W, 3] colours to average into."""
         return np.empty((self.shape[0] * self.shape[1], 3), dtype=np.float32)
 
     @cached_property
@@ -97,15 +97,15 @@ class _Scratch:
 
 
 class _KernelOps:
-    """The steps of Algorithm 1 into one target, on one thread; the points of one view at a time are kept."""
+    """The steps of Algorithm 1 for one target on one thread; caches the points of one view at a time."""
 
     def __init__(self, camera: Cameras, scratch: _Scratch) -> None:
         self.camera, self.scratch = camera, scratch
-        self.projected: _View | None = None  # whose points are in the scratch
-        self.splatted: np.ndarray | None = None  # which of them are in its z-buffer
+        self.projected: _View | None = None  # the view whose points are in the scratch buffers
+        self.splatted: np.ndarray | None = None  # those of its points that are in its z-buffer
 
     def blank(self) -> Canvas:
-        return self.scratch.other  # which `nearer` has left blank
+        return self.scratch.other  # `nearer` has left it blank
 
     def limits(self, views: Sequence[_View], tolerance: float) -> np.ndarray:
         limits = self.scratch.limits
@@ -155,7 +155,7 @@ class _KernelOps:
         return first
 
     def _z_buffer(self, view: _View, chosen: np.ndarray) -> np.ndarray:
-        """[H, W] keys of the chosen points of a view; its points are then in the scratch."""
+        """[H, W] keys of a view's chosen points; afterwards the scratch buffers hold that view's points."""
         self._project(view)
         if self.splatted is not chosen:
             splat(self.scratch.points, chosen, self.scratch.keys.ravel())

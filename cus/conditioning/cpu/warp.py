@@ -1,6 +1,6 @@
 """Forward warp on the CPU: projection, one-pixel z-buffered splats and their pyramid (Eq. 3).
 
-Semantics, to the bit, are those of `cus.conditioning.warp`: float32 expressions in the same order.
+Semantics match `cus.conditioning.warp` to the bit: float32 expressions in the same order.
 """
 
 from typing import NamedTuple
@@ -18,13 +18,13 @@ _INDEX = np.int64(0x7FFFFFFF)
 
 
 class Points(NamedTuple):
-    """The pixels of a reference, N = rows x columns, in a target.
+    """The N = rows x columns pixels of a reference, projected into a target.
 
     Attributes:
-        x: Target pixel coordinate [N] float32; meaningless where the point is not visible.
-        y: Likewise.
-        depths: Z-depth in the target [N] float32.
-        pixels: Flat index of the target pixel that holds the point [N] int32, -1 where it is not visible.
+        x: [N] float32 target pixel coordinate; meaningless where the point is not visible.
+        y: [N] float32, as x.
+        depths: [N] float32 z-depth in the target.
+        pixels: [N] int32 flat index of the target pixel that holds the point, -1 where it is not visible.
     """
 
     x: np.ndarray
@@ -35,7 +35,7 @@ class Points(NamedTuple):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def project(depths, M, v, width, height, points):  # pragma: no cover - compiled
-    """Fill `points` from a depth map [H, W]: a pixel p at depth z lands at z M p + v; M is [3, 3] and v [3] float32."""
+    """Fill `points` from a depth map [H, W]: pixel p at depth z lands at z M p + v; M [3, 3] and v [3] are float32."""
     right, bottom = np.float32(width - TIE), np.float32(height - TIE)
     x, y, far, pixels = points.x, points.y, points.depths, points.pixels
     rows, columns = depths.shape
@@ -72,7 +72,7 @@ def splat(points, chosen, keys):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, inline="always")
 def winner(key):  # pragma: no cover - compiled
-    """Index of the point that a key other than EMPTY stands for."""
+    """Index of the point that a key (not EMPTY) stands for."""
     return key & _INDEX
 
 
@@ -93,7 +93,7 @@ def coarsen(keys, factor):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True)
 def projected_distances(points, chosen, columns, distances):  # pragma: no cover - compiled
-    """How far apart neighbours among the chosen points land, of every other row and column, in target pixels.
+    """Distances in target pixels between neighbouring chosen points, on every other row and column.
 
     Writes them to the start of `distances` [at least N / 2 + rows + columns] and returns their number.
     """

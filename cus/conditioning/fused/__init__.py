@@ -1,1 +1,1 @@
-"""Fused conditioning: every photograph sampled backwards through one depth of the target."""
+"""Fused conditioning: every photograph sampled backwards through one depth map of the target."""

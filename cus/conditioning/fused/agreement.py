@@ -1,8 +1,8 @@
-"""References made to agree, once for a scene: depths that show the same in all of them, and one exposure.
+"""Makes the references agree, once per scene: consistent depths, and one common exposure.
 
-A depth that is a little wrong puts the other references' pictures beside a reference's own. How far is measured by
-optical flow; along the epipolar line it is a correction of the depth. Every target then uses the same corrected depths,
-so that the frames of a path cannot disagree.
+A slightly wrong depth shifts the other references' pictures against a reference's own. Optical flow measures this
+shift; along the epipolar line it gives a correction of the depth. Every target then uses the same corrected depths, so
+the frames of a path are consistent.
 """
 
 import math
@@ -23,21 +23,21 @@ from cus.conditioning.fused.views import Placement, View, views_of
 from cus.conditioning.options import Backend, resolved_backend
 from cus.scene import SceneEstimate
 
-# Flow is measured at twice the working size where that is at most so many pixels along the longest side.
+# Flow is measured at twice the working size if that has at most this many pixels along the longest side.
 LARGEST_ENLARGED = 1280
-# Rounds, by the width in pixels, at which flow is measured, of the Gaussian that smooths the corrections.
+# One round for each entry: the width in pixels, at the size of the flow, of the Gaussian that smooths the corrections.
 SMOOTHING = (4.0, 2.5, 1.5)
-# The longest displacement that a round corrects, in the same pixels.
+# The longest displacement that a round corrects, in pixels at the size of the flow.
 LONGEST_STEP = 3.0
-# What becomes of the mean square difference to the other pictures, over a Gaussian of so many pixels, decides whether a
-# correction stands. It has to fall by a twentieth, so that right depths stay; where the pictures differ by more than
-# one and a half levels of 255 it may even grow by a fifth, as the way to the right depth is not straight.
+# A correction stands or falls by the mean square difference to the other pictures, over a Gaussian of this width in
+# pixels. The difference has to fall by a twentieth, so that correct depths stay; where the pictures differ by more than
+# one and a half levels of 255 it may even grow by a fifth, because the way to the correct depth is not straight.
 ACCEPTANCE_SIGMA, BETTER, NO_WORSE, DIFFERENT = 4.0, 0.95, 1.2, (1.5 / 255) ** 2
-# A reference is held to at most so many others, the nearest, so that the cost is linear in the references.
+# Number of nearest references that a reference is compared with, at most, so the cost is linear in their number.
 PARTNERS = 3
-# Weight of pixels that no other reference sees, which take the corrections around them.
+# Weight of pixels that no other reference sees; they take the corrections around them.
 _UNSEEN = 0.02
-# Optical flow needs a few of its patches along each side.
+# Optical flow needs several of its patches along each side.
 PATCH, SMALLEST_SIDE = 8, 32
 
 
@@ -48,16 +48,17 @@ def agree(
     smoothing: Sequence[float] = SMOOTHING,
     backend: Backend = "auto",
 ) -> SceneEstimate:
-    """The scene with its depths refined until the references show the same, and with the gains of their exposures.
+    """Refine a scene's depths until the references agree, and estimate the gains of their exposures.
 
     Args:
-        scene: V references; one alone stays as it is.
-        photographs: the same views at any larger size, as `fused_warp` takes them.
-        smoothing: of each round, in pixels of the enlarged pictures; () leaves the depths as they are.
-        backend: see `fused_warp`.
+        scene: V references; a single one is returned unchanged.
+        photographs: the same views at a larger size, as for `fused_warp`.
+        smoothing: width of the Gaussian of each round, in pixels of the enlarged pictures; () keeps the depths
+            unchanged.
+        backend: "auto", "cpu" or "torch", as for `fused_warp`.
 
     Returns:
-        The scene with other `depths`, and `gains`; what has no depth still has none.
+        The scene with refined `depths` and with `gains`; pixels without a depth still have none.
     """
     views = views_of(scene, photographs)
     enlargement = 2 if 2 * max(scene.images.shape[-2:]) <= LARGEST_ENLARGED else 1
@@ -79,13 +80,13 @@ def agree(
 
 @dataclass(frozen=True)
 class _Picture:
-    """A reference enlarged.
+    """An enlarged reference.
 
     Attributes:
-        colors: [3, H, W].
-        x, y: [H, W] float64 in pixels of the working size.
-        camera: of H x W pixels.
-        enlargement: how many times the working size it is.
+        colors: [3, H, W] RGB.
+        x, y: [H, W] float64 pixel positions at the working size.
+        camera: one camera of H x W pixels.
+        enlargement: factor from the working size to H x W.
     """
 
     colors: Tensor
@@ -98,7 +99,7 @@ class _Picture:
     def of(view: View, enlargement: int, operations: Operations) -> "_Picture":
         height, width = (enlargement * side for side in view.depths.shape)
         camera = view.camera.resized(width, height)
-        # Seen from its own place a depth says nothing, so that any will do.
+        # Any depth will do: it does not matter for a view seen from its own position.
         anywhere = torch.ones((height, width), dtype=view.depths.dtype, device=view.depths.device)
         layer = operations.look_up(view, Placement.between(view.camera, camera), anywhere)
         pixels = camera.pixel_centers().double() / enlargement
@@ -106,7 +107,7 @@ class _Picture:
 
 
 def _partners(views: Sequence[View]) -> list[list[int]]:
-    """For each view the nearest others."""
+    """The indices of the nearest other views, for each view."""
     centers = torch.cat([view.camera.centers for view in views]).double()
     order = torch.cdist(centers, centers).argsort(dim=1, stable=True).tolist()
     return [[other for other in row if other != index][:PARTNERS] for index, row in enumerate(order)]
@@ -119,13 +120,13 @@ def _with_inverse(view: View, inverse: Tensor) -> View:
 
 @dataclass(frozen=True)
 class _Look:
-    """What another reference shows at the surface of one, enlarged.
+    """What another reference shows on an enlarged reference's surface.
 
     Attributes:
-        shown: [H, W] gray; the reference's own where the other sees nothing.
-        colors: [3, H, W].
-        seen: [H, W] 0 .. 1, how well the other's depth agrees.
-        along: [2, H, W] by how many enlarged pixels the other's picture moves when the logarithm of 1 / z grows by 1.
+        shown: [H, W] gray values; the reference's own where the other sees nothing.
+        colors: [3, H, W] RGB.
+        seen: [H, W] in [0, 1], how well the other's depth agrees.
+        along: [2, H, W] shift of the other's picture, in enlarged pixels, per unit of log(1 / z).
     """
 
     shown: Tensor
@@ -135,7 +136,7 @@ class _Look:
 
 
 def _look(picture: _Picture, inverse: Tensor, other: View, operations: Operations) -> _Look:
-    """Of one reference's picture with its 1 / z [h, w] at another view."""
+    """Sample another view at the surface of a reference with 1 / z [h, w]."""
     place = Placement.between(other.camera, picture.camera)
     if picture.enlargement > 1:
         inverse = inverse_depth_at(inverse, picture.x, picture.y)
@@ -144,7 +145,7 @@ def _look(picture: _Picture, inverse: Tensor, other: View, operations: Operation
     M, v = place.M_back.to(z.device), place.v_back.to(z.device)
     far = z * (picture.enlargement * (M[2, 0] * picture.x + M[2, 1] * picture.y) + M[2, 2]) + v[2]
     along = torch.stack([v[0] - layer.x * v[2], v[1] - layer.y * v[2]]) / far.clamp(min=1e-9)
-    # Pixels of the other's working size that an enlarged pixel covers.
+    # Number of the other view's working-size pixels that an enlarged pixel covers.
     scale_x, scale_y = other.photo_scale
     footprint = layer.footprint / math.sqrt(scale_x * scale_y)
     shown = torch.where(layer.footprint > 0, gray(layer.colors), gray(picture.colors))
@@ -154,7 +155,7 @@ def _look(picture: _Picture, inverse: Tensor, other: View, operations: Operation
 def _refined(
     picture: _Picture, inverse: Tensor, others: Sequence[View], sigma: float, operations: Operations
 ) -> Tensor:
-    """[h, w] a reference's 1 / z after one round."""
+    """[h, w] 1 / z of a reference after one round."""
     before = [_look(picture, inverse, other, operations) for other in others]
     correction = _correction(picture, before, sigma, operations)
     refined = inverse * (1 + F.avg_pool2d(correction[None].to(inverse), picture.enlargement)[0])
@@ -168,7 +169,7 @@ def _refined(
 
 
 def _correction(picture: _Picture, looks: Sequence[_Look], sigma: float, operations: Operations) -> Tensor:
-    """[H, W] by which share 1 / z should grow, by the optical flow between a reference and what the others show."""
+    """[H, W] relative change that 1 / z needs, from the optical flow between a reference and what the others show."""
     own = gray(picture.colors)
     total, weight, seen = torch.zeros_like(own), torch.zeros_like(own), torch.zeros_like(own)
     for look in looks:
@@ -186,7 +187,7 @@ def _correction(picture: _Picture, looks: Sequence[_Look], sigma: float, operati
 
 
 def _difference(picture: _Picture, looks: Sequence[_Look], weights: Sequence[_Look], operations: Operations) -> Tensor:
-    """[H, W] mean square difference to what the others show around each pixel, but for their local brightness."""
+    """[H, W] mean square difference to what the others show around each pixel, local brightness removed."""
     own = gray(picture.colors)
     total = torch.zeros_like(own)
     for look, weighing in zip(looks, weights, strict=True):
@@ -198,9 +199,9 @@ def _difference(picture: _Picture, looks: Sequence[_Look], weights: Sequence[_Lo
 
 
 def _flow(first: Tensor, second: Tensor, enlargement: int) -> Tensor:
-    """[2, H, W] dense flow f of two gray pictures in [0, 1]: first(p) is second(p + f).
+    """[2, H, W] dense flow f between two gray pictures in [0, 1]: first(p) matches second(p + f).
 
-    Of pictures that are not enlarged it is measured at half their size: as good on large ones, in half the time.
+    Without enlargement the flow is measured at half size: as good on large pictures, in half the time.
     """
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     search.setPatchSize(PATCH)
@@ -213,7 +214,7 @@ def _flow(first: Tensor, second: Tensor, enlargement: int) -> Tensor:
 def _gains(
     views: Sequence[View], pictures: Sequence[_Picture], partners: Sequence[Sequence[int]], operations: Operations
 ) -> Tensor:
-    """[V, 3] what brings each reference's colours to one exposure: the geometric mean of all is 1."""
+    """[V, 3] gains that give all references a common exposure; their geometric mean is 1."""
     count = len(views)
     rows, values = [torch.ones(count, dtype=torch.float64)], [torch.zeros(3, dtype=torch.float64)]
     for index in range(count):

@@ -9,24 +9,24 @@ from torch import Tensor
 from cus.conditioning.fused.sampling import inverse_depth_at, sample_levels
 from cus.conditioning.fused.views import Placement, View
 
-# A reference sees a point where its own depth there agrees: a Gaussian of this relative deviation.
+# A reference sees a point if its own depth there agrees: a Gaussian of this relative deviation.
 DEPTH_DEVIATION = 0.04
-# What a reference counts that does not see the point by its depth: only where none does.
+# Weight of a reference that does not see the point by its depth: it matters only where none does.
 UNSEEN = 1e-3
-# Degrees added to the angle between the rays, so that the nearest reference does not count alone.
+# Degrees added to the angle between the rays, so that the nearest reference does not get all the weight.
 LEAST_ANGLE = 0.5
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What one reference says of a target.
+    """One reference sampled at the pixels of a target.
 
     Attributes:
-        colors: [3, H, W], not clamped.
-        x, y: [H, W] where each target pixel lies in the reference, in pixels of its working size.
-        seen: [H, W] 0 .. 1, how well the reference's own depth agrees; 0 outside its picture.
-        weights: [H, W], before they are normalised over the references.
-        footprint: [H, W] how many of the photograph's pixels a target pixel covers along a side; 0 where unseen.
+        colors: [3, H, W] RGB, not clamped.
+        x, y: [H, W] position of each target pixel in the reference, in pixels of its working size.
+        seen: [H, W] in [0, 1], how well the reference's own depth agrees; 0 outside its picture.
+        weights: [H, W] weights before normalisation over the references.
+        footprint: [H, W] side length in the photograph's pixels that a target pixel covers; 0 where unseen.
     """
 
     colors: Tensor
@@ -42,7 +42,7 @@ def look_up(view: View, place: Placement, inverse: Tensor) -> Layer:
 
     Args:
         view: the reference.
-        place: where it stands.
+        place: its position relative to the target.
         inverse: [H, W] float64, 1 / z of the target, 0 in holes.
     """
     height, width = inverse.shape
@@ -80,13 +80,13 @@ def _angles(points: Tensor, center: Tensor) -> Tensor:
 
 
 def _footprint(M: Tensor, z: Tensor, x: Tensor, y: Tensor, far: Tensor) -> Tensor:
-    """Side, in the reference's pixels, of the square that a target pixel covers of a surface that faces the target."""
+    """Side length in the reference's pixels of the area a target pixel covers on a surface facing the target."""
     du_dx, du_dy = M[0, 0] - x * M[2, 0], M[0, 1] - x * M[2, 1]
     dv_dx, dv_dy = M[1, 0] - y * M[2, 0], M[1, 1] - y * M[2, 1]
     return (du_dx * dv_dy - du_dy * dv_dx).abs().sqrt() * z / far
 
 
 def normalised(weights: Tensor) -> Tensor:
-    """[V, H, W] weights that sum to 1 over the references; 0 where none sees anything."""
+    """[V, H, W] weights that sum to 1 over the references; 0 where no reference sees anything."""
     total = weights.sum(dim=0)
     return torch.where(total > 0, weights / total.clamp(min=1e-30), 0.0)

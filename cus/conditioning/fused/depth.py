@@ -1,4 +1,4 @@
-"""One depth for each target pixel from what the references' meshes say."""
+"""One depth for each target pixel from the references' meshes."""
 
 from collections.abc import Sequence
 
@@ -7,20 +7,21 @@ from torch import Tensor
 
 from cus.conditioning.fused.mesh import Surface
 
-# Surfaces whose 1 / z differ by no more than this share of the larger are one.
+# Surfaces whose 1 / z differs by no more than this fraction of the larger are the same surface.
 SAME_SURFACE = 0.05
 # Confidence counts squared, and never less than this.
 LEAST_CONFIDENCE = 0.01
 
 
 def fuse_depths(surfaces: Sequence[Surface]) -> Tensor:
-    """The fused 1 / z of a target.
+    """Fuse the references' surfaces into the 1 / z of a target.
 
-    Reliable surfaces go before the others. Each of a pixel's surfaces is backed by all that agree with it, by the
-    square of their confidence; of the best backed (the first of equals) those that agree give the mean.
+    Reliable surfaces take precedence. The support of each surface at a pixel is the sum of the squared confidences of
+    all surfaces that agree with it; those that agree with the best supported one (the first among equals) give the
+    mean.
 
     Args:
-        surfaces: V of them, of one target.
+        surfaces: V surfaces of one target.
 
     Returns:
         [H, W] float64; 0 where no reference has a surface.

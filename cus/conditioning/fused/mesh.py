@@ -1,8 +1,8 @@
-"""A depth map as a surface of triangles, drawn into another camera.
+"""A depth map as a triangle mesh, drawn into another camera.
 
-Between pixels of one surface the map is a continuous mesh, so that a close-up finds a depth at each of its pixels, not
-only at the few where a pixel of the reference lands. Over a depth edge nothing is stretched: there each pixel keeps
-its own half of the gap, a quarter cell a corner, on the plane that its neighbours of the same surface suggest.
+Between pixels of one surface the map is a continuous mesh, so a close-up finds a depth at each of its pixels, not only
+at the few where a reference pixel lands. Nothing is stretched over a depth edge: there each pixel keeps its own half of
+the gap, a quarter cell per corner, on the plane suggested by its neighbours on the same surface.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from cus.conditioning.reliability import EDGE_THRESHOLD
 
 # Barycentric slack, so that no pixel centre on a shared edge falls between two triangles.
 SLACK = 1e-6
-# Cells reach a little beyond their half of the gap: two triangles that meet along a T-junction leave no crack.
+# Cells reach a little beyond their half of the gap, so that two triangles meeting at a T-junction leave no crack.
 CELL_REACH, CELL_OVERLAP = 0.5, 0.04
-# What comes nearer to the target than this share of its distance from the reference is left out.
+# Surfaces nearer to the target than this fraction of their distance from the reference are left out.
 NEAR = 1e-3
-# Triangle and pixel pairs tested at a time: about 100 MiB.
+# Number of (triangle, pixel) pairs tested at a time: about 100 MiB.
 _PAIRS = 1 << 20
 # (row, column) steps to the four corners of a pixel.
 CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
@@ -27,12 +27,12 @@ CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 @dataclass(frozen=True)
 class Surface:
-    """What a target sees of a reference's mesh.
+    """A reference's mesh as a target sees it.
 
     Attributes:
         inverse: [H, W] 1 / z in the target; 0 where there is no surface.
-        confidences: [H, W] of the reference's depth there.
-        reliable: [H, W] bool.
+        confidences: [H, W] confidence of the reference's depth there.
+        reliable: [H, W] bool, whether the surface is reliable.
     """
 
     inverse: Tensor
@@ -50,18 +50,18 @@ def rasterise(
     size: tuple[int, int],
     limits: Tensor | None = None,
 ) -> Surface:
-    """Draw a depth map into a target: reliable surfaces first, the nearest of them; the others fill what stays open.
+    """Draw a depth map into a target: the nearest reliable surface first; unreliable ones fill the rest.
 
     Args:
         depths: [h, w] z-depths of the reference, 0 = none.
-        confidences: [h, w].
+        confidences: [h, w] confidences of the depths.
         reliable: [h, w] bool; a triangle is reliable where all its corners are.
-        slopes: of 1 / z, `inverse_slopes(depths)`.
+        slopes: slopes of 1 / z, from `inverse_slopes(depths)`.
         M: [3, 3] float64; the reference's pixel p at depth z lands at the target's homogeneous pixel z M p + v
             (`pixel_map`).
-        v: [3] float64.
-        size: (H, W) of the target.
-        limits: [H, W], the largest depth of a reliable surface at each pixel; None takes all.
+        v: [3] float64, see M.
+        size: (H, W) of the target in pixels.
+        limits: [H, W] largest depth of a reliable surface at each pixel; None accepts all.
     """
     triangles, trusted = mesh_triangles(depths, confidences, reliable, slopes)
     corners = project_vertices(triangles, M, v)
@@ -73,9 +73,9 @@ def rasterise(
 
 
 def inverse_slopes(depths: Tensor) -> tuple[Tensor, Tensor]:
-    """Change of 1 / z a pixel to the right and a pixel down, [h, w] each, from neighbours without a depth edge between.
+    """Change of 1 / z per pixel to the right and down, [h, w] each, from neighbours with no depth edge between them.
 
-    The mean of the differences to both sides, the one of them where the other side is an edge, 0 where both are.
+    The mean of the differences to both sides; one of them if the other side is an edge, 0 if both are.
     """
     slopes = []
     inverse = torch.where(depths > 0, 1 / depths.clamp(min=1e-12), 0.0)
@@ -100,13 +100,13 @@ def mesh_triangles(
 
     Args:
         depths: [h, w] z-depths, 0 = none.
-        confidences: [h, w].
-        reliable: [h, w] bool.
-        slopes: `inverse_slopes(depths)`.
+        confidences: [h, w] confidences of the depths.
+        reliable: [h, w] bool, whether the pixel is reliable.
+        slopes: slopes of 1 / z, from `inverse_slopes(depths)`.
 
     Returns:
-        triangles [N, 3 corners, (x, y, 1 / z, confidence)] float64 in the reference's pixels, and [N] bool, which are
-        reliable.
+        triangles [N, 3 corners, (x, y, 1 / z, confidence)] float64 in the reference's pixels, and [N] bool, True for
+        reliable ones.
     """
     depths = depths.double()
     h, w = depths.shape
@@ -119,7 +119,7 @@ def mesh_triangles(
     least, most = z.amin(dim=2), z.amax(dim=2)
     smooth = (least > 0) & (most - least <= EDGE_THRESHOLD * least)
     q = quads[..., 2]
-    # Split along the flatter diagonal, so that a ridge or groove is not cut across.
+    # Split along the flatter diagonal, so that no ridge or groove is cut across.
     falling = (q[..., 0] - q[..., 3]).abs() <= (q[..., 1] - q[..., 2]).abs()
     parts, trusted = [], []
     for chosen, corners in (
@@ -134,7 +134,7 @@ def mesh_triangles(
 
 
 def _cells(vertices: Tensor, smooth: Tensor, reliable: Tensor, slopes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Quarter cells at the corners of pixels that no smooth quad covers, two triangles each."""
+    """Quarter cells at the corners of pixels that no smooth quad covers, as two triangles each."""
     right, down = slopes
     covered = F.pad(smooth, (1, 1, 1, 1), value=False)
     h, w = reliable.shape
@@ -155,17 +155,17 @@ def _cells(vertices: Tensor, smooth: Tensor, reliable: Tensor, slopes: tuple[Ten
 
 
 def _moved(center: Tensor, slopes: tuple[Tensor, Tensor], dx: float, dy: float) -> Tensor:
-    """Vertices [N, 4] moved along their planes by (dx, dy) pixels; 1 / z changes by half at most."""
+    """Vertices [N, 4] moved by (dx, dy) pixels along their planes; 1 / z changes by at most half."""
     q = center[:, 2]
     moved = q + slopes[0] * dx + slopes[1] * dy
     return torch.stack([center[:, 0] + dx, center[:, 1] + dy, torch.maximum(moved, 0.5 * q), center[:, 3]], dim=1)
 
 
 def project_vertices(triangles: Tensor, M: Tensor, v: Tensor) -> Tensor:
-    """[N, 3, (x, y, 1 / z, ...)] of the reference -> the target's (x, y, 1 / z); 1 / z is 0 for what lies behind it."""
+    """Reference vertices [N, 3, (x, y, 1 / z, ...)] -> (x, y, 1 / z) in the target; 1 / z is 0 behind the target."""
     x, y, q = triangles[..., :3].unbind(-1)
     pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
-    # Homogeneous, divided by the reference's depth.
+    # Homogeneous coordinates, divided by the reference's depth.
     points = pixels @ M.T + v * q[..., None]
     s = points[..., 2]
     front = (s > NEAR) & (q > 0)
@@ -185,7 +185,7 @@ def _draw(corners: Tensor, sources: Tensor, size: tuple[int, int], limits: Tenso
     usable = (corners[..., 2] > 0).all(dim=1)
     counts = boxes[:, 0] * boxes[:, 1] * usable
     order = counts.nonzero().squeeze(1)
-    # Twice over the same pairs: first the nearest 1 / z of each pixel, then whose it is.
+    # Two rounds over the same pairs: first find each pixel's nearest 1 / z, then the triangle that has it.
     for taking in (False, True):
         for some in _batches(order, counts):
             triangle = some.repeat_interleave(counts[some])
@@ -207,7 +207,7 @@ def _draw(corners: Tensor, sources: Tensor, size: tuple[int, int], limits: Tenso
 
 
 def _batches(order: Tensor, counts: Tensor) -> list[Tensor]:
-    """Triangles in groups of about `_PAIRS` pairs of triangle and pixel."""
+    """Split triangles into batches of about `_PAIRS` (triangle, pixel) pairs."""
     if len(order) == 0:
         return []
     group = counts[order].cumsum(0) // _PAIRS
@@ -216,7 +216,7 @@ def _batches(order: Tensor, counts: Tensor) -> list[Tensor]:
 
 
 def _barycentric(corners: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights [N, 3] of the corners at points, and whether the points lie inside."""
+    """Weights [N, 3] of the corners at points, and whether the points lie inside the triangles."""
     (x0, y0, _), (x1, y1, _), (x2, y2, _) = (corners[:, k].unbind(-1) for k in range(3))
     area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
     solid = area.abs() >= 1e-9
@@ -230,7 +230,7 @@ def _barycentric(corners: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]
 def _attributes(
     buffer: Tensor, winner: Tensor, corners: Tensor, sources: Tensor, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """1 / z, and the confidence, of the winning triangles."""
+    """1 / z and confidence of the winning triangles."""
     height, width = size
     pixels = (winner >= 0).nonzero().squeeze(1)
     chosen = winner[pixels]

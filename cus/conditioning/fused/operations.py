@@ -1,4 +1,4 @@
-"""The parts of the fused warp that cost time, in tensor operations and in kernels."""
+"""The expensive parts of the fused warp, as tensor operations and as kernels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from cus.conditioning.fused.sharpening import back_projected
 
 @dataclass(frozen=True)
 class Operations:
-    """One form of them.
+    """One implementation of the expensive parts.
 
     Attributes:
-        rasterise: see `cus.conditioning.fused.mesh.rasterise`.
-        fuse_depths: see `cus.conditioning.fused.depth.fuse_depths`.
-        look_up: see `cus.conditioning.fused.blend.look_up`.
-        back_projected: see `cus.conditioning.fused.sharpening.back_projected`.
-        blur: see `cus.conditioning.fused.sampling.blur`.
+        rasterise: draws a depth map into a target (`fused.mesh.rasterise`).
+        fuse_depths: fuses the references' surfaces into one 1 / z (`fused.depth.fuse_depths`).
+        look_up: samples a reference at the target's surface (`fused.blend.look_up`).
+        back_projected: sharpens the picture by back-projection (`fused.sharpening.back_projected`).
+        blur: Gaussian blur (`fused.sampling.blur`).
     """
 
     rasterise: Callable[..., Surface]

@@ -1,4 +1,4 @@
-"""Reading pictures and depth maps between their pixels, and photographs at the resolution that a target asks for."""
+"""Pictures and depth maps sampled between their pixels, and photographs at the resolution that a target needs."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cus.conditioning.reliability import EDGE_THRESHOLD
 
-# A level of a photograph below this many pixels along its shorter side says nothing any more.
+# Photograph levels with fewer pixels than this along the shorter side are not used.
 SMALLEST_LEVEL = 8
 _CHUNK = 1 << 16
 
@@ -20,8 +20,8 @@ class Kernel:
     """A separable interpolation kernel.
 
     Attributes:
-        weight: of a distance in pixels.
-        radius: beyond which it is 0.
+        weight: maps distances in pixels to weights.
+        radius: distance in pixels beyond which the weight is 0.
     """
 
     weight: Callable[[Tensor], Tensor]
@@ -47,16 +47,16 @@ LANCZOS3, CATMULL_ROM, LINEAR = Kernel(_lanczos3, 3), Kernel(_catmull_rom, 2), K
 
 
 def sample(image: Tensor, x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
-    """Values of a picture at points, by a separable kernel with weights that sum to 1; the border's pixels go on.
+    """Sample a picture at points with a separable kernel of weights that sum to 1; border pixels are repeated.
 
     Args:
-        image: [C, h, w], float, or uint8 for 0 .. 255 that stand for 0 .. 1.
-        x: [...] in pixels; the centre of the first pixel is 0.5.
-        y: likewise.
-        kernel: of the interpolation.
+        image: [C, h, w] float, or uint8 where 0 .. 255 stands for 0 .. 1.
+        x: [...] pixel coordinates; the centre of the first pixel is 0.5.
+        y: [...] pixel coordinates, as x.
+        kernel: interpolation kernel.
 
     Returns:
-        [C, ...] of the coordinates' type, not clamped.
+        [C, ...] in the coordinates' dtype, not clamped.
     """
     flat_x, flat_y = x.flatten(), y.flatten()
     parts = [_sample(image, a, b, kernel) for a, b in zip(flat_x.split(_CHUNK), flat_y.split(_CHUNK), strict=True)]
@@ -77,12 +77,12 @@ def _sample(image: Tensor, x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
 
 
 def inverse_depth_at(inverse: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """1 / z that a reference has at points: bilinear where its four pixels are one surface, else the nearest pixel's.
+    """A reference's 1 / z at points: bilinear where the four pixels lie on one surface, else that of the nearest pixel.
 
     Args:
         inverse: [h, w], 0 = none.
-        x: [...] in pixels.
-        y: likewise.
+        x: [...] pixel coordinates.
+        y: [...] pixel coordinates.
 
     Returns:
         [...]; 0 outside the picture and where there is no depth.
@@ -102,9 +102,9 @@ def inverse_depth_at(inverse: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def levels_of(photograph: Tensor) -> list[Tensor]:
-    """A photograph [3, h, w] and its halves, each the mean of two by two pixels of the one before, rounded if uint8.
+    """A photograph [3, h, w] and its halvings, each the mean of 2 x 2 pixels of the previous level, rounded if uint8.
 
-    An odd last row or column is counted twice, so that level l is seen at 2^-l of the size, rounded up.
+    An odd last row or column counts twice, so level l has 2^-l of the size, rounded up.
     """
     levels = [photograph]
     while min(levels[-1].shape[-2:]) >= 2 * SMALLEST_LEVEL:
@@ -115,7 +115,7 @@ def levels_of(photograph: Tensor) -> list[Tensor]:
 def _halved(image: Tensor) -> Tensor:
     h, w = image.shape[-2:]
     halves = []
-    for channel in image:  # one at a time, since floats of a large photograph take four times its room
+    for channel in image:  # one at a time, because floats of a large photograph take four times its memory
         values = channel[None, None].float()
         if h % 2 or w % 2:
             values = F.pad(values, (0, w % 2, 0, h % 2), mode="replicate")
@@ -125,19 +125,19 @@ def _halved(image: Tensor) -> Tensor:
 
 
 def sample_levels(levels: list[Tensor], x: Tensor, y: Tensor, footprint: Tensor) -> Tensor:
-    """A photograph's colours at points, Lanczos3, neither aliased nor needlessly blurred.
+    """Sample a photograph's colours at points with Lanczos3, neither aliased nor needlessly blurred.
 
-    Where a target pixel covers more than one of the photograph's, two neighbouring levels are mixed, as the logarithm
-    of the footprint asks for.
+    Where a target pixel covers more than one of the photograph's, two neighbouring levels are mixed by the logarithm of
+    the footprint.
 
     Args:
-        levels: of `levels_of`.
-        x: [...] in pixels of level 0.
-        y: likewise.
-        footprint: [...] how many pixels of level 0 a target pixel covers along a side.
+        levels: the photograph's levels, from `levels_of`.
+        x: [...] pixel coordinates in level 0.
+        y: [...] pixel coordinates in level 0.
+        footprint: [...] side length in pixels of level 0 that a target pixel covers.
 
     Returns:
-        [3, ...] not clamped.
+        [3, ...] RGB, not clamped.
     """
     wanted = torch.log2(footprint.clamp(min=1)).clamp(max=len(levels) - 1)
     colors = torch.zeros((3, *x.shape), dtype=x.dtype, device=x.device)
@@ -152,7 +152,7 @@ def sample_levels(levels: list[Tensor], x: Tensor, y: Tensor, footprint: Tensor)
 
 
 def blur(values: Tensor, sigma: float) -> Tensor:
-    """A Gaussian of `sigma` pixels over [..., H, W], cut off at three, the borders mirrored; none for tiny ones."""
+    """Gaussian blur of [..., H, W], cut off at three sigma, mirrored at the borders; a tiny sigma (pixels) is a no-op."""
     for axis in (-1, -2):
         weights = blur_weights(sigma).to(values)
         radius = len(weights) // 2
@@ -164,7 +164,7 @@ def blur(values: Tensor, sigma: float) -> Tensor:
 
 
 def blur_weights(sigma: float) -> Tensor:
-    """[2 r + 1] float64, of sum 1, r = 3 sigma."""
+    """[2 r + 1] float64 weights with sum 1, r = 3 sigma."""
     radius = max(0, math.ceil(3 * sigma - 0.5))
     steps = torch.arange(-radius, radius + 1, dtype=torch.float64)
     weights = torch.exp(-0.5 * (steps / max(sigma, 1e-6)) ** 2)
@@ -172,7 +172,7 @@ def blur_weights(sigma: float) -> Tensor:
 
 
 def mirror(places: Tensor, length: int) -> Tensor:
-    """Places on a line that is mirrored about its first and last elements, 0 .. length - 1."""
+    """Indices reflected into 0 .. length - 1, about the first and last elements."""
     if length == 1:
         return torch.zeros_like(places)
     period = 2 * (length - 1)

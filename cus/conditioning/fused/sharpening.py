@@ -1,4 +1,4 @@
-"""Detail that the references' pixels average over: back-projection, where they agree, softening where they do not."""
+"""Detail that the references' pixels average out: back-projection where they agree, softening where they do not."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ from cus.conditioning.warp import TIE
 
 # Rounds of back-projection before and after the bilateral filter.
 ROUNDS = 6, 6
-# The filter's widths: in colour (the sum over the channels, of 1) and in pixels of the photographs.
+# The filter's widths: in colour (sum over the channels, in units of 1) and in pixels of the photographs.
 COLOR_SIGMA, SPACE_SIGMA = 0.1, 0.75
-# A reference's pixel is predicted from at least this many target pixels, of those that it has at least this weight in.
+# A reference's pixel is predicted from at least this many target pixels that have at least this weight in it.
 LEAST_PIXELS, LEAST_WEIGHT = 6, 0.05
-# Below this magnification hardly any of the reference's pixels has as many.
+# Below this magnification hardly any reference pixel covers that many.
 LEAST_MAGNIFICATION = 1.8
 # Widths of the gate's Gaussians and of the softening, in pixels of the photographs.
 DETAIL_SIGMA, GATE_SIGMA, SOFT_SIGMA = 2.0, 1.0, 0.375
@@ -28,10 +28,10 @@ _GRAY = (0.299, 0.587, 0.114)
 
 
 def magnification_of(layers: Sequence[Layer], weights: Tensor) -> float:
-    """How many target pixels a pixel of the photographs is wide: the geometric mean over the target, by weight."""
+    """Width of a photograph's pixel in target pixels: the weighted geometric mean over the target."""
     total, logarithms = 0.0, 0.0
     for layer, share in zip(layers, weights, strict=True):
-        # It changes slowly over the picture: every fourth row and column will do.
+        # It changes slowly over the picture, so every fourth row and column is enough.
         footprint, share = layer.footprint[::4, ::4], share[::4, ::4]
         seen = footprint > 0
         total += float(share[seen].sum())
@@ -46,17 +46,18 @@ def gate(
     magnification: float,
     blur: Callable[[Tensor, float], Tensor] = blur,
 ) -> Tensor:
-    """[H, W] in 0 .. 1: the share of the picture's detail that the references agree on.
+    """[H, W] in [0, 1]: the fraction of the picture's detail that the references agree on.
 
-    Detail is what a Gaussian takes away; its error is estimated by the references' weighted disagreement. Where one
-    reference counts alone there is none; where another should see the surface, too, and does not, the gate is closed.
+    Detail is what a Gaussian blur removes; its error is estimated from the references' weighted disagreement. Where
+    only one reference has weight there is no error; where another should see the surface too but does not, the gate is
+    closed.
 
     Args:
-        layers: V of them.
+        layers: V layers of one target.
         weights: [V, H, W], normalised.
-        image: [3, H, W], their mean.
-        magnification: target pixels a photograph's pixel.
-        blur: a form of `cus.conditioning.fused.sampling.blur`.
+        image: [3, H, W] weighted mean of the layers.
+        magnification: target pixels per pixel of a photograph.
+        blur: an implementation of `cus.conditioning.fused.sampling.blur`.
     """
 
     def detail(values: Tensor) -> Tensor:
@@ -71,10 +72,10 @@ def gate(
 
 
 def _witnessed(layers: Sequence[Layer]) -> Tensor:
-    """[H, W] 0 .. 1: how well the two best references see the surface, of those in whose pictures it lies.
+    """[H, W] in [0, 1]: how well the two best references see the surface, among those whose pictures contain it.
 
-    A reference that should see it, and has another depth there, speaks against the surface; one whose picture ends
-    before it says nothing.
+    A reference that should see the surface but has another depth there is evidence against it; one whose picture does
+    not reach it is no evidence.
     """
     seen = torch.stack([layer.seen for layer in layers])
     if len(layers) == 1:
@@ -85,7 +86,7 @@ def _witnessed(layers: Sequence[Layer]) -> Tensor:
 
 
 def gray(image: Tensor) -> Tensor:
-    """[3, H, W] -> [H, W]."""
+    """Gray values: [3, H, W] -> [H, W]."""
     return sum(share * channel for share, channel in zip(_GRAY, image, strict=True))  # type: ignore[return-value]
 
 
@@ -98,20 +99,20 @@ def back_projected(
     mask: Tensor,
     magnification: float,
 ) -> Tensor:
-    """The picture made such that its means over the references' pixels are those pixels' colours.
+    """Adjust the picture so that its means over the references' pixels are those pixels' colours.
 
-    Many pictures have those means. What back-projection alone finds rings along edges and has the grid of the
-    photographs in it; so a bilateral filter takes that away half-way, and keeps the edges (Dai, Han, Wu and Gong,
-    "Bilateral back-projection for single image super resolution", ICME 2007).
+    Many pictures have these means. Back-projection alone produces ringing along edges and the grid of the photographs;
+    halfway, a bilateral filter removes both and keeps the edges (Dai, Han, Wu and Gong, "Bilateral back-projection for
+    single image super resolution", ICME 2007).
 
     Args:
         views: V references.
-        places: where they stand, and the gains of their colours.
-        layers: where the target's pixels lie in them.
+        places: their positions relative to the target, with the gains of their colours.
+        layers: positions of the target's pixels in them.
         weights: [V, H, W], normalised.
-        image: [3, H, W].
+        image: [3, H, W] the picture to sharpen.
         mask: [H, W] bool, False in holes.
-        magnification: target pixels a photograph's pixel; a low one leaves the picture as it is.
+        magnification: target pixels per pixel of a photograph; a low one leaves the picture unchanged.
     """
     if magnification < LEAST_MAGNIFICATION:
         return image
@@ -130,14 +131,14 @@ def back_projected(
 
 
 def without_grid(image: Tensor, magnification: float) -> Tensor:
-    """[3, H, W] under a bilateral filter as wide as the photographs' pixels are."""
+    """[3, H, W] after a bilateral filter as wide as the photographs' pixels."""
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().float().numpy())
     filtered = cv2.bilateralFilter(pixels, -1, COLOR_SIGMA, SPACE_SIGMA * magnification)
     return torch.from_numpy(filtered).permute(2, 0, 1).contiguous().to(image)
 
 
 class _Cells:
-    """A reference's pixels and the target pixels that lie in them."""
+    """A reference's pixels and the target pixels that lie in each."""
 
     def __init__(self, view: View, gain: Tensor, layer: Layer, weights: Tensor, mask: Tensor) -> None:
         photo = view.levels[0]
@@ -156,7 +157,7 @@ class _Cells:
         self.photo = (values * gain.to(values)[:, None, None]).flatten(1)
 
     def residual(self, image: Tensor) -> Tensor:
-        """[3, H, W] what the reference's pixels have more than the picture's means over them, between pixels."""
+        """[3, H, W] the reference's pixels minus the picture's means over them, interpolated between pixels."""
         sums = torch.zeros((3, self.height * self.width), dtype=image.dtype)
         sums.index_add_(1, self.cells, image.flatten(1)[:, self.used])
         enough = self.counts >= LEAST_PIXELS
@@ -171,6 +172,6 @@ def sharpened(
     magnification: float,
     blur: Callable[[Tensor, float], Tensor] = blur,
 ) -> Tensor:
-    """Back-projected where the references agree, softened where they do not: [3, H, W] of pictures of that shape."""
+    """[3, H, W] back-projected where the references agree, softened where they do not; all pictures have this shape."""
     soft = image - blur(image, SOFT_SIGMA * magnification)
     return image + agreement * (projected - image) - (1 - agreement) ** 2 * soft

@@ -1,7 +1,7 @@
-"""Suppression of background that leaks through a sparse foreground (Eq. 5), for surfaces that are drawn as meshes.
+"""Suppression of background that leaks through a sparse foreground (Eq. 5), for surfaces drawn as meshes.
 
-A dense depth map is a closed mesh, through which nothing leaks at any magnification; there Eq. 5 has nothing to do.
-What is left are samples of a surface that are too far apart to be meshed.
+A dense depth map is a closed mesh that leaks nothing at any magnification, so Eq. 5 has nothing to do there. It remains
+for samples of a surface that are too far apart to be meshed.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from cus.conditioning.warp import project_depths, splat, winners
 
 
 def suppression_limits(references: Sequence[Reference], target: Cameras, tolerance: float) -> Tensor | None:
-    """D_dilate + tau_D: the largest depth [H, W] that a reliable surface may have at each pixel of a target.
+    """D_dilate + tau_D: the largest depth [H, W] that a reliable surface may have at each target pixel.
 
     Args:
-        references: of the scene.
+        references: the scene's references.
         target: one camera.
         tolerance: tau_D in scene units.
 
     Returns:
-        None where no reference has sparse samples that are sure enough to hide anything.
+        None if no reference has sparse samples that are certain enough to hide anything.
     """
     depths, spacings = [], []
     for reference in references:

@@ -1,4 +1,4 @@
-"""One target of the fused warp: the depth that the references' meshes give it, and the mean of what they show there."""
+"""One target of the fused warp: its depth from the references' meshes, and the mean of what the references show."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,14 @@ def drawn_inverse_depth(
     operations: Operations,
     limits: Tensor | None = None,
 ) -> Tensor:
-    """[H, W] the fused 1 / z of a target, 0 in holes.
+    """[H, W] fused 1 / z of a target, 0 in holes.
 
     Args:
         views: V references.
-        places: where they stand towards the target.
-        size: (H, W) of the target.
-        operations: in tensor operations, or in kernels.
-        limits: see `cus.conditioning.fused.mesh.rasterise`.
+        places: their positions relative to the target.
+        size: (H, W) of the target in pixels.
+        operations: tensor operations or kernels.
+        limits: [H, W] largest depth of a reliable surface at each pixel; None accepts all.
     """
     surfaces = [
         operations.rasterise(view.depths, view.confidences, view.reliable, view.slopes, place.M, place.v, size, limits)
@@ -34,7 +34,7 @@ def drawn_inverse_depth(
 
 
 def mixed(layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
-    """The layers' mean by weight [3, H, W], not clamped, and the weights [V, H, W], which sum to 1 where any sees."""
+    """The weighted mean of the layers [3, H, W], not clamped, and weights [V, H, W] with sum 1 where any layer sees."""
     weights = normalised(torch.stack([layer.weights for layer in layers]))
     image = torch.stack([share * layer.colors for share, layer in zip(weights, layers, strict=True)]).sum(dim=0)
     return image, weights

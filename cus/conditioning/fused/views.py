@@ -1,4 +1,4 @@
-"""A reference as the fused warp uses it, and where it stands towards a target."""
+"""A reference as the fused warp uses it, and its position relative to a target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from cus.conditioning.warp import pixel_map
 from cus.errors import InputError
 from cus.scene import SceneEstimate
 
-# Photographs of another shape than the views are not the same pictures; rounding to whole pixels is no other shape.
+# A photograph whose aspect ratio differs from the view's is another picture; rounding to whole pixels is tolerated.
 _ASPECT_TOLERANCE = 0.02
 
 
@@ -25,12 +25,12 @@ class View:
     """A reference.
 
     Attributes:
-        levels: its photograph at its own size [3, Hi, Wi], float32 or uint8, and halves of it (`levels_of`).
+        levels: its photograph at full size [3, Hi, Wi], float32 or uint8, and its halvings (`levels_of`).
         depths: [h, w] z-depths at the working size, 0 = none.
         inverse: [h, w] float64, 1 / z, 0 = none.
-        confidences: [h, w].
-        reliable: [h, w] bool.
-        gain: [3] what its colours are multiplied with to be those of all references' common exposure.
+        confidences: [h, w] confidences of the depths.
+        reliable: [h, w] bool, whether a pixel's depth is reliable.
+        gain: [3] factors that bring its colours to the references' common exposure.
         camera: one camera of h x w pixels.
     """
 
@@ -44,7 +44,7 @@ class View:
 
     @property
     def photo_scale(self) -> tuple[float, float]:
-        """Pixels of the photograph a pixel of the working size, in x and y."""
+        """Photograph pixels per pixel of the working size, in x and y."""
         height, width = self.levels[0].shape[-2:]
         return width / self.camera.width, height / self.camera.height
 
@@ -55,12 +55,12 @@ class View:
 
     @cached_property
     def slopes(self) -> tuple[Tensor, Tensor]:
-        """Of 1 / z, see `inverse_slopes`."""
+        """Slopes of 1 / z, from `inverse_slopes`."""
         return inverse_slopes(self.depths.double())
 
     @cached_property
     def packed(self) -> tuple[Tensor, Tensor, np.ndarray]:
-        """For kernels: the photograph, flat; all its halves behind each other, flat; (start, height, width) of each."""
+        """For kernels: the flat photograph, all its halvings concatenated, and (start, height, width) of each."""
         first, *rest = self.levels
         starts = np.cumsum([0, *(level.numel() for level in rest)])
         shapes = [
@@ -73,14 +73,14 @@ class View:
 
 @dataclass(frozen=True)
 class Placement:
-    """A reference's pixels in a target, and the target's in the reference.
+    """The maps between a reference's pixels and a target's.
 
     Attributes:
-        M, v: float64 [3, 3] and [3]: the reference's pixel p at depth z lands at z M p + v in the target.
-        M_back, v_back: likewise from the target into the reference.
+        M, v: [3, 3] and [3] float64; the reference's pixel p at depth z lands at z M p + v in the target.
+        M_back, v_back: [3, 3] and [3] float64, the same from the target into the reference.
         center: [3] float64, the reference's camera centre in the target camera's axes.
-        rays: [3, 3] float64: a target pixel (x, y, 1) -> its ray at depth 1.
-        gain: [3] float32, what the reference's colours are multiplied with to have the target's exposure.
+        rays: [3, 3] float64 maps a target pixel (x, y, 1) to its ray at depth 1.
+        gain: [3] float32 factors that bring the reference's colours to the target's exposure.
     """
 
     M: Tensor
@@ -93,7 +93,7 @@ class Placement:
 
     @staticmethod
     def between(reference: Cameras, target: Cameras, gain: Tensor | None = None) -> "Placement":
-        """Of one reference and one target camera; `gain` is 1 by default."""
+        """The placement of one reference relative to one target camera; `gain` defaults to 1."""
         M, v = (torch.tensor(part, dtype=torch.float64) for part in pixel_map(reference, target))
         M_back, v_back = (torch.tensor(part, dtype=torch.float64) for part in pixel_map(target, reference))
         target_from_reference = target.viewmats[0].double() @ torch.linalg.inv(reference.viewmats[0].double())
@@ -103,10 +103,10 @@ class Placement:
 
 
 def placements(views: Sequence[View], target: Cameras) -> list[Placement]:
-    """Where the references stand towards one target, whose exposure is that of the references near it.
+    """The references' placements for one target, whose exposure follows the references near it.
 
-    The logarithms of the references' exposures are averaged by the inverse square of the distances between the
-    cameras: at a reference the picture has its exposure, and along a path it changes smoothly.
+    The logarithms of the references' exposures are averaged with the inverse squared distances between the cameras: at
+    a reference the picture has its exposure, and along a path the exposure changes smoothly.
     """
     gains = torch.stack([view.gain for view in views]).double()
     distances = torch.cat([(view.camera.centers - target.centers).norm(dim=-1) for view in views]).double()
@@ -119,10 +119,10 @@ def placements(views: Sequence[View], target: Cameras) -> list[Placement]:
 
 
 def views_of(scene: SceneEstimate, photographs: Sequence[Tensor] | None) -> list[View]:
-    """All references of a scene, with their photographs where given, else the scene's own pictures.
+    """All references of a scene, with their photographs if given, else with the scene's own pictures.
 
     Raises:
-        InputError: photographs that are not the scene's views.
+        InputError: the photographs do not match the scene's views.
     """
     _check_photographs(scene, photographs)
     reliable, _ = divide_reliability(scene)
@@ -155,7 +155,7 @@ def _check_photographs(scene: SceneEstimate, photographs: Sequence[Tensor] | Non
                 f"{str(photograph.dtype).removeprefix('torch.')} {tuple(photograph.shape)}"
             )
         h, w = photograph.shape[-2:]
-        # A pixel of rounding on either side is allowed.
+        # Allow one pixel of rounding on either side.
         slack = _ASPECT_TOLERANCE + 1 / min(h, w) + 1 / min(height, width)
         if abs((w / width) / (h / height) - 1) > slack:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Fused warp: every photograph, at its own resolution, sampled backwards through one depth of each target."""
+"""Fused warp: every photograph, at its own resolution, sampled backwards through one depth map of each target."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from cus.errors import InputError
 from cus.kernels.threads import in_pieces
 from cus.scene import SceneEstimate
 
-# A layer shows what its reference sees this well.
+# A layer shows a pixel if its reference sees it at least this well.
 SEEN = 0.5
 
 
@@ -38,40 +38,40 @@ def fused_warp(
     backend: Backend = "auto",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Conditioning:
-    """Sample every photograph backwards through one fused depth of each target.
+    """Sample every photograph backwards through one fused depth map of each target.
 
     First the references are made to agree (`agree`). Then, for each target:
 
-    1. Each reference's depth map is a mesh, drawn into the target: reliable surfaces first, the unreliable ones fill
-       what is still open; through a depth edge nothing is stretched.
-    2. Where the references' surfaces agree, their mean by confidence is the target's depth, else the best backed one.
-    3. Every reference is sampled there, Lanczos3, at the resolution that the target asks for, and counts by the angle
-       between its ray and the target's, if its own depth says that it sees the point.
-    4. Where the references agree on the detail, back-projection undoes what their pixels average over; where they do
-       not, the picture is softened to what they share.
+    1. Each reference's depth map is drawn into the target as a mesh: reliable surfaces first, then unreliable ones fill
+       the rest; nothing is stretched over depth edges.
+    2. The target's depth is the mean by confidence where the references' surfaces agree, else the best supported one.
+    3. Every reference is sampled there with Lanczos3 at the resolution that the target needs. If its own depth says
+       that it sees the point, it is weighted by the angle between its ray and the target's.
+    4. Where the references agree on the detail, back-projection recovers what their pixels averaged; elsewhere the
+       picture is softened to what they share.
 
     Holes are black, masked False, of depth 0.
 
     Args:
-        scene: V >= 1 reference images with cameras, depths (0 = none) and confidences; with `gains`, the references'
-            exposures are brought to that of the nearest ones.
+        scene: V >= 1 reference images with cameras, depths (0 = none) and confidences; with `gains`, a target gets the
+            exposure of the nearest references.
         target_cameras: T cameras of any size, on any device.
-        photographs: the same views at any larger size, V tensors [3, Hi, Wi], float32 in [0, 1] or uint8; colours come
-            from them. None takes the scene's own images.
-        suppress_background: remove background that leaks through sparse foreground (Eq. 5), as `hierarchical_warp`.
-        agreed: whether the scene has been through `agree`; if not, it is here. Where several calls share a scene, call
-            `agree` once and pass what it gives.
-        with_layers: whether `Conditioning.layers` is filled.
-        backend: "cpu" for float32 on the CPU, in Numba kernels, a thread a target (the first call on a machine compiles
-            them, some seconds); "torch" anywhere, the oracle of the tests. "auto" takes the first that fits.
+        photographs: the same views at a larger size, V tensors [3, Hi, Wi], float32 in [0, 1] or uint8, as the source
+            of colour. None takes the scene's own images.
+        suppress_background: remove background that leaks through sparse foreground (Eq. 5), as in `hierarchical_warp`.
+        agreed: whether the scene has been through `agree`; if not, this function calls it. If several calls share a
+            scene, call `agree` once and pass its result.
+        with_layers: whether to fill `Conditioning.layers`.
+        backend: "cpu": Numba kernels for float32 on the CPU, one thread per target (the first call on a machine
+            compiles them for some seconds); "torch": any device, the tests' reference; "auto": the first that fits.
         on_progress: called with (targets done, T).
 
     Returns:
         Conditioning of the target cameras' size, on the scene's device.
 
     Raises:
-        InputError: no point of the scene lands in any target, photographs that are not the scene's views, or
-            backend="cpu" where it cannot run.
+        InputError: no point of the scene lands in any target, the photographs do not match the scene's views, or
+            backend="cpu" on another device or dtype.
         ValueError: no target, or an unknown backend.
     """
     if len(target_cameras) < 1:
@@ -84,7 +84,7 @@ def fused_warp(
         scene = agree(scene, photographs, backend=backend)
     views = views_of(scene, photographs)
     for view in views:
-        _ = view.slopes, view.packed, view.inverse_float  # once, before threads ask for them
+        _ = view.slopes, view.packed, view.inverse_float  # once, before the threads need them
     references, tolerance = [], math.inf
     if suppress_background and bool(scene.reliable.any()):
         references = references_of(scene, sample_spacing_cpu if compiled else sample_spacing)
@@ -96,7 +96,7 @@ def fused_warp(
         for index in range(first, last):
             _Target(views, references, targets[index], tolerance, operations).into(conditioning, index)
 
-    # As many targets at a time as there are threads, so that progress is reported from the caller's own.
+    # As many targets at a time as there are threads, so that progress is reported from the caller's thread.
     at_once = min(torch.get_num_threads(), len(targets)) if compiled else 1
     for first in range(0, len(targets), at_once):
         many = min(at_once, len(targets) - first)
@@ -113,7 +113,7 @@ def fused_warp(
 
 
 class _Target:
-    """One target camera's turn on a thread."""
+    """Renders one target camera on a thread."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class _Target:
         self.limits = suppression_limits(references, camera, tolerance) if references else None
 
     def into(self, conditioning: Conditioning, index: int) -> None:
-        """Make the picture and put it where it belongs."""
+        """Render the picture into `conditioning` at `index`."""
         inverse = drawn_inverse_depth(self.views, self.places, self.size, self.operations, self.limits)
         mask = inverse > 0
         pairs = zip(self.views, self.places, strict=True)

@@ -1,4 +1,4 @@
-"""Kinds of conditioning images. To add one, write a file beside this one and add its class to `KINDS`."""
+"""Kinds of conditioning images. To add one, write a file next to this one and add its class to `KINDS`."""
 
 from dataclasses import fields
 from typing import Any
@@ -14,14 +14,14 @@ KINDS: dict[str, type[ConditioningKind]] = {kind.name: kind for kind in (Hierarc
 
 
 def conditioning_kind(name: str, **options: Any) -> ConditioningKind:
-    """The kind of this name.
+    """The conditioning kind with this name.
 
     Args:
         name: a key of `KINDS`.
-        **options: fields of any kind; those that this one does not have are left out.
+        **options: fields of any kind; those that this kind does not have are ignored.
 
     Raises:
-        InputError: there is no such kind.
+        InputError: unknown kind.
     """
     if name not in KINDS:
         raise InputError(f"there is no conditioning kind {shown(name)}; expected one of {', '.join(KINDS)}")

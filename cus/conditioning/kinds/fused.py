@@ -15,7 +15,7 @@ from cus.scene import SceneEstimate
 
 @dataclass(frozen=True)
 class Fused(ConditioningKind):
-    """The photographs sampled backwards through one fused depth of each target.
+    """The photographs sampled backwards through one fused depth map of each target.
 
     Attributes:
         suppress_background: remove background that leaks through sparse foreground (Eq. 5).
@@ -35,7 +35,7 @@ class Fused(ConditioningKind):
         with_layers: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Conditioning:
-        """`fused_warp`."""
+        """Render the conditioning with `fused_warp`."""
         return fused_warp(
             scene,
             cameras,

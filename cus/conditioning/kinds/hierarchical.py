@@ -19,7 +19,7 @@ class Hierarchical(ConditioningKind):
 
     Attributes:
         suppress_background: remove background that leaks through sparse foreground (Eq. 5).
-        scales: divisors of the resolution, ascending; None: as many as the spacing of the points asks for.
+        scales: divisors of the resolution, ascending; None: as many as the spacing of the points needs.
     """
 
     name: ClassVar[str] = "hierarchical"
@@ -35,5 +35,5 @@ class Hierarchical(ConditioningKind):
         with_layers: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Conditioning:
-        """`hierarchical_warp`."""
+        """Render the conditioning with `hierarchical_warp`."""
         return hierarchical_warp(scene, cameras, self.suppress_background, self.scales, on_progress=on_progress)

@@ -14,15 +14,15 @@ from cus.scene import SceneEstimate
 
 @dataclass(frozen=True)
 class ConditioningKind(ABC):
-    """A way to show a network what the photographs know of target cameras. The fields of a subclass are its options.
+    """A way to show a network what the photographs know of the targets. The fields of a subclass are its options.
 
     Attributes:
-        name: by which checkpoints, commands and settings ask for it.
-        takes_photographs: whether colours come from the photographs at their own resolution; else from the scene's
+        name: name of the kind in checkpoints, commands and settings.
+        takes_photographs: whether colours come from the photographs at full resolution rather than from the scene's
             images.
         wants_agreement: whether `show` expects a scene that has been through `agree`.
         sees_whole_frames: whether the images of a window must be cut out of whole frames, because a smaller frame
-            would be rendered in another way.
+            would be rendered differently.
     """
 
     name: ClassVar[str]
@@ -40,13 +40,13 @@ class ConditioningKind(ABC):
         with_layers: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Conditioning:
-        """The conditioning of T target cameras.
+        """Render the conditioning of T target cameras.
 
         Args:
             scene: reference images with cameras, depths (0 = none) and confidences.
             cameras: T cameras of any size.
-            photographs: the views at any larger size, V of [3, Hi, Wi], for kinds that take them.
-            with_layers: whether to fill `Conditioning.layers`, where the kind has layers.
+            photographs: the views at a larger size, V of [3, Hi, Wi], for kinds that take them.
+            with_layers: whether to fill `Conditioning.layers`, if the kind has layers.
             on_progress: called with (targets done, T).
 
         Raises:

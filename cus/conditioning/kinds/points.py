@@ -18,7 +18,7 @@ class Points(ConditioningKind):
     """Discs rendered at half the resolution and enlarged.
 
     Attributes:
-        shrink_references: make the renders as sparse as ViewCrafter's, see `render_scene_points`.
+        shrink_references: make the renders as sparse as ViewCrafter's (`render_scene_points`).
     """
 
     name: ClassVar[str] = "points"
@@ -34,5 +34,5 @@ class Points(ConditioningKind):
         with_layers: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Conditioning:
-        """`render_scene_points`."""
+        """Render the conditioning with `render_scene_points`."""
         return render_scene_points(scene, cameras, shrink_references=self.shrink_references, on_progress=on_progress)
