@@ -10,14 +10,15 @@ from cus.splats.optimizer_state import adam_tensors, restore_adam
 
 
 class CameraRefinement:
-    """A rigid motion a camera, on the left: viewmat' = exp(twist) viewmat, so it is stated in the camera's own axes.
+    """One rigid motion per camera, applied on the left: viewmat' = exp(twist) viewmat, in the camera's own axes.
 
     A twist [6] is a rotation vector in radians and a translation in units of the scene's mean depth, so that both move
-    a picture alike. The first reference stays: without such a gauge, cameras and scene could drift off together.
+    a picture by similar amounts. The first reference is fixed: without this gauge, cameras and scene could drift
+    together.
     """
 
     def __init__(self, count: int, gauge: int, unit: float, rate: float, device: torch.device | str = "cpu") -> None:
-        """`gauge`: the camera that stays; `unit`: mean depth in scene units; `rate`: Adam's step size."""
+        """`gauge`: index of the fixed camera; `unit`: mean depth in scene units; `rate`: Adam's step size."""
         self._gauge, self._unit, self._rate = gauge, unit, rate
         self._twists = [torch.zeros(6, device=device, requires_grad=True) for _ in range(count)]
         self._optimizer = torch.optim.Adam(self._twists, lr=rate, eps=1e-15)
@@ -29,26 +30,26 @@ class CameraRefinement:
         return torch.linalg.matrix_exp(self._matrix(self._twists[image])) @ viewmat
 
     def step(self, rate_factor: float) -> None:
-        """Move the cameras that have a gradient."""
+        """Move the cameras that have a gradient; the step size is `rate_factor` times the initial one."""
         self._optimizer.param_groups[0]["lr"] = self._rate * rate_factor
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def refined(self, cameras: Cameras) -> Cameras:
-        """The cameras as they are now."""
+        """The cameras with their current refinement."""
         viewmats = torch.cat([self.viewmat(i, cameras.viewmats[i : i + 1]) for i in range(len(cameras))])
         return Cameras(viewmats, cameras.Ks, cameras.width, cameras.height)
 
     def state(self) -> dict[str, Tensor]:
-        """All that `restore` needs."""
+        """Everything that `restore` needs."""
         moments = adam_tensors(self._optimizer, self._named())
         own = {"twists": torch.stack(self._twists).detach(), "unit": torch.tensor(self._unit, dtype=torch.float64)}
         return own | {f"adam.{name}": value for name, value in moments.items()}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave."""
+        """Restore what `state` returned."""
         self._unit = float(state["unit"])
         for twist, value in zip(self._twists, state["twists"], strict=True):
             twist.copy_(value)
@@ -59,7 +60,7 @@ class CameraRefinement:
         return {str(i): twist for i, twist in enumerate(self._twists)}
 
     def _matrix(self, twist: Tensor) -> Tensor:
-        """The element [4, 4] of se(3) that a twist [6] stands for."""
+        """The element [4, 4] of se(3) that a twist [6] represents."""
         x, y, z = twist[:3]
         zero = torch.zeros_like(x)
         rotation = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
@@ -68,9 +69,10 @@ class CameraRefinement:
 
 
 def mean_depth(points: Tensor, cameras: Cameras) -> float:
-    """Harmonic mean of the depths of the points that cameras have in the picture, scene units; 1 where none has any.
+    """Harmonic mean depth in scene units of the points that the cameras see; 1 if none sees any.
 
-    Harmonic, because a point's shift on the picture goes with its inverse depth: a far background must not count most.
+    Harmonic, because a point's shift in the picture is proportional to its inverse depth: a far background must not
+    dominate.
     """
     inverse, count = 0.0, 0
     for i in range(len(cameras)):

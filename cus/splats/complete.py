@@ -1,7 +1,7 @@
-"""Points where a cloud leaves pixels of the pictures empty.
+"""Adds points where a cloud leaves pixels of the pictures empty.
 
-The fused cloud holds what many views agree on. What few views see (the outer parts of the references, in a zoom) is not
-in it, and a fit cannot grow surfaces where there is nothing: such pixels would stay black.
+The fused cloud holds what many views agree on. It lacks what only few views see (the outer parts of the references, in
+a zoom), and a fit cannot grow surfaces where there are none: such pixels would stay black.
 """
 
 import numpy as np
@@ -12,9 +12,9 @@ from torch.nn.functional import interpolate, max_pool2d
 
 from cus.cameras import Cameras
 
-# Coverage is read on a grid this much coarser than the pictures, with one cell of reach around each point.
+# Coverage is measured on a grid coarser than the pictures by this factor; each point also covers adjacent cells.
 _CELL = 2
-# A point covers a pixel of known depth if it lies within this share of it; others belong to other surfaces.
+# A point covers a pixel of known depth if it lies within this fraction of it; others belong to other surfaces.
 _SAME_SURFACE = 0.03
 
 
@@ -27,17 +27,17 @@ def complete_cloud(
     usable: Tensor | None = None,
     priorities: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Add the pixels that no point covers, view after view.
+    """Add the pixels that no point covers, one view after another.
 
     Args:
-        points: [N, 3].
-        colors: [N, 3].
-        images: [M, 3, H, W].
-        cameras: M views.
-        depths: z-depths [M, H, W], 0 = none. Pixels without a depth take that of the nearest pixel that has one (from
-            the cloud or the depths): a guess that the fit can move, better than a hole.
-        usable: Pixels that may become points [M, H, W] bool, e.g. no padding of a smaller photograph; default all.
-        priorities: Views with larger values go first [M]; ties, and None, in the order given.
+        points: World points [N, 3].
+        colors: RGB in [0, 1] [N, 3].
+        images: RGB in [0, 1] [M, 3, H, W].
+        cameras: M cameras of H x W pixels.
+        depths: z-depths [M, H, W], 0 = none. Pixels without a depth take the depth of the nearest pixel that has one
+            (from the cloud or the depths): a guess that the fit can move is better than a hole.
+        usable: Pixels that may become points [M, H, W] bool, e.g. not the padding of a smaller photograph; default all.
+        priorities: Views with larger values come first [M]; ties, and None, keep the given order.
 
     Returns:
         points [N', 3] and colors [N', 3], the given ones first.
@@ -57,7 +57,7 @@ def complete_cloud(
 
 
 def _empty_pixels(points: Tensor, camera: Cameras, depth: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Pixels of one camera that need a point [H, W] bool, and depths to put them at [H, W]."""
+    """Pixels of one camera that need a point [H, W] bool, and the depths at which to put them [H, W]."""
     pixels, depths = camera.project(points)
     pixels, depths = pixels[0], depths[0]
     inside = (depths > 0) & ((pixels >= 0) & (pixels < pixels.new_tensor([camera.width, camera.height]))).all(dim=1)
@@ -69,7 +69,8 @@ def _empty_pixels(points: Tensor, camera: Cameras, depth: Tensor | None) -> tupl
         here = depth[pixels[:, 1], pixels[:, 0]]
         on_surface = (depths - here).abs() <= _SAME_SURFACE * here
         pixels, depths = pixels[on_surface], depths[on_surface]
-        # Across an edge of the foreground the neighbouring cells hold other depths: a pixel needs one like its own.
+        # Across an edge of the foreground the neighbouring cells hold other depths: a pixel needs one similar to its
+        # own.
         low, high = _spread(pixels, depths, camera), -_spread(pixels, -depths, camera)
         covered = (low <= depth * (1 + _SAME_SURFACE)) & (high >= depth * (1 - _SAME_SURFACE))
         empty = torch.where(depth > 0, ~covered, empty)
@@ -78,7 +79,7 @@ def _empty_pixels(points: Tensor, camera: Cameras, depth: Tensor | None) -> tupl
 
 
 def _spread(pixels: Tensor, values: Tensor, camera: Cameras) -> Tensor:
-    """Smallest value of the points in and around the cell of each pixel [H, W]; infinite where there is none."""
+    """Smallest value of the points in and around the cell of each pixel [H, W]; infinite if there are none."""
     columns, rows = -(-camera.width // _CELL), -(-camera.height // _CELL)
     cells = torch.div(pixels, _CELL, rounding_mode="floor")
     grid = values.new_full((rows * columns,), float("inf"))
@@ -88,7 +89,7 @@ def _spread(pixels: Tensor, values: Tensor, camera: Cameras) -> Tensor:
 
 
 def _nearest_known(depths: Tensor) -> Tensor:
-    """Zeros replaced by the nearest value that is none [H, W]; all zeros stay."""
+    """Replace zeros by the nearest non-zero value [H, W]; all zeros stay."""
     values = depths.detach().cpu().numpy()
     if not (values > 0).any():
         return depths

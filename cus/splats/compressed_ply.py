@@ -1,8 +1,8 @@
-"""SuperSplat's compressed PLY: 16 bytes a Gaussian and a byte a harmonics coefficient (playcanvas/splat-transform).
+"""SuperSplat's compressed PLY: 16 bytes per Gaussian and one per harmonics coefficient (playcanvas/splat-transform).
 
-Chunks of 256 Gaussians hold the ranges of position, log scale and, in newer files, colour; a Gaussian's own values lie
-in its chunk's range: position and scale in 11, 10 and 11 bits, colour and opacity in 8 each. A rotation is its three
-smaller components in 10 bits each and, in the top two, which of w x y z is left out. Axes are those of PLY files.
+Chunks of 256 Gaussians hold the ranges of position, log scale and, in newer files, colour; a Gaussian's own values are
+fractions of its chunk's ranges: position and scale in 11, 10 and 11 bits, colour and opacity in 8 each. A rotation is
+its three smaller components in 10 bits each; the top two bits say which of w x y z is left out. Axes are those of PLY.
 """
 
 from pathlib import Path
@@ -19,12 +19,12 @@ _HARMONICS_RANGE = 8.0
 
 
 def is_compressed(elements: dict[str, np.ndarray]) -> bool:
-    """Whether the elements of a PLY file are of this kind."""
+    """Whether the elements of a PLY file are in this format."""
     return "vertex" in elements and "packed_position" in (elements["vertex"].dtype.names or ())
 
 
 def unpack_columns(path: Path | str, elements: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns of an ordinary PLY file of Gaussians, float32, from the elements of a compressed one.
+    """Convert the elements of a compressed file to the columns of an ordinary PLY file of Gaussians, float32.
 
     Raises:
         InputError: an element or a field is missing, of another type, or of the wrong length.
@@ -57,7 +57,7 @@ def unpack_columns(path: Path | str, elements: dict[str, np.ndarray]) -> dict[st
 
 
 def _chunks(path: Path | str, elements: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    """Ranges by name, such as min_scale_x, each of one number a chunk."""
+    """Ranges by name, such as min_scale_x, each with one number per chunk."""
     table = elements.get("chunk")
     expected = -(-count // CHUNK)
     if table is None or len(table) != expected:
@@ -75,7 +75,7 @@ def _chunks(path: Path | str, elements: dict[str, np.ndarray], count: int) -> di
 
 def _between(chunks: dict[str, np.ndarray], chunk: np.ndarray, name: str, fraction: np.ndarray) -> np.ndarray:
     low, high = chunks[f"min_{name}"][chunk], chunks[f"max_{name}"][chunk]
-    with np.errstate(invalid="ignore", over="ignore"):  # damaged ranges give values that the reader leaves out
+    with np.errstate(invalid="ignore", over="ignore"):  # the reader leaves out values from damaged ranges
         return low * (1 - fraction) + high * fraction
 
 
@@ -86,7 +86,7 @@ def _fraction_11_10_11(packed: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _rotations(packed: np.ndarray) -> np.ndarray:
-    """[N] -> [N, 4] wxyz."""
+    """Unpack rotations: [N] -> [N, 4] wxyz."""
     left_out = (packed >> 30).astype(np.int64)
     others = np.arange(4)[None].repeat(len(packed), axis=0)
     others = others[others != left_out[:, None]].reshape(-1, 3)
@@ -110,7 +110,7 @@ def _harmonics(path: Path | str, elements: dict[str, np.ndarray], count: int) ->
         )
     if any(table[name].dtype != np.uint8 for name in names):
         raise InputError(f"{path} is a damaged compressed PLY: its harmonics are not bytes")
-    # A byte stands for the middle of its 256th; the first and the last for the ends.
+    # A byte stands for the middle of its 256th of the range; the first and the last stand for the ends.
     levels = (np.arange(256, dtype=np.float32) + 0.5) / 256
     levels[[0, 255]] = 0, 1
     levels = (levels - 0.5) * np.float32(_HARMONICS_RANGE)

@@ -1,35 +1,35 @@
-"""How much each image counts in the fit (Section III-E)."""
+"""Weight of each image in the fit (Section III-E)."""
 
 import torch
 from torch import Tensor
 
 from cus.cameras import Cameras
 
-# What one doubling of the magnification counts as, in baselines; see `image_confidence`.
+# One doubling of the magnification counts as this many baselines; see `image_confidence`.
 _BASELINES_PER_OCTAVE = 0.25
 
 
 def image_confidence(
     cameras: Cameras, reference_cameras: Cameras, *, baseline: float | None = None, falloff: float = 1.0
 ) -> Tensor:
-    """W_image: 1 at a reference, falling with the distance to the nearest one (the paper gives no formula).
+    """W_image: 1 at a reference, decreasing with the distance to the nearest one (the paper gives no formula).
 
         W = exp(-falloff * d),  d^2 = (distance of the centres / baseline)^2 + (log2(focal / reference focal) / 4)^2
 
-    d is taken over all references and the smallest counts. Distances are in units of the reference baseline, as in
-    3DGS-Enhancer, so the scale of the scene cancels. A longer lens counts too, because the same generated detail comes
-    from a camera that zooms or one that walks up; but only a quarter of a baseline a doubling: colours and geometry of
-    a zoomed frame still lie under pixels that a reference saw from that very place. So zoom x4 on the spot has weight
-    0.61, as has the middle between two references; a baseline outside them 0.37.
+    The reference with the smallest d counts. Distances are in units of the reference baseline, as in 3DGS-Enhancer, so
+    the scale of the scene cancels. A longer lens counts too, because a camera that zooms gives the same generated
+    detail as one that moves closer; but only a quarter of a baseline per doubling: the colours and geometry of a zoomed
+    frame still lie under pixels that a reference saw from the same position. So a x4 zoom on the spot has weight 0.61,
+    as has the middle between two references; a baseline outside them gives 0.37.
 
     Args:
-        cameras: Generated views, N.
-        reference_cameras: At least one; their focal lengths must be for the same image size.
-        baseline: Scene units; default: the mean distance of each reference to its nearest neighbour.
-        falloff: Of the exponential, >= 0; 0 gives every image the weight 1.
+        cameras: N generated views.
+        reference_cameras: At least one camera; focal lengths must be for the same image size.
+        baseline: Length in scene units; default: the mean distance of each reference to its nearest neighbour.
+        falloff: Rate of the exponential, >= 0; 0 gives every image the weight 1.
 
     Returns:
-        [N] in (0, 1].
+        Weights [N] in (0, 1].
 
     Raises:
         ValueError: The baseline is needed (a single reference, or all in one place) or an image size differs.

@@ -1,4 +1,4 @@
-"""Crops of photographs at their own resolution: what they show beyond the size of the images, at an image's cost."""
+"""Crops of photographs at full resolution: detail beyond the size of the images, at the cost of an image."""
 
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.splats.fit_views import Views
 
-# A photograph with fewer pixels than this many times an image shows hardly more than its shrunk whole does.
+# A photograph whose width and height are less than this many times an image's adds hardly any detail.
 _LARGER = 1.5
-# Of the even sequence of points in the square, from the plastic number (Roberts 2018).
+# Steps of a low-discrepancy sequence of points in the square, from the plastic number (Roberts 2018).
 _STEPS = 0.7548776662466927, 0.5698402909980532
 
 
@@ -23,7 +23,7 @@ class Supervision:
 
     Attributes:
         camera: One camera of h x w pixels.
-        target: [3, h, w] in [0, 1].
+        target: RGB in [0, 1] [3, h, w].
         weights: W_pixel [h, w] (Eq. 9).
         depths: z-depths [h, w], 0 = none, or None.
     """
@@ -35,27 +35,27 @@ class Supervision:
 
 
 def whole(views: Views, image: int) -> Supervision:
-    """An image as it is."""
+    """Supervision by a whole image."""
     depths = None if views.depths is None else views.depths[image]
     return Supervision(views.cameras[image], views.images[image], views.pixel_weights[image], depths)
 
 
 class Crops:
-    """Windows of the photographs of a fit, each of the width and height of the images in pixels.
+    """Windows of the photographs of a fit, each with the width and height of the images in pixels.
 
-    The scales take turns: the photograph's own pixels, means of 2 x 2, 4 x 4, ... of them, as far as the window is less
-    than the whole, which the image shows. So detail, and what lies between it and the whole, are seen alike, although
-    a photograph at twice the scale takes four times as many windows. At each scale the middles follow an even sequence
-    of points, which leaves fewer gaps than independent draws do, among the pixels that have a confidence; at the border
-    the window is moved inside.
+    The scales take turns: the photograph's own pixels, means of 2 x 2, 4 x 4, ... of them, while the window is smaller
+    than the whole, which the image shows. So detail and everything between it and the whole are seen equally often,
+    although each halving of the scale needs four times as many windows. At each scale the window centres follow a
+    low-discrepancy sequence of points, which leaves fewer gaps than independent draws, among the pixels that have a
+    confidence; at the border the window is moved inside.
 
     Attributes:
-        images: Those that have crops.
-        drawn: [M] int64, how many crops of each image there have been: all that the next ones depend on.
+        images: Indices of the images that have crops.
+        drawn: [M] int64, number of crops drawn from each image; the next ones depend on nothing else.
     """
 
     def __init__(self, views: Views, width: int, height: int, generator: torch.Generator) -> None:
-        """`views`: with their photographs; `width`, `height`: of a crop, pixels; `generator`: of where they begin."""
+        """`views`: images and photographs; `width`, `height`: crop size in pixels; `generator`: draws start points."""
         self._views, self._size = views, (width, height)
         self._factors = {i: _factors(p, width, height) for i, p in enumerate(views.photographs) if p is not None}
         counts = (views.pixel_weights > 0).flatten(1).any(dim=1).tolist()
@@ -64,7 +64,7 @@ class Crops:
         self.drawn = torch.zeros(len(views), dtype=torch.int64)
 
     def draw(self, image: int) -> Supervision:
-        """The next window of one of `images`."""
+        """Draw the next window of an image that is in `images`."""
         photograph, cameras = self._views.photographs[image], self._views.cameras
         assert photograph is not None
         turn, factors = int(self.drawn[image]), self._factors[image]
@@ -83,7 +83,7 @@ class Crops:
         return Supervision(camera, self._shrunk(window, size), *self._maps(image, (left, top, across, down), size))
 
     def _middle(self, image: int, x: float, y: float) -> tuple[float, float]:
-        """Where (x, y) in [0, 1) come to lie if only pixels with a confidence have room; everywhere, where they are."""
+        """Map (x, y) in [0, 1) to a position among the pixels with a confidence; the identity if all have one."""
         usable = self._views.pixel_weights[image] > 0
         height, width = usable.shape
         below = usable.sum(dim=1).cumsum(dim=0).tolist()
@@ -94,14 +94,14 @@ class Crops:
         return (columns[int(place)] + place % 1) / width, (row + (y * below[-1] - before) / len(columns)) / height
 
     def _shrunk(self, window: Tensor, size: tuple[int, int]) -> Tensor:
-        """[3, h, w] uint8 -> [3, height, width] in [0, 1], by area, on the images' device."""
+        """Shrink [3, h, w] uint8 to [3, height, width] in [0, 1], by area, on the images' device."""
         planes = [cv2.resize(np.ascontiguousarray(p), size, interpolation=cv2.INTER_AREA) for p in window.numpy()]
         return torch.from_numpy(np.stack(planes)).to(self._views.images.device).float() / 255
 
     def _maps(
         self, image: int, window: tuple[int, int, int, int], size: tuple[int, int]
     ) -> tuple[Tensor, Tensor | None]:
-        """Weights and depths of the pixels of a crop: those of the image's nearest pixel."""
+        """Weights and depths of the pixels of a crop, from the image's nearest pixels."""
         views, photograph = self._views, self._views.photographs[image]
         assert photograph is not None
         own, indices = views.images.shape[:-3:-1], []
@@ -114,7 +114,7 @@ class Crops:
 
 
 def _factors(photograph: Tensor, width: int, height: int) -> list[int]:
-    """1, 2, 4, ...: pixels of the photograph a pixel of a crop, while the crop shows notably less than the whole."""
+    """1, 2, 4, ...: photograph pixels per crop pixel, while the crop shows notably less than the whole."""
     factors, factor = [], 1
     while photograph.shape[1] * photograph.shape[2] >= _LARGER * width * height * factor**2:
         factors.append(factor)

@@ -1,10 +1,10 @@
-"""`.splat` files: 32 bytes a Gaussian and nothing else, read by many viewers in browsers (antimatter15/splat).
+"""`.splat` files: 32 bytes per Gaussian and nothing else, read by many browser viewers (antimatter15/splat).
 
-Each row: position and scale (3 float32 each), red green blue opacity, and the rotation w x y z, bytes. Rows are sorted
-by volume times opacity, largest first, so that a viewer that is still loading shows the scene. The axes are those of
-PLY files. Colours do not depend on the direction: harmonics above degree 0 are lost, and colours are limited to [0, 1].
-Largest errors: 1/510 in colour and opacity (1/255 beside 0 and 1), 1/128 in each component of the unit quaternion; the
-rest is exact.
+Each row: position and scale (3 float32 each), then red green blue opacity and rotation w x y z as bytes. Rows are
+sorted by volume times opacity, largest first, so that a viewer that is still loading already shows the scene. The axes
+are those of PLY files. Colours do not depend on direction: harmonics above degree 0 are lost, and colours are clamped
+to [0, 1]. Largest errors: 1/510 in colour and opacity (1/255 next to 0 and 1), 1/128 in each component of the unit
+quaternion; the rest is exact.
 """
 
 from pathlib import Path
@@ -23,10 +23,10 @@ _ROW = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), (
 
 
 def save_dot_splat(path: str | Path, gaussians: Gaussians) -> None:
-    """Write Gaussians, atomically: a file that exists is whole.
+    """Write Gaussians atomically: an existing file is complete.
 
     Raises:
-        InputError: There is nothing to write, or the place cannot be written to.
+        InputError: There is nothing to write, or the path is not writable.
     """
     if len(gaussians) == 0:
         raise InputError(f"no Gaussians to write to {path}")
@@ -37,7 +37,7 @@ def save_dot_splat(path: str | Path, gaussians: Gaussians) -> None:
     rows = np.empty(len(g), _ROW)
     rows["means"], rows["scales"] = g.means.detach().numpy(), g.scales.detach().numpy()
     rgba = (colors.detach() * 255).round().clamp(0, 255)
-    # Never 0 or 255: other programs turn them into infinite logits, which nothing can read any more.
+    # Never 0 or 255: other programs turn them into infinite logits, which no program can read.
     rgba[:, 3].clamp_(1, 254)
     rows["rgba"] = rgba.to(torch.uint8).numpy()
     rows["quats"] = (normalize(g.quats.detach(), dim=1) * 128 + 128).round().clamp(0, 255).to(torch.uint8).numpy()

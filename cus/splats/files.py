@@ -14,7 +14,7 @@ SUFFIXES = (".ply", ".spz", ".splat")
 
 
 def splat_suffix(path: str | Path) -> str:
-    """The suffix in lower case. Raises InputError for one that stands for no format."""
+    """The suffix in lower case. Raises InputError if it is not that of a known format."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(f"{path}: unknown format {suffix or 'without a suffix'}; expected {', '.join(SUFFIXES)}")
@@ -24,10 +24,10 @@ def splat_suffix(path: str | Path) -> str:
 def read_splats(path: str | Path) -> StoredSplats:
     """Read Gaussians from a .ply (INRIA, nerfstudio or SuperSplat layout), .spz or .splat file.
 
-    What cannot be rendered is left out, and the notes say what and how much: print them.
+    Gaussians that cannot be rendered are left out; the notes say which and how many: print them.
 
     Raises:
-        InputError: an unknown suffix, a file that is not what its suffix says, or nothing that can be rendered.
+        InputError: an unknown suffix, content that does not match it, or nothing that can be rendered.
     """
     readers = {".ply": read_ply, ".spz": read_spz, ".splat": read_dot_splat}
     return readers[splat_suffix(path)](path)
@@ -46,15 +46,15 @@ def load_splats(path: str | Path) -> Gaussians:
 
 
 def save_splats(path: str | Path, gaussians: Gaussians, *, antialiased: bool = False) -> None:
-    """Write Gaussians as the suffix says, atomically.
+    """Write Gaussians in the format of the suffix, atomically.
 
     Args:
         path: Ends in .ply (exact to float32), .spz or .splat (compressed; their modules state what is lost).
-        gaussians: At least one.
-        antialiased: Whether they were fitted for antialiased rendering; .splat cannot say so.
+        gaussians: At least one Gaussian.
+        antialiased: Whether they were fitted for antialiased rendering; .splat cannot record this.
 
     Raises:
-        InputError: An unknown suffix, nothing to write, or a place that cannot be written to.
+        InputError: An unknown suffix, nothing to write, or a path that is not writable.
     """
     suffix = splat_suffix(path)
     if suffix == ".ply":

@@ -21,13 +21,13 @@ from cus.splats.view_source import ViewSource
 
 @dataclass(frozen=True)
 class FitStatus:
-    """Where a fit stands.
+    """Progress of a fit.
 
     Attributes:
         iteration: Steps done.
-        iterations: Of all.
-        psnr: In dB over the images, each as it was when its turn last came (see `Optimization.psnr`).
-        gaussians: How many there are.
+        iterations: Number of steps in all.
+        psnr: Mean over the images in dB, each as of its last turn (see `Optimization.psnr`).
+        gaussians: Current number of Gaussians.
     """
 
     iteration: int
@@ -41,15 +41,15 @@ class FitStatus:
 
 @dataclass(frozen=True)
 class FitRecord:
-    """How a fit is watched and kept.
+    """Callbacks and checkpoint of a fit.
 
     Attributes:
         on_progress: Called after every step with (iterations done, all iterations).
-        on_status: Called after every step.
-        checkpoint: A file that the fit goes on from where it exists, and that it writes; None keeps nothing.
-        every: Steps between checkpoints; one more follows the last step.
-        on_unusable: Called with the reason where the checkpoint is damaged or another fit's, which then starts anew;
-            None makes that an error.
+        on_status: Called after every step with the status.
+        checkpoint: File to resume from, if it exists, and to write to; None writes nothing.
+        every: Number of steps between checkpoints; another one follows the last step.
+        on_unusable: Called with the reason if the checkpoint is damaged or belongs to another fit, which then starts
+            anew; None makes that an error.
     """
 
     on_progress: Callable[[int, int], None] | None = None
@@ -61,13 +61,13 @@ class FitRecord:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit found.
+    """Result of a fit.
 
     Attributes:
         gaussians: The scene.
         cameras: As given, or refined (`FitConfig.refine_cameras`).
         exposures: Colour transforms [M, 3, 4] of the images (`FitConfig.exposure`), identities where off.
-        status: At the end.
+        status: Status at the end.
     """
 
     gaussians: Gaussians
@@ -96,14 +96,14 @@ def fit_gaussians(
     """Fit 3D Gaussians to images under known cameras.
 
     The loss of an image is W_image * ((1 - lambda) mean(W_pixel |render - image|) + lambda (1 - SSIM)) (Eq. 10, with L1
-    averaged over pixels and channels). Unlike the paper's, the SSIM term follows W_pixel too: it compares the render
-    with W_pixel image + (1 - W_pixel) render, so that a doubtful pixel pulls little and one of confidence 0 nothing
-    at all. On frames with inconsistent patches that gained 0.9 dB in close-up views.
+    averaged over pixels and channels). Unlike in the paper, the SSIM term respects W_pixel too: it compares the render
+    with W_pixel image + (1 - W_pixel) render, so a doubtful pixel has little influence and one of confidence 0 none at
+    all. On frames with inconsistent patches this gained 0.9 dB in close-up views.
 
     A pixel with confidence exactly 0 (no picture there) starts no point either; give doubtful pixels that no other view
-    confirms a small confidence such as 0.01, and they fill their holes without disturbing anything else.
+    confirms a small confidence such as 0.01, so that they fill their holes without disturbing anything else.
 
-    On a CPU the same seed gives the same result, whether or not the fit was interrupted and went on from a checkpoint.
+    On a CPU the same seed gives the same result, even if the fit is interrupted and resumed from a checkpoint.
 
     Args:
         images: [M, 3, H, W] in [0, 1], H and W at least 16.
@@ -111,27 +111,26 @@ def fit_gaussians(
         points: A cloud with `points` and `colors`, or points [N, 3], which then take their colours from the images.
         pixel_confidence: W_pixel [M, H, W] in [0, 1] (Eq. 9); default 1.
         image_confidence: W_image [M], >= 0; default 1.
-        depths: z-depths of the images [M, H, W], 0 = none: where to put points in pixels that the cloud leaves empty,
-            and what `FitConfig.depth_weight` compares with.
-        references: [M] bool, photographs: their exposures hold, and the first one's camera. Default: the images of
-            confidence 1 where others have less, else the first image.
-        photographs: M of what images show at more pixels, [3, h, w] uint8, or None; empty: of none. Crops of them take
-            turns with the images (`Crops`), so that the scene learns what the images are too small to show.
-        config: Default: `FitConfig.for_backend("auto", images.device)`.
-        seed: Of the order of the images, the backgrounds and the strategy.
+        depths: z-depths of the images [M, H, W], 0 = none: positions for points in pixels that the cloud leaves empty,
+            and the target of `FitConfig.depth_weight`.
+        references: [M] bool, photographs: their exposures are fixed, and so is the first one's camera. Default: the
+            images of confidence 1 if others have less, else the first image.
+        photographs: M higher-resolution versions of the images, [3, h, w] uint8, or None for an image without one;
+            empty for none at all. Crops of them take turns with the images (`Crops`), so the scene learns more detail.
+        config: Settings of the fit; default: `FitConfig.for_backend("auto", images.device)`.
+        seed: Seed of the order of the images, the backgrounds and the strategy.
         on_progress: Called with (iterations done, all iterations).
         on_status: Called after every step with PSNR and number of Gaussians.
-        checkpoint: A file: where it exists the fit goes on from it, and every so many steps it is written. The caller
-            removes it.
-        every: Steps between checkpoints.
+        checkpoint: File that the fit resumes from, if it exists, and writes every `every` steps. The caller removes it.
+        every: Number of steps between checkpoints.
 
     Returns:
         At most `config.max_gaussians` Gaussians on the device of the images.
 
     Raises:
-        ValueError: Shapes or ranges do not fit.
-        InputError: Too few points to start from, values that are not finite, nothing has a weight, settings that cannot
-            be, or a checkpoint that cannot be written or belongs to another fit.
+        ValueError: Inconsistent shapes, or values out of range.
+        InputError: Too few points to start from, values that are not finite, no positive weight, invalid settings, or a
+            checkpoint that cannot be written or belongs to another fit.
     """
     config = config or FitConfig.for_backend("auto", images.device)
     image_weights = images.new_ones(len(images)) if image_confidence is None else image_confidence
@@ -156,15 +155,15 @@ def fit_views(
     record: FitRecord | None = None,
     source: ViewSource | None = None,
 ) -> FitResult:
-    """As `fit_gaussians`, which describes inputs and errors, with the cameras and exposures that were learned.
+    """As `fit_gaussians`, which describes inputs and errors, but also returns the learned cameras and exposures.
 
     Args:
-        views: The images.
-        points: A cloud, or Gaussians to go on from as they are.
-        config: How to fit.
-        seed: Of every random draw.
-        record: How it is watched and kept.
-        source: Of views that take turns with the images; None: of none.
+        views: The images with their cameras and weights.
+        points: A cloud, or Gaussians to continue from unchanged.
+        config: Settings of the fit.
+        seed: Seed of every random draw.
+        record: Callbacks and checkpoint.
+        source: Source of extra views that take turns with the images; None: no such views.
     """
     record = record or FitRecord()
     config.check()
@@ -189,7 +188,7 @@ def fit_views(
 
 
 def _begin(fit: Fit, record: FitRecord) -> tuple[Optimization, Callable[[], None]]:
-    """The fit at its start, or where its checkpoint stopped, and what records it."""
+    """The fit at its start or at its checkpoint, and a function that records it."""
     path, config = record.checkpoint, fit.config
     fingerprints = {} if path is None else fit_fingerprints(fit)
     try:

@@ -1,4 +1,4 @@
-"""A fit on disk, so that it can go on where it stopped."""
+"""Checkpoints of a fit, so that it can resume."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from cus.errors import InputError
 from cus.files import replacing
 from cus.splats.fit_start import Fit
 
-# Checkpoints of another layout are refused.
+# Checkpoints with another layout are refused.
 _FORMAT = "closeupshot fit 2"
 _REMEDY = (
     "free some space, or mend the folder, and run the same command again: it goes on from the checkpoint before, if "
@@ -25,7 +25,7 @@ _REMEDY = (
 
 
 def fit_fingerprints(fit: Fit) -> dict[str, str]:
-    """What a checkpoint belongs to: a digest of the inputs, and the settings in words."""
+    """What identifies the fit of a checkpoint: a digest of the inputs, and the settings in words."""
     digest = hashlib.sha256()
     views, start = fit.views, fit.start
     tensors = [views.images, views.cameras.viewmats, views.cameras.Ks, views.pixel_weights, views.image_weights]
@@ -42,10 +42,10 @@ def fit_fingerprints(fit: Fit) -> dict[str, str]:
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], fingerprints: dict[str, str]) -> None:
-    """Record a fit. The earlier checkpoint stays until the new one is complete.
+    """Write a checkpoint. The earlier one stays until the new one is complete.
 
     Raises:
-        InputError: The disk is full, or the place cannot be written to.
+        InputError: The disk is full, or the path is not writable.
     """
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": _FORMAT} | fingerprints
@@ -57,10 +57,10 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], fingerprints: dict[
 
 
 def read_checkpoint(path: Path, fingerprints: dict[str, str], device: torch.device | str) -> dict[str, Tensor] | None:
-    """What `write_checkpoint` recorded for the same inputs and settings, or None where there is no file.
+    """Read the checkpoint of a fit with the same inputs and settings; None if there is no file.
 
     Raises:
-        InputError: The file is of other inputs or settings, or no checkpoint at all.
+        InputError: The file belongs to other inputs or settings, or is not a checkpoint.
     """
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""How a fit is done: every number of it in one place."""
+"""All settings of a fit in one place."""
 
 from dataclasses import dataclass, field
 from typing import get_args
@@ -11,41 +11,41 @@ from cus.splats.parameters import LearningRates
 from cus.splats.rasterization import Backend, resolve_backend
 from cus.splats.strategies import DefaultStrategy, FixedStrategy, MCMCStrategy, Strategy
 
-# The share of the cap at which a strategy that adds Gaussians begins.
+# Fraction of the cap at which a strategy that adds Gaussians starts.
 _START_SHARE = 0.6
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How to fit.
+    """Settings of a fit.
 
     Attributes:
-        iterations: Steps of one image each. The paper takes 1000.
-        max_gaussians: There are never more.
-        max_pixels: Larger images are shrunk to this many pixels for the fit; the Gaussians do not depend on it.
-        ssim_weight: lambda of Eq. 8.
-        sh_degree: Of the harmonics, 0 to 3. 0 suits a zoom, where all rays to a point are alike.
-        sh_warmup: Share of the iterations after which a degree more comes in (1/3: degree 3 in the last third at most).
-        coarse_share: Share of the iterations, from the start, on images of half size. That saves what goes with the
-            pixels, not what goes with the Gaussians.
-        crops: Of each photograph that is given at more pixels, a round of all images; see `Crops`. 0 = none.
-        final_rate: All learning rates fall exponentially to this share of their start.
-        max_stretch: Half axes stay within this factor of their start.
+        iterations: Number of steps, each on one image. The paper takes 1000.
+        max_gaussians: Maximum number of Gaussians.
+        max_pixels: Larger images are shrunk to this many pixels for the fit; the number of Gaussians does not change.
+        ssim_weight: Weight of the SSIM term, lambda of Eq. 8.
+        sh_degree: Degree of the spherical harmonics, 0 to 3. 0 suits a zoom, where all rays to a point are alike.
+        sh_warmup: Fraction of the iterations after which each next degree is added (1/3: degree 3 in the last third).
+        coarse_share: Fraction of the iterations, from the start, on images of half size. This saves the cost per
+            pixel, not the cost per Gaussian.
+        crops: Number of crops of each higher-resolution photograph per round of all images (`Crops`). 0 = none.
+        final_rate: All learning rates decay exponentially to this fraction of their start.
+        max_stretch: Half axes stay within this factor of their initial lengths.
         min_opacity: Fainter Gaussians are pruned.
-        fill_holes: Add points where the cloud leaves pixels empty, see `complete_cloud`.
+        fill_holes: Add points where the cloud leaves pixels empty (`complete_cloud`).
         antialiased: Fit with Mip-Splatting's opacity compensation, so that near and far views agree.
-        tile_size: Of the rasterizer; 8 is fastest for small Gaussians in torch.
+        tile_size: Side of the rasterizer's tiles in pixels; 8 is fastest for small Gaussians in torch.
         rates: Learning rates of the Gaussians.
-        backend: Of `rasterization`.
+        backend: Backend of `rasterization`.
         strategy: Density control: "fixed", "default" (3DGS), "mcmc" (3DGS-MCMC), or a strategy with its own settings.
-        start_share: The cloud is thinned to this share of `max_gaussians`; None: 1 for "fixed", else 0.6, which leaves
-            a strategy room to add.
-        exposure: Learn a colour transform an image, see `Exposure`.
-        exposure_rate: Its Adam step size, at the start.
-        exposure_weight: How much it is pulled to the identity.
-        depth_weight: Of the relative error in disparity, where depths are known; see `disparity_error`.
-        refine_cameras: Move the cameras, see `CameraRefinement`.
-        camera_rate: Their Adam step size at the start, in radians and in mean depths of the scene.
+        start_share: The cloud is thinned to this fraction of `max_gaussians`; None: 1 for "fixed", else 0.6, which
+            leaves a strategy room to add.
+        exposure: Learn a colour transform per image (`Exposure`).
+        exposure_rate: Initial Adam step size of the colour transforms.
+        exposure_weight: Weight of their regularisation towards the identity.
+        depth_weight: Weight of the relative disparity error where depths are known (`disparity_error`).
+        refine_cameras: Optimise the cameras, too (`CameraRefinement`).
+        camera_rate: Initial Adam step size of the cameras, in radians and in mean depths of the scene.
     """
 
     iterations: int = 300
@@ -75,12 +75,13 @@ class FitConfig:
 
     @staticmethod
     def for_backend(backend: Backend = "auto", device: torch.device | str = "cpu") -> "FitConfig":
-        """Defaults that a backend can afford.
+        """Defaults that suit a backend's speed.
 
         torch is slow, so its fit is small: images of at most 384 x 216 pixels, 60 000 Gaussians, degree 0 and 300
         iterations (the paper: 1000), about a minute on two cores. The CPU kernels take the paper's 1000 iterations in
-        half that time and twice the Gaussians, about as many as such an image has pixels: with fewer, the scene falls
-        behind the frames in close-ups. gsplat on a GPU takes full size, too.
+        half that
+        time, with twice the Gaussians, about one per pixel of such an image: with fewer, the scene is worse than the
+        frames in close-ups. gsplat on a GPU also takes full-size images.
         """
         resolved: str = resolve_backend(backend, torch.device(device))
         if resolved == "torch":
@@ -98,7 +99,7 @@ class FitConfig:
         )
 
     def check(self) -> None:
-        """Refuse what cannot be done. Raises InputError."""
+        """Raise InputError for invalid settings."""
         whole = [("iterations", self.iterations, 1), ("max_gaussians", self.max_gaussians, 4)]
         whole += [("max_pixels", self.max_pixels, 1), ("tile_size", self.tile_size, 1), ("crops", self.crops, 0)]
         for name, value, least in whole:
@@ -116,7 +117,7 @@ class FitConfig:
         self.made_strategy()
 
     def made_strategy(self) -> Strategy:
-        """The strategy that a name stands for. Raises InputError for an unknown one."""
+        """The strategy object, made from its name if necessary. Raises InputError for an unknown name."""
         if not isinstance(self.strategy, str):
             return self.strategy
         if self.strategy == "fixed":
@@ -129,7 +130,7 @@ class FitConfig:
 
     @property
     def start_gaussians(self) -> int:
-        """How many Gaussians the cloud is thinned to."""
+        """Number of Gaussians that the cloud is thinned to."""
         grows = not isinstance(self.made_strategy(), FixedStrategy)
         share = self.start_share if self.start_share is not None else (_START_SHARE if grows else 1.0)
         return max(4, round(share * self.max_gaussians))

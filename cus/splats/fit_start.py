@@ -1,4 +1,4 @@
-"""What a fit is given, and the Gaussians that it starts from."""
+"""The inputs of a fit, and the Gaussians that it starts from."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,14 +28,14 @@ class ColoredCloud(Protocol):
 
 @dataclass(frozen=True)
 class Fit:
-    """All that the result of a fit depends on.
+    """Everything that determines the result of a fit.
 
     Attributes:
-        views: The images.
-        start: Points and colours [N, 3], or Gaussians to go on from.
-        config: How to fit.
-        seed: Of every random draw.
-        source: Of views that take turns with the images, or None.
+        views: The images with their cameras and weights.
+        start: Points and colours [N, 3] each, or Gaussians to continue from.
+        config: Settings of the fit.
+        seed: Seed of every random draw.
+        source: Source of extra views that take turns with the images, or None.
     """
 
     views: Views
@@ -45,17 +45,17 @@ class Fit:
     source: ViewSource | None = None
 
     def starting_gaussians(self) -> Gaussians:
-        """Those given, with the harmonics that the settings ask for, or such as `starting_gaussians` makes."""
+        """The given Gaussians at the degree of the settings, or new ones from `starting_gaussians`."""
         if isinstance(self.start, tuple):
             return starting_gaussians(self.start, self.views, self.config)
         return self.start.to(self.views.images.device).with_degree(self.config.sh_degree)
 
 
 def checked_cloud(points: Tensor | ColoredCloud, views: Views) -> tuple[Tensor, Tensor]:
-    """Points and colours [N, 3] like the images; bare points take their colours from them.
+    """Points and colours [N, 3] with the images' dtype and device; bare points take their colours from the images.
 
     Raises:
-        ValueError: Other shapes.
+        ValueError: Inconsistent shapes.
         InputError: Values that are NaN or infinite.
     """
     positions = points if isinstance(points, Tensor) else points.points
@@ -74,7 +74,7 @@ def checked_cloud(points: Tensor | ColoredCloud, views: Views) -> tuple[Tensor, 
 
 
 def starting_gaussians(cloud: tuple[Tensor, Tensor], views: Views, config: FitConfig) -> Gaussians:
-    """Gaussians on the cloud's points and in the pixels that it leaves empty, thinned to the number asked for."""
+    """Gaussians at the cloud's points and in the pixels that it leaves empty, thinned to the number in the settings."""
     positions, colors = cloud
     if config.fill_holes:
         usable = views.pixel_weights * views.image_weights[:, None, None] > 0
@@ -88,16 +88,16 @@ def starting_gaussians(cloud: tuple[Tensor, Tensor], views: Views, config: FitCo
         )
     spacings = sampling_distances(positions, views.cameras)
     positions, colors = downsample_points(positions, colors, config.start_gaussians, spacings)
-    # The rasterizer walks along the depth: what it reads one after the other shall lie side by side.
+    # The rasterizer processes Gaussians by depth, so successive reads should be close in memory.
     order = views.cameras[0].project(positions)[1][0].argsort(stable=True)
     positions, colors = positions[order], colors[order]
     return initial_gaussians(positions, colors, config.sh_degree, sampling_distances(positions, views.cameras))
 
 
 def colors_of_points(points: Tensor, images: Tensor, cameras: Cameras) -> Tensor:
-    """Mean colour of the nearest pixels under each point over the views that have it in the picture [N, 3].
+    """Mean colour of the nearest pixels of each point over the views that contain it [N, 3].
 
-    Occlusion is ignored; points that no view has are grey.
+    Occlusion is ignored; points outside all views are grey.
     """
     total, count = points.new_zeros(len(points), 3), points.new_zeros(len(points), 1)
     for i in range(len(cameras)):

@@ -1,4 +1,4 @@
-"""What a fit is supervised by."""
+"""The images that supervise a fit."""
 
 from dataclasses import dataclass, replace
 
@@ -9,13 +9,13 @@ from torch.nn.functional import interpolate
 from cus.cameras import Cameras
 from cus.errors import InputError
 
-# Smaller pictures leave SSIM's window no room.
+# SSIM's window does not fit into smaller pictures.
 _SMALLEST = 16
 
 
 @dataclass(frozen=True)
 class Views:
-    """Training images, M of them, at one resolution.
+    """M training images at one resolution.
 
     Attributes:
         images: [M, 3, H, W] in [0, 1].
@@ -23,8 +23,9 @@ class Views:
         pixel_weights: W_pixel [M, H, W] in [0, 1] (Eq. 9).
         image_weights: W_image [M], >= 0.
         depths: z-depths [M, H, W], 0 = none, or None.
-        references: [M] bool: images that are photographs. Their colours and the first one's camera are the gauge.
-        photographs: M of what images show at more pixels, [3, h, w] uint8 on the CPU, or None; empty: of none.
+        references: [M] bool, images that are photographs. Their colours and the first one's camera are the gauge.
+        photographs: M higher-resolution versions, [3, h, w] uint8 on the CPU, or None for an image without; empty:
+            none.
     """
 
     images: Tensor
@@ -39,7 +40,7 @@ class Views:
         return len(self.images)
 
     def shrunk(self, max_pixels: int) -> "Views":
-        """At no more than so many pixels (by area, aspect kept), but not so small that SSIM cannot work."""
+        """Shrink the images to at most this many pixels each (aspect kept), but not below SSIM's minimum size."""
         height, width = self.images.shape[-2:]
         factor = (max_pixels / (height * width)) ** 0.5
         size = max(round(height * factor), _SMALLEST), max(round(width * factor), _SMALLEST)
@@ -47,7 +48,7 @@ class Views:
             return self
         depths = self.depths
         if depths is not None:
-            # Nearest: an average across an edge is the depth of nothing.
+            # Nearest: the average across an edge is the depth of no surface.
             depths = interpolate(depths[:, None], size, mode="nearest-exact")[:, 0]
         return replace(
             self,
@@ -58,7 +59,7 @@ class Views:
         )
 
     def check(self) -> None:
-        """Raises ValueError for shapes and ranges that do not fit, InputError for values that no fit can use."""
+        """Raise ValueError for inconsistent shapes or ranges, InputError for values that no fit can use."""
         m, size = len(self.images), (self.cameras.height, self.cameras.width)
         if m == 0 or tuple(self.images.shape) != (len(self.cameras), 3, *size):
             expected = [len(self.cameras), 3, *size]
@@ -95,7 +96,7 @@ class Views:
 
 
 def default_references(image_weights: Tensor) -> Tensor:
-    """[M] bool: the images of full confidence where some have less; else the first alone."""
+    """[M] bool: the images of full confidence if some have less; else only the first."""
     full = image_weights >= 1
     if bool(full.any()) and not bool(full.all()):
         return full

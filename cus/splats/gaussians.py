@@ -20,7 +20,7 @@ class Gaussians:
         sh: Spherical harmonics coefficients of the colour [N, K, 3], K = (degree + 1)^2 in {1, 4, 9, 16}.
 
     Raises:
-        ValueError: Shapes, dtypes or devices do not fit together (a mistake of the caller's).
+        ValueError: Inconsistent shapes, dtypes or devices (a programming error of the caller).
         InputError: A value is NaN, infinite or out of its range (a bad file, or a fit gone wrong).
     """
 
@@ -44,7 +44,7 @@ class Gaussians:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors live."""
+        """Device of the tensors."""
         return self.means.device
 
     def to(self, device: torch.device | str) -> "Gaussians":
@@ -56,7 +56,7 @@ class Gaussians:
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def with_degree(self, degree: int) -> "Gaussians":
-        """With harmonics of a degree from 0 to 3: higher bands are left out, missing ones are 0."""
+        """Change the degree of the harmonics to 0 to 3: higher bands are dropped, missing ones are 0."""
         wanted, given = (degree + 1) ** 2, self.sh.shape[1]
         if given >= wanted:
             return replace(self, sh=self.sh[:, :wanted])

@@ -1,4 +1,4 @@
-"""From a point cloud to Gaussians that already form closed surfaces."""
+"""Turns a point cloud into Gaussians that already form closed surfaces."""
 
 import math
 
@@ -12,14 +12,15 @@ from cus.splats.gaussians import Gaussians
 from cus.splats.sh import sh_from_rgb
 
 _NEIGHBOURS = 8
-# Standard deviation over neighbour distance: with opacity 0.9 a square lattice of such discs lets < 3 % through.
+# Standard deviation over neighbour distance: with opacity 0.9, a square lattice of such discs lets < 3 % through.
 _OVERLAP = 0.65
 _OPACITY = 0.9
-# Discs keep this much of their width along the normal: so thin where the neighbours lie in a plane, rounder elsewhere.
+# Discs keep this fraction of their width along the normal where the neighbours lie in a plane; elsewhere they are
+# rounder.
 _THINNEST = 0.15
-# Points this many times as far apart as most, in pixels, are strays.
+# Points whose spacing in pixels is this many times that of most are strays.
 _STRAY = 4.0
-# Numbers of voxels stay below, so that int64 holds them.
+# Voxel numbers stay below this, so that int64 holds them.
 _LARGEST_KEY = 2.0**62
 
 
@@ -27,11 +28,11 @@ def sampling_distances(points: Tensor, cameras: Cameras) -> Tensor:
     """Size of a pixel at each point in the view that samples it finest: min of depth / focal length.
 
     Args:
-        points: [N, 3].
-        cameras: M views; a point counts where it falls inside the picture (whether hidden or not).
+        points: World points [N, 3].
+        cameras: M views; a point counts where it falls inside the picture, hidden or not.
 
     Returns:
-        [N] scene units; infinite where no camera has the point in view.
+        Sizes [N] in scene units; infinite where no camera has the point in view.
     """
     finest = torch.full((len(points),), math.inf, device=points.device)
     for i in range(len(cameras)):
@@ -49,11 +50,11 @@ def downsample_points(
     """Average a cloud over voxels so that about `count` points remain (never more).
 
     Args:
-        points: [N, 3].
-        colors: [N, 3].
-        count: Wanted, >= 1. A cloud that is not larger comes back as it is.
-        spacings: Relative size of the voxels at each point [N] > 0, e.g. `sampling_distances`: close-up views then keep
-            their finer detail. Rounded to powers of two, so that neighbours share a grid. None: one size everywhere.
+        points: World points [N, 3].
+        colors: RGB in [0, 1] [N, 3].
+        count: Target number of points, >= 1. A smaller cloud is returned unchanged.
+        spacings: Relative voxel size at each point [N], > 0, e.g. `sampling_distances`: close-up views then keep their
+            finer detail. Rounded to powers of two, so that neighbours share a grid. None: one size everywhere.
 
     Returns:
         points [M, 3] and colors [M, 3], M <= count and, except for lumpy clouds, M > 0.9 count.
@@ -80,7 +81,7 @@ def downsample_points(
             high, cells = middle, attempt
             if many > 0.97 * count:
                 break
-    if spacings is not None and int(cells.max()) >= count:  # fewer wanted than there are sizes of voxels
+    if spacings is not None and int(cells.max()) >= count:  # the target is less than the number of voxel sizes
         return downsample_points(points, colors, count)
     members = torch.bincount(cells).to(points.dtype)[:, None]
     zeros = points.new_zeros(len(members), 3)
@@ -89,18 +90,18 @@ def downsample_points(
 
 
 def initial_gaussians(points: Tensor, colors: Tensor, sh_degree: int, pixels: Tensor | None = None) -> Gaussians:
-    """Discs along the surface that a cloud samples, as wide as its points lie apart.
+    """Discs along the surface that a cloud samples, as wide as the spacing of its points.
 
     The width is the mean distance to the three nearest neighbours (3DGS, Section 5.1) times a constant; the orientation
-    and thickness come from the principal axes of the eight nearest. Where a cloud mixes dense close-up points
-    with sparse ones, each disc fits its own surroundings.
+    and thickness come from the principal axes of the eight nearest. Where a cloud mixes dense close-up points with
+    sparse ones, each disc fits its own surroundings.
 
     Args:
-        points: [N, 3], N >= 2, no two in one place.
+        points: World points [N, 3], N >= 2, all distinct.
         colors: RGB in [0, 1] [N, 3].
-        sh_degree: Of the Gaussians; the higher bands start at zero.
-        pixels: Size of a pixel at each point [N], e.g. `sampling_distances`. Where points lie much farther apart in
-            these than in most of the cloud, they are strays, and their discs stay small. None: no such limit.
+        sh_degree: Degree of the Gaussians' harmonics; the higher bands start at zero.
+        pixels: Size of a pixel at each point [N], e.g. `sampling_distances`. Points whose spacing in these units is
+            much larger than that of most are strays, and their discs stay small. None: no such limit.
     """
     spacings, rotations, thickness = _surroundings(points)
     if pixels is not None:
@@ -121,7 +122,7 @@ def quat_from_rotmat(rotations: Tensor) -> Tensor:
     r = rotations
     diagonal = torch.stack([r[:, 0, 0], r[:, 1, 1], r[:, 2, 2]], dim=1)
     trace = diagonal.sum(dim=1)
-    # 4 q q^T in terms of the matrix; its row of the largest diagonal entry is the best conditioned.
+    # 4 q q^T in terms of the matrix; the row of its largest diagonal entry is the best conditioned.
     outer = r.new_empty(len(r), 4, 4)
     outer[:, 0, 0] = 1 + trace
     for i in range(3):
@@ -141,8 +142,8 @@ def _surroundings(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     neighbours = min(_NEIGHBOURS, len(cloud) - 1)
     distances, indices = KDTree(cloud).query(cloud, k=neighbours + 1)
     spacings = torch.from_numpy(distances[:, 1:4].mean(axis=1))
-    # A stray point must not become a balloon: no disc is wider than its surroundings are for most of the cloud's points
-    # near it, which the median over the neighbours says.
+    # A stray point must not become a balloon: no disc is wider than the surroundings of most points near it, as
+    # measured by the median over the neighbours.
     usual = torch.from_numpy(np.median(spacings.numpy()[indices], axis=1))
     spacings = torch.minimum(spacings, 2 * usual).clamp_min(float(spacings[spacings > 0].min()) * 0.1)
     offsets = torch.from_numpy(cloud[indices]) - torch.from_numpy(cloud[indices]).mean(dim=1, keepdim=True)
@@ -154,11 +155,11 @@ def _surroundings(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _voxels(points: Tensor, octaves: Tensor, unit: float) -> Tensor:
-    """Number of the voxel of each point [N], from 0 without gaps; the side is unit * 2^octave."""
+    """Voxel number of each point [N], from 0 without gaps; the voxel's side is unit * 2^octave."""
     sides = unit * torch.exp2(octaves.double())
-    # From the corner of the cloud, so that one voxel can hold it all.
+    # Relative to the corner of the cloud, so that one voxel can hold it all.
     cells = torch.floor((points - points.amin(dim=0)).double() / sides[:, None]).long()
-    # One number a voxel, in the order of its coordinates: sorting numbers is several times faster than sorting rows.
+    # One number per voxel, in the order of its coordinates: sorting numbers is several times faster than sorting rows.
     keys = octaves - octaves.min()
     for values in cells.unbind(1):
         if float(keys.max() + 1) * float(values.max() + 1) >= _LARGEST_KEY:

@@ -1,4 +1,4 @@
-"""The loop of a fit as a value: all that changes from step to step, and one step."""
+"""The optimisation loop of a fit as a value: all mutable state, and one step."""
 
 import math
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from cus.splats.view_source import ViewSource
 
 
 class Optimization:
-    """A fit between two steps. `advance` does one; `state` holds everything that the next ones depend on."""
+    """A fit between two steps. `advance` does one; `state` holds everything that later steps depend on."""
 
     def __init__(
         self, views: Views, parameters: Parameters, config: FitConfig, seed: int, source: ViewSource | None = None
@@ -47,7 +47,7 @@ class Optimization:
         self._crops = Crops(views, width, height, self.generator)
 
     def advance(self) -> None:
-        """One step: draw an image and a background, compare, move along the gradient, let the strategy act."""
+        """Do one step: draw an image and a background, compare, move along the gradient, run the strategy."""
         config, iteration = self.config, self.iteration
         progress = iteration / config.iterations
         coarse = progress < config.coarse_share
@@ -75,15 +75,15 @@ class Optimization:
 
     @property
     def psnr(self) -> float:
-        """In dB, of the mean squared error over the whole images, each as it was when its turn last came."""
+        """PSNR in dB of the mean squared error over the whole images, each as of its last turn."""
         known = self.errors[torch.isfinite(self.errors)]
         return -10 * math.log10(max(float(known.mean()), 1e-12)) if len(known) else math.nan
 
     def _round(self, coarse: bool) -> list[int]:
-        """Turns in a new order.
+        """Shuffled turns of one round.
 
-        Every image once, crops of each photograph as the count of images plus its own, and views of the source as twice
-        that count.
+        Every image once, crops of each photograph as the number of images plus its own, and views of the source as
+        twice that number.
         """
         count = len(self._fine)
         turns = torch.arange(count)
@@ -95,9 +95,9 @@ class Optimization:
         return turns[torch.randperm(len(turns), generator=self.generator)].tolist()
 
     def _drawn(self, turn: int, views: Views) -> tuple[int | None, Supervision]:
-        """The image whose turn it is, and what is shown of it: the whole, or a crop of its photograph.
+        """The image of this turn and its supervision: the whole image, or a crop of its photograph.
 
-        None is the image of a view of the source; where that finds none, any image takes its turn.
+        The image is None for a view of the source; if the source finds none, an image takes its turn.
         """
         count = len(views)
         if turn == 2 * count:
@@ -114,7 +114,7 @@ class Optimization:
     def _loss(
         self, image: int | None, seen: Supervision, background: Tensor, degree: int
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Eq. 10 for one image in front of a random background, which makes gaps cost something; and the render."""
+        """Eq. 10 for one image in front of a random background, which penalises gaps; and the render."""
         config = self.config
         means, quats, scales, opacities, sh = self.parameters.tensors()
         camera = seen.camera
@@ -150,7 +150,7 @@ class Optimization:
         self.errors[image] = float(squares)
 
     def state(self) -> dict[str, Tensor]:
-        """All that `restore` and `Parameters.restored` need, by name."""
+        """Everything that `restore` and `Parameters.restored` need, by name."""
         parts = {
             "parameters": self.parameters.state(),
             "strategy": self.strategy_state,
@@ -168,7 +168,7 @@ class Optimization:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave; the parameters are already those of the state."""
+        """Restore what `state` returned; the parameters must already be those of the state."""
 
         def part(name: str) -> dict[str, Tensor]:
             start = f"{name}."

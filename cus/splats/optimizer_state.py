@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def adam_tensors(optimizer: torch.optim.Adam, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What Adam remembers of each named parameter, under `<name>.<quantity>`; nothing of one it has never moved."""
+    """Adam's moments of each named parameter, under `<name>.<quantity>`; none for a parameter it has never moved."""
     return {
         f"{name}.{quantity}": torch.as_tensor(value)
         for name, parameter in parameters.items()
@@ -16,7 +16,7 @@ def adam_tensors(optimizer: torch.optim.Adam, parameters: Mapping[str, Tensor]) 
 
 
 def restore_adam(optimizer: torch.optim.Adam, parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Give each named parameter back what `adam_tensors` found."""
+    """Restore each named parameter's moments from `adam_tensors`."""
     for name, parameter in parameters.items():
         start = f"{name}."
         found = {key.removeprefix(start): value.clone() for key, value in tensors.items() if key.startswith(start)}

@@ -1,4 +1,4 @@
-"""The quantities a fit moves, each in units in which one learning rate suits every Gaussian."""
+"""The quantities that a fit optimises, each in units in which one learning rate suits every Gaussian."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,16 +13,16 @@ from cus.splats.optimizer_state import adam_tensors, restore_adam
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Adam step sizes, at the start; all decay together.
+    """Initial Adam step sizes; all decay together.
 
     Attributes:
-        means: In widths of each Gaussian. 3DGS takes one rate for the whole scene; where close-up detail lies beside
-            coarse background that is too much for the one or too little for the other.
-        scales: Natural logarithm.
-        quats: Quaternions of unit length.
-        opacities: Logits.
-        sh0: Degree-0 coefficients.
-        sh_rest: Higher bands.
+        means: In widths of each Gaussian. 3DGS uses one rate for the whole scene, which is too large for close-up
+            detail or too small for the coarse background next to it.
+        scales: In natural logarithms.
+        quats: In components of unit quaternions.
+        opacities: In logits.
+        sh0: In degree-0 coefficients.
+        sh_rest: In coefficients of the higher bands.
     """
 
     means: float = 0.12
@@ -34,16 +34,16 @@ class LearningRates:
 
 
 class Parameters:
-    """Trainable Gaussians, bounded so that few views cannot pull them into needles or balloons.
+    """Trainable Gaussians, bounded so that few views cannot stretch them into needles or balloons.
 
-    Each half axis stays within a factor `max_stretch` of its start: a Gaussian that starts as a disc of its
-    neighbourhood's spacing stays about that, and a walk towards it meets no spikes (Fig. 7 b of the paper). A copy
-    inherits start and stretch; one made smaller has its start shrunk, evenly or where it is longest, so that no number
-    of splits makes a needle of a disc.
+    Each half axis stays within a factor `max_stretch` of its initial length: a Gaussian that starts as a disc of its
+    neighbourhood's spacing stays about that size, and a camera that approaches sees no spikes (Fig. 7 b of the paper).
+    A copy inherits initial lengths and stretch; shrinking one also shrinks its initial lengths, evenly or along the
+    longest axis, so that no number of splits turns a disc into a needle.
     """
 
     def __init__(self, start: Gaussians, rates: LearningRates, max_stretch: float) -> None:
-        # Where each Gaussian starts, and the length in which it moves.
+        # Initial values of each Gaussian, and the length unit of its motion.
         fixed = {
             "means": start.means.clone(),
             "widths": start.scales.amax(dim=1, keepdim=True),
@@ -70,13 +70,13 @@ class Parameters:
             value.requires_grad_()
             if value.numel():
                 groups.append({"params": [value], "lr": getattr(rates, name), "start_lr": getattr(rates, name)})
-        # One kernel instead of a dozen a quantity; elsewhere torch's own choice is as good.
+        # One fused kernel instead of a dozen per quantity; elsewhere torch's default is as good.
         on_cpu = all(value.device.type == "cpu" for value in trained.values())
         self._optimizer = torch.optim.Adam(groups, eps=1e-15, fused=on_cpu or None)
 
     @classmethod
     def restored(cls, state: Mapping[str, Tensor], rates: LearningRates, max_stretch: float) -> "Parameters":
-        """The parameters, and what their optimizer remembers, that `state` describes."""
+        """Rebuild the parameters and their optimizer's state from `state`."""
 
         def below(start: str) -> dict[str, Tensor]:
             return {k.removeprefix(start): v.clone() for k, v in state.items() if k.startswith(start)}
@@ -87,7 +87,7 @@ class Parameters:
         return parameters
 
     def state(self) -> dict[str, Tensor]:
-        """All that `restored` needs, by name."""
+        """Everything that `restored` needs, by name."""
         moments = adam_tensors(self._optimizer, self._trained)
         return (
             {f"fixed.{name}": value for name, value in self._fixed.items()}
@@ -104,15 +104,15 @@ class Parameters:
         return self._means(), t["quats"], self._scales(), self.opacities(), torch.cat([t["sh0"], t["sh_rest"]], dim=1)
 
     def opacities(self) -> Tensor:
-        """[N] in [0, 1], differentiable."""
+        """Opacities [N] in [0, 1], differentiable."""
         return self._trained["opacities"].sigmoid()
 
     def stretches(self) -> Tensor:
-        """Half axes over their start [N, 3], differentiable."""
+        """Half axes over their initial lengths [N, 3], differentiable."""
         return self._trained["scales"].exp()
 
     def step(self, rate_factor: float) -> None:
-        """Move along the gradients at `rate_factor` times the starting rates, and drop the gradients."""
+        """Step along the gradients at `rate_factor` times the initial rates, and clear the gradients."""
         for group in self._optimizer.param_groups:
             group["lr"] = group["start_lr"] * rate_factor
         self._optimizer.step()
@@ -122,7 +122,7 @@ class Parameters:
 
     @torch.no_grad()
     def prune(self, min_opacity: float) -> Tensor:
-        """Forget Gaussians that have become fainter, but never the last one; returns which stayed [N] bool."""
+        """Remove Gaussians that are fainter, but never the last one; returns those that stay [N] bool."""
         opacities = self.opacities()
         kept = opacities >= min(min_opacity, float(opacities.max()))
         self.keep(kept)
@@ -130,7 +130,7 @@ class Parameters:
 
     @torch.no_grad()
     def keep(self, kept: Tensor) -> None:
-        """Forget the Gaussians that `kept` [N] bool does not name, with what the optimizer remembers of them."""
+        """Remove the Gaussians that are not in `kept` [N] bool, with their optimizer state."""
         if not bool(kept.all()):
             self._remake(lambda value: value[kept], lambda moment: moment[kept])
 
@@ -138,7 +138,7 @@ class Parameters:
     def duplicate(self, sources: Tensor) -> Tensor:
         """Append an equal copy of each of the Gaussians `sources` [K]; returns the copies' indices [K].
 
-        The optimizer knows nothing of the copies yet.
+        The copies start without optimizer state.
         """
         count = len(self)
         self._remake(
@@ -149,7 +149,7 @@ class Parameters:
 
     @torch.no_grad()
     def overwrite(self, targets: Tensor, sources: Tensor) -> None:
-        """Make the Gaussians `targets` [K] equal to `sources` [K]; the optimizer forgets what it knew of them."""
+        """Make the Gaussians `targets` [K] equal to `sources` [K] and reset their optimizer state."""
         for value in (*self._fixed.values(), *self._trained.values()):
             value[targets] = value[sources]
         self._forget(targets)
@@ -158,7 +158,7 @@ class Parameters:
     def rescale(self, index: Tensor, factors: Tensor | float, opacities: Tensor) -> None:
         """Multiply the half axes of the Gaussians `index` [K] by factors [K] or [K, 3] and set their opacities [K].
 
-        Their start, and so their bounds and the length in which they move, shrinks along.
+        Their initial lengths, and so their bounds and unit of motion, shrink too.
         """
         factors = torch.as_tensor(factors, dtype=opacities.dtype, device=opacities.device)
         by_axis = factors if factors.ndim == 2 else factors.expand(len(index))[:, None]
@@ -172,19 +172,19 @@ class Parameters:
 
     @torch.no_grad()
     def move(self, index: Tensor, offsets: Tensor) -> None:
-        """Displace the Gaussians `index` [K] by offsets [K, 3] in scene units."""
+        """Shift the Gaussians `index` [K] by offsets [K, 3] in scene units."""
         self._trained["means"][index] += offsets / self._fixed["widths"][index]
 
     @torch.no_grad()
     def cap_opacities(self, limit: float) -> None:
-        """Make no Gaussian more opaque than `limit`; the optimizer forgets how the opacities moved."""
+        """Limit all opacities to `limit` and reset the optimizer state of the opacities."""
         self._trained["opacities"].clamp_(max=math.log(limit / (1 - limit)))
         for moment in self._moments("opacities"):
             moment.zero_()
 
     @torch.no_grad()
     def gaussians(self) -> Gaussians:
-        """As they are now."""
+        """The current Gaussians, detached."""
         means, quats, scales, opacities, sh = (tensor.detach().clone() for tensor in self.tensors())
         limits = torch.finfo(opacities.dtype)
         return Gaussians(means, quats, scales, opacities.clamp(limits.tiny, 1 - limits.eps / 2), sh)
@@ -196,7 +196,7 @@ class Parameters:
         return torch.exp(self._fixed["log_scales"] + self._trained["scales"])
 
     def _moments(self, name: str) -> list[Tensor]:
-        """What Adam remembers a Gaussian of one quantity; its step count is not among them."""
+        """Adam's per-Gaussian moments of one quantity; without its step count."""
         return [moment for moment in self._optimizer.state.get(self._trained[name], {}).values() if moment.ndim]
 
     def _forget(self, index: Tensor) -> None:
@@ -205,7 +205,7 @@ class Parameters:
                 moment[index] = 0
 
     def _remake(self, change: Callable[[Tensor], Tensor], change_moment: Callable[[Tensor], Tensor]) -> None:
-        """Replace every tensor by one of another length, the optimizer's included."""
+        """Replace every tensor, and its optimizer state, by one of another length."""
         self._fixed = {name: change(value) for name, value in self._fixed.items()}
         groups = {id(group["params"][0]): group for group in self._optimizer.param_groups}
         for name, old in list(self._trained.items()):

@@ -2,7 +2,7 @@
 
 The Gaussian layout is that of the INRIA implementation (Kerbl et al. 2023), all fields float32: x y z, nx ny nz (zero),
 f_dc_0..2 (degree-0 harmonics), f_rest_* (the others, all of red, then green, then blue), opacity (logit),
-scale_0..2 (natural logarithm), rot_0..3 (wxyz). Read, too: nerfstudio's files with red green blue in place of
+scale_0..2 (natural logarithm), rot_0..3 (wxyz). Also read: nerfstudio's files with red green blue in place of
 f_dc_0..2, and SuperSplat's compressed ones (cus/splats/compressed_ply.py).
 """
 
@@ -30,16 +30,16 @@ _ANTIALIASED = "fitted for antialiased rendering"
 
 
 def save_ply(path: str | Path, gaussians: Gaussians, *, antialiased: bool = False) -> None:
-    """Write Gaussians (layout above), atomically: a file that exists is whole.
+    """Write Gaussians (layout above) atomically: an existing file is complete.
 
     Args:
-        path: Of the file.
-        gaussians: At least one.
-        antialiased: Whether they were fitted for antialiased rendering; a comment in the file says so, which
-            `read_ply` finds and other programs skip.
+        path: File to write.
+        gaussians: At least one Gaussian.
+        antialiased: Whether they were fitted for antialiased rendering; recorded in a comment of the file, which
+            `read_ply` reads and other programs skip.
 
     Raises:
-        InputError: There is nothing to write, or the place cannot be written to.
+        InputError: There is nothing to write, or the path is not writable.
     """
     if len(gaussians) == 0:
         raise InputError(f"no Gaussians to write to {path}")
@@ -62,7 +62,7 @@ def read_ply(path: str | Path) -> StoredSplats:
     """Read Gaussians (layout above) by field names, in any order, number type and byte order; other fields are ignored.
 
     Gaussians with a NaN or infinite value, or without an orientation, are left out, and a note says how many. Infinite
-    logits of the opacity, as converters make them of the bytes 0 and 255, become the nearest values inside (0, 1).
+    logits of the opacity, which converters make from the bytes 0 and 255, become the nearest values inside (0, 1).
 
     Raises:
         InputError: not a PLY file of Gaussians, or none that can be rendered.
@@ -84,7 +84,7 @@ def read_ply(path: str | Path) -> StoredSplats:
         path,
         means=stacked("x", "y", "z"),
         quats=stacked(*_ROTATION),
-        # Beyond e^88 they become infinite, and such Gaussians are left out like those with an infinite logarithm.
+        # Beyond e^88 scales become infinite, and such Gaussians are left out like those with an infinite logarithm.
         scales=torch.where(log_scales.isfinite(), log_scales.exp().clamp_min(tiny), torch.nan),
         opacities=values["opacity"].sigmoid(),
         sh=torch.cat([dc, rest], dim=1),
@@ -98,12 +98,12 @@ def save_point_cloud(path: str | Path, points: Tensor, colors: Tensor) -> None:
     """Write coloured points, atomically.
 
     Args:
-        path: Of the file.
-        points: [N, 3], any N, finite; float64 ones are written as such, others as float32.
+        path: File to write.
+        points: World points [N, 3], any N, finite; float64 points are written as such, others as float32.
         colors: RGB in [0, 1] [N, 3]; stored as bytes.
 
     Raises:
-        InputError: A point is NaN or infinite, or the place cannot be written to.
+        InputError: A point is NaN or infinite, or the path is not writable.
     """
     if points.ndim != 2 or points.shape[1] != 3 or colors.shape != points.shape:
         raise ValueError(f"expected points and colors [N, 3], got {list(points.shape)} and {list(colors.shape)}")
@@ -145,7 +145,7 @@ def _vertices(path: str | Path, file: PlyElements) -> np.ndarray:
 
 
 def _columns(path: str | Path, vertices: np.ndarray) -> dict[str, np.ndarray]:
-    """The fields of an ordinary file as float32, whatever is in them."""
+    """The fields of an ordinary file as float32, unchecked."""
     names = vertices.dtype.names or ()
     _check_fields(path, names)
     if len(vertices) == 0:
@@ -180,15 +180,15 @@ def _check_fields(path: str | Path, names: tuple[str, ...]) -> None:
 
 
 def _floats(path: str | Path, vertices: np.ndarray, name: str) -> np.ndarray:
-    """A field as float32. Raises InputError where it is a list."""
+    """A field as float32. Raises InputError if it is a list."""
     if vertices[name].dtype == object:
         raise InputError(f"{path}: the vertex field {name} is a list; expected one number a vertex")
-    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, and counts as that
+    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite and is treated as such
         return vertices[name].astype(np.float32)
 
 
 def _color_shares(path: str | Path, vertices: np.ndarray, name: str) -> np.ndarray:
-    """A colour channel as shares of full brightness, by its number type: whole numbers reach up to their largest."""
+    """A colour channel as fractions of full brightness; whole numbers are divided by the maximum of their type."""
     values, dtype = _floats(path, vertices, name), vertices[name].dtype
     return values / np.float32(np.iinfo(dtype).max) if dtype.kind in "iu" else values
 

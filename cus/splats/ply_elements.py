@@ -1,4 +1,4 @@
-"""The elements of a PLY file, of any number type, byte order and form, read within the bounds of the file's size."""
+"""The elements of a PLY file with any number type, byte order and form, read within the bounds of the file's size."""
 
 import io
 import re
@@ -18,7 +18,7 @@ _TYPES = {
     "double": "f8", "float64": "f8",
 }  # fmt: skip
 _FORMATS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-# More than any program writes, histories in comments included.
+# Longer than any program writes, even with its history in the comments.
 _LONGEST_HEADER = 4 * 2**20
 
 
@@ -30,8 +30,8 @@ class _Element:
     has_lists: bool = False
 
     def least_bytes(self, is_text: bool) -> int:
-        """The fewest bytes that its rows take."""
-        if is_text:  # a digit and a separator each
+        """Minimum number of bytes of its rows."""
+        if is_text:  # at least a digit and a separator each
             return 2 * len(self.fields) * self.count
         return sum(int(kind[-1]) for _, kind in self.fields) * self.count
 
@@ -50,12 +50,12 @@ class _Header:
 
 @dataclass(frozen=True)
 class PlyElements:
-    """What a PLY file holds.
+    """The content of a PLY file.
 
     Attributes:
-        elements: a structured array an element; columns that are lists have the dtype object.
-        comments: of the header, without the word itself.
-        trailing: bytes after the last element.
+        elements: one structured array per element; list columns have dtype object.
+        comments: the header's comments, without the word itself.
+        trailing: number of bytes after the last element.
     """
 
     elements: dict[str, np.ndarray]
@@ -64,17 +64,17 @@ class PlyElements:
 
 
 def read_ply_elements(path: Path | str) -> PlyElements:
-    """Read all elements. What the header promises is held against the file's size before anything is allocated.
+    """Read all elements. The header is checked against the file's size before anything is allocated.
 
     Raises:
-        InputError: the file cannot be read, is no PLY file, or is damaged or cut off.
+        InputError: the file cannot be read, is not a PLY file, or is damaged or truncated.
     """
     size = require_regular(path)
     try:
         with Path(path).open("rb") as file:
             header = _header(file)
             least = sum(element.least_bytes(header.is_text) for element in header.elements)
-            # The last number of a text needs no separator.
+            # The last number of a text file needs no separator.
             if least - header.is_text > size - header.start:
                 raise ValueError(
                     f"its header promises {sum(e.count for e in header.elements):,} rows, at least {least:,} bytes; "
@@ -98,7 +98,7 @@ def read_ply_elements(path: Path | str) -> PlyElements:
 
 
 def _header(file: BinaryIO) -> _Header:
-    """Raises ValueError."""
+    """Parse the header. Raises ValueError."""
     if file.readline(16).strip() != b"ply":
         raise ValueError("it does not begin with the line 'ply'")
     order, elements, comments = None, [], []
@@ -106,7 +106,7 @@ def _header(file: BinaryIO) -> _Header:
         line = file.readline(_LONGEST_HEADER)
         if not line.endswith(b"\n") or file.tell() > _LONGEST_HEADER:
             raise ValueError("its header has no end")
-        # Comments are in any encoding, the rest is ASCII.
+        # Comments may be in any encoding, the rest is ASCII.
         text = line.decode("utf-8", errors="replace").strip()
         word, _, rest = text.partition(" ")
         if word == "end_header":
@@ -146,13 +146,13 @@ def _add_property(element: _Element, text: str) -> None:
         raise ValueError(f"expected 'property TYPE NAME', got 'property {text[:60]}'")
     if any(name == other for other, _ in element.fields):
         raise ValueError(f"the property {name} stands there twice")
-    # Of a list, its length alone is certain.
+    # Only the length of a list is certain.
     element.fields.append((name, _TYPES[kinds[1] if is_list else kinds[0]]))
     element.has_lists |= is_list
 
 
 def _by_plyfile(file: BinaryIO, header: _Header) -> PlyElements:
-    """Text, and rows of different lengths. plyfile takes ASCII headers only, so it gets one without the comments."""
+    """Read text, and rows of varying length. plyfile accepts only ASCII headers, so it gets one without comments."""
     file.seek(0)
     lines = file.read(header.start).splitlines(keepends=True)
     plain = b"".join(line for line in lines if not line.lstrip().startswith((b"comment", b"obj_info")))
@@ -168,7 +168,7 @@ def _by_plyfile(file: BinaryIO, header: _Header) -> PlyElements:
 
 
 class _Unclosed(io.BytesIO):
-    """plyfile closes what it has read, and how far it came is still to be asked."""
+    """A stream that stays open: plyfile closes its input, but we still need the position."""
 
     def close(self) -> None:
         pass

@@ -11,10 +11,10 @@ from torch.nn.functional import normalize
 
 # Contributions below this opacity are skipped, as in 3DGS and gsplat.
 ALPHA_CUTOFF = 1 / 255
-# Where a Gaussian of opacity 1 falls below ALPHA_CUTOFF: sqrt(2 ln 255) = 3.3290; gsplat rounds up.
+# Distance in standard deviations at which opacity 1 falls to ALPHA_CUTOFF: sqrt(2 ln 255) = 3.3290; gsplat rounds up.
 MAX_EXTENT = 3.33
 # The Jacobian is taken at most this far outside the image (in units of half the field of view), as in 3DGS:
-# the linearisation explodes for Gaussians beside the camera.
+# the linearisation diverges for Gaussians beside the camera.
 FRUSTUM_MARGIN = 0.3
 
 
@@ -26,7 +26,7 @@ class Projection:
         means2d: Centres in pixels [C, N, 2].
         depths: z-depths of the centres [C, N], scene units.
         conics: Upper triangles of the inverse 2D covariances [C, N, 3] (xx, xy, yy), 1 / pixels^2.
-        opacities: [C, N], after the antialiasing compensation where that is on.
+        opacities: Opacities [C, N], after antialiasing compensation if enabled.
         radii: Half sizes of the boxes outside which alpha < 1/255 [C, N, 2], int32 pixels; 0 where culled.
     """
 
@@ -39,7 +39,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class ProjectionOptions:
-    """Size of the image and what is culled or smoothed; see `cus.splats.rasterization` for the meanings."""
+    """Image size, culling and smoothing, as for `cus.splats.rasterization`."""
 
     width: int
     height: int
@@ -73,19 +73,19 @@ def project(
     """Project Gaussians into every camera; differentiable in all but the radii.
 
     Args:
-        means: [N, 3].
-        quats: [N, 4] wxyz.
-        scales: [N, 3] linear.
-        opacities: [N].
+        means: Centres [N, 3], world.
+        quats: Orientations [N, 4], wxyz.
+        scales: Linear standard deviations [N, 3].
+        opacities: Opacities [N].
         viewmats: World-to-camera [C, 4, 4].
-        Ks: [C, 3, 3] pixels, without skew.
-        options: Size and limits.
+        Ks: Intrinsics [C, 3, 3] in pixels, without skew.
+        options: Image size and limits.
     """
     rotations, translations = viewmats[:, :3, :3], viewmats[:, None, :3, 3]
     camera_means = means @ rotations.transpose(1, 2) + translations  # [C, N, 3]
     depths = camera_means[..., 2]
     visible = (depths >= options.near_plane) & (depths <= options.far_plane)
-    # Culled Gaussians take part in the arithmetic at depth 1, so that no division spoils the gradients of the rest.
+    # Culled Gaussians are computed at depth 1, so that no division spoils the gradients of the others.
     z = torch.where(visible, depths, torch.ones_like(depths))
     slopes = camera_means[..., :2] / z[..., None]
     focals = Ks[:, None, (0, 1), (0, 1)]  # [C, 1, 2]
@@ -99,7 +99,7 @@ def project(
         gradient = rotations[:, None, axis] - slopes[..., axis, None] * rotations[:, None, 2]
         gradient = (
             gradient * (focals[..., axis] / z)[..., None]
-        )  # of the pixel coordinate, in the world point [C, N, 3]
+        )  # gradient of the pixel coordinate with respect to the world point [C, N, 3]
         rows.append((gradient[..., None] * half_axes).sum(dim=-2))
     row_x, row_y = rows
     xx, xy, yy = (row_x * row_x).sum(-1), (row_x * row_y).sum(-1), (row_y * row_y).sum(-1)
@@ -120,7 +120,7 @@ def project(
 
 
 def _limited(slopes: Tensor, Ks: Tensor, options: ProjectionOptions) -> Tensor:
-    """Where the Jacobian is taken [C, N, 2]: x / z and y / z, but not far outside the image."""
+    """Slopes x / z and y / z at which the Jacobian is taken [C, N, 2], limited to slightly outside the image."""
     focals, centers = Ks[:, None, (0, 1), (0, 1)], Ks[:, None, :2, 2]
     size = torch.tensor([options.width, options.height], dtype=Ks.dtype, device=Ks.device)
     margin = FRUSTUM_MARGIN * 0.5 * size / focals
@@ -137,5 +137,5 @@ def _radii(
     size = torch.tensor([options.width, options.height], dtype=radii.dtype, device=radii.device)
     inside = ((means2d + radii > 0) & (means2d - radii < size)).all(dim=-1)
     keep = visible & inside & (opacities >= ALPHA_CUTOFF) & (radii > options.radius_clip).any(dim=-1)
-    # Beside the camera means and radii pass what an int32 holds; one image diagonal more is as good as infinite.
+    # Next to the camera, means and radii exceed int32; one image diagonal more is as good as infinite.
     return (radii.clamp_max(2**24) * keep[..., None]).to(torch.int32)

@@ -1,4 +1,4 @@
-"""`rasterization`: one function with gsplat's signature and meaning, and a choice of backends behind it."""
+"""`rasterization`: one function with gsplat's signature and semantics, and a choice of backends."""
 
 import warnings
 from typing import Any, Literal, get_args
@@ -41,36 +41,36 @@ def rasterization(
     rasterize_mode: RasterizeMode = "classic",
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Render N Gaussians into C cameras; names, defaults and meanings are those of `gsplat.rasterization`.
+    """Render N Gaussians into C cameras; names, defaults and semantics match `gsplat.rasterization`.
 
     Differentiable in means, quats, scales, opacities, colors, viewmats, Ks and backgrounds (gsplat: not in Ks).
-    A Gaussian counts at a pixel if its alpha = min(0.999, opacity exp(-sigma)) is at least 1/255 there; a pixel stops
-    before the Gaussian that would bring its transmittance to 1e-4 or less.
+    A Gaussian contributes to a pixel if its alpha = min(0.999, opacity exp(-sigma)) is at least 1/255 there; a pixel
+    stops before the Gaussian that would bring its transmittance to 1e-4 or less.
 
     Args:
         means: Centres [N, 3], world.
         quats: Orientations [N, 4], wxyz, any length but zero.
         scales: Standard deviations [N, 3], > 0.
-        opacities: [N], in [0, 1].
-        colors: [N, D] or [C, N, D] with any number of channels D, or with `sh_degree` spherical harmonics
+        opacities: Opacities [N], in [0, 1].
+        colors: Colours [N, D] or [C, N, D] with any number of channels D, or with `sh_degree` spherical harmonics
             coefficients [N, K, 3] or [C, N, K, 3].
         viewmats: World-to-camera, OpenCV [C, 4, 4].
         Ks: Intrinsics [C, 3, 3], pixels; the centre of the top-left pixel is (0.5, 0.5).
-        width: Of the images, pixels.
-        height: Of the images, pixels.
-        near_plane: Gaussians whose centre is nearer are left out (z-depth), > 0.
-        far_plane: Likewise farther.
-        radius_clip: Gaussians whose box half size is at most this in both directions are left out, pixels.
-        eps2d: Added to the diagonal of the 2D covariances, pixels^2, so that none is thinner than a pixel.
-        sh_degree: Harmonics to use (0 to 3); None: `colors` are colours.
-        packed: Give the per-Gaussian entries of info for visible pairs only [nnz], with camera_ids and gaussian_ids.
-        tile_size: Side of the tiles in pixels; changes the speed, not the picture. Backend "cpu" always takes 16.
-        backgrounds: Colours behind everything [C, D]; None is black. Depth channels never get one.
-        render_mode: "RGB" colours; "D" z-depth, accumulated with the weights; "ED" the same divided by alpha, so
+        width: Image width in pixels.
+        height: Image height in pixels.
+        near_plane: Gaussians whose centre is nearer (z-depth) are culled, > 0.
+        far_plane: Gaussians whose centre is farther (z-depth) are culled.
+        radius_clip: Gaussians whose box half size is at most this many pixels in both directions are culled.
+        eps2d: Added to the diagonal of the 2D covariances, pixels^2, so that no Gaussian is thinner than a pixel.
+        sh_degree: Degree of the harmonics to use (0 to 3); None: `colors` are colours.
+        packed: Return the per-Gaussian entries of info only for visible pairs [nnz], with camera_ids and gaussian_ids.
+        tile_size: Side of the tiles in pixels; affects the speed, not the picture. Backend "cpu" always uses 16.
+        backgrounds: Background colours [C, D]; None is black. Depth channels never get one.
+        render_mode: "RGB" colours; "D" z-depth, accumulated with the weights; "ED" the same divided by alpha, i.e.
             expected depth; "RGB+D" and "RGB+ED" both, depth last.
         rasterize_mode: "antialiased" scales opacities by sqrt(det(cov2d) / det(cov2d + eps2d I)) (Mip-Splatting).
-        backend: "gsplat" on CUDA; "cpu" for float32 on the CPU, in Numba kernels (the first call on a machine compiles
-            them, some seconds); "torch" anywhere, slow, the oracle of the tests. "auto" takes the first that fits.
+        backend: "gsplat" on CUDA; "cpu": Numba kernels for float32 on the CPU (the first call on a machine compiles
+            them for some seconds); "torch": any device, slow, the tests' reference. "auto": the first that fits.
 
     Returns:
         renders [C, height, width, D (+ 1 with a depth)], alphas [C, height, width, 1], and info: means2d [C, N, 2],
@@ -78,8 +78,8 @@ def rasterization(
         tile_size, tile_width, tile_height, n_cameras, isect_offsets [C, tile_height, tile_width], flatten_ids.
 
     Raises:
-        ValueError: Shapes or options do not fit.
-        InputError: backend="gsplat" or "cpu" where it cannot run.
+        ValueError: Inconsistent shapes or invalid options.
+        InputError: backend="gsplat" or "cpu" on an unsuitable device or dtype.
     """
     _check(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree)
     _check_options(width, height, tile_size, render_mode, rasterize_mode, backend)
@@ -124,7 +124,7 @@ def rasterization(
 def resolve_backend(
     backend: Backend, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Literal["cpu", "torch", "gsplat"]:
-    """The backend that "auto" stands for on a device; any other stands for itself."""
+    """Resolve "auto" for a device; other backends are returned unchanged."""
     if backend != "auto":
         return backend
     if device.type == "cpu":
@@ -140,7 +140,7 @@ def resolve_backend(
 def _features(
     means: Tensor, colors: Tensor, viewmats: Tensor, depths: Tensor, sh_degree: int | None, render_mode: str
 ) -> Tensor:
-    """What is composited for each camera and Gaussian [C, N, channels]."""
+    """The channels to composite for each camera and Gaussian [C, N, channels]."""
     if render_mode in ("D", "ED"):
         return depths[..., None]
     if sh_degree is None:

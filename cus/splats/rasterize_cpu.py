@@ -1,4 +1,4 @@
-"""The CPU backend: projection, tiles and compositing of `cus.splats.cpu`, one after the other."""
+"""The CPU backend: projection, tiles and compositing of `cus.splats.cpu` in sequence."""
 
 from collections.abc import Callable
 
@@ -20,17 +20,17 @@ def rasterize_cpu(
     options: ProjectionOptions,
     features: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, dict[str, Tensor], TileLists]:
-    """Rasterize in Numba kernels; see `cus.splats.rasterization` for the meanings.
+    """Rasterize with Numba kernels; see `cus.splats.rasterization` for the semantics.
 
     Args:
         gaussians: means [N, 3], quats [N, 4], scales [N, 3], opacities [N].
-        viewmats: [C, 4, 4].
-        Ks: [C, 3, 3].
-        options: Size and limits.
-        features: From depths [C, N] to what is composited [C, N, D].
+        viewmats: World-to-camera [C, 4, 4].
+        Ks: Intrinsics [C, 3, 3] in pixels.
+        options: Image size and limits.
+        features: Maps depths [C, N] to the channels to composite [C, N, D].
 
     Returns:
-        Images [C, H, W, D], transmittances [C, H, W, 1], the entries of info that are a row a Gaussian, and the lists.
+        Images [C, H, W, D], transmittances [C, H, W, 1], the per-Gaussian entries of info, and the lists.
 
     Raises:
         InputError: Tensors are not float32 on the CPU.

@@ -1,4 +1,4 @@
-"""The gsplat backend (CUDA): the only file that imports gsplat, and only when it is used."""
+"""The gsplat backend (CUDA): the only file that imports gsplat, and only on use."""
 
 import importlib.util
 from typing import Any
@@ -10,12 +10,12 @@ from cus.errors import InputError
 
 
 def gsplat_available() -> bool:
-    """Whether gsplat is installed and there is a CUDA device for it."""
+    """Whether gsplat is installed and a CUDA device is available."""
     return torch.cuda.is_available() and importlib.util.find_spec("gsplat") is not None
 
 
 def rasterize_gsplat(**arguments: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """`gsplat.rasterization` with the arguments of `cus.splats.rasterization`, which are its own.
+    """Call `gsplat.rasterization` with the arguments of `cus.splats.rasterization`, which are the same.
 
     Raises:
         InputError: gsplat is missing or the tensors are not on a CUDA device.

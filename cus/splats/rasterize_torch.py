@@ -1,8 +1,8 @@
-"""Alpha compositing of projected Gaussians in plain torch: the oracle for every faster rasterizer.
+"""Alpha compositing of projected Gaussians in plain torch: the reference for every faster rasterizer.
 
-Tiles are batched with others of similar list length, so that padding costs little, and composited in segments of
-bounded memory. Gradients are analytic and recompute the forward pass segment by segment, so that memory does not grow
-with pixels x Gaussians.
+Tiles are batched with others of similar list length, to reduce padding, and composited in segments of bounded memory.
+Gradients are analytic and recompute the forward pass segment by segment, so that memory does not grow with pixels x
+Gaussians.
 
 With sigma the quadratic form of the conic at a pixel, in front-to-back order (Kerbl et al. 2023, gsplat):
 
@@ -11,7 +11,7 @@ With sigma the quadratic form of the conic at a pixel, in front-to-back order (K
     render = sum of T * alpha * color,  transmittance = T at the end
 
 The exponent is evaluated in square-root form, sigma = u^2 + v with u linear in the pixel and v quadratic in its row
-only, which loses fewer digits than the expanded polynomial when a large Gaussian's centre lies far from the tile.
+only, which loses fewer digits than the expanded polynomial when a large Gaussian's centre is far from the tile.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,11 +26,11 @@ from cus.splats.tiles import TileLists, build_tile_lists
 
 ALPHA_MAX = 0.999
 TRANSMITTANCE_STOP = 1e-4
-# Entries (pixels x Gaussians) worked on at a time: 2 MB in float32, small enough for the caches.
+# Entries (pixels x Gaussians) processed at a time: 2 MB in float32, small enough for the caches.
 _BATCH_ENTRIES = 2**19
 _SEGMENT = 128
-# Logarithm of the opacity of padding, and the least exponent evaluated: far below ALPHA_CUTOFF, and far above the
-# denormal numbers that cost an exp() four times its time.
+# Log opacity of padding, and the smallest exponent evaluated: far below ALPHA_CUTOFF, and far above the denormal
+# numbers, for which exp() takes four times as long.
 _NOTHING = -1e4
 _FAINTEST = -20.0
 
@@ -43,18 +43,18 @@ def rasterize_torch(
     features: Callable[[Tensor], Tensor],
     tile_size: int,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor], TileLists]:
-    """Rasterize in plain torch, on any device and in any precision; see `cus.splats.rasterization` for the meanings.
+    """Rasterize in plain torch, on any device and in any precision; see `cus.splats.rasterization` for the semantics.
 
     Args:
         gaussians: means [N, 3], quats [N, 4], scales [N, 3], opacities [N].
-        viewmats: [C, 4, 4].
-        Ks: [C, 3, 3].
-        options: Size and limits.
-        features: From depths [C, N] to what is composited [C, N, D].
+        viewmats: World-to-camera [C, 4, 4].
+        Ks: Intrinsics [C, 3, 3] in pixels.
+        options: Image size and limits.
+        features: Maps depths [C, N] to the channels to composite [C, N, D].
         tile_size: Side of the tiles, pixels.
 
     Returns:
-        Images [C, H, W, D], transmittances [C, H, W, 1], the entries of info that are a row a Gaussian, and the lists.
+        Images [C, H, W, D], transmittances [C, H, W, 1], the per-Gaussian entries of info, and the lists.
     """
     projection = project(*gaussians, viewmats, Ks, options)
     lists = build_tile_lists(projection, options.width, options.height, tile_size)
@@ -72,13 +72,13 @@ def rasterize_tiles(
     """Composite projected Gaussians.
 
     Args:
-        means2d: [M, 2] pixels; M = cameras x Gaussians, which `lists.ids` indexes.
-        conics: [M, 3].
-        colors: [M, D], any D.
-        opacities: [M].
-        lists: Gaussians of every tile.
-        width: Of the image, pixels.
-        height: Of the image, pixels.
+        means2d: Centres in pixels [M, 2]; M = cameras x Gaussians, indexed by `lists.ids`.
+        conics: Upper triangles of the inverse 2D covariances [M, 3].
+        colors: Colours with any number of channels [M, D].
+        opacities: Opacities [M].
+        lists: Gaussians of each tile.
+        width: Image width in pixels.
+        height: Image height in pixels.
 
     Returns:
         Colours over black [C, height, width, D] and transmittances [C, height, width, 1].
@@ -93,7 +93,7 @@ def rasterize_tiles(
 
 @dataclass(frozen=True)
 class _Segment:
-    """A rectangle of work: up to `_SEGMENT` list entries of B tiles. ids [K, B] is M where a list is over."""
+    """A rectangular piece of work: up to `_SEGMENT` list entries of B tiles. ids [K, B] is M past the end of a list."""
 
     tiles: Tensor
     ids: Tensor
@@ -141,7 +141,7 @@ class _Composite(torch.autograd.Function):
                 here = segment.tiles
                 weights, u, alphas, _, _ = table.composite(here, segment.ids, segment.transmittances)
                 pixel_grads = grad_rendered[here]  # [B, D, pixels]
-                # What a unit of weight of each Gaussian is worth to the loss at each pixel [K, B, pixels].
+                # Derivative of the loss in the weight of each Gaussian at each pixel, its worth [K, B, pixels].
                 worth = (
                     torch.bmm(_rows(padded_colors, segment.ids).transpose(0, 1), pixel_grads)
                     .transpose(0, 1)
@@ -160,7 +160,7 @@ class _Composite(torch.autograd.Function):
 
 
 def _subtract_rest(worth: Tensor, alphas: Tensor, behind: Tensor) -> Tensor:
-    """Turn worths [K, B, pixels] into worth minus that of what lies behind, in place; returns what lies behind all.
+    """Subtract from worths [K, B, pixels] the worth of what lies behind, in place; returns the latter for the first.
 
     The derivative of the loss in alpha_k is T_k (worth_k - rest_k), where rest_k is the worth of the composite of all
     Gaussians behind k on full transmittance: rest_{k-1} = alpha_k worth_k + (1 - alpha_k) rest_k. No division, so
@@ -175,7 +175,7 @@ def _subtract_rest(worth: Tensor, alphas: Tensor, behind: Tensor) -> Tensor:
 
 
 class _Table:
-    """Gaussians prepared for evaluation, one row each and a last row for padding."""
+    """Gaussians prepared for evaluation, one row each, with a last row for padding."""
 
     def __init__(self, means2d: Tensor, conics: Tensor, opacities: Tensor, lists: TileLists) -> None:
         a, b, c = conics.unbind(-1)
@@ -200,7 +200,7 @@ class _Table:
         self._row_basis = torch.stack([ones, y, y * y])
 
     def _offsets(self, tiles: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows [K, B, 6] of the table and the vector from each mean to the tile's centre, twice [K, B]."""
+        """Rows [K, B, 6] of the table, and the x and y from each mean to the tile's centre [K, B] each."""
         lists = self._lists
         rows = _rows(self._rows, ids)
         column = tiles % lists.columns
@@ -215,7 +215,7 @@ class _Table:
 
         Returns:
             weights T alpha [K, B, pixels], u [K, B, pixels], alphas (0 where skipped or after the stop), the
-            transmittances to carry on with [B, pixels] (0 where stopped), and those to report.
+            transmittances to continue with [B, pixels] (0 where stopped), and those to report.
         """
         rows, dx, dy = self._offsets(tiles, ids)
         _, _, root, slant, steep, log_opacity = rows.unbind(-1)
@@ -228,7 +228,7 @@ class _Table:
         if self.capped:
             alphas.clamp_max_(ALPHA_MAX)
 
-        # before[k] is the transmittance in front of k; the last row is what is left.
+        # before[k] is the transmittance in front of k; the last row is the remainder.
         before = alphas.new_empty(len(alphas) + 1, *entry.shape)
         before[0] = entry
         keep = 1 - alphas
@@ -245,13 +245,13 @@ class _Table:
         return alphas * before[:-1], u, alphas, left, final
 
     def moments(self, exponent_grads: Tensor, u: Tensor) -> Tensor:
-        """Sums over the pixels [K, B, 6]: gradients in the coefficients of the linear and the quadratic form."""
+        """Sums over the pixels [K, B, 6]: gradients of the coefficients of the linear and the quadratic form."""
         quadratic = _product(exponent_grads, self._row_basis.T)
         linear = _product(exponent_grads.mul_(u), self._linear_basis.T)
         return torch.cat([-2 * linear, quadratic], dim=-1)
 
     def parameter_grads(self, pair_grads: Tensor, lists: TileLists) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Gradients of means2d, conics, colors and opacities from those of every (Gaussian, tile) pair."""
+        """Gradients of means2d, conics, colors and opacities from those of all (Gaussian, tile) pairs."""
         tiles = torch.repeat_interleave(lists.offsets.diff())
         rows, dx, dy = self._offsets(tiles, lists.ids)
         _, _, root, slant, steep, _ = rows.unbind(-1)
@@ -276,17 +276,17 @@ class _Table:
 
 
 def _rows(table: Tensor, ids: Tensor) -> Tensor:
-    """table[ids], in half the time."""
+    """table[ids], but twice as fast."""
     return table.index_select(0, ids.flatten()).unflatten(0, ids.shape)
 
 
 def _product(stack: Tensor, matrix: Tensor) -> Tensor:
-    """[K, B, n] @ [n, m] as one flat product: broadcasting it over the stack takes torch six times as long."""
+    """[K, B, n] @ [n, m] as one flat product: torch takes six times as long to broadcast it over the stack."""
     return torch.mm(stack.flatten(0, 1), matrix).unflatten(0, stack.shape[:2])
 
 
 def _batches(lists: TileLists, pixels: int) -> Iterator[Tensor]:
-    """Non-empty tiles, longest lists first, in groups that one segment of work can hold."""
+    """Non-empty tiles, longest lists first, in groups that fit into one segment of work."""
     lengths, order = lists.offsets.diff().sort(descending=True, stable=True)
     host_lengths = lengths.tolist()
     filled = int((lengths > 0).sum())
@@ -302,11 +302,11 @@ def _segments(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Parts of the lists of a batch, front to back: (which of the batch [B], ids [K, B], places in lists.ids [K, B]).
 
-    `carry` is read anew before each part: tiles where every pixel has stopped drop out.
+    `carry` is re-read before each part: tiles drop out once every pixel has stopped.
     """
     start, end = lists.offsets[batch], lists.offsets[batch + 1]
     longest = int((end - start).max())
-    nowhere = len(lists.ids)  # where padded_ids points at the last row of the tables, that of padding
+    nowhere = len(lists.ids)  # where padded_ids points at the padding row of the tables
     for first in range(0, longest, _SEGMENT):
         going = ((end - start > first) & (carry > 0).any(dim=1)).nonzero().squeeze(1)
         if len(going) == 0:

@@ -1,4 +1,4 @@
-"""Pictures of a Gaussian scene, for people to look at."""
+"""Renders of a Gaussian scene for viewing."""
 
 from collections.abc import Callable
 
@@ -21,19 +21,19 @@ def render(
     backend: Backend = "auto",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Render Gaussians into N cameras, one after the other, so that memory does not grow with N.
+    """Render Gaussians into N cameras one by one, so that memory does not grow with N.
 
     Args:
         gaussians: The scene; `cameras` must be on its device.
         cameras: N views.
         background: RGB in [0, 1] [3]; default black.
-        antialiased: As the scene was fitted (`FitConfig.antialiased`).
-        near_plane: Gaussians nearer than this are left out, scene units.
-        backend: Of `rasterization`.
+        antialiased: How the scene was fitted (`FitConfig.antialiased`).
+        near_plane: Gaussians nearer than this are culled, in scene units.
+        backend: Backend of `rasterization`.
         on_progress: Called with (cameras done, all cameras).
 
     Returns:
-        [N, 3, H, W] in [0, 1].
+        Pictures [N, 3, H, W] in [0, 1].
     """
     pictures = []
     for i in range(len(cameras)):

@@ -63,24 +63,24 @@ def evaluate_sh(degree: int, directions: Tensor, coefficients: Tensor) -> Tensor
     """Colour seen along each direction: max(0, 0.5 + harmonics . coefficients), as in 3DGS.
 
     Args:
-        degree: Bands to use, 0 to 3; the coefficients may hold more.
-        directions: From the camera to the Gaussian [..., 3], of any length but zero.
-        coefficients: [..., K, 3] with K >= (degree + 1)^2.
+        degree: Highest degree to use, 0 to 3; the coefficients may hold more.
+        directions: Vectors from the camera to the Gaussian [..., 3], of any length but zero.
+        coefficients: Coefficients [..., K, 3] with K >= (degree + 1)^2.
 
     Returns:
-        Colours [..., 3], >= 0 (not limited above).
+        Colours [..., 3], >= 0 (not clamped above).
     """
     bands = (degree + 1) ** 2
     if coefficients.shape[-2] < bands:
         raise ValueError(f"sh_degree {degree} needs {bands} coefficients, got {coefficients.shape[-2]}")
-    if degree == 0:  # saves normalising directions nobody looks at
+    if degree == 0:  # avoids normalising directions that are not used
         return (SH_C0 * coefficients[..., 0, :] + 0.5).clamp_min(0)
     basis = sh_basis(degree, torch.nn.functional.normalize(directions, dim=-1))
     return ((basis[..., None] * coefficients[..., :bands, :]).sum(dim=-2) + 0.5).clamp_min(0)
 
 
 def sh_from_rgb(rgb: Tensor) -> Tensor:
-    """Degree-0 coefficients [..., 3] of a colour [..., 3] that looks the same from everywhere."""
+    """Degree-0 coefficients [..., 3] of a colour [..., 3] that is the same from all directions."""
     return (rgb - 0.5) / SH_C0
 
 

@@ -1,15 +1,14 @@
 """SPZ files: Niantic's compressed Gaussians, a quarter of the PLY or less, which most of today's viewers read.
 
-One array an attribute, little-endian: positions (24-bit fixed point), opacities, colours, scales, rotations, harmonics
-(coefficient by coefficient, red green blue inside), all but positions in bytes; cus/splats/spz_container.py holds them.
-Axes are right, up, back; those of the project's world, as in PLY files, are right, down, front: see
-cus/cameras/conversions.py.
+One array per attribute, little-endian: positions (24-bit fixed point), opacities, colours, scales, rotations, harmonics
+(by coefficient, then red green blue), all but positions in bytes; cus/splats/spz_container.py holds them. Axes are
+right, up, back, whereas the project's world and PLY files have right, down, front: see cus/cameras/conversions.py.
 Version 2 holds rotations as x y z in three bytes; versions 3 and 4 the three smallest components in four. Version 1 has
 positions as half floats. Versions 1 to 4 are read, 2 and 3 written.
 
-Largest errors of values inside the ranges: half a step of positions (2^-bits, the bits by the extent of the scene),
-1/510 in opacity (1/255 beside 0 and 1), 1/76.5 in harmonics of degree 0, 4/128 of degree 1 and 8/128 above, 1/32 in
-log scale, and in each stored component of the unit quaternion 1/255 (version 2) or 1/1445 (version 3).
+Largest errors of values inside the ranges: half a step of positions (2^-bits, the bits depend on the extent of the
+scene), 1/510 in opacity (1/255 next to 0 and 1), 1/76.5 in harmonics of degree 0, 4/128 of degree 1 and 8/128 above,
+1/32 in log scale, and in each stored component of the unit quaternion 1/255 (version 2) or 1/1445 (version 3).
 """
 
 import gzip
@@ -36,24 +35,24 @@ from cus.splats.spz_container import (
 from cus.splats.storage import write_whole
 from cus.splats.stored_values import StoredSplats, usable_gaussians
 
-# Finer than this gains nothing that can be seen in a scene of extent 1, and costs file size.
+# A finer step is not visible in a scene of extent 1 and costs file size.
 _MOST_FRACTIONAL_BITS = 16
 _COLOR_SCALE = 0.15
-_SH_BUCKETS = (8, 16)  # of degree 1 and above: coarser than a byte, so that gzip finds more to save
+_SH_BUCKETS = (8, 16)  # for degree 1 and above: coarser than a byte, so that gzip compresses better
 _LOG_SCALES = (-10.0, 255 / 16 - 10)
 
 
 def save_spz(path: str | Path, gaussians: Gaussians, *, antialiased: bool = False, version: int = 2) -> None:
-    """Write Gaussians, atomically: a file that exists is whole. Values outside the format's ranges are clamped.
+    """Write Gaussians atomically: an existing file is complete. Values outside the format's ranges are clamped.
 
     Args:
-        path: Of the file.
-        gaussians: At least one; `spz_clamped` counts those that the format's ranges change.
+        path: File to write.
+        gaussians: At least one Gaussian; `spz_clamped` counts those that the format's ranges change.
         antialiased: Whether they were fitted for antialiased rendering.
-        version: 2, which every reader knows, or 3, whose rotations are finer.
+        version: 2, which every reader knows, or 3, which has finer rotations.
 
     Raises:
-        InputError: There is nothing to write, too much, positions beyond 2^23 units, or a place that cannot be written.
+        InputError: Nothing to write, too much, positions beyond 2^23 units, or a path that is not writable.
     """
     if version not in (2, 3):
         raise ValueError(f"version must be 2 or 3, got {version}")
@@ -67,7 +66,7 @@ def save_spz(path: str | Path, gaussians: Gaussians, *, antialiased: bool = Fals
     log_scales = (g.scales.double().log() - _LOG_SCALES[0]) * 16
     arrays = [
         _pack_positions(conversions.rub_points_from_rdf(g.means.double()), bits),
-        # Never 0 or 255: other programs turn them into infinite logits, which nothing can read any more.
+        # Never 0 or 255: other programs turn them into infinite logits, which no program can read.
         _bytes((g.opacities.double() * 255).clamp(1, 254)),
         _bytes(sh[:, 0] * (_COLOR_SCALE * 255) + 127.5),
         _bytes(log_scales),
@@ -77,7 +76,7 @@ def save_spz(path: str | Path, gaussians: Gaussians, *, antialiased: bool = Fals
     fields = (MAGIC, version, len(g), g.sh_degree, bits, ANTIALIASED if antialiased else 0, 0)
     content = HEADER.pack(*fields) + b"".join(array.tobytes() for array in arrays)
     assert len(content) == HEADER.size + sum(header.array_bytes().values())
-    # No time stamp: the same Gaussians give the same file.
+    # No time stamp, so that the same Gaussians give the same file.
     packed = gzip.compress(content, mtime=0)
     write_whole(path, lambda stream: stream.write(packed))
 
@@ -85,7 +84,7 @@ def save_spz(path: str | Path, gaussians: Gaussians, *, antialiased: bool = Fals
 def read_spz(path: str | Path) -> StoredSplats:
     """Read Gaussians from an SPZ file of version 1 to 4.
 
-    Opacities of 0 and 1 become the nearest values inside the open range. Harmonics of degree 4 are left out.
+    Opacities of 0 and 1 become the nearest values inside the open range. Harmonics of degree 4 are dropped.
 
     Raises:
         InputError: not an SPZ file, truncated, damaged, of a later version, or with extensions.
@@ -119,16 +118,16 @@ def read_spz(path: str | Path) -> StoredSplats:
 
 
 def spz_clamped(gaussians: Gaussians) -> dict[str, int]:
-    """How many Gaussians lose more than the format's rounding, by field; fields without any are left out.
+    """Number of Gaussians that lose more than the format's rounding, by field; fields without any are omitted.
 
-    Scales, colours and harmonics outside the format's ranges are clamped; positions lose more where the rounding is
-    larger than the Gaussian itself.
+    Scales, colours and harmonics outside the format's ranges are clamped; positions lose more if the rounding is larger
+    than the Gaussian itself.
     """
     log_scales = gaussians.scales.log()
     half = 0.5 / 16
     half_step = 0.5 / 2.0 ** _fractional_bits(gaussians.means)
     outside = {
-        # Of a scene with points far away the fixed point may be coarser than its Gaussians.
+        # If a scene has points far away, the fixed point may be coarser than its Gaussians.
         "position": (gaussians.scales.amax(dim=1).clamp_min(math.exp(_LOG_SCALES[0])) < half_step)[:, None],
         "scale": (log_scales < _LOG_SCALES[0] - half) | (log_scales > _LOG_SCALES[1] + half),
         "colour": gaussians.sh[:, 0].abs() > 0.5 / _COLOR_SCALE,
@@ -139,7 +138,7 @@ def spz_clamped(gaussians: Gaussians) -> dict[str, int]:
 
 
 def _fractional_bits(means: Tensor) -> int:
-    """The finest fixed point in which every coordinate fits."""
+    """The finest fixed-point format that holds every coordinate."""
     largest = float(means.abs().max())
     bits = min(_MOST_FRACTIONAL_BITS, POSITION_BITS - 1 - math.ceil(math.log2(max(largest, 2.0**-100) * (1 + 1e-6))))
     if bits < 0:
@@ -160,7 +159,7 @@ def _pack_positions(points: Tensor, bits: int) -> np.ndarray:
 
 
 def _unpack_positions(stored: np.ndarray, bits: int) -> np.ndarray:
-    """[N, 3, 3] bytes -> [N, 3] float32."""
+    """Unpack positions: [N, 3, 3] bytes -> [N, 3] float32."""
     wide = np.zeros((*stored.shape[:2], 4), np.uint8)
     wide[..., 1:] = stored  # as the upper three bytes: dividing by 256 then carries the sign
     return (wide.view("<i4")[..., 0].astype(np.float64) / 2.0 ** (bits + 8)).astype(np.float32)
@@ -178,7 +177,7 @@ def _unpack_xyz(stored: np.ndarray) -> np.ndarray:
 
 
 def _pack_smallest_three(quats: Tensor) -> np.ndarray:
-    """[N, 4] wxyz -> [N, 4] bytes: two bits for which of x y z w is left out, a sign and nine bits of each other."""
+    """[N, 4] wxyz -> [N, 4] bytes: two bits for the omitted one of x y z w, a sign and nine bits for each other."""
     xyzw = quats.roll(-1, dims=1)
     largest = xyzw.abs().argmax(dim=1, keepdim=True)
     xyzw = torch.where(xyzw.gather(1, largest) < 0, -xyzw, xyzw)
@@ -207,7 +206,7 @@ def _unpack_smallest_three(stored: np.ndarray) -> np.ndarray:
 
 
 def _pack_harmonics(sh: Tensor) -> np.ndarray:
-    """[N, K - 1, 3] -> bytes: to the nearest multiple of the bucket, of which 128, that is 0, is one."""
+    """[N, K - 1, 3] -> bytes, rounded to multiples of the bucket, of which 128, i.e. 0, is one."""
     buckets = torch.full((sh.shape[1], 1), float(_SH_BUCKETS[1]), dtype=sh.dtype)
     buckets[:3] = _SH_BUCKETS[0]
     return _bytes((sh * 128 / buckets).round() * buckets + 128)

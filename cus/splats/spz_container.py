@@ -1,8 +1,8 @@
-"""The container of SPZ files: a header, and one array of bytes an attribute, packed by gzip or zstd.
+"""The container of SPZ files: a header, and one array of bytes per attribute, packed by gzip or zstd.
 
-Versions 1 to 3 are a gzip stream of a 16-byte header and the arrays one after the other. Version 4 is a plain 32-byte
-header, a table of the arrays' packed and unpacked sizes, and the arrays, each a zstd stream of its own. Unpacking never
-gives more than the header's count of Gaussians takes, and a count that no packing could bring into the file is refused.
+Versions 1 to 3 are a gzip stream of a 16-byte header and the concatenated arrays. Version 4 is a plain 32-byte header,
+a table of the arrays' packed and unpacked sizes, and the arrays, each its own zstd stream. Unpacking never produces
+more than the header's number of Gaussians needs, and a number that could not be packed into the file is refused.
 """
 
 import struct
@@ -19,25 +19,25 @@ from cus.splats.storage import read_bytes
 MAGIC = 0x5053474E
 HEADER = struct.Struct("<IIIBBBB")
 ANTIALIASED, EXTENSIONS = 1, 2
-# Points of one file that the reference reader accepts.
+# The largest number of points that the reference reader accepts.
 LARGEST_COUNT = 10_000_000
 POSITION_BITS = 24
 _MAGIC_BYTES = MAGIC.to_bytes(4, "little")
 _HEADER_4 = struct.Struct("<IIIBBBBI12x")
 _TABLE_ENTRY = struct.Struct("<QQ")
 _HIGHEST_DEGREE = 4
-# Scenes pack to a half or a third. This many times is nobody's scene, only a way to fill the memory of who opens it.
+# Scenes pack to a half or a third. A ratio above this is no real scene, only an attempt to exhaust memory.
 _MOST_PACKED, _HARMLESS = 100, 64 * 2**20
 
 
 @dataclass(frozen=True)
 class SpzHeader:
-    """What an SPZ file says of itself.
+    """Header of an SPZ file.
 
     Attributes:
-        version: 1 to 4.
-        count: Gaussians in the file.
-        sh_degree: 0 to 4.
+        version: format version, 1 to 4.
+        count: number of Gaussians in the file.
+        sh_degree: degree of the harmonics, 0 to 4.
         fractional_bits: positions are whole multiples of 2^-fractional_bits scene units; version 1 has half floats.
         antialiased: whether the Gaussians were fitted for antialiased rendering.
     """
@@ -50,18 +50,18 @@ class SpzHeader:
 
     @property
     def rotation_bytes(self) -> int:
-        """Bytes of one rotation."""
+        """Number of bytes of one rotation."""
         return 4 if self.version >= 3 else 3
 
     def array_bytes(self) -> dict[str, int]:
-        """Bytes of each array, in the order of the file."""
+        """Number of bytes of each array, in the order of the file."""
         widths = {"positions": 6 if self.version == 1 else 9, "opacities": 1, "colors": 3, "scales": 3}
         widths |= {"rotations": self.rotation_bytes, "harmonics": 3 * ((self.sh_degree + 1) ** 2 - 1)}
         return {name: width * self.count for name, width in widths.items()}
 
 
 def read_spz_arrays(path: str | Path) -> tuple[SpzHeader, dict[str, np.ndarray], int]:
-    """The header, the bytes of each array, and how many bytes follow the last one.
+    """The header, the bytes of each array, and the number of bytes after the last one.
 
     Raises:
         InputError: not an SPZ file, truncated, damaged, of a later version, or with extensions.
@@ -71,7 +71,7 @@ def read_spz_arrays(path: str | Path) -> tuple[SpzHeader, dict[str, np.ndarray],
         content, trailing = _unzipped(path, packed)
     elif int.from_bytes(packed[4:8], "little") == 4:
         return _arrays_of_4(path, packed)
-    else:  # some programs leave the packing out
+    else:  # some programs omit the compression
         content, trailing = packed, 0
     header = _header(path, content, len(packed))
     start, arrays = HEADER.size, {}
@@ -88,12 +88,12 @@ def read_spz_arrays(path: str | Path) -> tuple[SpzHeader, dict[str, np.ndarray],
 
 
 def read_spz_header(path: str | Path) -> SpzHeader:
-    """What the file says of itself. Raises InputError as `read_spz_arrays`."""
+    """Read the header only. Raises InputError as `read_spz_arrays`."""
     return read_spz_arrays(path)[0]
 
 
 def _header(path: str | Path, content: bytes, packed_size: int) -> SpzHeader:
-    """Of any version: the first 16 bytes mean the same in all but their last, which version 4 alone uses."""
+    """Parse a header of any version: the first 16 bytes agree except for the last, which only version 4 uses."""
     if len(content) < HEADER.size:
         raise InputError(f"{path} is truncated: {len(content)} bytes are no SPZ header")
     magic, version, count, degree, bits, flags, _ = HEADER.unpack_from(content)
@@ -123,14 +123,14 @@ def _header(path: str | Path, content: bytes, packed_size: int) -> SpzHeader:
 
 
 def _unzipped(path: str | Path, packed: bytes) -> tuple[bytes, int]:
-    """The content of a gzip stream, as far as its header says and one byte more; and the bytes after the stream."""
+    """The content of a gzip stream up to one byte beyond the header's size, and the number of bytes after it."""
     stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
         content = stream.decompress(packed, HEADER.size)
         if len(content) == HEADER.size:
             size = sum(_header(path, content, len(packed)).array_bytes().values())
             content += stream.decompress(stream.unconsumed_tail, size)
-            # One more byte shows whether there is more, and takes in the end of the stream with its checksum.
+            # One extra byte shows whether there is more, and consumes the end of the stream with its checksum.
             if not stream.eof:
                 content += stream.decompress(stream.unconsumed_tail, 1)
     except zlib.error as error:
@@ -167,7 +167,7 @@ def _arrays_of_4(path: str | Path, packed: bytes) -> tuple[SpzHeader, dict[str, 
 
 def _unpacked(path: str | Path, stream: bytes, name: str, size: int) -> bytes:
     try:
-        # Whatever the stream itself says of its size, no more than this is ever unpacked.
+        # Never unpack more than this, whatever size the stream itself claims.
         with zstandard.ZstdDecompressor().stream_reader(stream) as reader:
             content = reader.read(size + 1)
     except zstandard.ZstdError as error:

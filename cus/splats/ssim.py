@@ -16,10 +16,10 @@ def ssim(images: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         images: [..., C, H, W] in [0, 1], H and W at least 6.
-        targets: Of the same shape.
+        targets: Images of the same shape.
 
     Returns:
-        One number an image [...], at most 1, which equal images reach.
+        One number per image [...], at most 1, reached for equal images.
     """
     if images.shape != targets.shape or images.ndim < 3:
         raise ValueError(f"expected two [..., C, H, W] of one shape, got {list(images.shape)}, {list(targets.shape)}")
@@ -30,7 +30,7 @@ def ssim(images: Tensor, targets: Tensor) -> Tensor:
         return ssim_cpu(images, targets, window, (_C1, _C2)).mean(dim=(-3, -2, -1))
     x, y = images, targets
     mean_x, square_x, product = _blur(torch.stack([x, x * x, x * y])).unbind()
-    mean_y, square_y = _blur(torch.stack([y, y * y])).unbind()  # apart: targets rarely need gradients
+    mean_y, square_y = _blur(torch.stack([y, y * y])).unbind()  # separately, because targets rarely need gradients
     squares, cross = mean_x * mean_x + mean_y * mean_y, mean_x * mean_y
     likeness = (2 * cross + _C1) * (2 * (product - cross) + _C2)
     size = (squares + _C1) * (square_x + square_y - squares + _C2)
@@ -38,14 +38,14 @@ def ssim(images: Tensor, targets: Tensor) -> Tensor:
 
 
 def _in_kernels(images: Tensor, targets: Tensor) -> bool:
-    """Whether the compiled kernels do it: where gradients are wanted they save three quarters of the time."""
+    """Whether to use the compiled kernels; with gradients they save three quarters of the time."""
     wanted = torch.is_grad_enabled() and images.requires_grad and not targets.requires_grad
     single = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (images, targets))
     return wanted and single and images.shape[-1] >= SMALLEST_WIDTH
 
 
 def _window(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Weights of the Gaussian window [11]; they add up to 1."""
+    """Weights of the Gaussian window [11] with sum 1."""
     offsets = torch.arange(-_RADIUS, _RADIUS + 1, device=device)
     weights = torch.exp(-0.5 * (offsets.to(dtype) / _SIGMA) ** 2)
     return weights / weights.sum()
@@ -54,7 +54,7 @@ def _window(dtype: torch.dtype, device: torch.device) -> Tensor:
 def _blur(maps: Tensor) -> Tensor:
     """Window averages of [..., H, W].
 
-    Products with the blocks of a banded matrix: on CPUs several times faster than a depthwise convolution.
+    Computed as products with the blocks of a banded matrix: on CPUs several times faster than a depthwise convolution.
     """
     for _ in range(2):  # columns, then, transposed, rows
         size = maps.shape[-1]

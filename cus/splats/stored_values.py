@@ -1,4 +1,4 @@
-"""Values as files of Gaussians hold them -> Gaussians that can be rendered, and a note on what was left out."""
+"""Values from files of Gaussians -> Gaussians that can be rendered, and a note on those that were left out."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,12 @@ from cus.splats.gaussians import Gaussians
 
 @dataclass(frozen=True)
 class StoredSplats:
-    """What a file of Gaussians gave.
+    """The result of reading a file of Gaussians.
 
     Attributes:
-        gaussians: those that can be rendered, at least one, in the order of the file.
+        gaussians: Gaussians that can be rendered, at least one, in the order of the file.
         antialiased: whether the file says that they were fitted for antialiased rendering.
-        notes: what a person should know, a line each: what was left out, and how much of it.
+        notes: messages for the user, one line each: what was left out, and how much of it.
     """
 
     gaussians: Gaussians
@@ -28,24 +28,24 @@ class StoredSplats:
 def usable_gaussians(
     path: Path | str, means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, sh: Tensor
 ) -> tuple[Gaussians, tuple[str, ...]]:
-    """Leave out the Gaussians that stand for nothing that can be drawn; opacities of 0 and 1 move inside the range.
+    """Leave out Gaussians that cannot be drawn; opacities of 0 and 1 move inside the range.
 
     Args:
-        path: for messages.
-        means: [N, 3].
-        quats: [N, 4] wxyz, of any length.
-        scales: [N, 3], linear.
-        opacities: [N] in [0, 1].
-        sh: [N, K, 3].
+        path: file name for messages.
+        means: centres [N, 3].
+        quats: orientations [N, 4], wxyz, of any length.
+        scales: linear standard deviations [N, 3].
+        opacities: opacities [N] in [0, 1].
+        sh: harmonics coefficients [N, K, 3].
 
     Returns:
-        The others, and a note with the number and the reasons where any were left out.
+        The others, and a note with the number and the reasons if any were left out.
 
     Raises:
-        InputError: none is left.
+        InputError: no Gaussian is left.
     """
     count = len(means)
-    # Of a Gaussian with several faults the first counts.
+    # A Gaussian with several faults is counted for the first.
     faults = {
         "a position that is NaN or infinite": ~means.isfinite().all(dim=1),
         "a scale that is NaN, infinite, zero or below": ~(scales.isfinite() & (scales > 0)).all(dim=1),

@@ -16,9 +16,9 @@ class TileLists:
         ids: Flat Gaussian ids (camera * N + gaussian) [P], tile after tile.
         offsets: Start of each tile's part of `ids`, and its end [C * rows * columns + 1].
         tile_size: Side of a tile in pixels.
-        columns: Tiles side by side.
-        rows: Tiles one above the other.
-        cameras: Images C.
+        columns: Number of tiles side by side.
+        rows: Number of tiles one above the other.
+        cameras: Number of images C.
     """
 
     ids: Tensor
@@ -46,7 +46,7 @@ def build_tile_lists(projection: Projection, width: int, height: int, tile_size:
     spans = high - low
     tiles_each = spans[:, 0] * spans[:, 1]
 
-    # One row a (Gaussian, tile) pair, still in depth order; then a stable sort by tile keeps that order inside tiles.
+    # One row per (Gaussian, tile) pair, still in depth order; then a stable sort by tile keeps that order inside tiles.
     pairs = torch.repeat_interleave(tiles_each)
     nth = torch.arange(len(pairs), device=device) - (tiles_each.cumsum(0) - tiles_each)[pairs]
     span = spans[pairs, 0]
@@ -63,14 +63,14 @@ def build_tile_lists(projection: Projection, width: int, height: int, tile_size:
 
 
 def _touches(projection: Projection, ids: Tensor, left: Tensor, top: Tensor, tile_size: int) -> Tensor:
-    """Whether the ellipse alpha >= 1/255 reaches the pixel centres of a tile: its box alone takes in many corners.
+    """Whether the ellipse alpha >= 1/255 reaches the pixel centres of a tile; the box alone includes many corners.
 
     The exponent sigma is convex, so its minimum over the tile is at the mean, if that is inside, or on one of the
-    (at most two) edges that face the mean, at the edge's own minimum limited to the edge.
+    (at most two) edges that face the mean, at the edge's own minimum clamped to the edge.
     """
     x, y = projection.means2d.reshape(-1, 2)[ids].unbind(-1)
     a, b, c = projection.conics.reshape(-1, 3)[ids].unbind(-1)
-    # Corners of the square of pixel centres, seen from the mean.
+    # Corners of the square of pixel centres, relative to the mean.
     x0, y0 = left + 0.5 - x, top + 0.5 - y
     x1, y1 = x0 + (tile_size - 1), y0 + (tile_size - 1)
     near_x = torch.minimum(torch.maximum(x0, torch.zeros_like(x0)), x1)
@@ -82,5 +82,5 @@ def _touches(projection: Projection, ids: Tensor, left: Tensor, top: Tensor, til
     on_vertical = sigma(near_x, torch.minimum(torch.maximum(-b / c * near_x, y0), y1))
     on_horizontal = sigma(torch.minimum(torch.maximum(-b / a * near_y, x0), x1), near_y)
     limit = (projection.opacities.reshape(-1)[ids] / ALPHA_CUTOFF).log()
-    # A margin for rounding: a pair too many costs a little time, one too few an edge.
+    # A margin for rounding: a pair too many costs a little time, one too few leaves an edge.
     return torch.minimum(on_vertical, on_horizontal) <= limit * 1.001 + 1e-3

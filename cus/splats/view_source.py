@@ -1,4 +1,4 @@
-"""Views that a fit makes itself while it runs, such as pseudo-labels."""
+"""Views that a fit generates while it runs, such as pseudo-labels."""
 
 from typing import Protocol
 
@@ -12,27 +12,27 @@ SceneTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class ViewSource(Protocol):
-    """Makes supervision from the scene as it is. Beside its counts nothing of it changes from step to step.
+    """Generates supervision from the current scene. Apart from its counts, nothing of it changes between steps.
 
     Attributes:
-        counts: what came of it so far, a tensor on the CPU that a checkpoint keeps.
+        counts: statistics of its draws so far, a tensor on the CPU that a checkpoint keeps.
     """
 
     counts: Tensor
 
     def turns(self, images: int) -> int:
-        """How many of its views join a round in which there are so many turns of images and their crops."""
+        """Number of its views that join a round with `images` turns of images and their crops."""
         ...
 
     def draw(self, scene: SceneTensors, generator: torch.Generator) -> Supervision | None:
-        """A view to compare the scene with, or None where none was found that shows enough.
+        """A view to compare the scene with, or None if none was found that shows enough.
 
         Args:
-            scene: the Gaussians as they are; no gradient flows into them.
-            generator: Of every random draw; on the CPU.
+            scene: the current Gaussians; no gradient flows into them.
+            generator: generator of every random draw, on the CPU.
         """
         ...
 
     def identity(self) -> tuple[str, list[Tensor]]:
-        """What a checkpoint belongs to beside the fit's own inputs: settings in words, and tensors."""
+        """Its part of a checkpoint's identity besides the fit's own inputs: settings in words, and tensors."""
         ...

@@ -152,7 +152,7 @@ def sample_levels(levels: list[Tensor], x: Tensor, y: Tensor, footprint: Tensor)
 
 
 def blur(values: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of [..., H, W], cut off at three sigma, mirrored at the borders; a tiny sigma (pixels) is a no-op."""
+    """Gaussian blur of [..., H, W], cut off at three sigma, with mirrored borders; a tiny sigma is a no-op."""
     for axis in (-1, -2):
         weights = blur_weights(sigma).to(values)
         radius = len(weights) // 2

@@ -1,1 +1,1 @@
-"""The rasterizer for CPUs: Numba kernels in explicit SIMD, under threads of our own."""
+"""The rasterizer for CPUs: Numba kernels with explicit SIMD, run by our own threads."""

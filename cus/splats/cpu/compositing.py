@@ -1,13 +1,13 @@
 """Alpha compositing of projected Gaussians on the CPU: one kernel forward, one backward, sixteen pixels at a time.
 
-Semantics are those of `cus.splats.rasterize_torch`. A tile's pixels lie in scratch arrays block by block (4 x 4 pixels,
-the sixteen lanes); of each Gaussian only the blocks that it reaches are evaluated, and in the backward pass only those
-where it counted.
+Semantics match `cus.splats.rasterize_torch`. A tile's pixels are stored in scratch arrays block by block (4 x 4 pixels,
+the sixteen lanes); only the blocks that a Gaussian reaches are evaluated, and in the backward pass only those where it
+contributed.
 
-Backward, too, goes front to back. What all Gaussians together are worth to the loss at a pixel is known from the
-picture itself; less those in front, it is what lies behind, S, and the derivative in a Gaussian's alpha is
-T worth - S / (1 - alpha). Each (Gaussian, tile) pair writes its sums into a slot of its own, and the slots of a
-Gaussian are added up in a fixed order: no atomics, and the same bits on any number of threads.
+The backward pass also goes front to back. The picture itself gives the total worth of all Gaussians to the loss at a
+pixel; minus those in front, it is the worth S of what lies behind, and the derivative in a Gaussian's alpha is
+T worth - S / (1 - alpha). Each (Gaussian, tile) pair writes its sums into its own slot, and the slots of a Gaussian
+are added up in a fixed order: no atomics, and the same bits with any number of threads.
 """
 
 from typing import NamedTuple
@@ -42,9 +42,9 @@ _PIXELS = TILE * TILE
 _CUTOFF, _CAP, _STOP = np.float32(ALPHA_CUTOFF), np.float32(ALPHA_MAX), np.float32(TRANSMITTANCE_STOP)
 _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 _ALL = np.int32(0xFFFF)  # lanes of a mask
-# Sums of a pair besides those of its colour: of dL/d(-sigma) and its moments in (e, dy), e = dx + slant dy.
+# Sums per pair besides those of its colour: dL/d(-sigma) and its moments in (e, dy), e = dx + slant dy.
 _MOMENTS = 6
-# Pairs of a tile lie all over the tables: what one needs is asked for while so many before it are worked on.
+# A tile's pairs are scattered over the tables, so each is prefetched this many pairs ahead.
 _AHEAD = 6
 
 
@@ -54,13 +54,13 @@ def composite_cpu(
     """Composite projected Gaussians.
 
     Args:
-        means2d: [M, 2] pixels, M = cameras x Gaussians.
-        forms: [M, 3] of `project_cpu`.
-        colors: [M, D], any D.
-        opacities: [M].
-        splats: Of these Gaussians.
-        lists: Splats of every tile.
-        grid: Of the images.
+        means2d: Centres in pixels [M, 2], M = cameras x Gaussians.
+        forms: Square-root forms [M, 3] from `project_cpu`.
+        colors: Colours with any number of channels [M, D].
+        opacities: Opacities [M].
+        splats: These Gaussians, sorted.
+        lists: Splats of each tile.
+        grid: Tiles of the images.
 
     Returns:
         Colours over black [C, height, width, D] and transmittances [C, height, width, 1].
@@ -69,7 +69,7 @@ def composite_cpu(
 
 
 class Pixels(NamedTuple):
-    """What a kernel writes at every pixel, or the gradients in that: [C, H, W, D] and [C, H, W, 1]."""
+    """A kernel's output at every pixel, or the gradients in it: [C, H, W, D] and [C, H, W, 1]."""
 
     images: np.ndarray
     transmittances: np.ndarray
@@ -121,7 +121,7 @@ class _Composite(torch.autograd.Function):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _forward(table, features, lists, grid, pixels, counted, first, last):  # pragma: no cover - compiled
-    """Composite the tiles first to last, and note in which blocks each pair counted."""
+    """Composite the tiles first to last, and record the blocks in which each pair contributed."""
     images, transmittances, channels = pixels.images, pixels.transmittances, features.shape[1]
     flat_table, flat_features = table.reshape(-1), features.reshape(-1)
     width, height, rows, columns = grid.width, grid.height, grid.rows, grid.columns
@@ -161,7 +161,7 @@ def _forward(table, features, lists, grid, pixels, counted, first, last):  # pra
                 before = load(light, block * 16)
                 weight = select(valid, select(alpha < _CAP, alpha, _CAP) * before, _ZERO)
                 after = before - weight
-                # What has stopped before is negative and stops again.
+                # A pixel that has already stopped is negative and stops again.
                 stops = after <= _STOP
                 weight = select(stops, _ZERO, weight)
                 store(light, block * 16, select(stops, negative_magnitude(before), after))
@@ -182,7 +182,7 @@ def _forward(table, features, lists, grid, pixels, counted, first, last):  # pra
 
 @njit(cache=True, nogil=True)
 def _enter(light, left, top, width, height):  # pragma: no cover - compiled
-    """Full light for the pixels of a tile that the picture has; returns the blocks that have any."""
+    """Full transmittance for the pixels of a tile that lie in the picture; returns the blocks that have any."""
     going = np.int32(0)
     for pixel in range(_PIXELS):
         px, py = left + (pixel // 16 & 3) * 4 + (pixel & 3), top + pixel // 64 * 4 + (pixel // 4 & 3)
@@ -196,7 +196,7 @@ def _enter(light, left, top, width, height):  # pragma: no cover - compiled
 def _backward(
     table, features, lists, grid, pixels, upstream, counted, sums, first, last
 ):  # pragma: no cover - compiled
-    """For each pair of the tiles first to last, the sums of `_gather` over the pixels where it counted."""
+    """For each pair of the tiles first to last, the sums of `_gather` over the pixels where it contributed."""
     images, transmittances, channels = pixels.images, pixels.transmittances, features.shape[1]
     flat_table, flat_features, flat_sums = table.reshape(-1), features.reshape(-1), sums.reshape(-1)
     g_images, g_transmittances = upstream.images, upstream.transmittances
@@ -243,7 +243,7 @@ def _backward(
                 here &= here - np.int32(1)
                 dx = column_offsets() + (x + np.float32(4 * (block & 3)))
                 dy = row_offsets() + (y + np.float32(block & ~3))
-                # As in the forward pass, to the bit: the same pixels count.
+                # Identical to the forward pass to the bit, so the same pixels count.
                 e = multiply_add(dy, slant, dx)
                 alpha = exp2_negative(multiply_add(e * e, e2, multiply_add(dy * dy, y2, log_opacity)))
                 before = load(light, block * 16)
@@ -275,7 +275,7 @@ def _backward(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _gather(sums, counted, starts, order, forms, opacities, grads, first, last):  # pragma: no cover - compiled
-    """Add up the slots of each splat, and the chain rule from the moments to its parameters."""
+    """Add up the slots of each splat and apply the chain rule from the moments to its parameters."""
     channels = grads.colors.shape[1]
     added = np.empty(_MOMENTS + channels)
     for splat in range(first, last):
@@ -291,7 +291,7 @@ def _gather(sums, counted, starts, order, forms, opacities, grads, first, last):
         i = order[splat]
         root, slant, steep = np.float64(forms[i, 0]), np.float64(forms[i, 1]), np.float64(forms[i, 2])
         grads.opacities[i] = added[0] / opacities[i]
-        # sigma = root^2 e^2 + steep dy^2, and a mean that moves takes dx and dy the other way.
+        # sigma = root^2 e^2 + steep dy^2; moving the mean moves dx and dy the other way.
         grads.means2d[i, 0] = 2 * root * root * added[1]
         grads.means2d[i, 1] = 2 * root * root * slant * added[1] + 2 * steep * added[2]
         grads.forms[i, 0] = -2 * root * added[3]

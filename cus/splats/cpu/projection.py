@@ -1,12 +1,12 @@
 """Projection of Gaussians for the CPU rasterizer, fused into one kernel forward and one backward.
 
-The formulas and conventions are those of `cus.splats.projection`. The conic leaves in square-root form,
+Formulas and conventions match `cus.splats.projection`. The conic is returned in square-root form,
 
     sigma = (root (dx + slant dy))^2 + steep dy^2,
     root = sqrt(yy / (2 det)),  slant = -xy / yy,  steep = 1 / (2 yy)
 
-with xx, xy, yy the 2D covariance and det its determinant: float32 holds a needle of a thousand pixels in it, whose
-conic would lose its determinant. Arithmetic is in float64, which costs nothing beside the memory.
+with xx, xy, yy the 2D covariance and det its determinant: in this form float32 can hold a needle of a thousand pixels,
+whose conic would lose its determinant. Arithmetic is in float64, which costs nothing next to the memory traffic.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from cus.kernels.threads import in_pieces
 from cus.splats.cpu.projection_kernels import project_backward, project_forward
 from cus.splats.projection import ProjectionOptions
 
-# Gaussians a piece of the backward pass: fixed, so that the sums over them do not depend on the number of threads.
+# Gaussians per chunk of the backward pass: fixed, so that the sums do not depend on the number of threads.
 _PIECE = 2048
 
 
@@ -36,17 +36,17 @@ def project_cpu(
     """Project Gaussians into every camera; float32 on the CPU, differentiable in every tensor.
 
     Args:
-        means: [N, 3].
-        quats: [N, 4] wxyz.
-        scales: [N, 3] linear.
-        opacities: [N].
+        means: Centres [N, 3], world.
+        quats: Orientations [N, 4], wxyz.
+        scales: Linear standard deviations [N, 3].
+        opacities: Opacities [N].
         viewmats: World-to-camera [C, 4, 4].
-        Ks: [C, 3, 3] pixels, without skew.
-        options: Size and limits.
+        Ks: Intrinsics [C, 3, 3] in pixels, without skew.
+        options: Image size and limits.
 
     Returns:
-        means2d [C, N, 2], forms [C, N, 3] (root, slant, steep), depths [C, N], opacities [C, N] as they are seen, radii
-        [C, N, 2] (int32, 0 where culled).
+        means2d [C, N, 2], forms [C, N, 3] (root, slant, steep), depths [C, N], opacities [C, N] with antialiasing,
+        radii [C, N, 2] (int32, 0 where culled).
     """
     return _Project.apply(means, quats, scales, opacities, viewmats, Ks, options)  # type: ignore[return-value]
 
@@ -60,7 +60,7 @@ def conics_from_forms(forms: Tensor) -> Tensor:
 
 
 class Scene(NamedTuple):
-    """N Gaussians, or gradients in them, float32: [N, 3], [N, 4], [N, 3], [N]."""
+    """N Gaussians, or gradients with respect to them, float32: [N, 3], [N, 4], [N, 3], [N]."""
 
     means: np.ndarray
     quats: np.ndarray
@@ -83,7 +83,7 @@ class Views(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Gaussians as the cameras see them, or gradients in that, float32: [C, N, 2], [C, N, 3], [C, N], [C, N]."""
+    """Gaussians as the cameras see them, or gradients in these, float32: [C, N, 2], [C, N, 3], [C, N], [C, N]."""
 
     means2d: np.ndarray
     forms: np.ndarray
@@ -113,7 +113,7 @@ class _Project(torch.autograd.Function):
         count, cameras = len(scene.means), len(views.viewmats)
         outputs = Scene(*(np.zeros_like(array) for array in scene))
         pieces = -(-count // _PIECE)
-        # Of each piece: rotation and translation row by row, then fx, fy, cx, cy.
+        # For each chunk: rotation and translation row by row, then fx, fy, cx, cy.
         camera_grads = np.zeros((pieces, cameras, 16))
 
         def work(first: int, last: int) -> None:
@@ -136,7 +136,7 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def _views(viewmats: Tensor, Ks: Tensor, options: ProjectionOptions) -> Views:
-    """Every number of one type, whatever the caller gave: kernels are compiled for types."""
+    """Convert all numbers to fixed types, because kernels are compiled for types."""
     cameras = _array(viewmats).astype(np.float64), _array(Ks).astype(np.float64)
     o = options
     lengths = (o.width, o.height, o.near_plane, o.far_plane, o.radius_clip, o.eps2d)

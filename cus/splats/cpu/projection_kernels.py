@@ -1,7 +1,7 @@
 """The two kernels of `cus.splats.cpu.projection`, and the geometry they share.
 
-`scene`, `views` and `seen` are the named tuples there. Everything is computed in float64, one Gaussian after the other.
-Parts are inlined by force: left to the compiler, their small arrays stay in memory and backward takes twice as long.
+`scene`, `views` and `seen` are the named tuples defined there. Everything is computed in float64, one Gaussian at a
+time. Helpers are force-inlined: otherwise their small arrays stay in memory and the backward pass takes twice as long.
 """
 
 import math
@@ -12,15 +12,15 @@ from numba import njit
 from cus.splats.projection import ALPHA_CUTOFF, FRUSTUM_MARGIN, MAX_EXTENT
 
 LARGEST_RADIUS = 2**24
-# The least ratio of determinants whose root is taken, as in float32.
+# Smallest ratio of determinants whose root is taken, as in float32.
 TINY = 1.1754943508222875e-38
-# Of the squared distance, in standard deviations, at which a Gaussian still counts; the margin is for rounding.
+# Factor on the squared distance in standard deviations at which a Gaussian still counts; a margin for rounding.
 _FARTHEST = 1.001 * MAX_EXTENT**2
 
 
 @njit(cache=True, nogil=True, forceinline=True)
 def _rotation(quats, i, R):  # pragma: no cover - compiled
-    """Rotation matrix of the i-th quaternion into R; returns the normalised quaternion and its length."""
+    """Write the rotation matrix of the i-th quaternion to R; return the normalised quaternion and its length."""
     w, x, y, z = np.float64(quats[i, 0]), np.float64(quats[i, 1]), np.float64(quats[i, 2]), np.float64(quats[i, 3])
     length = math.sqrt(w * w + x * x + y * y + z * z)
     w, x, y, z = w / length, x / length, y / length, z / length
@@ -50,7 +50,7 @@ def _in_camera(V, means, i):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, forceinline=True)
 def _slope_limits(views):  # pragma: no cover - compiled
-    """Least and greatest x / z and y / z at which each camera's Jacobian is taken [C, 2 axes, 2]."""
+    """Smallest and largest x / z and y / z at which each camera's Jacobian is taken [C, 2 axes, 2]."""
     limits, sizes = np.empty((len(views.Ks), 2, 2)), (views.width, views.height)
     for c in range(len(views.Ks)):
         for axis in range(2):
@@ -62,7 +62,7 @@ def _slope_limits(views):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, forceinline=True)
 def _limited(slope, limits):  # pragma: no cover - compiled
-    """The slope at which the Jacobian is taken, and what limits it: -1 the lower bound, 1 the upper, 0 neither."""
+    """The slope at which the Jacobian is taken, and the active limit: -1 the lower bound, 1 the upper, 0 neither."""
     if slope < limits[0]:
         return limits[0], -1
     if slope > limits[1]:
@@ -72,14 +72,14 @@ def _limited(slope, limits):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, forceinline=True)
 def _jacobian(V, axis, rate, slope, jacobian):  # pragma: no cover - compiled
-    """Gradient of a pixel coordinate in the world point."""
+    """Gradient of a pixel coordinate with respect to the world point."""
     for k in range(3):
         jacobian[k] = rate * (V[axis, k] - slope * V[2, k])
 
 
 @njit(cache=True, nogil=True, forceinline=True)
 def _row(jacobian, axes, row):  # pragma: no cover - compiled
-    """That gradient times the half axes."""
+    """The gradient from `_jacobian` times the half axes."""
     for k in range(3):
         row[k] = jacobian[0] * axes[0, k] + jacobian[1] * axes[1, k] + jacobian[2] * axes[2, k]
 
@@ -113,7 +113,7 @@ def _covariance(u, v, cross, eps):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def project_forward(scene, views, seen, radii, first, last):  # pragma: no cover - compiled
-    """The Gaussians first to last as every camera sees them, into `seen`, and the half sizes of their boxes."""
+    """Project the Gaussians first to last into every camera: `seen`, and the half sizes of their boxes."""
     means, quats, scales, viewmats, Ks = scene.means, scene.quats, scene.scales, views.viewmats, views.Ks
     width, height, near, far, eps = views.width, views.height, views.near, views.far, views.eps
     means2d, forms = seen.means2d, seen.forms
@@ -137,7 +137,7 @@ def project_forward(scene, views, seen, radii, first, last):  # pragma: no cover
             _jacobian(V, 1, K[1, 1] * nearness, slope_y, jacobians[1])
             near_by = visible and _may_reach(mean_x, width, jacobians[0], widest, eps)
             if not (near_by and _may_reach(mean_y, height, jacobians[1], widest, eps)):
-                # A third of all in close-ups, and most of the work is still to come.
+                # Culls a third of all Gaussians in close-ups before most of the work.
                 forms[c, i, 0], forms[c, i, 1], forms[c, i, 2] = 0.0, 0.0, 0.0
                 seen.opacities[c, i], radii[c, i, 0], radii[c, i, 1] = 0.0, 0, 0
                 continue
@@ -161,16 +161,16 @@ def project_forward(scene, views, seen, radii, first, last):  # pragma: no cover
             inside = mean_x + radius_x > 0 and mean_x - radius_x < width
             inside = inside and mean_y + radius_y > 0 and mean_y - radius_y < height
             keep = visible and inside and opacity >= ALPHA_CUTOFF and max(radius_x, radius_y) > views.clip
-            # Beside the camera radii pass what an int32 holds; an image diagonal more is as good as infinite.
+            # Next to the camera, radii exceed int32; one image diagonal more is as good as infinite.
             radii[c, i, 0] = int(min(radius_x, LARGEST_RADIUS)) if keep else 0
             radii[c, i, 1] = int(min(radius_y, LARGEST_RADIUS)) if keep else 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def project_backward(scene, views, g_seen, g_scene, g_cameras, first, last):  # pragma: no cover - compiled
-    """Chain rule through `project_forward`, from its end; g_cameras [C, 16] adds up over the Gaussians.
+    """Chain rule through `project_forward`, in reverse; g_cameras [C, 16] accumulates over the Gaussians.
 
-    Of each camera: gradients of rotation and translation, row by row, then of fx, fy, cx, cy.
+    For each camera: gradients of rotation and translation, row by row, then of fx, fy, cx, cy.
     """
     means, quats, scales, viewmats, Ks = scene.means, scene.quats, scene.scales, views.viewmats, views.Ks
     limits = _slope_limits(views)
@@ -188,7 +188,7 @@ def project_backward(scene, views, g_seen, g_scene, g_cameras, first, last):  # 
         g_axes[:] = 0.0
         for c in range(len(viewmats)):
             if not _any_gradient(g_seen, c, i):
-                continue  # most Gaussians in most views
+                continue  # true of most Gaussians in most views
             V, K = viewmats[c], Ks[c]
             point_x, point_y, depth = _in_camera(V, means, i)
             visible = views.near <= depth <= views.far
@@ -228,7 +228,7 @@ def _any_gradient(g_seen, c, i):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _row_grads(covariance, rows, cross, visible, opacity, views, g_seen, c, i, g_rows):  # pragma: no cover - compiled
-    """From the square-root form and the seen opacity to the rows of `_footprint`; returns the opacity's gradient."""
+    """Gradients of the square-root form and the seen opacity -> those of `_footprint`'s rows; returns the opacity's."""
     xx, xy, yy, determinant, sharp = covariance
     g_xx, g_xy, g_yy, g_determinant, g_sharp = 0.0, 0.0, 0.0, 0.0, 0.0
     if visible and determinant > 0:
@@ -261,9 +261,9 @@ def _row_grads(covariance, rows, cross, visible, opacity, views, g_seen, c, i, g
 def _axis_grads(
     V, K, axis, nearness, slopes, bound, size, axes, jacobian, g_row, g_mean, visible, g_axes, g_point, g_camera
 ):  # pragma: no cover - compiled
-    """From one pixel coordinate and its row to the half axes, the point in the camera and the camera itself.
+    """Gradients of one pixel coordinate and its row -> those of the half axes, the camera-space point and the camera.
 
-    `slopes` holds x / z of the centre and where the Jacobian is taken; `bound` says which limit of the two it is.
+    `slopes` holds x / z of the centre and where the Jacobian is taken; `bound` says which of the two limits is active.
     """
     focal, center, rate, limited = K[axis, axis], K[axis, 2], K[axis, axis] * nearness, slopes[1]
     g_rate, g_limited = 0.0, 0.0
@@ -292,7 +292,7 @@ def _axis_grads(
 
 @njit(cache=True, nogil=True, forceinline=True)
 def _shape_grads(scales, i, R, quat, g_axes, g_scene):  # pragma: no cover - compiled
-    """From the half axes to scales and quaternion (w, x, y, z normalised, and its length)."""
+    """Gradients of the half axes -> those of the scales and quaternion (w, x, y, z normalised, and its length)."""
     for k in range(3):
         along = 0.0
         for row in range(3):
@@ -300,7 +300,7 @@ def _shape_grads(scales, i, R, quat, g_axes, g_scene):  # pragma: no cover - com
             g_axes[row, k] *= np.float64(scales[i, k])
         g_scene.scales[i, k] = along
     w, x, y, z, length = quat
-    G = g_axes  # by now the gradient of R
+    G = g_axes  # from here on the gradient of R
     xy, xz, yz = G[0, 1] + G[1, 0], G[0, 2] + G[2, 0], G[1, 2] + G[2, 1]
     turn_x, turn_y, turn_z = G[2, 1] - G[1, 2], G[0, 2] - G[2, 0], G[1, 0] - G[0, 1]
     g_w = 2 * (x * turn_x + y * turn_y + z * turn_z)

@@ -1,10 +1,10 @@
 """Structural similarity on the CPU: one kernel forward, one backward, sixteen pixels at a time.
 
-Each row of the window averages is made on its own, first down the columns, then along the row, so that threads share
-nothing and the intermediate maps never reach the memory. With S = a b / (c d) of the means mx, my and the averages of
-xx, yy, xy as in `cus.splats.ssim`, forward also notes dS/dmx, dS/dxx and dS/dxy at each pixel; backward averages these
-three over the windows that hold a pixel: the transpose, whose weights differ near the borders, where windows are
-mirrored.
+Each row of the window averages is computed independently, first down the columns, then along the row, so threads share
+nothing and the intermediate maps never reach main memory. With S = a b / (c d) of the means mx, my and the averages of
+xx, yy, xy as in `cus.splats.ssim`, the forward pass also stores dS/dmx, dS/dxx and dS/dxy at each pixel; the backward
+pass averages these three over the windows that contain a pixel: the transpose, whose weights differ near the borders,
+where windows are mirrored.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ from cus.kernels.simd import LANES, lanes, load, multiply_add, store
 from cus.kernels.threads import in_pieces
 
 SMALLEST_WIDTH = LANES
-"""Of the pictures, in pixels."""
+"""Smallest width of the pictures in pixels."""
 _ZERO, _TWO = np.float32(0), np.float32(2)
 
 
@@ -27,8 +27,8 @@ def ssim_cpu(images: Tensor, targets: Tensor, window: np.ndarray, constants: tup
     Args:
         images: [..., H, W] float32 on the CPU, H at least the window's radius + 1, W at least
             `SMALLEST_WIDTH`.
-        targets: Of the same shape.
-        window: Weights [2 radius + 1] float32 that add up to 1, along rows and columns.
+        targets: Images of the same shape.
+        window: Weights [2 radius + 1] float32 with sum 1, used along rows and columns.
         constants: C1 and C2 of the definition.
 
     Returns:
@@ -70,25 +70,25 @@ class _Similarity(torch.autograd.Function):
 
 
 def _mirrored(size: int, radius: int) -> np.ndarray:
-    """The places that the window around each place covers [size, 2 radius + 1] int64, mirrored at the ends."""
+    """The positions covered by the window around each position [size, 2 radius + 1] int64, mirrored at the ends."""
     places = np.arange(size)[:, None] + np.arange(-radius, radius + 1)
     return (size - 1) - np.abs((size - 1) - np.abs(places))
 
 
 def _transposed(size: int, window: np.ndarray) -> np.ndarray:
-    """How much each place counts in the windows around places -radius to radius from it, 0 where there are none."""
+    """Weight of each position in the windows around positions -radius to radius from it, 0 where there are none."""
     radius = len(window) // 2
     weights = np.zeros((size, len(window)), dtype=np.float32)
     centers = np.arange(size)[:, None].repeat(len(window), axis=1)
     covered = _mirrored(size, radius)
-    # A mirrored place lies no further from the centre than the one that it stands for.
+    # A mirrored position is no further from the centre than the one it stands for.
     np.add.at(weights, (covered, centers - covered + radius), np.broadcast_to(window, centers.shape))
     return weights
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _forward(x, y, width, rows, window, limits, values, slopes, first, last):  # pragma: no cover - compiled
-    """SSIM in the rows first to last of all pictures, and its slopes in the three averages that x is in."""
+    """SSIM in the rows first to last of all pictures, and its derivatives in the three averages that contain x."""
     height, taps = rows.shape
     radius, count = taps // 2, len(values)
     span = width + 2 * radius
@@ -139,10 +139,10 @@ def _forward(x, y, width, rows, window, limits, values, slopes, first, last):  #
 
 @njit(cache=True, nogil=True)
 def _backward(x, y, width, window, weights, slopes, upstream, grads, first, last):  # pragma: no cover - compiled
-    """Gradients in x in the rows first to last of all pictures."""
+    """Gradients with respect to x in the rows first to last of all pictures."""
     height, taps = weights.shape
     radius, count = taps // 2, len(grads)
-    # Windows reach `radius` beyond the picture, and there lie twice that around the places that have any.
+    # Windows reach `radius` beyond the picture and lie twice that around the positions that have any.
     span, folded = width + 4 * radius, width + 2 * radius
     buffer, sums = np.zeros(3 * span + LANES, dtype=np.float32), np.empty(3 * folded + LANES, dtype=np.float32)
     for row in range(first, last):

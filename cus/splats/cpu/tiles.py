@@ -12,7 +12,7 @@ from cus.splats.projection import ALPHA_CUTOFF
 
 TILE = 16
 _RADIX_BITS = 11
-# Columns of the table of splats: what a kernel reads of a Gaussian, in half a cache line. To the base 2,
+# Columns of the table of splats: the values that a kernel reads for each Gaussian, in half a cache line. To base 2,
 # log alpha = LOG_OPACITY + E2 (dx + SLANT dy)^2 + Y2 dy^2, with E2 and Y2 below zero.
 MEAN_X, MEAN_Y, SLANT, E2, Y2, LOG_OPACITY = range(6)
 _COLUMNS = 8
@@ -24,11 +24,11 @@ class Grid(NamedTuple):
     """Tiles of C images of width x height pixels; tile t is (camera, row, column) in that order.
 
     Attributes:
-        width: Of the images, pixels.
-        height: Likewise.
-        cameras: Images C.
-        columns: Tiles side by side.
-        rows: Tiles one above the other.
+        width: Image width in pixels.
+        height: Image height in pixels.
+        cameras: Number of images C.
+        columns: Number of tiles side by side.
+        rows: Number of tiles one above the other.
     """
 
     width: int
@@ -39,21 +39,21 @@ class Grid(NamedTuple):
 
     @staticmethod
     def over(width: int, height: int, cameras: int) -> "Grid":
-        """The tiles that cover images of a size."""
+        """The tiles that cover C images of the given size."""
         return Grid(width, height, cameras, -(-width // TILE), -(-height // TILE))
 
     @property
     def tiles(self) -> int:
-        """In all images."""
+        """Number of tiles in all images."""
         return self.cameras * self.rows * self.columns
 
 
 class Splats(NamedTuple):
-    """The Gaussians that are not culled, nearest first, K of the M = cameras x N: what all later kernels walk along.
+    """The Gaussians that are not culled, nearest first, K of the M = cameras x N: the order of all later kernels.
 
     Attributes:
-        order: Which Gaussian (camera * N + i) each is [K] int32.
-        table: A row each of what kernels read, [K, 8] float32.
+        order: Index of each Gaussian (camera * N + i) [K] int32.
+        table: Values that kernels read, one row per Gaussian [K, 8] float32.
     """
 
     order: np.ndarray
@@ -61,14 +61,14 @@ class Splats(NamedTuple):
 
 
 class Lists(NamedTuple):
-    """Of every tile the splats that reach it, nearest first; P (splat, tile) pairs.
+    """The splats that reach each tile, nearest first; P (splat, tile) pairs.
 
     Attributes:
         offsets: Start of each tile's part, and the end [tiles + 1] int64.
         ids: Splat of each pair [P] int32.
-        slots: Place of each pair in an order in which a splat's pairs lie side by side [P] int64.
-        blocks: Which blocks the splat reaches, a bit each, row by row [P] uint16.
-        starts: First slot of each splat, and the end [K + 1] int64; more than P slots, as some stay empty.
+        slots: Position of each pair in an order that keeps a splat's pairs together [P] int64.
+        blocks: Blocks that the splat reaches, one bit each, row by row [P] uint16.
+        starts: First slot of each splat, and the end [K + 1] int64; more than P slots, because some stay empty.
     """
 
     offsets: np.ndarray
@@ -81,14 +81,14 @@ class Lists(NamedTuple):
 def sort_splats(
     means2d: np.ndarray, forms: np.ndarray, opacities: np.ndarray, radii: np.ndarray, depths: np.ndarray
 ) -> Splats:
-    """Those not culled in order of depth; ties keep the order of the Gaussians.
+    """The Gaussians that are not culled in depth order; ties keep the order of the Gaussians.
 
     Args:
-        means2d: [M, 2].
-        forms: [M, 3], see `cus.splats.cpu.projection`.
-        opacities: [M].
-        radii: [M, 2] int32, 0 where culled.
-        depths: [M], > 0 where not culled.
+        means2d: Centres in pixels [M, 2].
+        forms: Square-root forms [M, 3], see `cus.splats.cpu.projection`.
+        opacities: Opacities [M].
+        radii: Half sizes of the boxes in pixels [M, 2] int32, 0 where culled.
+        depths: z-depths [M], > 0 where not culled.
     """
     order = _by_depth(radii, depths)
     table = np.empty((len(order), _COLUMNS), dtype=np.float32)
@@ -100,9 +100,9 @@ def build_lists(splats: Splats, radii: np.ndarray, grid: Grid) -> Lists:
     """Sort splats into tiles.
 
     Args:
-        splats: K of M Gaussians.
-        radii: Half sizes of their boxes, pixels [M, 2] int32.
-        grid: Of the images.
+        splats: K of M Gaussians, sorted.
+        radii: Half sizes of the M boxes in pixels [M, 2] int32.
+        grid: Tiles of the images.
     """
     count = len(splats.order)
     many = max(len(radii) // grid.cameras, 1)
@@ -113,7 +113,7 @@ def build_lists(splats: Splats, radii: np.ndarray, grid: Grid) -> Lists:
     masks = np.empty(starts[-1], dtype=np.uint16)
     in_pieces(lambda a, b: _reached_blocks(splats.table, rectangles, starts, masks, a, b), count)
 
-    # Rows of tiles are shared out: a tile is written by one thread, and no thread waits for another.
+    # Threads share out rows of tiles: each tile is written by one thread, and no thread waits for another.
     offsets = np.zeros(grid.tiles + 1, dtype=np.int64)
     columns = grid.columns
     in_pieces(lambda a, b: _count(rectangles, starts, masks, columns, offsets, a, b), grid.rows, 1)
@@ -136,9 +136,9 @@ def _fill_table(means2d, forms, opacities, order, table, first, last):  # pragma
 
 @njit(cache=True, nogil=True)
 def _by_depth(radii, depths):  # pragma: no cover - compiled
-    """Indices of the Gaussians that are not culled, nearest first: a stable radix sort.
+    """Indices of the Gaussians that are not culled, nearest first, by a stable radix sort.
 
-    Bits of positive floats are in the order of the floats.
+    The bits of positive floats sort like the floats.
     """
     kept = 0
     for i in range(len(depths)):
@@ -171,7 +171,7 @@ def _by_depth(radii, depths):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _rectangles(splats, radii, many, grid, rectangles, starts, first, last):  # pragma: no cover - compiled
-    """Tiles that each box touches, as [left, right) x [top, bottom), the first tile of the image, and their number."""
+    """Tiles touched by each box, as [left, right) x [top, bottom), the first tile of the image, and their number."""
     table, rows, columns = splats.table, grid.rows, grid.columns
     for k in range(first, last):
         i = splats.order[k]
@@ -186,19 +186,19 @@ def _rectangles(splats, radii, many, grid, rectangles, starts, first, last):  # 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _reached_blocks(table, rectangles, starts, masks, first, last):  # pragma: no cover - compiled
-    """The 16 blocks of a tile at once, a lane each: whether the ellipse alpha >= 1/255 reaches pixel centres of it.
+    """Whether the ellipse alpha >= 1/255 reaches pixel centres of a block, for all 16 blocks of a tile, one per lane.
 
-    The exponent is concave, so its greatest value over a block is at the mean, if that is inside, or on one of the (at
-    most two) edges that face the mean, at the edge's own greatest value limited to the edge.
+    The exponent is concave, so its maximum over a block is at the mean, if that is inside, or on one of the (at most
+    two) edges that face the mean, at the edge's own maximum clamped to the edge.
     """
     zero, three, four = np.float32(0), np.float32(3), np.float32(4)
     for k in range(first, last):
         slot = starts[k]
         slant, e2, y2 = table[k, SLANT], table[k, E2], table[k, Y2]
-        # Along an edge of constant dx the exponent is greatest where its derivative in dy vanishes.
+        # Along an edge of constant dx the exponent is largest where its derivative in dy vanishes.
         steepness = e2 * slant * slant + y2
         toward = -e2 * slant / steepness if steepness < zero else zero
-        # A margin for rounding: a block too many costs a little time, one too few an edge.
+        # A margin for rounding: a block too many costs a little time, one too few leaves an edge.
         reach = (np.float32(_LOG2_CUTOFF) - table[k, LOG_OPACITY]) * np.float32(1.001) - np.float32(1e-3)
         for row in range(rectangles[k, 2], rectangles[k, 3]):
             for column in range(rectangles[k, 0], rectangles[k, 1]):
@@ -223,7 +223,7 @@ def _reached_blocks(table, rectangles, starts, masks, first, last):  # pragma: n
 
 @njit(cache=True, nogil=True)
 def _count(rectangles, starts, masks, columns, offsets, first, last):  # pragma: no cover - compiled
-    """Pairs of each tile in the rows first to last of tiles, one place further on in `offsets`."""
+    """Count the pairs of each tile in the tile rows first to last, one position further on in `offsets`."""
     for k in range(len(rectangles)):
         top, bottom = max(rectangles[k, 2], first), min(rectangles[k, 3], last)
         left, right, tiles = rectangles[k, 0], rectangles[k, 1], rectangles[k, 4]

@@ -1,4 +1,4 @@
-"""What a strategy is: when Gaussians are added, moved and forgotten during a fit."""
+"""The interface of strategies: when Gaussians are added, moved and removed during a fit."""
 
 from typing import Any, Protocol
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 from cus.splats.parameters import Parameters
 
-# Everything a strategy remembers between steps, so that a checkpoint can hold it.
+# Everything a strategy remembers between steps, for checkpoints.
 StrategyState = dict[str, Tensor]
 
 
 class Strategy(Protocol):
-    """Density control of a fit. The strategy itself holds settings only; what it learns is in the state."""
+    """Density control of a fit. The strategy object holds only settings; what it learns is in the state."""
 
     def initialize(self, count: int, device: torch.device) -> StrategyState:
-        """The state before the first step, for so many Gaussians."""
+        """The state before the first step, for `count` Gaussians."""
         ...
 
     def penalty(self, parameters: Parameters) -> Tensor | None:
-        """What joins the loss of every step, or None."""
+        """A term added to the loss of every step, or None."""
         ...
 
     def after_backward(
@@ -34,16 +34,16 @@ class Strategy(Protocol):
         """Act after step `step` (from 0) of `total`; parameters and state change in place.
 
         Args:
-            parameters: Already moved by their optimizer.
-            state: Of this strategy.
-            step: Steps done before this one.
-            total: Steps of the whole fit.
-            info: Of the rasterization, whose `means2d` holds its gradient.
-            generator: Of every random draw; on the CPU.
+            parameters: Gaussians after the optimizer's step.
+            state: State of this strategy.
+            step: Number of steps done before this one.
+            total: Number of steps of the whole fit.
+            info: Info of the rasterization, whose `means2d` holds its gradient.
+            generator: Generator of every random draw, on the CPU.
         """
         ...
 
 
 def steps_of(share: float, total: int) -> int:
-    """A share of the run as a number of steps, at least one."""
+    """Convert a fraction of the run to a number of steps, at least one."""
     return max(1, round(share * total))

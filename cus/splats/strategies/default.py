@@ -11,36 +11,36 @@ from cus.splats.projection import rotmat_from_quat
 from cus.splats.strategies.base import StrategyState, steps_of
 from cus.splats.strategies.sharing import shared_by_copies
 
-# Halves of a split are smaller by this (3DGS) along the axis in which they part; sqrt(1 - 1 / 1.6^2) standard
-# deviations to either side then give both together the variance of the one.
+# Halves of a split are smaller by this factor (3DGS) along the axis of the split; with an offset of sqrt(1 - 1 / 1.6^2)
+# standard deviations to either side, both together have the variance of the original.
 _SPLIT_SHRINK = 1.6
 _SPLIT_OFFSET = (1 - _SPLIT_SHRINK**-2) ** 0.5
-# Copies of a clone part by this many standard deviations to either side: in one place they would stay one for ever.
+# Copies of a clone part by this many standard deviations to either side: in the same place they would stay together.
 _CLONE_OFFSET = 0.3
 
 
 @dataclass(frozen=True)
 class DefaultStrategy:
-    """Clone small and split large Gaussians where the picture pulls at them; forget faint and huge ones.
+    """Clone small and split large Gaussians with a large gradient; prune faint and huge ones.
 
-    All times are shares of the run, all sizes shares of the picture's longer side, so that neither the number of steps
-    nor the scene's unit matters. Unlike 3DGS's, a clone shares its opacity with its source (`shared_by_copies`), so
-    that the picture hardly changes, and "large" is how large a Gaussian was seen, not its size in the scene: close-up
-    frames need fine Gaussians where they look and coarse ones elsewhere.
+    All times are fractions of the run, all sizes fractions of the picture's longer side, so neither the number of steps
+    nor the scene's unit matters. Unlike in 3DGS, a clone shares its opacity with its source (`shared_by_copies`), so
+    that the picture hardly changes, and "large" refers to the size in the picture, not in the scene: close-up frames
+    need fine Gaussians where they look and coarse ones elsewhere.
 
     Attributes:
-        max_gaussians: There are never more; the most wanted come first.
-        min_opacity: Fainter Gaussians go, at every refinement and at the end.
-        grow_gradient: Mean norm of the gradient of the loss in a Gaussian's place on the picture, in half pictures,
-            from which on it is cloned or split.
-        split_radius: A Gaussian whose box reached farther from its centre is split instead of cloned.
-        prune_radius: One that reached farther still goes, once opacities have been reset.
-        start: First refinement.
-        stop: Last refinement.
-        every: Between refinements.
-        reset_every: Between resets of all opacities to at most `reset_opacity`, before `stop`; 0 is never. A fused
-            cloud has few floaters to get rid of, and a reset costs a short run a tenth of its steps.
-        reset_opacity: See there.
+        max_gaussians: Maximum number of Gaussians; those with the largest gradients come first.
+        min_opacity: Fainter Gaussians are pruned at every refinement and at the end.
+        grow_gradient: Threshold for cloning or splitting: the mean norm of the gradient of the loss in a Gaussian's
+            position in the picture, in half pictures.
+        split_radius: A Gaussian with a larger box half size is split instead of cloned.
+        prune_radius: A Gaussian with a larger box half size is pruned, once opacities have been reset.
+        start: Time of the first refinement.
+        stop: Time of the last refinement.
+        every: Time between refinements.
+        reset_every: Time between resets of all opacities to at most `reset_opacity`, before `stop`; 0 is never. A fused
+            cloud has few floaters to remove, and a reset costs a short run a tenth of its steps.
+        reset_opacity: Largest opacity after a reset.
     """
 
     max_gaussians: int
@@ -55,12 +55,12 @@ class DefaultStrategy:
     reset_opacity: float = 0.1
 
     def initialize(self, count: int, device: torch.device) -> StrategyState:
-        """Sums of gradient norms and how often each Gaussian was seen, its largest radius, whether a reset was."""
+        """Gradient norm sums and view counts of each Gaussian, its largest radius, and whether a reset has happened."""
         zeros = torch.zeros(count, device=device)
         return {"gradients": zeros, "seen": zeros.clone(), "radii": zeros.clone(), "resets": torch.zeros(())}
 
     def penalty(self, parameters: Parameters) -> Tensor | None:
-        """None."""
+        """No penalty: None."""
         return None
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class DefaultStrategy:
         info: dict[str, Any],
         generator: torch.Generator,
     ) -> None:
-        """See `Strategy.after_backward`."""
+        """Accumulate gradients; at its times refine (clone, split, prune) or reset opacities."""
         done = step + 1
         if done == total:
             self._select(parameters, state, parameters.opacities() >= self._faintest(parameters))
@@ -96,7 +96,7 @@ class DefaultStrategy:
             return
         size = gradient.new_tensor([info["width"], info["height"]])
         norms = (gradient * (size / 2) * len(gradient)).norm(dim=-1)
-        # gsplat before 1.5 gives one radius a Gaussian, all others one an axis.
+        # gsplat before 1.5 gives one radius per Gaussian, all others one per axis.
         radii = info["radii"].amax(dim=-1) if info["radii"].ndim == 3 else info["radii"]
         seen = radii > 0
         state["gradients"] += (norms * seen).sum(dim=0)
@@ -105,7 +105,7 @@ class DefaultStrategy:
         state["radii"] = torch.maximum(state["radii"], shares.to(state["radii"]))
 
     def _grow(self, parameters: Parameters, state: StrategyState, generator: torch.Generator) -> None:
-        """Clone and split; new entries of the state are zero, as all will be after the refinement."""
+        """Clone and split; new entries of the state are zero, as all entries will be after the refinement."""
         room = self.max_gaussians - len(parameters)
         wanted = state["gradients"] / state["seen"].clamp_min(1)
         count = min(room, int((wanted > self.grow_gradient).sum()))
@@ -117,7 +117,7 @@ class DefaultStrategy:
         offsets, longest = _partings(parameters, chosen, large, generator)
         copies = parameters.duplicate(chosen)
         shared, factors = shared_by_copies(opacities, torch.full_like(opacities, 2))
-        # Halves of a split lie beside each other and stay as opaque; a clone lies on its source.
+        # Halves of a split lie side by side and stay as opaque; a clone lies on its source.
         shared = torch.where(large, opacities, shared)
         split = torch.where(longest, 1 / _SPLIT_SHRINK, torch.ones_like(offsets))
         factors = torch.where(large[:, None], split, factors[:, None])
@@ -134,7 +134,7 @@ class DefaultStrategy:
         self._select(parameters, state, kept)
 
     def _faintest(self, parameters: Parameters) -> float:
-        """The pruning threshold, but the last Gaussian always stays."""
+        """The pruning threshold, lowered so that the last Gaussian stays."""
         return min(self.min_opacity, float(parameters.opacities().max()))
 
     def _select(self, parameters: Parameters, state: StrategyState, kept: Tensor) -> None:
@@ -146,9 +146,9 @@ class DefaultStrategy:
 def _partings(
     parameters: Parameters, index: Tensor, large: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """How far copies go to either side of their sources `index` [K, 3], scene units, and the longest axes [K, 3] bool.
+    """Offsets of copies to either side of their sources `index` [K, 3], scene units, and the longest axes [K, 3] bool.
 
-    Large ones part along their longest axis: shrunk in all axes, as in 3DGS, two halves leave gaps in a surface.
+    Large ones part along their longest axis: shrunk along all axes, as in 3DGS, two halves leave gaps in a surface.
     """
     _, quats, scales, _, _ = parameters.tensors()
     axes = scales[index]

@@ -1,4 +1,4 @@
-"""No new Gaussians: the cloud's own, without those that fade."""
+"""No new Gaussians: those of the cloud, minus those that fade."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,20 +12,20 @@ from cus.splats.strategies.base import StrategyState
 
 @dataclass(frozen=True)
 class FixedStrategy:
-    """Forget faint Gaussians half way and at the end. For clouds that are dense already, as fused ones are.
+    """Prune faint Gaussians halfway and at the end. For clouds that are already dense, such as fused ones.
 
     Attributes:
-        min_opacity: Fainter Gaussians go.
+        min_opacity: Fainter Gaussians are pruned.
     """
 
     min_opacity: float = 0.02
 
     def initialize(self, count: int, device: torch.device) -> StrategyState:
-        """Nothing to remember."""
+        """An empty state."""
         return {}
 
     def penalty(self, parameters: Parameters) -> Tensor | None:
-        """None."""
+        """No penalty: None."""
         return None
 
     def after_backward(
@@ -37,6 +37,6 @@ class FixedStrategy:
         info: dict[str, Any],
         generator: torch.Generator,
     ) -> None:
-        """See `Strategy.after_backward`."""
+        """Prune faint Gaussians halfway and after the last step."""
         if step in (total // 2, total - 1):
             parameters.prune(self.min_opacity)

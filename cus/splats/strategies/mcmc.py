@@ -11,31 +11,31 @@ from cus.splats.projection import rotmat_from_quat
 from cus.splats.strategies.base import StrategyState, steps_of
 from cus.splats.strategies.sharing import MOST_COPIES, shared_by_copies
 
-# The paper's gate: noise for Gaussians about as faint as 0.005, next to none from ten times that on.
+# The paper's gate: noise for Gaussians about as faint as 0.005, next to none above ten times that opacity.
 _GATE_SLOPE = 100.0
 _GATE_OPACITY = 0.005
-# Above it the gate lets through less than 1/1000, which is not worth a draw.
+# Above this opacity the gate passes less than 1/1000, which is not worth a draw.
 _STILL = 0.075
 
 
 @dataclass(frozen=True)
 class MCMCStrategy:
-    """Gaussians as samples: dead ones are reborn on live ones, faint ones wander, and all pay for being there.
+    """Gaussians as samples: dead ones are relocated to live ones, faint ones explore, and all are regularised.
 
-    All times are shares of the run. Noise and the regulariser of the scales are in widths of each Gaussian, so that the
-    scene's unit cancels; the paper's are in scene units.
+    All times are fractions of the run. Noise and the regulariser of the scales are in widths of each Gaussian, so that
+    the scene's unit cancels; the paper's are in scene units.
 
     Attributes:
-        max_gaussians: Growth ends here.
-        min_opacity: Fainter Gaussians are dead and relocated, and forgotten at the end.
-        growth: Of the number of Gaussians at each refinement.
-        start: First refinement.
-        stop: Last refinement.
-        every: Between refinements.
-        noise: Of the places of faint Gaussians a step, in widths, at the start.
-        final_noise: Share of it that is left at the end; it falls exponentially.
-        opacity_weight: Of the mean opacity in the loss.
-        scale_weight: Of the mean half axis, over its start, in the loss.
+        max_gaussians: Maximum number of Gaussians.
+        min_opacity: Fainter Gaussians are dead: they are relocated, and pruned at the end.
+        growth: Relative growth of the number of Gaussians at each refinement.
+        start: Time of the first refinement.
+        stop: Time of the last refinement.
+        every: Time between refinements.
+        noise: Initial noise per step in the positions of faint Gaussians, in widths.
+        final_noise: Fraction of the noise that is left at the end; it decays exponentially.
+        opacity_weight: Weight of the mean opacity in the loss.
+        scale_weight: Weight of the mean half axis over its initial length in the loss.
     """
 
     max_gaussians: int
@@ -50,7 +50,7 @@ class MCMCStrategy:
     scale_weight: float = 0.001
 
     def initialize(self, count: int, device: torch.device) -> StrategyState:
-        """How many Gaussians were relocated and added so far."""
+        """Numbers of Gaussians relocated and added so far."""
         return {"relocated": torch.zeros((), dtype=torch.int64), "added": torch.zeros((), dtype=torch.int64)}
 
     def penalty(self, parameters: Parameters) -> Tensor | None:
@@ -67,7 +67,7 @@ class MCMCStrategy:
         info: dict[str, Any],
         generator: torch.Generator,
     ) -> None:
-        """See `Strategy.after_backward`."""
+        """Relocate dead Gaussians and add new ones at refinements; add noise at every step."""
         done = step + 1
         if done == total:
             parameters.prune(self.min_opacity)
@@ -97,9 +97,9 @@ class MCMCStrategy:
         return len(sources)
 
     def _share(self, parameters: Parameters, weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """Draw sources [K] by weight, with repetition, and make each what it will be among its copies.
+        """Draw sources [K] by weight, with repetition, and set each to its value among its copies.
 
-        A source drawn more often than the sum can hold gives fewer copies: K may be less than count.
+        A source drawn more often than the sum allows gives fewer copies: K may be less than count.
         """
         draws = torch.multinomial(weights.cpu().double(), count, replacement=True, generator=generator)
         drawn = torch.bincount(draws, minlength=len(parameters)).clamp(max=MOST_COPIES - 1).to(weights.device)
@@ -109,7 +109,7 @@ class MCMCStrategy:
         return torch.repeat_interleave(chosen, drawn[chosen])
 
     def _wander(self, parameters: Parameters, strength: float, generator: torch.Generator) -> None:
-        """Noise in the shape of each Gaussian, gated by its opacity (the paper's Eq. 8)."""
+        """Add noise in the shape of each Gaussian, gated by its opacity (the paper's Eq. 8)."""
         opacities = parameters.opacities()
         index = (opacities < _STILL).nonzero().squeeze(1)
         if len(index) == 0 or strength == 0:
@@ -117,7 +117,7 @@ class MCMCStrategy:
         _, quats, scales, _, _ = parameters.tensors()
         rotations, axes = rotmat_from_quat(quats[index]), scales[index]
         draws = torch.randn(len(index), 3, generator=generator).to(axes)
-        # The covariance times the draw, over the largest half axis: of the length of a half axis.
+        # The covariance times the draw, divided by the largest half axis: of the length of a half axis.
         local = axes.square() * torch.einsum("nji,nj->ni", rotations, draws) / axes.amax(dim=1, keepdim=True)
         gates = torch.sigmoid(-_GATE_SLOPE * (opacities[index] - _GATE_OPACITY))
         parameters.move(index, strength * gates[:, None] * torch.einsum("nij,nj->ni", rotations, local))
