@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,7 @@ EPILOG = """\
 the folder:
   An export of train/*.py, or what cus-convert wrote. Its safetensors, its JSON files and a model card are uploaded,
   nothing else. It is checked as strictly as loading checks it, and weights that are not numbers are refused.
+  Of a LoRA (pytorch_lora_weights.safetensors), that file and a card are uploaded; --base-model names what it is for.
 
 the card:
   README.md in FOLDER is uploaded as it is. Without one it is written there, from the model, the configurations of
@@ -32,6 +34,7 @@ the card:
 examples:
   cus-push runs/unet/export org/name --run runs/unet --results eval/fountain --dry-run
   cus-push runs/unet/export org/name --private
+  cus-push runs/lora/export org/name-lora --run runs/lora --base-model org/name
   cus-push runs/unet/export org/name --revision v2 --message "Trained for longer"
 """
 
@@ -84,7 +87,7 @@ def push(options: PushOptions, progress: "ConsoleProgress") -> None:
     # Its warnings speak of configuration defaults; what is wrong with a model is refused below.
     logging.set_verbosity_error()
     if not options.folder.is_dir():
-        raise InputError(f"no such folder: {options.folder}; name a folder with a model_index.json")
+        raise InputError(f"no such folder: {options.folder}; name a folder with a model_index.json, or with a LoRA")
     repository, revision = parse_target(options.repository.repository, options.repository.revision)
     target = replace(options.repository, repository=repository, revision=revision)
     card = options.folder / CARD
@@ -93,6 +96,8 @@ def push(options: PushOptions, progress: "ConsoleProgress") -> None:
     if not options.dry_run:
         progress.say(f"logged in as {check_account(target)}")
     prepared = prepare(options.folder)
+    if prepared.adapter is not None and target.message == Push(repository).message:
+        target = replace(target, message="Upload LoRA")
     if options.card.new_card or not card.exists():
         _write_card(card, _card_text(options.card, options.folder, repository, prepared), progress)
     _list_files(prepared, card, progress)
@@ -112,6 +117,7 @@ def _write_card(card: Path, text: str, progress: "ConsoleProgress") -> None:
 
 def _card_text(options: CardOptions, model: Path, repository: str, prepared: "Upload") -> str:
     from cus.evaluation.published import read_tables
+    from cus.hub.adapters import open_lora
     from cus.hub.card import CardFacts, card_text
     from cus.hub.fetch import parse_id
     from cus.hub.stored import local_folder
@@ -122,14 +128,23 @@ def _card_text(options: CardOptions, model: Path, repository: str, prepared: "Up
         check_export(options.run, model)
         training = read_training(options.run)
 
+    bases = tuple(dict.fromkeys([*options.base_model, *training.base_model]))
+    if prepared.adapter is not None and not bases:
+        raise InputError(
+            "a LoRA is worth nothing without the model that it changes: name that with --base-model org/name"
+        )
+
     def is_model(name: str) -> bool:
         folder = local_folder(name)
+        if prepared.adapter is not None and folder.exists():
+            with suppress(InputError):  # a whole model is no LoRA
+                folder = open_lora(folder).file.parent
         found = None if folder.exists() else parse_id(name)
         return found[0] == repository if found else folder.resolve() == model.resolve()
 
     tables = [table for folder in options.results for table in read_tables(folder, is_model)]
-    bases = tuple(dict.fromkeys([*options.base_model, *training.base_model]))
-    return card_text(CardFacts(repository, prepared.facts, options.license, bases, training.stages, tables))
+    facts = CardFacts(repository, prepared.facts, options.license, bases, training.stages, tables, prepared.adapter)
+    return card_text(facts)
 
 
 def _checked_card(path: Path) -> str:

@@ -6,10 +6,12 @@ import torch
 from diffusers.utils import logging
 
 from cus.choices import Memory
+from cus.diffusion.lora import check_lora, find_lora, load_lora, require_peft
 from cus.diffusion.memory import Choice, Clip, choose_plan, skeleton
 from cus.diffusion.parts import check_parts
 from cus.diffusion.pipeline import CloseUpShotPipeline
 from cus.diffusion.sampling import PLANS, MemoryPlan
+from cus.hub.adapters import StoredLora
 from cus.hub.fetch import OnFetched
 from cus.hub.stored import SHIPPED, StoredModel, explained, open_model
 
@@ -21,6 +23,18 @@ def find_model(source: str, variant: str | None = None) -> StoredModel:
         # A folder's gaps and faults can be known now; a Hub model's weights are not fetched for this.
         check_parts(model, model.complete(variant), variant)
     return model
+
+
+def find_fitting_lora(source: str, model: StoredModel) -> StoredLora:
+    """A LoRA that fits a checkpoint, before any weights of that are read.
+
+    Raises:
+        InputError: there is no such LoRA, or it is of another network.
+    """
+    require_peft()
+    lora = find_lora(source)
+    check_lora(skeleton(model).unet, lora, model.source)
+    return lora
 
 
 def model_identity(model: StoredModel) -> list[Any]:
@@ -39,13 +53,20 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     plan: MemoryPlan | None = None,
     on_fetched: OnFetched | None = None,
+    lora: StoredLora | None = None,
 ) -> CloseUpShotPipeline:
-    """A checkpoint on a device, quietly, its weights in `dtype`. Raises InputError where it cannot be loaded."""
+    """A checkpoint on a device, quietly, its weights in `dtype`, with a LoRA where one is given.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
     # The library's own bar would break into the stages' bars.
     logging.disable_progress_bar()
     # Its warnings speak of configuration defaults; what is wrong with weights is refused by `from_pretrained`.
     logging.set_verbosity_error()
     pipeline = CloseUpShotPipeline.from_pretrained(model, variant=variant, on_fetched=on_fetched, dtype=dtype)
+    if lora is not None:
+        load_lora(pipeline.unet, lora, model=str(model if isinstance(model, str) else model.source))
     return pipeline.use(plan or PLANS["middle"], device)
 
 

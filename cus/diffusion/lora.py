@@ -1,21 +1,31 @@
 """LoRA adapters of the U-Net: small matrices beside its linear layers, in diffusers' file format. The file for peft."""
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils.import_utils import is_peft_available
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from cus.diffusion.parts import check_finite
 from cus.errors import InputError
+from cus.hub.adapters import StoredLora, open_lora
+from cus.hub.errors import LORA, HubAccess
 from cus.models.unet import UNet
 
-FILE = "pytorch_lora_weights.safetensors"
+FILE = LORA
 PREFIX = "unet"
 NAME = "default"
+_NAME = re.compile(rf"{PREFIX}\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
+# As safetensors names them.
+_FORMATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # The projections of every attention, to text and image tokens too.
 TARGETS = ("to_q", "to_k", "to_v", "to_out", "to_k_image", "to_v_image")
 
@@ -63,44 +73,137 @@ def save_lora(unet: UNet, folder: Path) -> None:
     save_file(tensors, folder / FILE, metadata=metadata)
 
 
-def find_lora(path: Path | str) -> Path:
-    """The file of an adapter: itself, or the one in a folder or in a run's export.
+@dataclass(frozen=True)
+class LoraFacts:
+    """What a LoRA's file says.
+
+    Attributes:
+        layers: name in the U-Net -> (rank, inputs, outputs).
+        parameters: how many numbers it has.
+        precisions: their formats, such as float32.
+        settings: rank, alpha and so on, as peft stores them; empty where the file does not tell.
+    """
+
+    layers: dict[str, tuple[int, int, int]]
+    parameters: int
+    precisions: list[str]
+    settings: dict[str, Any]
+
+
+def find_lora(source: Path | str, access: HubAccess | None = None) -> StoredLora:
+    """A LoRA of a U-Net: a file, a folder, a run of train/unet.py, or a Hub id, whose file is fetched.
 
     Raises:
-        InputError: there is none, or it holds no adapter of a U-Net.
+        InputError: there is none, it cannot be fetched, or it holds no adapter of a U-Net in diffusers' form.
     """
-    given = Path(path)
-    places = (given, given / FILE, given / "export" / FILE) if given.is_dir() else (given,)
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise InputError(f"no LoRA at {path}: name {FILE}, or the folder that holds it")
-    try:
-        with safe_open(found, framework="pt") as file:
-            names = list(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"cannot read the LoRA {found}: {error}; fetch or train it again") from error
-    if not any(name.startswith(f"{PREFIX}.") and "lora" in name for name in names):
-        shown = f" (it begins with {names[0]})" if names else ""
-        raise InputError(f"{found} is no LoRA of a U-Net: it has no weights named {PREFIX}.*lora*{shown}")
+    found = open_lora(source, access)
+    lora_facts(found.file)
     return found
 
 
-def load_lora(unet: UNet, path: Path | str, name: str = NAME) -> None:
-    """Give a U-Net the adapter of a file, of this project or of diffusers.
+def lora_facts(file: Path) -> LoraFacts:
+    """Names, shapes and settings of a LoRA's file. Raises InputError where it is none in diffusers' form."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            precisions = {_FORMATS.get(kind := str(part.get_dtype()), kind) for part in slices.values()}
+            metadata = opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"cannot read the LoRA {file}: {error}; fetch or train it again") from error
+    if not any(name.startswith(f"{PREFIX}.") and "lora" in name for name in shapes):
+        shown = f" (it begins with {next(iter(shapes))})" if shapes else ""
+        raise InputError(f"{file} is no LoRA of a U-Net: it has no weights named {PREFIX}.*lora*{shown}")
+    pairs: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise InputError(
+                f"{file} is no LoRA in diffusers' form: it has {name}, where names are like "
+                f"{PREFIX}.LAYER.lora_A.weight; save it with diffusers' or peft's own functions"
+            )
+        pairs.setdefault(match["layer"], {})[match["side"]] = shape
+    layers = {}
+    for layer, sides in pairs.items():
+        down, up = sides.get("A", ()), sides.get("B", ())
+        if len(down) != 2 or len(up) != 2 or down[0] != up[1]:
+            raise InputError(
+                f"{file} is damaged: the matrices of {layer} are {list(down) or 'missing'} and {list(up) or 'missing'},"
+                " not [rank, inputs] and [outputs, rank]; fetch or train it again"
+            )
+        layers[layer] = (down[0], down[1], up[0])
+    count = sum(rank * (inputs + outputs) for rank, inputs, outputs in layers.values())
+    try:
+        told = json.loads(metadata.get(LORA_ADAPTER_METADATA_KEY, "{}"))
+    except ValueError:
+        raise InputError(f"{file} is damaged: its settings are no JSON; fetch or train it again") from None
+    settings = {name.removeprefix(f"{PREFIX}."): value for name, value in told.items()}
+    return LoraFacts(layers, count, sorted(precisions), settings)
+
+
+def check_lora(unet: nn.Module, lora: StoredLora, model: str) -> None:
+    """Refuse a LoRA of another network, layer by layer.
+
+    Args:
+        unet: the U-Net; its values are not looked at, it may be on the meta device.
+        lora: see `find_lora`.
+        model: what the U-Net belongs to, for the message.
+
+    Raises:
+        InputError: a layer that the U-Net does not have, or has in another shape.
+    """
+    wrong = []
+    for layer, (_, inputs, outputs) in lora_facts(lora.file).layers.items():
+        try:
+            own = unet.get_submodule(layer)
+        except AttributeError:
+            wrong.append(f"there is no {layer}")
+            continue
+        weight = getattr(getattr(own, "base_layer", own), "weight", None)
+        if not isinstance(weight, Tensor) or tuple(weight.shape) != (outputs, inputs):
+            shape = list(weight.shape) if isinstance(weight, Tensor) else "no matrix"
+            wrong.append(f"{layer} is {shape}, and the LoRA changes [{outputs}, {inputs}]")
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InputError(
+            f"the LoRA {lora.source} does not fit the U-Net of {model}: {'; '.join(wrong[:3])}{more}; it was trained "
+            "for another model, which its card or its run's config.yaml names"
+        )
+
+
+def load_lora(unet: UNet, lora: StoredLora, name: str = NAME, model: str = "the pipeline") -> None:
+    """Give a U-Net the adapter of a file, of this project or of diffusers, in the U-Net's own precision.
 
     Args:
         unet: the network.
-        path: see `find_lora`.
+        lora: see `find_lora`.
         name: of the adapter.
+        model: what the U-Net belongs to, for messages.
 
     Raises:
-        InputError: peft is not installed, there is no adapter, or it is of another network.
+        InputError: peft is not installed, the adapter is of another network, is damaged, or one of that name is there.
     """
     require_peft()
-    file = find_lora(path)
+    check_lora(unet, lora, model)
+    dtype = unet.dtype
     try:
         unet.load_lora_adapter(
-            str(file.parent), prefix=PREFIX, weight_name=file.name, adapter_name=name, use_safetensors=True
+            str(lora.file.parent),
+            prefix=PREFIX,
+            weight_name=lora.file.name,
+            adapter_name=name,
+            use_safetensors=True,
+            local_files_only=True,
         )
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"the LoRA {file} does not fit this U-Net: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot load the LoRA {lora.source}: {str(error).splitlines()[0]}") from error
+    added: dict[str, Tensor] = {
+        key: value for key, value in unet.named_parameters() if f".{name}." in key and "lora_" in key
+    }
+    try:
+        check_finite(lora.file, added)
+    except InputError:
+        unet.delete_adapters(name)
+        raise
+    for parameter in added.values():
+        parameter.data = parameter.data.to(dtype)

@@ -17,7 +17,7 @@ from cus.diffusion.colors import keep_colors
 from cus.diffusion.context import ContextEncoder, PromptEmbeddings
 from cus.diffusion.latents import FirstStage, decode, encode
 from cus.diffusion.layers import LayeredConditioning, Layers, check_channels, encode_layers, split_conditioning
-from cus.diffusion.lora import load_lora
+from cus.diffusion.lora import find_lora, load_lora
 from cus.diffusion.objective import LatentTarget
 from cus.diffusion.parts import check_finite, check_parts, forget_origins
 from cus.diffusion.sampler import Denoiser, Sampler, ddim, guided, guided_at_once, keep_first_frame
@@ -178,9 +178,27 @@ class CloseUpShotPipeline(DiffusionPipeline):
             self.save_pretrained(folder, variant=variant)
             return upload(prepare(Path(folder)), push, card)
 
-    def load_lora_weights(self, path: str | Path, adapter_name: str = "default") -> None:
-        """Add a LoRA to the U-Net: a file or folder of `train/unet.py` or of diffusers. Raises InputError."""
-        load_lora(self.unet, path, adapter_name)
+    def load_lora_weights(
+        self,
+        path: str | Path,
+        adapter_name: str = "default",
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> None:
+        """Add a LoRA to the U-Net: of `train/unet.py`, or of diffusers.
+
+        Args:
+            path: a file, a folder, a training run, or a Hub id: "org/name", "org/name@revision".
+            adapter_name: what it is called here.
+            revision: branch, tag or commit of one of the Hub; None is the main branch.
+            token: access token; None takes the one logged in with.
+
+        Raises:
+            InputError: there is none, or it is of another network: names and shapes are compared layer by layer.
+        """
+        access = HubAccess(revision=revision, token=token)
+        load_lora(self.unet, find_lora(path, access), adapter_name, self.config.get("_name_or_path") or "the pipeline")
 
     def unload_lora_weights(self) -> None:
         """Take all LoRAs off the U-Net."""

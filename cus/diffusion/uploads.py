@@ -4,22 +4,28 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from cus.diffusion.lora import lora_facts
 from cus.diffusion.parts import check_finite, check_parts
 from cus.errors import InputError
-from cus.hub.card import ModelFacts
-from cus.hub.errors import first_line
+from cus.hub.card import AdapterFacts, ModelFacts
+from cus.hub.errors import INDEX, LORA, first_line
 from cus.hub.publish import CARD, Upload
 from cus.hub.stored import needed_files, open_model, weight_files
+
+# What a card tells of a LoRA's settings, by peft's names.
+_TOLD = ("r", "lora_alpha", "lora_dropout", "target_modules")
 
 
 def prepare(folder: Path) -> Upload:
     """Check a folder as strictly as loading does, in all its variants, and that every weight is a number.
 
-    Nothing is loaded but one tensor at a time.
+    Nothing is loaded but one tensor at a time. A folder with a LoRA and without a model's index is one of that LoRA.
 
     Raises:
         InputError: what loading would refuse, or weights that are not finite.
     """
+    if (folder / LORA).is_file() and not (folder / INDEX).exists():
+        return _prepare_lora(folder)
     model = open_model(folder)
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     variants = model.variants(names)
@@ -38,6 +44,23 @@ def prepare(folder: Path) -> Upload:
     )
     left_out = tuple(sorted(names - set(files) - {CARD}))
     return Upload(model, variants, {name: folder / name for name in files}, left_out, facts)
+
+
+def _prepare_lora(folder: Path) -> Upload:
+    """The file of a LoRA alone, checked."""
+    facts = lora_facts(folder / LORA)
+    _check_finite([folder / LORA])
+    told = {name: facts.settings[name] for name in _TOLD if facts.settings.get(name) not in (None, "")}
+    told = told or {"r": ", ".join(map(str, sorted({rank for rank, _, _ in facts.layers.values()})))}
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return Upload(
+        None,
+        (None,),
+        {LORA: folder / LORA},
+        tuple(sorted(names - {LORA, CARD})),
+        ModelFacts({"lora": facts.parameters}, facts.precisions, {}),
+        AdapterFacts(len(facts.layers), told),
+    )
 
 
 def _check_finite(files: list[Path]) -> set[str]:

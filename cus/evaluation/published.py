@@ -33,7 +33,12 @@ def read_tables(folder: Path, is_model: Callable[[str], bool]) -> list[Table]:
 
 def _tables(folder: Path, results: dict[str, Any], is_model: Callable[[str], bool]) -> list[Table]:
     settings = results["settings"]
-    models = {row["name"]: row["model"] or settings["model"] for row in settings["rows"] if row["kind"] in OWN_KINDS}
+    models = {
+        # With a LoRA the frames are not the model's own any more.
+        row["name"]: row.get("lora") or row["model"] or settings["model"]
+        for row in settings["rows"]
+        if row["kind"] in OWN_KINDS
+    }
     own = {name for name, model in models.items() if is_model(str(model))}
     if not own:
         there = ", ".join(sorted({str(model) for model in models.values()})) or "no model"

@@ -14,7 +14,7 @@ from torch import Tensor
 from cus.cameras import PosedPhotos
 from cus.cameras.alignment import Alignment, align_cameras
 from cus.datasets.scenes import open_source
-from cus.diffusion.loading import find_model
+from cus.diffusion.loading import find_fitting_lora, find_model
 from cus.diffusion.parts import sampling_of
 from cus.errors import InputError
 from cus.estimators import estimate_scene
@@ -129,13 +129,22 @@ def _with_models(settings: EvalSettings) -> tuple[EvalSettings, int]:
     for row in settings.rows:
         if isinstance(row, Frames):
             row.images(samplings[row.model or settings.model].conditioning)
+    fitting = {
+        (row.model or settings.model, row.lora): find_fitting_lora(row.lora, models[row.model or settings.model])
+        for row in settings.rows
+        if isinstance(row, Frames) and row.lora is not None
+    }
+    loras: dict[str | None, str] = {lora: found.name for (_, lora), found in fitting.items()}
 
     def pinned(name: str) -> str:
         # A branch may move on before the evaluation is resumed, and a table must not mix two commits.
         return models[name].name if name in models else name
 
     rows = [
-        replace(row, model=pinned(row.model)) if isinstance(row, Frames) and row.model else row for row in settings.rows
+        replace(row, model=row.model and pinned(row.model), lora=loras.get(row.lora))
+        if isinstance(row, Frames)
+        else row
+        for row in settings.rows
     ]
     size = max((max(sampling.width, sampling.height) for sampling in samplings.values()), default=0)
     return replace(settings, model=pinned(settings.model), rows=rows), size

@@ -15,6 +15,7 @@ from cus.conditioning import Conditioning
 from cus.conditioning.kinds import ConditioningKind
 from cus.diffusion import CloseUpShotPipeline
 from cus.diffusion.loading import load_model
+from cus.diffusion.lora import find_lora
 from cus.errors import InputError
 from cus.inference.fit_options import FitOptions
 from cus.inference.settings import torch_device, torch_dtype
@@ -51,14 +52,18 @@ class Models:
 
     def __init__(self, device: str = "auto", dtype: str = "auto") -> None:
         self.device, self.dtype = torch_device(device), dtype
-        self._loaded: dict[str, CloseUpShotPipeline] = {}
+        self._loaded: dict[tuple[str, str | None], CloseUpShotPipeline] = {}
 
-    def __getitem__(self, name: str) -> CloseUpShotPipeline:
-        if name not in self._loaded:
+    def __getitem__(self, names: tuple[str, str | None]) -> CloseUpShotPipeline:
+        """A checkpoint with a LoRA, or with none."""
+        if names not in self._loaded:
             # One at a time: two full-size models are more than a card holds.
             self._loaded.clear()
-            self._loaded[name] = load_model(name, self.device, dtype=torch_dtype(self.dtype, self.device))
-        return self._loaded[name]
+            model, adapter = names
+            lora = None if adapter is None else find_lora(adapter)
+            dtype = torch_dtype(self.dtype, self.device)
+            self._loaded[names] = load_model(model, self.device, dtype=dtype, lora=lora)
+        return self._loaded[names]
 
 
 class _Shared:

@@ -47,6 +47,19 @@ class TrainingStage:
 
 
 @dataclass(frozen=True)
+class AdapterFacts:
+    """What a LoRA says of itself.
+
+    Attributes:
+        layers: how many layers of the U-Net it changes.
+        settings: rank, alpha, targets and so on, as far as its file tells.
+    """
+
+    layers: int
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Column:
     """A metric of a table: name, label, unit ("dB" or ""), direction, digits after the point."""
 
@@ -108,6 +121,7 @@ class CardFacts:
         base_model: Hub ids of what the training started from.
         training: stages, the first one first; empty where the training is not known.
         tables: measured numbers.
+        adapter: of a LoRA, which is all that the repository holds; None for a whole model.
     """
 
     repository: str
@@ -116,6 +130,7 @@ class CardFacts:
     base_model: Sequence[str] = ()
     training: Sequence[TrainingStage] = ()
     tables: Sequence[Table] = field(default_factory=tuple)
+    adapter: AdapterFacts | None = None
 
 
 def card_text(facts: CardFacts) -> str:
@@ -125,18 +140,19 @@ def card_text(facts: CardFacts) -> str:
         license=facts.license or None,
         library_name="closeupshot",
         pipeline_tag=TASK,
-        tags=list(TAGS),
+        tags=[*TAGS, *([] if facts.adapter is None else ["lora"])],
         base_model=list(facts.base_model) or None,
+        base_model_relation=None if facts.adapter is None else "adapter",
         model_name=name if any(_results(table) for table in facts.tables) else None,
         eval_results=[result for table in facts.tables for result in _results(table)] or None,
     )
     sections = [
         f"# {name}",
-        f"A point-conditioned video diffusion model for close-up views from a few photographs, in the format of the "
-        f"package `closeupshot`, after the paper [CloseUpShot]({PAPER}).",
-        _use(facts),
-        _parts(facts.model),
-        _sampling(facts.model.sampling),
+        f"A {'' if facts.adapter is None else 'LoRA of a '}point-conditioned video diffusion model for close-up views "
+        f"from a few photographs, in the format of the package `closeupshot`, after the paper [CloseUpShot]({PAPER}).",
+        _use(facts) if facts.adapter is None else _use_of_adapter(facts),
+        _parts(facts.model) if facts.adapter is None else _adapter(facts.model, facts.adapter),
+        _sampling(facts.model.sampling) if facts.model.sampling else "",
         _training(facts),
         _measured(facts.tables),
         _limits(facts),
@@ -188,6 +204,34 @@ pipeline = CloseUpShotPipeline.from_pretrained("{facts.repository}")
 frames = pipeline(photographs, conditioning)  # [V, 3, H', W'] and [T, 3, H, W] in [0, 1] -> [T, 3, H, W]
 ```
 {variants}""".rstrip()
+
+
+def _use_of_adapter(facts: CardFacts) -> str:
+    base = facts.base_model[0] if facts.base_model else "MODEL"
+    return f"""## Use
+
+With the package `closeupshot` and peft installed (`pip install "closeupshot[lora]"`):
+
+```
+cus-infer --views a.jpg b.jpg --model {base} --lora {facts.repository}
+```
+
+```python
+from cus.diffusion import CloseUpShotPipeline
+
+pipeline = CloseUpShotPipeline.from_pretrained("{base}")
+pipeline.load_lora_weights("{facts.repository}")
+```"""
+
+
+def _adapter(model: ModelFacts, adapter: AdapterFacts) -> str:
+    count = sum(model.parameters.values())
+    lines = ["## The LoRA", "", f"{_count(count, 'parameter')} beside {_count(adapter.layers, 'layer')} of the U-Net,"]
+    lines += [f"stored as {', '.join(model.precisions)}."]
+    if adapter.settings:
+        lines += ["", "| setting | value |", "| --- | --- |"]
+        lines += [f"| `{name}` | {_word(value)} |" for name, value in adapter.settings.items()]
+    return "\n".join(lines)
 
 
 def _parts(model: ModelFacts) -> str:

@@ -22,6 +22,9 @@ from huggingface_hub.errors import (
 from cus.errors import InputError
 
 INDEX = "model_index.json"
+LORA = "pytorch_lora_weights.safetensors"
+# What a repository is that has such a file.
+_KINDS = {INDEX: "model of this package", LORA: "LoRA"}
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 # The library's HTTP client raises subclasses of what its own errors derive from, whichever client that is.
 TRANSPORT: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
@@ -52,8 +55,14 @@ class HubAccess:
 
 
 @contextmanager
-def hub_errors(repository: str, access: HubAccess) -> Iterator[None]:
-    """Turn the library's errors into one InputError that says what to do."""
+def hub_errors(repository: str, access: HubAccess, index: str = INDEX) -> Iterator[None]:
+    """Turn the library's errors into one InputError that says what to do.
+
+    Args:
+        repository: "org/name".
+        access: how it is asked for.
+        index: the file that makes it what is sought, `INDEX` or `LORA`.
+    """
     try:
         yield
     except HFValidationError as error:
@@ -66,7 +75,7 @@ def hub_errors(repository: str, access: HubAccess) -> Iterator[None]:
     except RevisionNotFoundError as error:
         raise InputError(f"{repository} has no revision {access.revision!r}{_revisions(repository, access)}") from error
     except EntryNotFoundError as error:
-        raise InputError(f"{repository} on the Hub is no model of this package: it has no {INDEX}") from error
+        raise InputError(f"{repository} on the Hub is no {_KINDS[index]}: it has no {index}") from error
     except HfHubHTTPError as error:
         raise InputError(_refused(repository, error)) from error
     except OSError as error:

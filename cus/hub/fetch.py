@@ -118,10 +118,15 @@ def parse_id(name: str, revision: str | None = None) -> tuple[str, str | None] |
     return repository, spelled or revision
 
 
-def open_hub(repository: str, access: HubAccess) -> HubModel:
+def open_hub(repository: str, access: HubAccess, index: str = INDEX) -> HubModel:
     """The commit that a model stands at, with its index fetched and nothing else.
 
     Where the Hub cannot be reached or refuses, what the cache holds stands in.
+
+    Args:
+        repository: "org/name".
+        access: how the Hub is asked.
+        index: the file that is fetched; of a LoRA, which has no other, its weights.
 
     Raises:
         InputError: no such model, no access, no such revision, or nothing cached while the Hub cannot be reached.
@@ -129,21 +134,21 @@ def open_hub(repository: str, access: HubAccess) -> HubModel:
     files, refusal = None, None
     if not access.offline:
         try:
-            with hub_errors(repository, access):
+            with hub_errors(repository, access, index):
                 files = _files(repository, access.revision, access)
         except InputError as error:
             refusal = error
     # Asked for a file, a Hub that cannot be reached would be tried for half a minute: the cache is asked alone then.
     asked = access if files is not None else replace(access, local_files_only=True)
     try:
-        with hub_errors(repository, asked):
-            index = Path(hf_hub_download(repository, INDEX, revision=access.revision, **_options(asked)))
+        with hub_errors(repository, asked, index):
+            found = Path(hf_hub_download(repository, index, revision=access.revision, **_options(asked)))
     except InputError as error:
         raise refusal or error from error.__cause__
     if refusal is not None and isinstance(refusal.__cause__, RevisionNotFoundError):
         raise refusal
     reason = "" if refusal is None else first_line(refusal.__cause__ or refusal)
-    return HubModel(repository, access, index.parent.name, index.parent, files, reason)
+    return HubModel(repository, access, found.parent.name, found.parent, files, reason)
 
 
 def _files(repository: str, revision: str | None, access: HubAccess) -> dict[str, HubFile]:

@@ -10,7 +10,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from cus.errors import InputError
-from cus.hub.card import CardFacts, ModelFacts, card_text
+from cus.hub.card import AdapterFacts, CardFacts, ModelFacts, card_text
 from cus.hub.errors import LOG_IN, hub_errors
 from cus.hub.fetch import parse_id
 from cus.hub.stored import StoredModel
@@ -24,18 +24,20 @@ class Upload:
     """A checked model, ready to be uploaded.
 
     Attributes:
-        model: where it is stored.
+        model: where it is stored; None for a LoRA.
         variants: of its weights that are uploaded; None is the standard one.
         files: path in the repository -> file.
         left_out: paths in the folder that are not uploaded.
         facts: for the card.
+        adapter: likewise, of a LoRA.
     """
 
-    model: StoredModel
+    model: StoredModel | None
     variants: tuple[str | None, ...]
     files: Mapping[str, Path]
     left_out: tuple[str, ...]
     facts: ModelFacts
+    adapter: AdapterFacts | None = None
 
 
 def parse_target(name: str, revision: str | None = None) -> tuple[str, str | None]:
@@ -105,11 +107,11 @@ def upload(prepared: Upload, push: Push, card: str | None = None) -> str:
             api.create_branch(push.repository, branch=str(push.revision), exist_ok=True)
         held = set(api.list_repo_files(push.repository, revision=push.revision))
         if card is None and CARD not in held:
-            card = card_text(CardFacts(push.repository, prepared.facts))
+            card = card_text(CardFacts(push.repository, prepared.facts, adapter=prepared.adapter))
         operations: list[Any] = [CommitOperationAdd(name, str(file)) for name, file in prepared.files.items()]
         operations += [CommitOperationAdd(CARD, card.encode())] if card is not None else []
-        stale = prepared.model.weight_names(held, prepared.variants) - set(prepared.files)
-        operations += [CommitOperationDelete(name) for name in sorted(stale)]
+        earlier = prepared.model.weight_names(held, prepared.variants) if prepared.model is not None else set()
+        operations += [CommitOperationDelete(name) for name in sorted(earlier - set(prepared.files))]
         commit = api.create_commit(
             push.repository,
             operations,

@@ -15,7 +15,7 @@ from cus.cameras.path_files import read_camera_path
 from cus.closeup import CloseUp, close_up, condition
 from cus.conditioning import Conditioning, conditioning_kind
 from cus.diffusion import CloseUpShotPipeline
-from cus.diffusion.loading import find_model, load_model, model_identity, plan_memory
+from cus.diffusion.loading import find_fitting_lora, find_model, load_model, model_identity, plan_memory
 from cus.diffusion.memory import Choice, Clip
 from cus.diffusion.parts import sampling_of
 from cus.errors import InputError
@@ -81,6 +81,7 @@ class Run:
             check_alone(settings.trajectory, settings.end_zoom())
         prepare(settings.estimator, len(self.views.paths))
         self.stored = find_model(settings.model, settings.variant)
+        self.lora = None if settings.lora is None else find_fitting_lora(settings.lora, self.stored)
         self.folder = RunFolder(settings.out)
         # Before the model is loaded, which can take minutes.
         frames = [path.relative_to(settings.out).as_posix() for path in self.views.frames]
@@ -96,9 +97,10 @@ class Run:
         settings = self.settings
         path = None if settings.trajectory in get_args(Trajectory) else Path(settings.trajectory)
         model = self.stored.folder if self.stored.hub is None else None
+        lora = self.lora.file if self.lora is not None and self.lora.hub is None else None
         # Frames of videos are written by the run itself; their videos are among what is used.
         photos = [*(view for view in settings.views if view not in self.views.frames), *self.views.sources]
-        return [*photos, *(file for file in (settings.cameras, path, model) if file is not None)]
+        return [*photos, *(file for file in (settings.cameras, path, model, lora) if file is not None)]
 
     def _get_ready(self, inputs: Inputs, resume: bool) -> None:
         """Settle what the settings leave open, load the model, and decode the photographs."""
@@ -139,7 +141,8 @@ class Run:
             bars[0](done, total)
 
         started = time.perf_counter()
-        pipeline = load_model(self.stored, self.device, settings.variant, self.dtype, memory.plan, fetched)
+        how = (self.device, settings.variant, self.dtype, memory.plan, fetched)
+        pipeline = load_model(self.stored, *how, lora=self.lora)
         if bars:
             self.progress.finish("Model from the Hub", time.perf_counter() - started)
         set_attention_backend(pipeline.unet, settings.attention)
@@ -313,6 +316,7 @@ class Run:
                 on_frames()
 
         model = [model_identity(self.stored), settings.variant]
+        model += [] if self.lora is None else [file_digest(self.lora.file)]
         sampling = (*model, settings.steps, settings.guidance, settings.seed, str(self.dtype))
         before = "conditioning"
         if self.passes == 2:
@@ -367,6 +371,7 @@ class Run:
         settings, verdict = self.settings, self.results.verdict
         used = asdict(settings) | {
             "model": self.stored.name,
+            "lora": self.lora and self.lora.name,
             "frames": self.frames,
             "size": self.longest_side,
             "zoom": settings.end_zoom(),

@@ -78,6 +78,8 @@ class ModelSettings:
 
     Attributes:
         model: mini (ships with the package), a checkpoint folder, or a Hub id: org/name, org/name@revision
+        lora: a LoRA for the model: the folder of one that train/unet.py has exported, its file, or a Hub id: org/name,
+            org/name@revision
         variant: weights of the checkpoint in another precision, such as fp16 (default: the standard ones)
         size: longest side of the frames, in pixels (default: the model's, 512 for mini)
         steps: sampling steps a pass (default: the model's)
@@ -99,6 +101,7 @@ class ModelSettings:
     """
 
     model: Annotated[str, option("MODEL")] = "mini"
+    lora: Annotated[str | None, option("LORA")] = None
     variant: Annotated[str | None, option("NAME")] = None
     size: Annotated[int | None, option("PIXELS")] = limited(None, low=64, high=4096)
     steps: Annotated[int | None, option("N")] = limited(None, low=1, high=1000)

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import cus
 from cus.cameras import load_transforms
 from cus.cli.infer import main
+from cus.diffusion import CloseUpShotPipeline
+from cus.diffusion.lora import FILE, TARGETS, add_lora, save_lora
 from cus.inference import InferSettings, Run
 from cus.report.video import read_video, write_video
 from cus.splats import load_splats
@@ -293,3 +296,29 @@ def test_a_photograph_that_cannot_be_placed_is_in_no_output_and_all_views_refuse
     capsys.readouterr()
     assert main([*arguments, "--overwrite", "--all-views"]) == 2
     assert "view 1 cannot be placed" in capsys.readouterr().err
+
+
+def test_a_lora_changes_the_frames_and_the_record_and_resuming_without_it_makes_them_anew(tmp_path, capsys):
+    pytest.importorskip("peft")
+    pipeline = CloseUpShotPipeline.from_pretrained("mini")
+    add_lora(pipeline.unet, 2, 2.0, TARGETS)
+    for name, parameter in pipeline.unet.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(0))
+    (tmp_path / "lora" / "export").mkdir(parents=True)
+    save_lora(pipeline.unet, tmp_path / "lora" / "export")
+    arguments = ["--views", *VIEWS, "--out", str(tmp_path / "out"), *SMALL, "--no-splat", "--no-structure"]
+    assert main([*arguments, "--lora", str(tmp_path / "lora")]) == 0
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert run["settings"]["lora"] == str(tmp_path / "lora")
+    changed = (tmp_path / "out/frames/0004.png").read_bytes()
+    assert main([*arguments, "--resume"]) == 0
+    again = json.loads((tmp_path / "out/run.json").read_text())
+    assert again["settings"]["lora"] is None and again["reused"] == ["scene", "conditioning"]
+    assert (tmp_path / "out/frames/0004.png").read_bytes() != changed
+    capsys.readouterr()
+    state = load_file(tmp_path / "lora" / "export" / FILE)
+    save_file({name: values[:, :1].contiguous() for name, values in state.items()}, tmp_path / "cut.safetensors")
+    assert main([*arguments, "--overwrite", "--lora", str(tmp_path / "cut.safetensors")]) == 2
+    assert "is damaged: the matrices of" in capsys.readouterr().err
+    assert (tmp_path / "out/frames/0004.png").is_file()

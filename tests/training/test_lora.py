@@ -61,10 +61,44 @@ def test_what_is_no_adapter_is_refused(tmp_path: Path, adapter: tuple[Path, torc
     save_file({"conv.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match=r"is no LoRA of a U-Net: .*begins with conv.weight"):
         lora.find_lora(tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match="does not fit this U-Net"):
-        lora.load_lora(UNet(**OTHER), adapter[0])
+    other = r"does not fit the U-Net of .*to_\w+ is \[64, 64\], and the LoRA changes \[32, 32\].* and \d+ more; it was"
+    with pytest.raises(InputError, match=other):
+        lora.load_lora(UNet(**OTHER), lora.find_lora(adapter[0]))
     with pytest.raises(InputError, match=r"lora.targets has to_x; linear layers of the U-Net: .*to_q"):
         lora.add_lora(tiny_pipeline().unet, 4, 4.0, ["to_q", "to_x"])
+
+
+def test_a_layer_that_the_network_lacks_or_a_damaged_or_foreign_file_is_named(tmp_path: Path, adapter) -> None:
+    tensors = load_file(adapter[0] / lora.FILE)
+    first = sorted(tensors)[0]
+    changed = {
+        r"there is no elsewhere\.to_q": {**tensors, **_pair("unet.elsewhere.to_q", 4)},
+        "is no LoRA in diffusers' form: it has unet.a.lora.down.weight": {**tensors, "unet.a.lora.down.weight": _ones},
+        r"the matrices of .* are missing and \[": {name: value for name, value in tensors.items() if name != first},
+        "is no LoRA in diffusers' form: it has text_encoder": {**tensors, **_pair("text_encoder.to_q", 4)},
+        "holds values that are not numbers": {**tensors, first: tensors[first] * torch.nan},
+    }
+    for message, content in changed.items():
+        save_file(content, tmp_path / "changed.safetensors")
+        with pytest.raises(InputError, match=message):
+            tiny_pipeline().load_lora_weights(tmp_path / "changed.safetensors")
+
+
+_ones = torch.ones(4, 32)
+
+
+def _pair(layer: str, rank: int) -> dict[str, torch.Tensor]:
+    return {f"{layer}.lora_A.weight": torch.ones(rank, 32), f"{layer}.lora_B.weight": torch.ones(32, rank)}
+
+
+def test_an_adapter_takes_the_precision_of_its_network(adapter) -> None:
+    pipeline = tiny_pipeline().to(torch.bfloat16)
+    pipeline.load_lora_weights(adapter[0])
+    added = {value.dtype for name, value in pipeline.unet.named_parameters() if "lora_" in name}
+    assert added == {torch.bfloat16}
+    with pytest.raises(InputError, match="cannot load the LoRA"):
+        pipeline.load_lora_weights(adapter[0])
+    pipeline.load_lora_weights(adapter[0], "another")
 
 
 OTHER = {

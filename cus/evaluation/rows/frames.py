@@ -22,6 +22,7 @@ class Frames(Row):
 
     Attributes:
         model: "mini", a folder, or a Hub id; None: the evaluation's.
+        lora: for the model: a file, a folder or a Hub id; None: none.
         conditioning: what the model is shown, "hierarchical", "points" or "fused"; "auto": what it does best with.
         suppress_background: of hierarchical and fused images: whether leaked background is removed (Eq. 5).
         scales: of hierarchical images: resolutions as divisors, e.g. [1] or [1, 4]; None: as many as the spacing of the
@@ -37,6 +38,7 @@ class Frames(Row):
     kind: str = "frames"
     label: str = "Generated frame"
     model: str | None = None
+    lora: str | None = None
     conditioning: str = limited("auto", choices=("auto", *KINDS))
     suppress_background: bool = True
     scales: list[int] | None = None
@@ -83,18 +85,18 @@ class Frames(Row):
 
     def close_up(self, case: CaseWork) -> CloseUp:
         """The frames, made once for all rows that ask for the same; two passes share the first with one."""
-        name = self.model or case.defaults.model
-        own = case.models[name].sampling
+        names = (self.model or case.defaults.model, self.lora)
+        own = case.models[names].sampling
         kind = self.images(own.conditioning)
         passes = 1 + (own.second_pass if self.structure is None else self.structure)
         photo_size = self.photo_size if kind.takes_photographs else None
-        key = (name, kind, photo_size, self.steps, self.guidance)
+        key = (names, kind, photo_size, self.steps, self.guidance)
 
         def make() -> CloseUp:
             return close_up(
                 case.scene,
                 case.path(case.defaults.frames or own.frames),
-                case.models[name],
+                case.models[names],
                 passes=passes,
                 kind=kind,
                 photographs=case.references.photographs(photo_size),
