@@ -1,4 +1,4 @@
-"""Cameras, trajectories, and the files that hold them. Imports third-party code and `cus.errors` only."""
+"""Cameras, trajectories, and the files that hold them. Imports only third-party code and `cus.errors`."""
 
 from cus.cameras import trajectories
 from cus.cameras.cameras import Cameras

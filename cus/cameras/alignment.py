@@ -1,4 +1,4 @@
-"""Estimated cameras laid over given ones: the similarity between the two worlds, and what it cannot explain."""
+"""Alignment of estimated cameras with given ones: the similarity between the two worlds, and its residuals."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from cus.cameras.cameras import Cameras
 from cus.errors import InputError
 
-# Below this ratio of the second to the first extent, centres lie on a line and leave the turn about it open.
+# Below this ratio of the second to the first extent, centres lie on a line and the rotation about it is undetermined.
 LEAST_SPREAD = 0.05
 
 
@@ -17,14 +17,14 @@ class Alignment:
     """x_given = scale * rotation @ x_estimated + translation, and the residuals.
 
     Attributes:
-        scale: given units an estimated unit; multiplies depths.
-        rotation: [3, 3] float64.
-        translation: [3] float64.
+        scale: given units per estimated unit; multiplies depths.
+        rotation: [3, 3] float64 rotation from the estimated to the given world.
+        translation: [3] float64 translation in given units.
         rotation_errors: [V] degrees between the given and the aligned orientation of each camera.
         position_errors: [V] distances between the given and the aligned centres, in units of the baseline: the largest
             distance between two given centres.
-        focal_errors: [V] how much longer the estimated focal lengths are than the given ones, as fractions of these
-            (geometric means of x and y, in units of the picture's width); a similarity cannot mend them.
+        focal_errors: [V] relative excess of the estimated focal lengths over the given ones (geometric means of x and
+            y, in units of the picture's width); a similarity cannot correct it.
     """
 
     scale: float
@@ -35,7 +35,7 @@ class Alignment:
     focal_errors: Tensor
 
     def cameras(self, estimated: Cameras) -> Cameras:
-        """Cameras of the estimated world, in the given one."""
+        """Transform cameras of the estimated world to the given one."""
         viewmats = torch.zeros_like(estimated.viewmats, dtype=torch.float64)
         viewmats[:, :3, :3] = estimated.viewmats[:, :3, :3].double() @ self.rotation.T
         centers = self.points(_centers(estimated))
@@ -44,26 +44,27 @@ class Alignment:
         return Cameras(viewmats.to(estimated.viewmats.dtype), estimated.Ks, estimated.width, estimated.height)
 
     def points(self, points: Tensor) -> Tensor:
-        """[..., 3] points of the estimated world, in the given one."""
+        """Transform points [..., 3] of the estimated world to the given one."""
         turned = points @ self.rotation.to(points).T
         return self.scale * turned + self.translation.to(points)
 
 
 def align_cameras(estimated: Cameras, given: Cameras) -> Alignment:
-    """The similarity that brings estimated cameras onto given ones.
+    """Find the similarity that maps estimated cameras to given ones.
 
-    Three or more centres that are not on a line fix it in the least squares sense (Umeyama 1991). Two, or centres on a
-    line, leave the turn about the line open: then the rotation is the mean of what each camera's own orientation says
-    (the nearest rotation to their sum), and scale and translation are the least squares ones for it. Intrinsics play
-    no part in it.
+    Three or more centres that are not on a line determine it in the least squares sense (Umeyama 1991). Two centres, or
+    centres on a line, leave the rotation about the line undetermined: then the rotation is the mean of those between
+    the cameras' orientations (the nearest rotation to their sum), and scale and translation are the least squares
+    solution for it. Intrinsics play no part.
 
     Args:
         estimated: V cameras in their own world and unit.
-        given: the V true cameras, in the same order.
+        given: V given cameras, in the same order.
 
     Raises:
-        InputError: fewer than two cameras, centres in one place in either world, or baselines that run opposite ways.
-        ValueError: numbers of cameras that differ.
+        InputError: fewer than two cameras, all centres in one place in either world, or baselines in opposite
+            directions.
+        ValueError: different numbers of cameras.
     """
     if len(estimated) != len(given):
         raise ValueError(f"expected as many estimated as given cameras, got {len(estimated)} and {len(given)}")
@@ -94,19 +95,19 @@ def align_cameras(estimated: Cameras, given: Cameras) -> Alignment:
 
 
 def _centers(cameras: Cameras) -> Tensor:
-    """[V, 3] float64 on the CPU."""
+    """Camera centres [V, 3] in float64 on the CPU."""
     viewmats = cameras.viewmats.double().cpu()
     return -(viewmats[:, :3, :3].mT @ viewmats[:, :3, 3:])[..., 0]
 
 
 def _relative_focals(cameras: Cameras) -> Tensor:
-    """[V] float64 focal lengths over the picture's width."""
+    """Focal lengths [V] as fractions of the picture's width, float64."""
     Ks = cameras.Ks.double().cpu()
     return (Ks[:, 0, 0] * Ks[:, 1, 1]).sqrt() / cameras.width
 
 
 def _spread(offsets: Tensor) -> float:
-    """Second over first singular value of centred positions [V, 3]; 0 on a line."""
+    """Ratio of the second to the first singular value of centred positions [V, 3]; 0 on a line."""
     values = torch.linalg.svdvals(offsets)
     return float(values[1] / values[0])
 
@@ -120,6 +121,6 @@ def _nearest_rotation(matrix: Tensor) -> Tensor:
 
 
 def _degrees(rotations: Tensor) -> Tensor:
-    """[V] angles of rotations [V, 3, 3]; by the chord, which keeps small angles."""
+    """Angles [V] of rotations [V, 3, 3]; computed by the chord, which is accurate for small angles."""
     chord = (rotations - torch.eye(3, dtype=rotations.dtype)).flatten(1).norm(dim=1) / 8**0.5
     return torch.rad2deg(2 * torch.asin(chord.clamp(max=1.0)))

@@ -20,7 +20,7 @@ class Cameras:
         height: image height in pixels.
 
     Raises:
-        ValueError: shapes that do not fit, values that are not finite, or a size below one pixel.
+        ValueError: inconsistent shapes, values that are not finite, or a size below one pixel.
     """
 
     viewmats: Tensor
@@ -71,19 +71,19 @@ class Cameras:
         return Cameras(self.viewmats.to(device), self.Ks.to(device), self.width, self.height)
 
     def resized(self, width: int, height: int) -> "Cameras":
-        """The same views for pictures resampled to width x height pixels; x and y scale on their own."""
+        """The same views for pictures resampled to width x height pixels; x and y scale independently."""
         scale = self.Ks.new_tensor([width / self.width, height / self.height, 1.0])
         return Cameras(self.viewmats, self.Ks * scale[:, None], width, height)
 
     def cropped(self, x: float, y: float, width: int, height: int) -> "Cameras":
-        """The window of width x height pixels whose top-left corner lies at (x, y) pixels; it may reach outside."""
+        """The window of width x height pixels with its top-left corner at (x, y) pixels; it may extend outside."""
         Ks = self.Ks.clone()
         Ks[:, 0, 2] -= x
         Ks[:, 1, 2] -= y
         return Cameras(self.viewmats, Ks, width, height)
 
     def zoomed(self, factor: float | Tensor) -> "Cameras":
-        """Focal lengths times `factor` (a number, or one a camera [N]) about the image centre; the image size stays."""
+        """Multiply focal lengths by `factor` (one number, or [N]) about the image centre; the image size stays."""
         factors = torch.as_tensor(factor, dtype=self.Ks.dtype, device=self.Ks.device).expand(len(self))
         if not bool((factors > 0).all()):
             raise ValueError(f"zoom factors must be positive, got {factor}")
@@ -96,7 +96,7 @@ class Cameras:
 
     @staticmethod
     def cat(cameras: Sequence["Cameras"]) -> "Cameras":
-        """One batch of all, in order. Raises ValueError where the image sizes differ."""
+        """Concatenate batches in order. Raises ValueError if the image sizes differ."""
         sizes = {(c.width, c.height) for c in cameras}
         if len(sizes) != 1:
             raise ValueError(f"cameras of different image sizes cannot be one batch: {sorted(sizes)}")
@@ -127,7 +127,7 @@ class Cameras:
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels and z-depths of world points: [M, 3] or [N, M, 3] -> ([N, M, 2], [N, M]).
 
-        A point behind the camera has a negative depth, and pixels that mean nothing.
+        A point behind the camera has a negative depth and meaningless pixels.
         """
         in_camera = points @ self.viewmats[:, :3, :3].transpose(1, 2) + self.viewmats[:, None, :3, 3]
         depths = in_camera[..., 2]

@@ -1,4 +1,4 @@
-"""COLMAP models in and out; pycolmap writes them."""
+"""Reads and writes COLMAP models (writing uses pycolmap)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +18,12 @@ from cus.runtime import signal_handlers_kept
 
 
 def load_colmap(model: Path | str, images: Path | str) -> PosedPhotos:
-    """Read a COLMAP model (binary or text) whose photographs lie below the folder `images`, ordered by name.
+    """Read a COLMAP model (binary or text) with photographs below the folder `images`, ordered by name.
 
     COLMAP's axes and pixel centres are the project's.
 
     Raises:
-        InputError: no model in the folder, no registered image, a file that is damaged, or a camera or pose that cannot
-            be.
+        InputError: no model in the folder, no registered image, a damaged file, or an invalid camera or pose.
     """
     model = Path(model)
     cameras, registered = read_model(model)
@@ -59,21 +58,21 @@ def save_colmap(
     seen: Sequence[Tensor] | None = None,
     origin: Tensor | None = None,
 ) -> None:
-    """Write a binary COLMAP model: one PINHOLE camera an image.
+    """Write a binary COLMAP model with one PINHOLE camera per image.
 
     Args:
-        folder: is made where it does not exist.
+        folder: folder of the model; created if it does not exist.
         cameras: N cameras, in batches of any image sizes.
         names: N picture names, relative to the folder of pictures.
         points: [M, 3] world points, or None.
         colors: [M, 3] RGB in [0, 1], or None for black points.
-        seen: for each of the N pictures the indices of the points that it observes, at their projections
+        seen: for each of the N pictures the indices of the points that it observes at their projections
             (`visible_points`); None: no observations.
-        origin: [3] float64 of the world of cameras and points (`PosedPhotos.origin`), which is added back: the model
-            is in float64.
+        origin: [3] float64 origin of the world of cameras and points (`PosedPhotos.origin`), which is added back: the
+            model is in float64.
 
     Raises:
-        InputError: the model could not be written whole.
+        InputError: the model could not be written completely.
     """
     with signal_handlers_kept():
         import pycolmap
@@ -94,7 +93,7 @@ def save_colmap(
         viewmat = view.viewmats.cpu().double()
         pixels = Cameras(viewmat, K[None], view.width, view.height).project(xyz[observed])[0][0].numpy()
         image = pycolmap.Image(name=name, keypoints=pixels, camera_id=index, image_id=index)
-        # Far from zero, a rotation in single precision would move the centre.
+        # Far from zero, a single-precision rotation would move the centre.
         rotation = torch.from_numpy(Rotation.from_matrix(viewmat[0, :3, :3].numpy()).as_matrix())
         center = moved - viewmat[0, :3, :3].T @ viewmat[0, :3, 3]
         pose = torch.cat([rotation, -(rotation @ center)[:, None]], dim=1)
@@ -110,9 +109,9 @@ def save_colmap(
 
 
 def _write_whole_model(reconstruction: Any, folder: Path) -> None:
-    """Write a model and look whether it is whole: COLMAP itself does not notice a full disk."""
+    """Write a model and check that it is complete: COLMAP itself does not notice a full disk."""
     images, points = reconstruction.images.values(), reconstruction.points3D.values()
-    # Sizes by COLMAP's documented layout of binary models.
+    # Sizes follow from COLMAP's documented layout of binary models.
     expected = {
         "cameras.bin": 8 + reconstruction.num_cameras() * (24 + 4 * 8),
         "images.bin": 8 + sum(64 + len(i.name.encode()) + 1 + 8 + 24 * i.num_points2D() for i in images),
@@ -130,22 +129,23 @@ def _write_whole_model(reconstruction: Any, folder: Path) -> None:
 
 
 def visible_points(cameras: Cameras | Sequence[Cameras], points: Tensor, *, most_views: int = 3) -> list[Tensor]:
-    """Which points each camera sees, judged by the points themselves, for a model whose tracks other programs use.
+    """The points that each camera sees, judged from the points themselves, for models whose tracks other programs use.
 
-    A camera's picture is divided into cells of a few points each; a point is seen where it is no more than 2 % farther
-    than the nearest point of its cell. Of the cameras that see a point, `most_views` are kept, taken in turn, so that
-    the observations spread over all pictures. A point that is nowhere in front goes to a camera that it falls into.
+    A camera's picture is divided into cells of a few points each; a point is visible if it is at most 2 % farther than
+    the nearest point of its cell. `most_views` of the cameras that see a point are kept, in turn, so that the
+    observations are spread over all pictures. A point that is hidden in all pictures goes to a camera whose picture
+    contains it.
 
     Args:
         cameras: N cameras, in batches of any image sizes.
         points: [M, 3] world points.
-        most_views: cameras a point.
+        most_views: maximum number of cameras per point.
 
     Returns:
         N tensors of ascending point indices.
     """
     views = [batch[i] for batch in ([cameras] if isinstance(cameras, Cameras) else cameras) for i in range(len(batch))]
-    # How far behind the nearest one, as a ratio of depths; infinite where a point falls beside the picture.
+    # Ratio of a point's depth to the nearest one's; infinite where a point falls outside the picture.
     ratios = torch.stack([_behind(view, points) for view in views])
     seen = ratios <= 1.02
     lost = ~seen.any(dim=0)
@@ -159,7 +159,7 @@ def visible_points(cameras: Cameras | Sequence[Cameras], points: Tensor, *, most
 
 
 def _behind(view: Cameras, points: Tensor) -> Tensor:
-    """[M] depth of each point over that of the nearest point in its cell; infinite outside the picture."""
+    """[M] ratio of each point's depth to that of the nearest point in its cell; infinite outside the picture."""
     pixels, depths = (values[0] for values in view.project(points))
     inside = (
         (depths > 0) & (pixels >= 0).all(dim=1) & (pixels < pixels.new_tensor([view.width, view.height])).all(dim=1)

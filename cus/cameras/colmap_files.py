@@ -1,7 +1,7 @@
-"""COLMAP's files of cameras and images, binary and text, read with every count held against the file's size.
+"""COLMAP's files of cameras and images, binary and text; every count is checked against the file's size.
 
-COLMAP's own reader believes a header: a damaged one can make it ask for all memory or end the process. Points, rigs and
-frames are not read; images hold the whole pose for programs that know no rigs.
+COLMAP's own reader trusts headers: a damaged one can make it request all memory or crash the process. Points, rigs and
+frames are not read; images hold the complete pose for programs without rigs.
 """
 
 import math
@@ -18,7 +18,7 @@ from cus.errors import InputError
 
 _MODEL_NAMES = {model.id: name for name, model in MODELS.items()}
 _LONGEST_NAME = 4096
-_LONGEST_LINE = 2**26  # a line of points in text, in bytes
+_LONGEST_LINE = 2**26  # maximum length of a line of points in text, in bytes
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ColmapCamera:
 
 @dataclass(frozen=True)
 class ColmapImage:
-    """A registered photograph: name below the folder of photographs, quaternion wxyz (of norm 1), translation."""
+    """A registered photograph: name relative to the folder of photographs, unit quaternion wxyz, translation."""
 
     name: str
     quaternion: tuple[float, ...]
@@ -43,7 +43,7 @@ class ColmapImage:
 
 
 def model_files(folder: Path) -> tuple[Path, Path] | None:
-    """The files (cameras, images) of the model in a folder, or None where there is none; binary before text."""
+    """The files (cameras, images) of the model in a folder, binary before text; None if there is no model."""
     for suffix in (".bin", ".txt"):
         files = folder / f"cameras{suffix}", folder / f"images{suffix}"
         if all(os.path.isfile(file) for file in files):
@@ -52,7 +52,7 @@ def model_files(folder: Path) -> tuple[Path, Path] | None:
 
 
 def image_count(folder: Path) -> int:
-    """How many photographs a model says that it has; 0 where that cannot be read."""
+    """Number of photographs that a model claims to have; 0 if it cannot be read."""
     files = model_files(folder)
     if files is None:
         return 0
@@ -66,11 +66,11 @@ def image_count(folder: Path) -> int:
 
 
 def read_model(folder: Path) -> tuple[dict[int, ColmapCamera], list[ColmapImage]]:
-    """Cameras by their number, and images in the order of their names.
+    """Cameras by their id, and images ordered by name.
 
     Raises:
-        InputError: no model in the folder, a file that is cut, damaged or no model's, a camera of an unknown or
-            impossible kind, or an image without a usable pose; the message names file and entry.
+        InputError: no model in the folder, a file that is truncated, damaged or not a model, a camera of an unknown or
+            invalid kind, or an image without a usable pose; the message names file and entry.
     """
     files = model_files(folder)
     if files is None:
@@ -127,7 +127,7 @@ def _checked(image: ColmapImage, cameras: dict[int, ColmapCamera], where: str) -
 
 
 class _Binary:
-    """A binary file whose every read is held against what is left of it."""
+    """A binary file that checks every read against the remaining size."""
 
     def __init__(self, path: Path, file: BinaryIO, least: int) -> None:
         self.path, self.file = path, file
@@ -200,7 +200,7 @@ def _binary_images(path: Path) -> Iterator[ColmapImage]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a text file."""
+    """The numbered lines of a text file."""
     try:
         if not path.is_file():
             raise InputError(f"{path} is no regular file")
@@ -246,4 +246,4 @@ def _text_images(path: Path) -> Iterator[ColmapImage]:
                 f"{path}, line {number}: expected ID QW QX QY QZ TX TY TZ CAMERA NAME, got {line[:60]!r}"
             ) from error
         yield ColmapImage(name, values[:4], values[4:], camera)
-        next(lines, None)  # the image's points, which may be an empty line
+        next(lines, None)  # skip the image's points, which may be an empty line

@@ -1,4 +1,4 @@
-"""Colours to sRGB: pictures with a colour profile, CMYK and Lab ones."""
+"""Conversion of colours to sRGB: pictures with colour profiles, CMYK and Lab pictures."""
 
 import io
 from collections.abc import Callable
@@ -8,14 +8,14 @@ import numpy as np
 from PIL import Image, ImageCms
 
 ToSRGB = Callable[[Image.Image], np.ndarray]
-"""A band of a picture, without alpha -> [h, w, 3] uint8 sRGB."""
-# Profiles of sRGB itself differ by rounding; what differs by no more is left alone.
+"""Converts a band of a picture, without alpha, to [h, w, 3] uint8 sRGB."""
+# Profiles of sRGB itself differ by rounding; conversions that change colours by no more are skipped.
 _SAME = 3
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
 
 
 def to_srgb(image: Image.Image, notes: list[str]) -> ToSRGB:
-    """What converts bands of a picture; what it does that is not plain is added to `notes`."""
+    """The converter for bands of a picture; assumptions and conversions are added to `notes`."""
     transform, mode = _embedded(image, notes)
     if transform is None and image.mode == "LAB":
         transform, mode = ImageCms.buildTransform(ImageCms.createProfile("LAB"), _srgb(), "LAB", "RGB"), "LAB"
@@ -39,7 +39,7 @@ def _srgb() -> ImageCms.ImageCmsProfile:
 
 
 def _embedded(image: Image.Image, notes: list[str]) -> tuple[ImageCms.ImageCmsTransform | None, str]:
-    """The conversion by the picture's own profile and the mode it works on; None where it has none or is sRGB."""
+    """The conversion by the picture's own profile and the mode it works on; None without a profile or for sRGB."""
     data = image.info.get("icc_profile")
     if not data:
         return None, ""
@@ -54,7 +54,7 @@ def _embedded(image: Image.Image, notes: list[str]) -> tuple[ImageCms.ImageCmsTr
         intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
         transform = ImageCms.buildTransform(profile, _srgb(), mode, "RGB", intent, flags)
         name = (ImageCms.getProfileDescription(profile).strip() or "unnamed").splitlines()[0][:60]
-    # Profiles of damaged files fail in many ways, and the pixels are there all the same.
+    # Damaged profiles fail in many ways, but the pixels are still usable.
     except Exception:
         notes.append("its colour profile is damaged or of another kind; its colours are taken as sRGB")
         return None, ""
@@ -65,7 +65,7 @@ def _embedded(image: Image.Image, notes: list[str]) -> tuple[ImageCms.ImageCmsTr
 
 
 def _is_identity(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether a conversion changes no colour of a grid by more than rounding."""
+    """Whether a conversion changes every colour of a grid by at most rounding."""
     if mode not in ("RGB", "L"):
         return False
     levels = np.linspace(0, 255, 9).round().astype(np.uint8)

@@ -27,7 +27,7 @@ def opencv_c2w_from_llff_c2w(c2w: Tensor) -> Tensor:
     return torch.stack([right, down, -back, center], dim=-1)
 
 
-# How the real spherical harmonics of degree 0 to 3 change when y and z are reversed: each is odd or even in y z.
+# Signs of the real spherical harmonics of degree 0 to 3 when y and z are reversed: each is odd or even in y z.
 _SH_SIGNS_Y_Z = (1, -1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1)
 
 
@@ -45,7 +45,7 @@ def rub_quats_from_rdf(quats: Tensor) -> Tensor:
     """[..., 4] orientations wxyz of Gaussians: world axes right, down, front -> right, up, back.
 
     The rotation R becomes F R F, F = diag(1, -1, -1): a Gaussian is symmetric in its own axes, so the F on the right
-    changes nothing that can be seen.
+    makes no visible difference.
     """
     return quats * quats.new_tensor([1.0, 1.0, -1.0, -1.0])
 
@@ -66,11 +66,11 @@ def rdf_sh_from_rub(sh: Tensor) -> Tensor:
 
 
 def viewmats_from_c2w(c2w: Tensor, names: Sequence[str] | None = None) -> Tensor:
-    """[..., 4, 4] world-to-camera from camera-to-world; the rotation is first made exactly orthonormal (SVD).
+    """World-to-camera matrices [..., 4, 4] from camera-to-world; the rotation is first made exactly orthonormal (SVD).
 
     Args:
         c2w: camera-to-world matrices.
-        names: of the N matrices [N, 4, 4], for messages.
+        names: names of the N matrices [N, 4, 4] for messages.
 
     Raises:
         ValueError: a last row other than 0 0 0 1, or a 3x3 part further than 1e-2 from a rotation; the message names
@@ -94,7 +94,7 @@ def viewmats_from_c2w(c2w: Tensor, names: Sequence[str] | None = None) -> Tensor
 
 
 def _not_rigid(matrix: Tensor) -> str:
-    """Why a matrix [4, 4] is no rigid motion, for people."""
+    """Explain why a matrix [4, 4] is not a rigid motion."""
     row = [round(value, 4) + 0.0 for value in matrix[3].tolist()]
     if (matrix[3] - matrix.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().max() > 1e-3:
         return f"the matrix is not rigid: its last row must be 0 0 0 1, got {row}"

@@ -1,4 +1,4 @@
-"""Orientation and focal length by EXIF; a field that cannot be meant is ignored with a note."""
+"""Orientation and focal length from EXIF; implausible fields are ignored with a note."""
 
 import math
 from collections.abc import Mapping
@@ -9,28 +9,28 @@ from PIL import ExifTags, Image
 
 from cus.cameras.conversions import focal_from_35mm
 
-# EXIF's FocalPlaneResolutionUnit: millimetres a unit.
+# EXIF's FocalPlaneResolutionUnit in millimetres.
 _UNITS = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
-# 35 mm equivalents from the widest fisheye to the longest telescope, in mm.
+# Plausible 35 mm equivalents, from the widest fisheye to the longest telescope, in mm.
 FOCAL_RANGE_35MM = (4.0, 2000.0)
-# Rounding of a size to whole pixels changes a shape by less.
+# Rounding a size to whole pixels changes its aspect ratio by less than this.
 _SHAPE_TOLERANCE = 0.02
 
 
 def read_exif(image: Image.Image) -> tuple[Image.Exif, list[str]]:
-    """EXIF of an open picture, empty where it cannot be parsed, and notes."""
+    """EXIF of an open picture, empty if it cannot be parsed, and notes."""
     try:
         if image.format == "PNG" and "exif" not in image.info and not _png_has_exif(image):
-            # Pillow's PNG reader would decode all pixels to look behind them.
+            # Pillow's PNG reader would decode all pixels to look for EXIF behind them.
             return Image.Image.getexif(image), []
         return image.getexif(), []
-    # Parsers of damaged EXIF fail in many ways, and none of them spoils the pixels.
+    # Damaged EXIF fails in many ways, but the pixels are still usable.
     except Exception:
         return Image.Exif(), ["its EXIF data are damaged and not used"]
 
 
 def _png_has_exif(image: Any) -> bool:
-    """Whether a PNG has an eXIf chunk anywhere; the stream's position is kept."""
+    """Whether a PNG has an eXIf chunk anywhere; the stream's position is restored."""
     stream = image.fp
     place = stream.tell()
     try:
@@ -45,13 +45,13 @@ def _png_has_exif(image: Any) -> bool:
 
 
 def orientation_of(exif: Image.Exif) -> int:
-    """EXIF's orientation, 1 .. 8; 1, upright, where there is none or it is nonsense."""
+    """EXIF's orientation, 1 .. 8; 1 (upright) if missing or invalid."""
     value = exif.get(ExifTags.Base.Orientation, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """[H, W, ...] pixels stored with an EXIF orientation -> the same upright (a view)."""
+    """Turn [H, W, ...] pixels stored with an EXIF orientation upright (a view)."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -69,8 +69,8 @@ def turned_back(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def focal_length(exif: Image.Exif, width: int, height: int) -> tuple[float | None, list[str]]:
     """Focal length in pixels of a picture of `width` x `height` (in either order), and notes.
 
-    FocalLengthIn35mmFilm by the diagonal (CIPA DCG-001), which holds a digital zoom already; else FocalLength and the
-    resolution of the focal plane, which do not, scaled from the size that the camera wrote to the picture's own.
+    From FocalLengthIn35mmFilm by the diagonal (CIPA DCG-001), which includes a digital zoom; else from FocalLength and
+    the resolution of the focal plane, which do not, scaled from the size that the camera wrote to the picture's own.
     """
     try:
         fields = _Fields(exif.get_ifd(ExifTags.IFD.Exif))
@@ -93,14 +93,14 @@ def focal_length(exif: Image.Exif, width: int, height: int) -> tuple[float | Non
 
 
 class _Fields:
-    """EXIF fields as positive numbers; what is there but none leaves a note."""
+    """EXIF fields as positive numbers; other values leave a note."""
 
     def __init__(self, values: Mapping[int, Any]) -> None:
         self.values = values
         self.notes: list[str] = []
 
     def positive(self, tag: ExifTags.Base) -> float | None:
-        """A field's value; None where it is missing, zero (EXIF's word for unknown) or no positive finite number."""
+        """A field's value; None if missing, zero (EXIF's word for unknown) or not a positive finite number."""
         value = self.values.get(tag)
         if isinstance(value, tuple) and len(value) == 1:
             value = value[0]
@@ -119,11 +119,11 @@ class _Fields:
 
 
 def _scale(fields: _Fields, width: int, height: int) -> float | None:
-    """Pixels of the picture a pixel of what the camera wrote; None where the shapes differ: it was cropped."""
+    """Pixels of the picture per pixel of the camera's original; None if it was cropped (different aspect ratio)."""
     written = [fields.positive(tag) for tag in (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)]
     if written[0] is None or written[1] is None:
         return 1.0
-    # A picture may have been turned since.
+    # The picture may have been rotated since.
     short, long = sorted((written[0], written[1]))
     scale, other = max(width, height) / long, min(width, height) / short
     return scale if abs(scale / other - 1) <= _SHAPE_TOLERANCE else None

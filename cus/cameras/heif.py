@@ -1,4 +1,4 @@
-"""HEIC pictures, as iPhones take them, through pillow-heif (the extra `heic`)."""
+"""HEIC pictures, as taken by iPhones, through pillow-heif (the extra `heic`)."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,7 @@ from cus.errors import InputError
 
 
 def open_heif(path: Path, stream: BinaryIO) -> Image.Image:
-    """A HEIC picture, upright as its own header turns it; raises InputError where pillow-heif is not installed."""
+    """Open a HEIC picture, upright by its own header. Raises InputError if pillow-heif is not installed."""
     if find_spec("pillow_heif") is None:
         raise InputError(heic_message(path))
     from pillow_heif import HeifImageFile

@@ -1,4 +1,4 @@
-"""Photographs at their own resolution, as many as there are: in memory up to a limit, the rest in a file."""
+"""Any number of photographs at full resolution: in memory up to a limit, the rest in a file."""
 
 import tempfile
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from torch import Tensor
 from cus.cameras.photos import own_resolution
 from cus.files import explained
 
-# Bytes of all photographs together that are held in memory: seven of 50 megapixels.
+# Total number of bytes of photographs kept in memory: seven of 50 megapixels.
 IN_MEMORY = 2**30
 
 
@@ -25,25 +25,25 @@ def large_pictures(
     in_memory: int = IN_MEMORY,
     folder: Path | None = None,
 ) -> list[Tensor]:
-    """The photographs of a batch at their own resolution, see `own_resolution`; each is decoded once.
+    """The photographs of a batch at full resolution (`own_resolution`); each is decoded once.
 
-    Those that would take more memory than `in_memory` together lie in a nameless file, which the system reads as parts
-    of it are asked for, and which goes when the last of them goes.
+    If together they exceed `in_memory`, the excess is stored in a nameless file, which the system reads on demand and
+    which disappears with the last reference to it.
 
     Args:
-        pictures: V of [h, w, 3] uint8 RGB; one is held at a time.
-        scales: [V, 2] pixels of the batch a pixel of the photograph (`PhotoSet.scales`).
-        width: of the batch, in pixels.
-        height: likewise.
-        longest_side: in pixels; larger photographs are shrunk to it.
-        in_memory: bytes.
-        folder: where the file lies; None: where the system puts temporary ones.
+        pictures: V of [h, w, 3] uint8 RGB; only one is held at a time.
+        scales: [V, 2] pixels of the batch per pixel of the photograph (`PhotoSet.scales`).
+        width: width of the batch in pixels.
+        height: height of the batch in pixels.
+        longest_side: limit in pixels; larger photographs are shrunk to it.
+        in_memory: maximum number of bytes to keep in memory.
+        folder: folder of the file; None: the system's temporary folder.
 
     Returns:
         V of [3, H, W] uint8, black in the padding.
 
     Raises:
-        InputError: a full disk.
+        InputError: the disk is full.
     """
     kept: list[Tensor] = []
     stored: list[tuple[int, torch.Size]] = []
@@ -55,7 +55,7 @@ def large_pictures(
         else:
             with explained(folder or tempfile.gettempdir(), "free some space, or lower the size of the photographs"):
                 file = file or tempfile.TemporaryFile(dir=folder)
-                # Written, not mapped: a full disk is an error here, and the end of the process there.
+                # Written, not mapped: with a mapping, a full disk would end the process instead of raising an error.
                 file.write(large.numpy().tobytes())
                 file.flush()
             stored.append((len(kept), large.shape))

@@ -1,6 +1,6 @@
-"""Lens models: where a lens puts the ray that a pinhole camera would see at a pixel, and pictures without that bend.
+"""Lens models: where a lens puts the ray that a pinhole camera would see at a pixel, and undistorted pictures.
 
-The models are COLMAP's, by its names and in its order of parameters; pycolmap computes them.
+The models are COLMAP's, with its names and parameter order; pycolmap computes them.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from cus.runtime import signal_handlers_kept
 
 
 class LensModel(NamedTuple):
-    """A model in COLMAP's files.
+    """A lens model of COLMAP's.
 
     Attributes:
-        id: its number in binary files.
-        focals: 1 where x and y share a focal length, else 2.
+        id: number of the model in binary files.
+        focals: number of focal lengths: 1 if x and y share one, else 2.
         params: names of the parameters after focal lengths and principal point, as `transforms.json` spells them.
     """
 
@@ -50,24 +50,24 @@ MODELS: dict[str, LensModel] = {
     "EUCM": LensModel(16, 2, ("alpha", "beta")),
 }
 PARAMS = tuple(dict.fromkeys(name for model in MODELS.values() for name in model.params))
-# OpenCV's rational model, of which these are special cases: all parameters zero is no bend.
+# OpenCV's rational model, of which these are special cases: all parameters zero means no distortion.
 _OPENCV = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
 _STRAIGHT_AT_ZERO = (*_OPENCV, "SIMPLE_DIVISION", "DIVISION")
-# At most this share of a picture may lie where the model folds, and at least that share must have a source.
+# At most this fraction of a picture may lie where the model folds, and at least this fraction must have a source.
 _MOST_FOLDED, _LEAST_SOURCE = 0.01, 0.5
-_ROWS = 256  # of a picture whose sources are computed at once, which bounds the memory
+_ROWS = 256  # number of rows whose source positions are computed at once, which bounds the memory
 
 
 @dataclass(frozen=True)
 class Lens:
-    """A lens without its focal lengths and principal point.
+    """A lens without focal lengths and principal point.
 
     Attributes:
-        model: a name of `MODELS`.
-        params: what `MODELS[model].params` names, in that order.
+        model: name of the model in `MODELS`.
+        params: values of the parameters `MODELS[model].params`, in that order.
 
     Raises:
-        ValueError: an unknown model, or another number of parameters.
+        ValueError: an unknown model, or a wrong number of parameters.
     """
 
     model: str = "PINHOLE"
@@ -81,7 +81,7 @@ class Lens:
 
     @staticmethod
     def from_opencv(coefficients: Sequence[float]) -> "Lens":
-        """OpenCV's k1 k2 p1 p2 k3 k4 k5 k6; missing ones are zero."""
+        """A lens from OpenCV's k1 k2 p1 p2 k3 k4 k5 k6; missing coefficients are zero."""
         values = (*(float(c) for c in coefficients), *(0.0,) * (8 - len(coefficients)))
         if any(values[4:]):
             return Lens("FULL_OPENCV", values)
@@ -89,17 +89,17 @@ class Lens:
 
     @property
     def bends(self) -> bool:
-        """Whether straight lines come out bent."""
+        """Whether the lens distorts at all."""
         return self.model not in _STRAIGHT_AT_ZERO or any(self.params)
 
     def opencv(self) -> tuple[float, ...] | None:
-        """OpenCV's k1 k2 p1 p2 k3 k4 k5 k6, or None where that model has no such lens."""
+        """OpenCV's k1 k2 p1 p2 k3 k4 k5 k6, or None if its model cannot express the lens."""
         if not self.bends:
             return (0.0,) * 8
         return (*self.params, *(0.0,) * (8 - len(self.params))) if self.model in _OPENCV else None
 
     def distort(self, points: np.ndarray) -> np.ndarray:
-        """[N, 2] points (x / z, y / z) -> [N, 2] where the lens puts them, in focal lengths; NaN where it has none."""
+        """Distort points [N, 2] (x / z, y / z) -> [N, 2] in focal lengths; NaN where the lens has no image of them."""
         with signal_handlers_kept():
             import pycolmap
 
@@ -109,9 +109,9 @@ class Lens:
 
 
 def _reach(lens: Lens, K: np.ndarray, width: int, height: int) -> float:
-    """How far from the axis (in focal lengths) the model is one to one; infinite where it is so in all of the picture.
+    """Radius (in focal lengths) within which the model is one to one; infinite if it is so in the whole picture.
 
-    Beyond, a polynomial turns back and would show the picture a second time, mirrored.
+    Beyond it, a polynomial turns back and would show the picture a second time, mirrored.
     """
     turns = np.linspace(0, 1, 17)[:-1]
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height], [0, 0]], float)
@@ -130,17 +130,17 @@ def _reach(lens: Lens, K: np.ndarray, width: int, height: int) -> float:
 
 
 def check_lens(lens: Lens, K: np.ndarray, width: int, height: int, where: str) -> None:
-    """Refuse a lens that cannot be that of a picture of this size: one that folds it, or that leaves little of it.
+    """Refuse a lens that is implausible for a picture of this size: one that folds it, or leaves little of it.
 
     Args:
-        lens: the lens.
-        K: [3, 3] in pixels.
-        width: pixels.
-        height: pixels.
-        where: the file and frame, for the message.
+        lens: lens to check.
+        K: [3, 3] intrinsics in pixels.
+        width: picture width in pixels.
+        height: picture height in pixels.
+        where: file and frame, for the message.
 
     Raises:
-        InputError: with the parameters, and what they do.
+        InputError: the lens is implausible; the message has the parameters and their effect.
     """
     if not lens.bends:
         return
@@ -166,17 +166,17 @@ def check_lens(lens: Lens, K: np.ndarray, width: int, height: int, where: str) -
 def undistort(
     pixels: np.ndarray, K: np.ndarray, lens: Lens, new_K: np.ndarray | None = None, mask: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Straighten a picture [h, w, 3] and its mask: ([h, w, 3], [h, w] bool or None).
+    """Undistort a picture [h, w, 3] and its mask: ([h, w, 3], [h, w] bool or None).
 
     Args:
-        pixels: the picture as the lens made it.
-        K: [3, 3] its intrinsics in pixels.
-        lens: its lens.
-        new_K: [3, 3] intrinsics of the straightened picture; by default K.
-        mask: [h, w] bool, the picture's usable pixels; None: all.
+        pixels: distorted picture.
+        K: [3, 3] intrinsics of the distorted picture in pixels.
+        lens: lens of the picture.
+        new_K: [3, 3] intrinsics of the undistorted picture; by default K.
+        mask: [h, w] bool, usable pixels of the picture; None: all.
 
     Returns:
-        The picture of a pinhole camera, and where it has usable pixels; None where that is everywhere.
+        The picture of a pinhole camera, and a mask of its usable pixels; None if all are usable.
     """
     if not lens.bends:
         return pixels, mask
@@ -191,9 +191,9 @@ def undistort(
 def _sources(
     K: np.ndarray, lens: Lens, new_K: np.ndarray, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each straight pixel its place in the bent picture, as `cv2` counts (centres at whole numbers), and whether.
+    """Position of each undistorted pixel in the distorted picture, in `cv2`'s convention (centres at whole numbers).
 
-    Three arrays [h, w]: x and y float32, and bool, False where there is no source pixel.
+    Three arrays [h, w]: x and y float32, and a bool mask, False where there is no source pixel.
     """
     K, new_K = K.astype(np.float64), new_K.astype(np.float64)
     reach = _reach(lens, new_K, width, height)
@@ -207,14 +207,14 @@ def _sources(
         places = lens.distort(rays) * K[[0, 1], [0, 1]] + K[:2, 2] - 0.5
         inside = (places >= 0).all(axis=1) & (places <= [width - 1, height - 1]).all(axis=1)
         inside &= np.linalg.norm(rays, axis=1) <= reach
-        # What has no source is not to be filled with another part of the picture.
+        # Pixels without a source must not be filled from another part of the picture.
         maps[:, rows] = np.where(inside, places.T, -10).reshape(2, -1, width)
         usable[rows] = inside.reshape(-1, width)
     return maps[0], maps[1], usable
 
 
 def filling_K(K: np.ndarray, lens: Lens, width: int, height: int) -> np.ndarray:
-    """Intrinsics with which the straightened picture of the same size has a source pixel everywhere.
+    """Intrinsics with which every pixel of the undistorted picture of the same size has a source.
 
     The focal lengths grow by the smallest factor >= 1 that leaves no empty border; the principal point stays.
 
@@ -241,6 +241,6 @@ def filling_K(K: np.ndarray, lens: Lens, width: int, height: int) -> np.ndarray:
         middle = (low + high) / 2
         low, high = (low, middle) if fills(middle) else (middle, high)
     filled = K.astype(np.float64).copy()
-    # A hair more, for the single precision of the maps.
+    # Slightly more, to allow for the maps' single precision.
     filled[:2, :2] *= high + 1e-4
     return filled

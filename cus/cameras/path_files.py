@@ -1,4 +1,4 @@
-"""Camera paths from files: `transforms.json`, and nerfstudio's camera path with its frames or its keyframes alone."""
+"""Camera paths from files: `transforms.json`, and nerfstudio's camera paths with their frames or only keyframes."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from cus.cameras.transforms_json import c2w_from_rows, load_transforms
 from cus.errors import InputError, first_problem, shown
 from cus.files import read_json
 
-# As many as a run makes frames; of longer files so many can be chosen.
+# Maximum number of frames of a run; from longer files this many can be chosen.
 MOST_CAMERAS = 1000
 _SAME_ASPECT = 0.02
 _Degrees = Annotated[float, Field(strict=True, gt=0, lt=180, allow_inf_nan=False)]
@@ -27,7 +27,7 @@ _Side = Annotated[float, Field(strict=True, ge=1, le=1e6, allow_inf_nan=False)]
 
 
 class _Entry(BaseModel):
-    """A frame or a keyframe: nerfstudio names the matrix of the one camera_to_world, of the other matrix."""
+    """A frame or keyframe: nerfstudio calls a frame's matrix camera_to_world, and a keyframe's matrix."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -38,7 +38,7 @@ class _Entry(BaseModel):
 
 
 class _Path(BaseModel):
-    """The top level; other fields are not read."""
+    """The top level of the file; other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -54,11 +54,11 @@ _Model = TypeVar("_Model", _Entry, _Path)
 
 @dataclass(frozen=True)
 class CameraPath:
-    """A path as a file gives it.
+    """A camera path read from a file.
 
     Attributes:
-        cameras: in the order of the file, with square pixels.
-        notes: what a person should know about how it was read, a line each.
+        cameras: cameras in the order of the file, with square pixels.
+        notes: messages for the user on how it was read, one line each.
     """
 
     cameras: Cameras
@@ -68,24 +68,24 @@ class CameraPath:
 def read_camera_path(
     path: Path | str, width: int, height: int, frames: int | None = None, origin: Tensor | None = None
 ) -> CameraPath:
-    """Cameras of a `transforms.json` (its pictures need not exist) or of a nerfstudio camera path.
+    """Read the cameras of a `transforms.json` (its pictures need not exist) or of a nerfstudio camera path.
 
-    Pixels stay square. Where the pictures have another aspect than the file's, all that the path shows stays in view,
-    and the pictures show more beside or above it.
+    Pixels stay square. If the pictures have another aspect ratio than the file, everything that the path shows stays in
+    view, and the pictures show more at the sides or above and below.
 
     Args:
-        path: the file. Its poses are in the scene's world: that of the cameras file where one is given, else the first
+        path: file to read. Its poses are in the scene's world: that of the cameras file if one is given, else the first
             photograph's camera.
-        width: of the pictures, pixels.
-        height: of the pictures, pixels.
-        frames: take so many of the cameras, spread evenly from the first to the last, or go from keyframe to keyframe
-            in so many; None takes all that are there.
-        origin: [3] float64, the point of the file's world that the scene's world has at zero (`PosedPhotos.origin`).
+        width: picture width in pixels.
+        height: picture height in pixels.
+        frames: number of cameras to choose, evenly spaced from the first to the last, or to interpolate between the
+            keyframes; None takes all cameras of the file.
+        origin: [3] float64, point of the file's world at the origin of the scene's world (`PosedPhotos.origin`).
 
     Raises:
-        InputError: a file that is neither, is empty, or has more than MOST_CAMERAS without `frames`; a field that is
-            missing, of another type or out of its range; a matrix that is no rigid motion; a camera that makes no
-            perspective pictures.
+        InputError: a file of another kind, an empty one, or one with more than MOST_CAMERAS without `frames`; a field
+            that is missing, of a wrong type or out of range; a matrix that is not rigid; a camera that is not
+            perspective.
     """
     path, zero = Path(path), torch.zeros(3, dtype=torch.float64)
     content = read_json(path)
@@ -135,7 +135,7 @@ def _nerfstudio_path(content: dict[str, Any], file: Path, width: int, height: in
         where = f"{file}, {word} {index}"
         entry = _entry(listed[index], where)
         shown = entry.aspect or aspect or width / height
-        # The field of view is vertical; in narrower pictures the horizontal one is kept.
+        # The field of view is vertical; narrower pictures keep the horizontal one.
         focal = focal_from_fov(entry.fov, height) * min(1.0, width / height / shown)
         if not 1e-3 < focal < 1e9:
             raise InputError(f"{where}: fov {entry.fov:g} degrees is no field of view of a lens")
@@ -182,7 +182,7 @@ def _refuse_other_types(camera_type: str, where: str) -> None:
 
 
 def _c2w(matrix: Any, where: str, *, three_js: bool) -> Tensor:
-    """[4, 4] camera-to-world (OpenGL). Keyframes hold it as three.js does, column by column, often as text."""
+    """[4, 4] camera-to-world (OpenGL). Keyframes store it in three.js's column order, often as text."""
     is_text = isinstance(matrix, str)
     if is_text:
         try:

@@ -1,4 +1,4 @@
-"""Photographs from disk: decoding, EXIF, and one common size for a batch."""
+"""Photographs from disk: decoding, EXIF, and one common size per batch."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -17,20 +17,20 @@ from cus.cameras.pictures import Picture, decode, read_header
 from cus.errors import InputError
 from cus.files import require_regular
 
-# Large pictures are resampled in bands of so many pixels.
+# Large pictures are resampled in bands of about this many pixels.
 _BAND_PIXELS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph on disk and what its header says.
+    """A photograph on disk with the information in its header.
 
     Attributes:
-        path: the file.
-        width: pixels, after the EXIF orientation is applied where `upright`.
-        height: pixels, likewise.
-        focal: focal length in pixels by EXIF, or None where EXIF has none.
-        upright: whether EXIF's orientation turns the pixels; cameras of other programs mean the pixels as stored.
+        path: file of the photograph.
+        width: width in pixels, after applying the EXIF orientation if `upright`.
+        height: height in pixels, after applying the EXIF orientation if `upright`.
+        focal: focal length in pixels from EXIF, or None without one.
+        upright: whether to apply EXIF's orientation; cameras of other programs refer to the pixels as stored.
         notes: sentences about the photograph for the user, without its name.
     """
 
@@ -42,25 +42,25 @@ class Photo:
     notes: tuple[str, ...] = ()
 
     def pixels(self) -> np.ndarray:
-        """[H, W, 3] uint8 RGB at full size. Raises InputError for a file that does not decode."""
+        """[H, W, 3] uint8 RGB at full size. Raises InputError if the file cannot be decoded."""
         return self.picture().pixels
 
     def picture(self) -> Picture:
-        """The pixels at full size, those that are transparent, and the photograph's notes; errors as `decode`."""
+        """The pixels at full size with a mask of transparent ones, and the photograph's notes; errors as `decode`."""
         picture = decode(self.path, self.upright)
         return replace(picture, notes=(*self.notes, *picture.notes))
 
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Photographs at one common size, smaller ones padded at the right and the bottom.
+    """Photographs at one common size, smaller ones padded on the right and bottom.
 
     Attributes:
         images: [V, 3, H, W] float32 RGB in [0, 1], black in the padding.
         valid: [V, H, W] bool, False in the padding, where a pixel is transparent or masked, and where undistortion has
             no source pixel.
-        scales: [V, 2] pixels of the batch a pixel of the file, in x and y.
-        notes: what the user should know about the photographs.
+        scales: [V, 2] pixels of the batch per pixel of the file, in x and y.
+        notes: messages for the user about the photographs.
     """
 
     images: Tensor
@@ -73,8 +73,8 @@ def inspect_photo(path: Path | str, upright: bool = True) -> Photo:
     """Read a photograph's header.
 
     Args:
-        path: the file.
-        upright: turn the photograph as EXIF says; else its pixels stay as stored.
+        path: file of the photograph.
+        upright: apply EXIF's orientation; otherwise pixels stay as stored.
 
     Raises:
         InputError: as `read_header`.
@@ -89,13 +89,13 @@ def inspect_photo(path: Path | str, upright: bool = True) -> Photo:
 def inspect_posed_photo(path: Path | str, size: tuple[int, int], upright: bool = False) -> Photo:
     """Read the header of a photograph whose camera is known.
 
-    Cameras of COLMAP, nerfstudio, instant-ngp and their like are for the pixels as stored: these programs do not read
-    EXIF's orientation. Where only the other way of reading has the camera's shape, it is taken, with a note.
+    Cameras of COLMAP, nerfstudio, instant-ngp etc. are for the pixels as stored, because these programs do not read
+    EXIF's orientation. If only the other orientation has the camera's aspect ratio, it is used, with a note.
 
     Args:
-        path: the file.
-        size: (width, height) that the camera is for; the file may be a scaled copy.
-        upright: whether the camera is for the photograph turned upright.
+        path: file of the photograph.
+        size: (width, height) of the camera's picture; the file may be a scaled copy.
+        upright: whether the camera is for the upright photograph.
 
     Raises:
         InputError: as `inspect_photo`.
@@ -118,7 +118,7 @@ def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def grouped_notes(notes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """(name, sentence) of many photographs -> one line a sentence, with the names it holds for."""
+    """Group (name, sentence) pairs into one line per sentence, with the names that it applies to."""
     names: dict[str, list[str]] = {}
     for name, sentence in notes:
         names.setdefault(sentence, []).append(name)
@@ -130,7 +130,7 @@ def grouped_notes(notes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 
 
 def resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """[h, w, C] -> [height, width, C]: by area when it shrinks, bicubic when it grows."""
+    """[h, w, C] -> [height, width, C]: by area when shrinking, bicubic when enlarging."""
     if pixels.shape[:2] == (height, width):
         return pixels
     shrinks = width <= pixels.shape[1] and height <= pixels.shape[0]
@@ -138,7 +138,7 @@ def resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def fit_size(width: int, height: int, box_width: int, box_height: int) -> tuple[int, int]:
-    """The largest size of the same aspect ratio inside a box, at least 1x1; an aspect within a pixel fills the box."""
+    """The largest size of the same aspect ratio inside a box, at least 1x1; fills the box if within a pixel of it."""
     scale = min(box_width / width, box_height / height)
     fitted = (max(1, round(width * scale)), max(1, round(height * scale)))
     if abs(fitted[0] - box_width) <= 1 and abs(fitted[1] - box_height) <= 1:
@@ -147,9 +147,9 @@ def fit_size(width: int, height: int, box_width: int, box_height: int) -> tuple[
 
 
 def shrink(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """[h, w, 3] uint8 -> [height, width, 3] float32 in [0, 1], as `resize` but with little memory beside the pixels.
+    """[h, w, 3] uint8 -> [height, width, 3] float32 in [0, 1], like `resize` but with little extra memory.
 
-    Resampling is separable: each band of rows is made narrow in floating point, then all are made low.
+    Resampling is separable: each band of rows is first shrunk horizontally in floating point, then all vertically.
     """
     h, w = pixels.shape[:2]
     if width > w or height > h:
@@ -163,25 +163,25 @@ def shrink(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def to_batch(pictures: Iterable[np.ndarray], masks: Iterable[np.ndarray | None], width: int, height: int) -> PhotoSet:
-    """Resample pictures [h, w, 3] uint8 into one batch of width x height, padding at the right and the bottom.
+    """Resample pictures [h, w, 3] uint8 into one batch of width x height, padded on the right and bottom.
 
     Args:
-        pictures: uint8 RGB, of any sizes.
-        masks: for each picture [h, w] bool or None: its usable pixels.
-        width: of the batch, in pixels.
-        height: of the batch, in pixels.
+        pictures: uint8 RGB pictures of any sizes.
+        masks: for each picture its usable pixels [h, w] bool, or None.
+        width: width of the batch in pixels.
+        height: height of the batch in pixels.
     """
     return batch_of((Picture(p, m) for p, m in zip(pictures, masks, strict=True)), width, height)
 
 
 def batch_of(pictures: Iterable[Picture], width: int, height: int, names: Sequence[str] = ()) -> PhotoSet:
-    """As `to_batch`, taking one picture after the other, so that only one is held at full size.
+    """Like `to_batch`, but takes one picture at a time, so that only one is held at full size.
 
     Args:
-        pictures: of any sizes.
-        width: of the batch, in pixels.
-        height: of the batch, in pixels.
-        names: of the pictures, for their notes; without names there are none.
+        pictures: pictures of any sizes.
+        width: width of the batch in pixels.
+        height: height of the batch in pixels.
+        names: names of the pictures for their notes; empty: no notes.
     """
     images, valid, scales, notes = [], [], [], []
     for index, picture in enumerate(pictures):
@@ -195,7 +195,7 @@ def batch_of(pictures: Iterable[Picture], width: int, height: int, names: Sequen
         valid.append(np.pad(usable, padding))
         scales.append((inside[0] / w, inside[1] / h))
         notes += [(names[index], note) for note in picture.notes] if names else []
-        # The next one is decoded before the loop would let go of this one.
+        # Released explicitly, because the loop would decode the next picture first.
         del picture
     return PhotoSet(
         torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
@@ -206,14 +206,14 @@ def batch_of(pictures: Iterable[Picture], width: int, height: int, names: Sequen
 
 
 def own_resolution(pixels: np.ndarray, scales: Tensor, width: int, height: int, longest_side: int) -> Tensor:
-    """A photograph of a batch at its own resolution, padded as its picture there is: the same view, only larger.
+    """A photograph of a batch at full resolution, padded like its picture there: the same view, only larger.
 
     Args:
         pixels: [h, w, 3] uint8 RGB.
-        scales: [2] pixels of the batch a pixel of the photograph, in x and y (`PhotoSet.scales`).
-        width: of the batch, in pixels.
-        height: likewise.
-        longest_side: in pixels; a larger photograph is shrunk to it.
+        scales: [2] pixels of the batch per pixel of the photograph, in x and y (`PhotoSet.scales`).
+        width: width of the batch in pixels.
+        height: height of the batch in pixels.
+        longest_side: limit in pixels; a larger photograph is shrunk to it.
 
     Returns:
         [3, H, W] uint8, black in the padding.
@@ -221,7 +221,7 @@ def own_resolution(pixels: np.ndarray, scales: Tensor, width: int, height: int, 
     h, w = pixels.shape[:2]
     factor = min(1.0, longest_side / max(h, w))
     shrunk = resize(pixels, max(1, round(w * factor)), max(1, round(h * factor)))
-    # Pixels of the shrunk photograph a pixel of the batch.
+    # Pixels of the shrunk photograph per pixel of the batch.
     finer_x, finer_y = shrunk.shape[1] / (w * float(scales[0])), shrunk.shape[0] / (h * float(scales[1]))
     full = max(round(height * finer_y), shrunk.shape[0]), max(round(width * finer_x), shrunk.shape[1])
     padded = np.zeros((3, *full), np.uint8)
@@ -241,15 +241,15 @@ def common_size(sizes: Sequence[tuple[int, int]], longest_side: int) -> tuple[in
 def read_photos(photos: Sequence[Photo], longest_side: int, masks: Sequence[Path | None] = ()) -> PhotoSet:
     """Decode photographs into one batch whose longest side is at most `longest_side` pixels.
 
-    Photographs of other sizes or orientations keep their aspect and are padded; nothing is cropped.
+    Photographs of other sizes or orientations keep their aspect ratio and are padded; nothing is cropped.
 
     Args:
         photos: V photographs.
-        longest_side: pixels.
-        masks: V files that are black where a photograph is to be ignored, or None; empty: none has one.
+        longest_side: maximum length of the longest side in pixels.
+        masks: V files that are black where a photograph is to be ignored, or None for no mask; empty: no masks.
 
     Raises:
-        InputError: a photograph or mask that does not decode, or a mask of another shape (`read_mask`).
+        InputError: a photograph or mask that cannot be decoded, or a mask of another aspect ratio (`read_mask`).
     """
     width, height = common_size([(photo.width, photo.height) for photo in photos], longest_side)
     pairs = zip(photos, masks or [None] * len(photos), strict=True)
@@ -257,17 +257,17 @@ def read_photos(photos: Sequence[Photo], longest_side: int, masks: Sequence[Path
 
 
 def read_mask(path: Path, photo: Photo) -> np.ndarray:
-    """[h, w] bool at the photograph's size from a picture that is black where the photograph is to be ignored.
+    """Read a mask, black where the photograph is to be ignored: [h, w] bool at the photograph's size.
 
     A mask of another size is resampled to the nearest pixel.
 
     Raises:
-        InputError: no or a damaged file, or one of another shape than the photograph.
+        InputError: the file is missing or damaged, or its aspect ratio differs from the photograph's.
     """
     require_regular(path)
     try:
         with Image.open(path, formats=PILLOW_FORMATS) as image:
-            # JPEG's black is not quite 0; in other files 0 and 1 may be all that a mask holds.
+            # Black in a JPEG is not exactly 0; other files may hold only the values 0 and 1.
             mask = np.asarray(image.convert("L")) > (127 if image.format == "JPEG" else 0)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read the mask {path} of {photo.path} ({error})") from error
@@ -283,7 +283,7 @@ def read_mask(path: Path, photo: Photo) -> np.ndarray:
 
 
 def with_mask(photo: Photo, mask: Path | None) -> Picture:
-    """A decoded photograph whose usable pixels are those of its own and of a mask's file; errors as `read_mask`."""
+    """A decoded photograph whose usable pixels exclude those of a mask file, too; errors as `read_mask`."""
     picture = photo.picture()
     if mask is None:
         return picture
@@ -292,7 +292,7 @@ def with_mask(photo: Photo, mask: Path | None) -> Picture:
 
 
 def cameras_of(viewmats: Tensor, Ks: Tensor, photos: PhotoSet) -> Cameras:
-    """Cameras of a batch from those of the files: viewmats [V, 4, 4], Ks [V, 3, 3] in pixels of each file."""
+    """Cameras of a batch from the files' viewmats [V, 4, 4] and Ks [V, 3, 3] in pixels of each file."""
     scaled = Ks.clone()
     scaled[:, :2] *= photos.scales[:, :, None].to(Ks)
     return Cameras(viewmats, scaled, photos.images.shape[-1], photos.images.shape[-2])

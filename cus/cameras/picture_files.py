@@ -1,4 +1,4 @@
-"""Photographs on disk by the names that files of cameras give them."""
+"""Finds photographs on disk by the names in camera files."""
 
 import os
 from collections import defaultdict
@@ -10,33 +10,33 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".heic", ".heif",
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The pictures of a folder by name, without those of its subfolders."""
+    """The pictures of a folder by name, excluding subfolders."""
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 class PictureFinder:
-    """Finds pictures by name and lists each folder once, however many are asked for."""
+    """Finds pictures by name and lists each folder only once."""
 
     def __init__(self) -> None:
         self._listings: dict[str, dict[str, list[str]]] = {}
 
     def find(self, path: Path) -> Path | None:
-        """The picture at `path`: that file, or the one in its folder that differs by the extension or by case alone.
+        """The picture at `path`: that file, or one in its folder that differs only in extension or case.
 
-        `frame.0001` is `frame.0001.jpg`, and `0001.png` is `0001.JPG` where that is all there is; files beside that
-        are no pictures (`0001.depth.npy`) do not count.
+        `frame.0001` may be `frame.0001.jpg`, and `0001.png` may be `0001.JPG` if there is no other; files that are not
+        pictures (`0001.depth.npy`) do not count.
 
         Raises:
-            InputError: several pictures fit, and none exactly.
+            InputError: several pictures match, and none exactly.
         """
         if os.path.isfile(path):
             return path
         names = self._names(path.parent)
         for wanted in _forms(path.name):
             fitting = names.get(wanted.lower(), [])
-            # By the exact letters where a picture has them.
+            # Prefer exact case.
             exact = [name for name in fitting if Path(name).stem == wanted or name == path.name]
             found = exact or fitting
             if len(found) > 1:
@@ -48,10 +48,10 @@ class PictureFinder:
         return None
 
     def below(self, base: Path, name: str) -> tuple[Path, bool]:
-        """Where a name in a file of cameras leads, from the folder `base`: (path, whether a picture is there).
+        """Resolve a name in a camera file from the folder `base`: (path, whether a picture is there).
 
-        The name counts as it stands; where nothing is there, backslashes are taken for Windows' separators, and of a
-        path of another machine the longest end that exists below `base`.
+        The name is taken literally first; if nothing is there, backslashes are taken as Windows' separators, and for a
+        path of another machine, the longest suffix that exists below `base` is used.
         """
         literal = base / name
         windows = PureWindowsPath(name)
@@ -84,6 +84,6 @@ class PictureFinder:
 
 
 def _forms(name: str) -> list[str]:
-    """The stems that a name may stand for: itself, and without an extension of a picture."""
+    """The stems that a name may stand for: itself, and without a picture's extension."""
     stem, suffix = os.path.splitext(name)
     return [name, stem] if suffix.lower() in SUFFIXES else [name]

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: a picture that is read here, or what to do about one that is not."""
+"""The kind of a file by its first bytes: a supported picture, or what to do about one that is not."""
 
 import re
 import shlex
@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from cus.errors import InputError
 
-# Pillow's names of the formats that are read; for others it would start other programs or take a preview for the whole.
+# Pillow's names of the supported formats; for others it would start other programs or mistake a preview for the whole.
 PILLOW_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "PPM", "JPEG2000")
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .mpo .png .tif .tiff .webp .avif .heic .heif .hif .bmp .gif .ppm .pgm .pnm .jp2".split()
@@ -25,7 +25,7 @@ RAW_SUFFIXES = frozenset(
     ".3fr .arw .cr2 .cr3 .crw .dng .erf .kdc .mos .mrw .nef .nrw .orf .pef .raf .rw2 .sr2 .srw .x3f".split()
 )
 
-# (first bytes, what the file is, the command that makes a picture of it: see `convert_command`)
+# (first bytes, kind of file, command that makes a picture of it: see `convert_command`)
 _HDR_COMMAND = "oiiotool {0} --colorconvert linear sRGB --clamp:min=0:max=1 -d uint16 -o {1}.png"
 _CONVERTED = (
     (rb"8BPS", "a Photoshop document", "magick {0}'[0]' {1}.png"),
@@ -39,32 +39,32 @@ _RAW = re.compile(rb"FUJIFILMCCD-RAW|IIR[OS]\x08|MMOR|IIU\x00|II\*\x00....CR|...
 
 
 def convert_command(path: Path, command: str) -> str:
-    """A shell command with the file's name, and its name without suffix, put in."""
+    """Fill a shell command with the file's name, and its name without suffix."""
     return command.format(shlex.quote(str(path)), shlex.quote(str(path.with_suffix(""))))
 
 
 def is_heic(start: bytes) -> bool:
-    """Whether a file that begins with these bytes is a HEIC or HEIF picture."""
+    """Whether a file with these first bytes is a HEIC or HEIF picture."""
     return start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS and not is_avif(start)
 
 
 def is_avif(start: bytes) -> bool:
-    """Whether a file that begins with these bytes is an AVIF picture."""
+    """Whether a file with these first bytes is an AVIF picture."""
     length = min(int.from_bytes(start[:4], "big"), len(start))
     brands = [start[i : i + 4] for i in (8, *range(16, length, 4))]
     return start[4:8] == b"ftyp" and (b"avif" in brands or b"avis" in brands)
 
 
 def is_video(start: bytes) -> bool:
-    """Whether a file that begins with these bytes is a video (an animated GIF is not called one here)."""
+    """Whether a file with these first bytes is a video (an animated GIF is not)."""
     return bool(_VIDEO.match(start)) and not is_heic(start) and not is_avif(start)
 
 
 def check_kind(path: Path, stream: BinaryIO) -> bytes:
-    """The first bytes of a file that is a picture of a kind that is read here; the stream is at its start again.
+    """Check that a file is a supported picture; returns its first bytes and rewinds the stream.
 
     Raises:
-        InputError: anything else, with the command that converts it where there is one.
+        InputError: any other kind of file, with the command that converts it if there is one.
     """
     start = stream.read(4096)
     stream.seek(0)
@@ -77,13 +77,13 @@ def check_kind(path: Path, stream: BinaryIO) -> bytes:
 
 
 def raw_message(path: Path) -> str:
-    """What to do about a camera's raw file."""
+    """Message for a camera's raw file."""
     command = convert_command(path, "darktable-cli {0} {1}.jpg")
     return f"{path} is a camera's raw file, which is not developed here; develop it first, for example: {command}"
 
 
 def heic_message(path: Path) -> str:
-    """What to do about a HEIC picture without the package that reads it."""
+    """Message for a HEIC picture if pillow-heif is missing."""
     linux, mac = (
         convert_command(path, c) for c in ("heif-convert {0} {1}.jpg", "sips -s format jpeg {0} --out {1}.jpg")
     )

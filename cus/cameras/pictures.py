@@ -1,4 +1,4 @@
-"""Picture files decoded to 8-bit sRGB: every bit depth, alpha, colour profile and orientation, in bounded memory."""
+"""Picture files decoded to 8-bit sRGB: any bit depth, alpha, colour profile and orientation, in bounded memory."""
 
 import os
 import threading
@@ -22,27 +22,27 @@ from cus.files import require_regular
 
 LARGEST_SIDE = 30_000
 SMALLEST_SIDE = 32
-# Decoding takes up to 7 bytes a pixel; phones take pictures of 200 million pixels.
+# Decoding takes up to 7 bytes per pixel; phones take pictures with 200 million pixels.
 LARGEST_PIXELS = 200_000_000
 LARGEST_BYTES = 4 * 2**30
-# Bytes of decoded values of a TIFF that Pillow does not read.
+# Maximum number of decoded bytes of a TIFF that Pillow does not read.
 _LARGEST_UNUSUAL = 2**30
-# Rows are converted in bands of so many pixels.
+# Rows are converted in bands of about this many pixels.
 _BAND_PIXELS = 4_000_000
-# Below that alpha (of 255) a pixel shows less of itself than of what lies behind it or beside it.
+# Below this alpha (of 255) a pixel shows mostly what lies behind or beside it.
 _VISIBLE = 250
 _opening = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a picture file says before its pixels are decoded.
+    """A picture file's properties before decoding.
 
     Attributes:
-        width: pixels as stored.
-        height: pixels as stored.
-        orientation: EXIF's, 1 .. 8; 1 is upright.
-        focal: focal length in pixels by EXIF, or None where EXIF has none.
+        width: width in pixels as stored.
+        height: height in pixels as stored.
+        orientation: EXIF orientation, 1 .. 8; 1 is upright.
+        focal: focal length in pixels from EXIF, or None without one.
         notes: sentences about the picture for the user, without its name.
     """
 
@@ -53,7 +53,7 @@ class Header:
     notes: tuple[str, ...] = ()
 
     def size(self, upright: bool) -> tuple[int, int]:
-        """(width, height) turned upright, or as stored."""
+        """(width, height) upright or as stored."""
         swapped = upright and self.orientation >= 5
         return (self.height, self.width) if swapped else (self.width, self.height)
 
@@ -64,7 +64,7 @@ class Picture:
 
     Attributes:
         pixels: [H, W, 3] uint8 sRGB, transparent parts on white.
-        mask: [H, W] bool, False where a pixel is transparent, or None where none is.
+        mask: [H, W] bool, False where a pixel is transparent, or None if no pixel is.
         notes: sentences about the picture for the user, without its name.
     """
 
@@ -77,15 +77,15 @@ def read_header(path: Path) -> Header:
     """Read a picture's header.
 
     Raises:
-        InputError: not a regular file, not a picture that is read here, or a size outside 32 .. 30,000 pixels a side
-            or over 200 million pixels.
+        InputError: not a regular file, not a supported picture, or a size outside 32 .. 30,000 pixels a side or above
+            200 million pixels.
     """
     with _opened(path) as image:
         exif, notes = read_exif(image)
         orientation = orientation_of(exif)
         width, height = image.size
         if image.format == "TIFF":
-            # Newer Pillows say the upright size of a TIFF.
+            # Newer Pillow versions report the upright size of a TIFF.
             width, height = image.tag_v2[256], image.tag_v2[257]  # pyright: ignore[reportAttributeAccessIssue]
         focal, more = focal_length(exif, width, height)
         return Header(width, height, orientation, focal, (*notes, *more))
@@ -94,15 +94,16 @@ def read_header(path: Path) -> Header:
 def decode(path: Path, upright: bool = True) -> Picture:
     """Decode a picture to 8-bit sRGB.
 
-    16-bit values are divided by 257, 32-bit whole numbers taken as 8 or 16 bits by their range, floating-point ones as
-    they are, in [0, 1]. Colour profiles other than sRGB are converted. Of an animation the first picture is taken.
+    16-bit values are divided by 257, 32-bit integers are taken as 8 or 16 bits by their range, and floating-point
+    values must lie in [0, 1]. Colour profiles other than sRGB are converted. Only the first picture of an animation is
+    read.
 
     Args:
-        path: the file.
-        upright: turn the pixels as EXIF says; else they stay as stored.
+        path: file of the picture.
+        upright: apply EXIF's orientation; otherwise pixels stay as stored.
 
     Raises:
-        InputError: as `read_header`; a damaged file, one without a visible pixel, or values that are no brightness.
+        InputError: as `read_header`; a damaged file, one without a visible pixel, or values that are not brightnesses.
     """
     with _opened(path) as image:
         exif, _ = read_exif(image)
@@ -111,7 +112,7 @@ def decode(path: Path, upright: bool = True) -> Picture:
         if getattr(image, "is_animated", False):
             notes.append("the first of several pictures in the file is used")
         image.load()
-        # Pillow turns TIFFs itself, and forgets the orientation.
+        # Pillow rotates TIFFs itself, and forgets the orientation.
         is_turned = orientation != 1 and orientation_of(image.getexif()) == 1
         pixels, alpha = _channels(path, image, notes)
     if is_turned and not upright:
@@ -130,14 +131,14 @@ def decode(path: Path, upright: bool = True) -> Picture:
 
 
 def grey_preview(path: Path, longest_side: int) -> np.ndarray:
-    """[h, w] uint8, of at least `longest_side` along its longest side where the picture has that, quick for JPEG.
+    """Quick grey preview [h, w] uint8, at least `longest_side` along its longest side if the picture is that large.
 
     Raises:
         InputError: as `decode`.
     """
     with _opened(path) as image:
         scale = longest_side / max(image.size)
-        # JPEG is decoded at 1/2, 1/4 or 1/8 by its own transform, never below what is asked for.
+        # JPEG is decoded at 1/2, 1/4 or 1/8 in its transform, never below the requested size.
         image.draft("L", (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
         if image.mode in ("1", "L", "RGB", "CMYK", "YCbCr"):
             return np.asarray(image.convert("L"))
@@ -146,9 +147,9 @@ def grey_preview(path: Path, longest_side: int) -> np.ndarray:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An open picture of a bounded size; what a decoder trips over while it is open becomes an InputError."""
+    """An open picture of limited size; exceptions of a decoder while it is open become InputErrors."""
     with _open_file(path) as stream, warnings.catch_warnings():
-        # Pillow warns of what is refused here or noted.
+        # Pillow warns about things that are refused or noted here.
         warnings.simplefilter("ignore")
         start = picture_kinds.check_kind(path, stream)
         image = _open(path, stream, start)
@@ -157,7 +158,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield image
         except InputError:
             raise
-        # Decoders fail on damaged files in every way that Python knows.
+        # Decoders fail on damaged files with all kinds of exceptions.
         except Exception as error:
             raise InputError(
                 f"{path} is damaged and cannot be decoded ({_reason(error)}); copy or export it again"
@@ -198,11 +199,11 @@ def _open(path: Path, stream: BinaryIO, start: bytes) -> Image.Image:
 
 
 def _open_with_pillow(stream: BinaryIO) -> Image.Image:
-    # Pillow's own limit is global and lower than the one here, which is checked right after.
+    # Pillow's own limit is global and lower than ours, which is checked right after.
     with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            # Builds of Pillow differ in what they read.
+            # Builds of Pillow differ in the formats they read.
             Image.init()
             return Image.open(stream, formats=[f for f in picture_kinds.PILLOW_FORMATS if f in Image.OPEN])
         finally:
@@ -211,12 +212,12 @@ def _open_with_pillow(stream: BinaryIO) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     words = str(error).strip().splitlines()
-    # Pillow's message names the stream's address in memory.
+    # Pillow's message contains the stream's address in memory.
     return "unknown or damaged contents" if not words or "cannot identify" in words[0] else words[0]
 
 
 def _is_raw(image: Any) -> bool:
-    """Whether a TIFF is a camera's raw file: a DNG, or a preview in front of sub-pictures."""
+    """Whether a TIFF is a camera raw file: a DNG, or a preview before sub-pictures."""
     tags = image.tag_v2
     return 50706 in tags or (tags.get(254, 0) == 1 and 330 in tags)
 
@@ -235,7 +236,7 @@ def _check_size(path: Path, image: Image.Image) -> None:
 
 
 def _channels(path: Path, image: Image.Image, notes: list[str]) -> tuple[np.ndarray, np.ndarray | None]:
-    """[H, W, 3] uint8 and [H, W] uint8 alpha, or None, of a loaded picture, converted band by band."""
+    """[H, W, 3] uint8 and alpha [H, W] uint8 or None of a loaded picture, converted band by band."""
     convert = _converter(path, image, notes)
     rows = max(1, _BAND_PIXELS // image.width)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
@@ -256,7 +257,7 @@ Converted = tuple[np.ndarray, np.ndarray | None]
 
 
 def _converter(path: Path, image: Image.Image, notes: list[str]) -> Callable[[Image.Image], Converted]:
-    """What makes of a band of the picture its colours [h, w, 3] uint8 and its alpha [h, w] uint8 or None."""
+    """The function that converts a band of the picture to colours [h, w, 3] uint8 and alpha [h, w] uint8 or None."""
     colours = to_srgb(image, notes)
     if image.mode.startswith("I") or image.mode == "F":
         return _GreyLevels(path, image, colours, notes)
@@ -271,12 +272,12 @@ def _with_alpha(band: Image.Image, colours: ToSRGB) -> Converted:
 
 
 class _GreyLevels:
-    """Converts bands of more than 8 bits a pixel. Raises InputError for values that are no brightness."""
+    """Converts bands with more than 8 bits per pixel. Raises InputError for values that are not brightnesses."""
 
     def __init__(self, path: Path, image: Image.Image, colours: ToSRGB, notes: list[str]) -> None:
         self.colours = colours
         self.hidden = image.info.get("transparency")
-        # Pillow scales what is in PNG and PGM to 16 bits, whatever it calls the mode.
+        # Pillow scales PNG and PGM values to 16 bits, whatever it calls the mode.
         if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):
             self.scale = 1 / 257
         else:
@@ -295,7 +296,7 @@ def _to_bytes(values: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _scale_to_bytes(path: Path, values: np.ndarray, notes: list[str]) -> float:
-    """What values of 32 bits a channel are to be multiplied with to give 0 .. 255, by their kind and range."""
+    """Factor that maps 32-bit values to 0 .. 255, by their type and range."""
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         raise InputError(f"{path} holds values that are not numbers or infinite; export it again with 8 or 16 bits")
@@ -316,12 +317,12 @@ def _scale_to_bytes(path: Path, values: np.ndarray, notes: list[str]) -> float:
 
 
 def _unusual_tiff(path: Path, stream: BinaryIO, start: bytes) -> Image.Image | None:
-    """A TIFF of a kind that Pillow does not know, such as floating-point RGB, by OpenCV and as 8 bits; else None."""
+    """A TIFF that Pillow does not support, such as floating-point RGB, read by OpenCV as 8 bits; else None."""
     if start[:4] not in (b"II*\x00", b"MM\x00*"):
         return None
     try:
         orientation, values = _decode_with_opencv(stream, start)
-    # Pillow has its own word on damaged files, which is the one that is told.
+    # For damaged files, Pillow's error is the one to report.
     except Exception:
         return None
     if values is None or values.ndim != 3 or values.shape[2] not in (3, 4) or values.dtype.itemsize == 1:
@@ -334,7 +335,7 @@ def _unusual_tiff(path: Path, stream: BinaryIO, start: bytes) -> Image.Image | N
 
 
 def _decode_with_opencv(stream: BinaryIO, start: bytes) -> tuple[Any, np.ndarray | None]:
-    """Orientation and values [H, W, ...] of a TIFF, None for damaged ones or those that take too much memory."""
+    """Orientation and values [H, W, ...] of a TIFF, None if it is damaged or needs too much memory."""
     tags = TiffImagePlugin.ImageFileDirectory_v2(start[:8])
     stream.seek(tags.next)
     tags.load(stream)

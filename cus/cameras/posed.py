@@ -1,4 +1,4 @@
-"""Photographs on disk with their cameras: what every reader of cameras gives."""
+"""Photographs on disk with their cameras: the result of every camera reader."""
 
 import os
 from collections import Counter
@@ -18,9 +18,9 @@ from cus.cameras.picture_files import SUFFIXES
 from cus.cameras.pictures import Picture
 from cus.errors import InputError
 
-# Centres farther from the world's origin than this many times their spread lose digits that matter in float32.
+# Centres farther from the world's origin than this many times their spread lose significant digits in float32.
 _FAR = 100.0
-FARTHEST = 1e12  # of a number in a camera matrix
+FARTHEST = 1e12  # largest number in a camera matrix
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,17 @@ class PosedPhotos:
     """Photographs on disk with their cameras.
 
     Attributes:
-        paths: the files, V of them.
+        paths: V files of photographs.
         viewmats: [V, 4, 4] float32 world-to-camera, OpenCV; the world's origin is moved to `origin`.
-        Ks: [V, 3, 3] in pixels of a picture of `sizes`.
+        Ks: [V, 3, 3] intrinsics in pixels of pictures of `sizes`.
         sizes: V pairs (width, height) in pixels.
-        lenses: V lenses; empty: none bends.
-        upright: V times whether the camera is for the photograph as EXIF turns it, not as stored; empty: for none.
-        masks: V files that are black where a photograph is to be ignored, or None; empty: none has one.
-        origin: [3] float64, the point of the file's world that is this world's origin: zero, unless the cameras stand
-            far from zero (`local_origin`). The file's points are `points.double() + origin`.
-        notes: what the user should know about how the cameras were read.
+        lenses: V lenses; empty: no distortion.
+        upright: for each of V photographs whether its camera is for the picture turned by EXIF, not as stored; empty:
+            none.
+        masks: V files that are black where a photograph is to be ignored, or None for no mask; empty: no masks.
+        origin: [3] float64, the point of the file's world at this world's origin: zero, unless the cameras are far from
+            zero (`local_origin`). The file's points are `points.double() + origin`.
+        notes: messages for the user on how the cameras were read.
     """
 
     paths: tuple[Path, ...]
@@ -66,13 +67,13 @@ class PosedPhotos:
 
     @property
     def distortion(self) -> Tensor:
-        """[V, 8] float64 OpenCV coefficients k1 k2 p1 p2 k3 k4 k5 k6; NaN for a lens that has none (fisheye)."""
+        """[V, 8] float64 OpenCV coefficients k1 k2 p1 p2 k3 k4 k5 k6; NaN for a lens without them (fisheye)."""
         none = (float("nan"),) * 8
         return torch.tensor([lens.opencv() or none for lens in self.lenses], dtype=torch.float64).reshape(-1, 8)
 
     @property
     def names(self) -> list[str]:
-        """A name for each photograph that no other has: its file's name, else its path below their common folder.
+        """A unique name for each photograph: its file's name, else its path below their common folder.
 
         Raises:
             InputError: a photograph is listed twice.
@@ -103,18 +104,18 @@ class PosedPhotos:
         )
 
     def moved(self, origin: Tensor) -> "PosedPhotos":
-        """The same relative to another `origin` [3] float64."""
+        """The same cameras relative to another `origin` [3] float64."""
         viewmats = self.viewmats.double()
         viewmats[:, :3, 3] += viewmats[:, :3, :3] @ (origin - self.origin)
         return replace(self, viewmats=viewmats.float(), origin=origin)
 
     def find(self, name: Path | str) -> int:
-        """Which photograph a path means: the one whose path ends like it in the most parts.
+        """The index of the photograph that a path refers to: the one that shares the most trailing path components.
 
-        An extension may be left out; letters' case counts, unless only one photograph fits without it.
+        An extension may be omitted; case matters, unless only one photograph matches without it.
 
         Raises:
-            InputError: no photograph, or several that fit equally well.
+            InputError: no photograph matches, or several match equally well.
         """
         view = Path(os.path.abspath(name))
         for same_case in (True, False):
@@ -135,10 +136,10 @@ class PosedPhotos:
         raise InputError(f"no photograph with a camera is called {name}; the {len(self)} that have one are {known}")
 
     def match(self, views: Sequence[Path | str]) -> "PosedPhotos":
-        """The cameras of the photographs `views`, found as `find` does; they take the paths of `views`.
+        """The cameras of the photographs `views`, matched as by `find`; they take the paths of `views`.
 
         Raises:
-            InputError: a photograph without a camera, one that several cameras fit, or two that one camera fits.
+            InputError: a photograph without a camera, one that matches several cameras, or two that match one camera.
         """
         indices = [self.find(view) for view in views]
         for place, index in enumerate(indices):
@@ -148,10 +149,10 @@ class PosedPhotos:
         return replace(self.select(indices), paths=tuple(map(Path, views)))
 
     def at_file_size(self) -> "PosedPhotos":
-        """The same with intrinsics in pixels of the files, where those are shrunk or enlarged copies.
+        """The same with intrinsics in pixels of the files, in case they are shrunk or enlarged copies.
 
         Raises:
-            InputError: a photograph that is missing, unreadable, or of another shape than its camera's picture.
+            InputError: a photograph that is missing, unreadable, or of another aspect ratio than its camera's picture.
         """
         Ks, sizes, moved = self.Ks.clone(), [], []
         for index, (path, (width, height)) in enumerate(zip(self.paths, self.sizes, strict=True)):
@@ -161,7 +162,7 @@ class PosedPhotos:
                     f"{path} is {photo.width}x{photo.height} pixels, but its camera is for {width}x{height}, which is "
                     "another shape; give the photographs that the cameras were made for (turned? cropped?)"
                 )
-            # A whole picture was resampled, so x and y follow on their own: sizes are rounded to whole pixels.
+            # A whole picture was resampled, so x and y scale independently: sizes are rounded to whole pixels.
             Ks[index, 0] *= photo.width / width
             Ks[index, 1] *= photo.height / height
             sizes.append((photo.width, photo.height))
@@ -178,17 +179,17 @@ class PosedPhotos:
         return replace(self, Ks=Ks, sizes=tuple(sizes), notes=(*self.notes, note))
 
     def read(self, width: int, height: int | None = None) -> tuple[PhotoSet, Cameras]:
-        """Undistorted photographs in one batch of width x height pixels, and their pinhole cameras.
+        """Read undistorted photographs into one batch of width x height pixels, with their pinhole cameras.
 
-        Pictures of another aspect ratio are padded at the right and the bottom; `PhotoSet.valid` is False there, where
-        the straightened picture has no pixel, and where a mask is black.
+        Pictures of another aspect ratio are padded on the right and bottom; `PhotoSet.valid` is False there, where
+        the undistorted picture has no source pixel, and where a mask is black.
 
         Args:
-            width: pixels.
-            height: pixels; by default what keeps the first photograph's aspect.
+            width: width of the batch in pixels.
+            height: height of the batch in pixels; by default the one that keeps the first photograph's aspect ratio.
 
         Raises:
-            InputError: a photograph or mask is missing, damaged, or of another shape than the camera's picture.
+            InputError: a photograph or mask is missing, damaged, or of another aspect ratio than the camera's picture.
         """
         if height is None:
             height = max(1, round(width * self.sizes[0][1] / self.sizes[0][0]))
@@ -198,14 +199,14 @@ class PosedPhotos:
         return batch, cameras_of(own.viewmats, own.Ks, batch)
 
     def photo(self, index: int) -> Photo:
-        """The header of one photograph, which is read as its camera means it."""
+        """The header of one photograph, read in the orientation of its camera."""
         return inspect_posed_photo(self.paths[index], self.sizes[index], self.upright[index])
 
     def straight_picture(self, index: int) -> Picture:
-        """One photograph at full size without its lens's bend; its mask is that of the file, of alpha and of the lens.
+        """One undistorted photograph at full size; its mask combines those of the mask file, alpha and the lens.
 
         Raises:
-            InputError: a photograph or mask that is missing, damaged or of another shape.
+            InputError: a photograph or mask that is missing, damaged or of another aspect ratio.
         """
         picture = with_mask(self.photo(index), self.masks[index])
         K = self.Ks[index].double().numpy()
@@ -213,13 +214,13 @@ class PosedPhotos:
         return Picture(pixels, usable, picture.notes)
 
     def load(self, width: int, height: int | None = None) -> tuple[Tensor, Cameras]:
-        """As `read`, without the masks: (images [V, 3, H, W] in [0, 1], Cameras)."""
+        """Like `read`, without the masks: (images [V, 3, H, W] in [0, 1], Cameras)."""
         photos, cameras = self.read(width, height)
         return photos.images, cameras
 
 
 def _common_end(path: Path, view: Path, same_case: bool) -> int:
-    """How many last parts two paths share; the name's extension counts only where `view` has that of a picture."""
+    """Number of trailing parts two paths share; the extension counts only if `view` has that of a picture."""
     parts, wanted = list(path.parts), list(view.parts)
     if view.suffix.lower() not in SUFFIXES and parts and parts[-1] != view.name:
         parts[-1] = path.stem
@@ -230,9 +231,9 @@ def _common_end(path: Path, view: Path, same_case: bool) -> int:
 
 
 def local_origin(c2w: Tensor) -> Tensor:
-    """[3] float64: the middle of the cameras c2w [V, 4, 4] where they stand far from zero (UTM, ECEF), else zero.
+    """[3] float64: the middle of the cameras c2w [V, 4, 4] if they are far from zero (UTM, ECEF), else zero.
 
-    Far means farther than 100 times their spread: float32 then keeps less than five digits of what tells them apart.
+    Far means farther than 100 times their spread: float32 then keeps fewer than five digits of their differences.
     """
     centers = c2w[:, :3, 3].double()
     middle = centers.mean(dim=0)
@@ -253,22 +254,22 @@ def posed_photos(
     wheres: Sequence[str],
     notes: Sequence[str] = (),
 ) -> PosedPhotos:
-    """What a reader of cameras has found, checked: rigid matrices, lenses that can be, a local origin where needed.
+    """Check a reader's results: matrices must be rigid and lenses plausible; the origin is moved if necessary.
 
     Args:
-        paths: V files.
+        paths: V files of photographs.
         c2w: [V, 4, 4] float64 camera-to-world in OpenCV's axes.
-        Ks: [V, 3, 3] in pixels.
-        sizes: V pairs (width, height).
-        lenses: V lenses, or none.
-        upright: V times whether EXIF turns the photograph, or none.
-        masks: V masks, or none.
-        origin: [3] float64; None: `local_origin` of the cameras.
+        Ks: [V, 3, 3] intrinsics in pixels.
+        sizes: V pairs (width, height) in pixels.
+        lenses: V lenses, or empty.
+        upright: for each of V photographs whether EXIF turns it, or empty.
+        masks: V mask files or None, or empty.
+        origin: [3] float64 origin; None: `local_origin` of the cameras.
         wheres: V names of file and frame, for messages.
-        notes: of the reader.
+        notes: the reader's notes.
 
     Raises:
-        InputError: a matrix that is no rigid motion or leads too far, or a lens that cannot be that of its picture.
+        InputError: a matrix that is not rigid or too far away, or a lens that is implausible for its picture.
     """
     far = ~(c2w[:, :3, 3].abs() <= FARTHEST).all(dim=1)
     if bool(far.any()):

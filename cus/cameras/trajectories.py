@@ -1,7 +1,7 @@
 """Target camera paths: zoom, dolly, interpolate and orbit; `cus.cameras.path_files` reads paths from files.
 
-Each starts at the first reference camera and keeps its image size. A `target` is a point (u, v) of the first picture in
-fractions of its width and height, (0, 0) its top-left corner; the default is its middle.
+Each starts at the first reference camera and keeps its image size. A `target` is a point (u, v) in the first picture,
+as fractions of its width and height, with (0, 0) at its top-left corner; the default is its middle.
 """
 
 import math
@@ -20,7 +20,7 @@ LARGEST_ZOOM = 64.0
 
 
 def check_arguments(zoom: float, target: Target | None, frames: int) -> Target:
-    """The target, or the middle for None. Raises InputError where an argument of a trajectory is out of range."""
+    """The target, or the middle for None. Raises InputError if an argument of a trajectory is out of range."""
     if not (math.isfinite(zoom) and 0 < zoom <= LARGEST_ZOOM):
         raise InputError(
             f"the zoom must be above 0 and at most {LARGEST_ZOOM:g}, got {zoom:g}; 4 shows a quarter of the width"
@@ -36,7 +36,7 @@ def check_arguments(zoom: float, target: Target | None, frames: int) -> Target:
 
 
 def _steps(frames: int, eased: bool = False) -> Tensor:
-    """[T] positions 0..1 along the path; a single frame is its end. Eased, the path starts and stops at rest."""
+    """[T] positions 0..1 along the path; a single frame is its end. With `eased`, the path starts and stops at rest."""
     steps = torch.linspace(0, 1, frames) if frames > 1 else torch.ones(1)
     return steps * steps * (3 - 2 * steps) if eased else steps
 
@@ -46,9 +46,9 @@ def _repeat(cameras: Cameras, frames: int) -> Cameras:
 
 
 def _windows(cameras: Cameras, factors: Tensor, target: Target) -> Cameras:
-    """Magnify by `factors` [T] around the target: the picture's window that is shown never leaves the picture.
+    """Magnify by `factors` [T] around the target, with windows that stay inside the picture.
 
-    The window's centre moves so that the whole path is one homothety: some point of the picture stays where it is.
+    The window's centre moves so that the whole path is one homothety: some point of the picture stays in place.
     """
     size = cameras.Ks.new_tensor([cameras.width, cameras.height])
     largest = factors.max()
@@ -65,12 +65,12 @@ def _windows(cameras: Cameras, factors: Tensor, target: Target) -> Cameras:
 def zoom(
     cameras: Cameras, zoom: float = 4.0, target: Target | None = None, frames: int = 25, *, eased: bool = False
 ) -> Cameras:
-    """Stand at the first camera and lengthen the lens: magnification 1 to `zoom` in equal ratios.
+    """Zoom from the first camera's position: magnification 1 to `zoom` in equal ratios.
 
     Args:
-        cameras: the references; the first is where the path stands.
+        cameras: reference cameras; the path stays at the first.
         zoom: magnification of the last frame (focal length x zoom), above 0 and at most 64; below 1 it widens.
-        target: the point that the path closes in on; the window stays inside the picture.
+        target: point that the path zooms in on; the window stays inside the picture.
         frames: number of cameras, at least 1.
         eased: start and stop at rest.
 
@@ -84,8 +84,8 @@ def zoom(
 def interpolate(cameras: Cameras, zoom: float = 1.0, target: Target | None = None, frames: int = 25) -> Cameras:
     """Move from the first camera through the others to the last, every frame magnified by `zoom`.
 
-    The path of the paper's clips: poses between the references, focal length x4 to x5 for close-ups (Section IV-B).
-    Centres are linear, rotations spherical-linear, focal lengths geometric between neighbours.
+    This is the path of the paper's clips: poses between the references, focal length x4 to x5 for close-ups
+    (Section IV-B). Centres are interpolated linearly, rotations spherically, focal lengths geometrically.
     """
     aim = check_arguments(zoom, target, frames)
     if len(cameras) < 2:
@@ -107,7 +107,7 @@ def interpolate(cameras: Cameras, zoom: float = 1.0, target: Target | None = Non
 
 
 def _aim_point(cameras: Cameras, target: Target, depth: float) -> Tensor:
-    """[3] float64: the world point of the first picture's `target` at a z-depth."""
+    """[3] float64: the world point at the first picture's `target` and a z-depth."""
     if not (math.isfinite(depth) and depth > 0):
         raise InputError(f"the depth of the target must be a positive number of scene units, got {depth}")
     pixel = torch.tensor([target[0] * cameras.width, target[1] * cameras.height, 1.0], dtype=torch.float64)
@@ -117,14 +117,14 @@ def _aim_point(cameras: Cameras, target: Target, depth: float) -> Tensor:
 
 
 def turning(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[3] the rotation vector of the smallest turn that brings the direction of `a` [3] to that of `b` [3]."""
+    """[3] rotation vector of the smallest rotation from the direction of `a` [3] to that of `b` [3]."""
     axis = np.cross(a, b)
     sine = np.linalg.norm(axis)
     return axis / sine * math.atan2(sine, float(a @ b)) if sine > 1e-9 else np.zeros(3)
 
 
 def _turned_to(rotation: np.ndarray, direction: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """[T, 3, 3] camera-to-world rotations that turn by `shares` of the smallest rotation that faces `direction`."""
+    """[T, 3, 3] camera-to-world rotations, turned by `shares` of the smallest rotation towards `direction`."""
     vector = turning(rotation[:, 2], direction / np.linalg.norm(direction))
     return (Rotation.from_rotvec(vector[None] * shares[:, None]) * Rotation.from_matrix(rotation)).as_matrix()
 
@@ -138,13 +138,13 @@ def dolly(
     depth: float,
     eased: bool = False,
 ) -> Cameras:
-    """Walk from the first camera straight towards the target's surface, turning to face it.
+    """Move from the first camera straight towards the target's surface, turning to face it.
 
     Args:
-        cameras: the references; the path starts at the first.
-        zoom: how much larger the target appears at the end, at least 1: the way walked is 1 - 1 / zoom of its distance
-            (2.2 walks 55 %, the middle of the paper's 50 to 60 %).
-        target: the point walked to.
+        cameras: reference cameras; the path starts at the first.
+        zoom: magnification of the target at the end, at least 1: the path covers 1 - 1 / zoom of its distance
+            (2.2 covers 55 %, the middle of the paper's 50 to 60 %).
+        target: point to move towards.
         frames: number of cameras, at least 1.
         depth: z-depth of the target in the first camera, in scene units.
         eased: start and stop at rest.
@@ -174,12 +174,12 @@ def orbit(
     depth: float,
     degrees: float = 10.0,
 ) -> Cameras:
-    """Swing about the target around the first camera's vertical axis, by `degrees` to either side and back.
+    """Swing around the target about the first camera's vertical axis, by `degrees` to either side and back.
 
     Args:
-        cameras: the references; the path starts and ends at the first.
+        cameras: reference cameras; the path starts and ends at the first.
         zoom: magnification of every frame.
-        target: the point circled.
+        target: point to circle.
         frames: number of cameras, at least 1.
         depth: z-depth of the target in the first camera, in scene units.
         degrees: largest angle to either side, above 0 and below 180.

@@ -1,5 +1,5 @@
-"""The fields of `transforms.json`, checked: what each program that writes the format puts there (nerfstudio's,
-instant-ngp's and Blender's, angles of instant-ngp's `x_fov` in degrees, all others in radians).
+"""The fields of `transforms.json`, checked, as written by nerfstudio, instant-ngp and Blender (angles of instant-ngp's
+`x_fov` in degrees, all others in radians).
 """
 
 import math
@@ -13,7 +13,7 @@ from cus.cameras.conversions import focal_from_fov
 from cus.cameras.lenses import MODELS, PARAMS, Lens
 from cus.errors import InputError, first_problem, shown
 
-LARGEST = 1e7  # of a focal length or a principal point, in pixels
+LARGEST = 1e7  # largest focal length or principal point, in pixels
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Pixels = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
 Focal = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=LARGEST)]
@@ -21,15 +21,15 @@ Side = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=1, le=100_000
 Radians = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, lt=math.pi)]
 Degrees = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, lt=180)]
 Name = Annotated[str, Field(strict=True, min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
-# A lens of OpenCV's model by the parameters that stand there, whatever the name.
+# A lens of OpenCV's model is identified by its parameters, whatever the name.
 _OPENCV = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 _FISHEYE = ("SIMPLE_FISHEYE", "FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "OPENCV_FISHEYE")
 
 
 class Frame(BaseModel):
-    """One entry of `frames`; what it does not say itself, the top level says for all. Other fields are not read.
+    """One entry of `frames`; the top level holds defaults for all entries. Other fields are ignored.
 
-    `upright`, in files of ours: whether the camera is for the photograph as EXIF turns it.
+    `upright`, in our own files: whether the camera is for the photograph turned by EXIF.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -53,13 +53,13 @@ class Frame(BaseModel):
     lens: dict[str, Number]
 
     def size(self) -> tuple[int, int] | None:
-        """(width, height) in pixels, where both are given."""
+        """(width, height) in pixels if both are given."""
         return None if self.w is None or self.h is None else (int(self.w), int(self.h))
 
     def K(self, width: int, height: int, where: str) -> Tensor:
-        """[3, 3] float64 intrinsics in pixels of a picture of that size.
+        """[3, 3] float64 intrinsics in pixels of a picture of the given size.
 
-        A focal length counts before an angle; one direction stands for both where the other says nothing.
+        A focal length takes precedence over an angle; a single direction stands for both.
 
         Raises:
             InputError: neither a focal length nor an angle.
@@ -79,11 +79,11 @@ class Frame(BaseModel):
         return K
 
     def lens_model(self, where: str) -> Lens:
-        """The lens that `camera_model` or `is_fisheye` and the parameters describe.
+        """The lens described by `camera_model` or `is_fisheye` and the parameters.
 
         Raises:
-            InputError: no perspective or fisheye lens, a model without one of its parameters, or parameters that the
-                model does not have.
+            InputError: the lens is neither perspective nor fisheye, a parameter of the model is missing, or there are
+                parameters that the model does not have.
         """
         model = self.camera_model or ("OPENCV_FISHEYE" if self.is_fisheye else "OPENCV")
         if model not in MODELS:
@@ -111,7 +111,7 @@ def _focal(pixels: float | None, radians: float | None, degrees: float | None, s
 
 
 def _fisheye(given: dict[str, float], model: str, where: str) -> Lens:
-    """An equidistant fisheye of up to four coefficients, whatever their number in the model's name."""
+    """An equidistant fisheye with up to four coefficients, whatever their number in the model's name."""
     names = MODELS["OPENCV_FISHEYE"].params
     _refuse_others(given, names, model, where)
     return Lens("OPENCV_FISHEYE", tuple(given.get(name, 0.0) for name in names))
@@ -145,12 +145,12 @@ def read_frame(entry: Any, shared: dict[str, Any], where: str) -> Frame:
     """Check one entry of a list of frames.
 
     Args:
-        entry: the entry as JSON gives it.
-        shared: the file's top level.
-        where: the file and the entry's number, for messages.
+        entry: entry as parsed from JSON.
+        shared: top level of the file.
+        where: file and number of the entry, for messages.
 
     Raises:
-        InputError: no object, or a field that is missing, of another type, not finite, or out of its range.
+        InputError: not an object, or a field that is missing, of a wrong type, not finite, or out of range.
     """
     if not isinstance(entry, dict):
         raise InputError(f"{where}: expected an object with file_path and transform_matrix, got {shown(entry)}")

@@ -1,4 +1,4 @@
-"""`transforms.json` in and out: nerfstudio's file of posed photographs (OpenGL camera-to-world, OpenCV lens model)."""
+"""Reads and writes nerfstudio's `transforms.json` of posed photographs (OpenGL camera-to-world, OpenCV lenses)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from cus.errors import InputError
 from cus.files import read_json, write_json
 
 MOST_FRAMES = 50_000
-# Key in files of ours whose cameras stand far from zero: the point of their world that PLY files beside them call zero.
+# Key in our own files with cameras far from zero: the point of their world at the origin of PLY files next to them.
 ORIGIN = "local_origin"
 
 
@@ -47,16 +47,16 @@ def load_transforms(path: Path | str, entries: str = "frames", *, is_path: bool 
     """Read a nerfstudio `transforms.json` (also instant-ngp's and Blender's).
 
     Paths in it are relative to the file, with or without an extension, and may have Windows' separators. The
-    photographs need not be there where the file gives their sizes.
+    photographs need not exist if the file gives their sizes.
 
     Args:
-        path: the file, or the folder that holds it.
-        entries: the list to read: "frames", or what an output folder has beside it: "photos", "frames_at_photo_size".
-        is_path: the entries are a camera path, which may name a picture twice.
+        path: the file, or the folder that contains it.
+        entries: name of the list to read: "frames", or in an output folder also "photos" or "frames_at_photo_size".
+        is_path: whether the entries are a camera path, which may name a picture twice.
 
     Raises:
-        InputError: unreadable file, no frames or too many; a field that is missing, of another type or out of range; a
-            panorama, a lens that cannot be, a matrix that is not rigid; a photograph listed twice. The message names
+        InputError: an unreadable file, no frames or too many; a field that is missing, of a wrong type or out of range;
+            a panorama, an implausible lens, a matrix that is not rigid; a photograph listed twice. The message names
             file, frame and field.
     """
     path = Path(path)
@@ -119,7 +119,7 @@ def _point(value: Any, where: str) -> np.ndarray:
 
 
 def lens_entries(lens: Lens) -> dict[str, Any]:
-    """What an entry of `frames` says of its lens."""
+    """The lens fields of an entry of `frames`."""
     if not lens.bends:
         return {}
     return {"camera_model": lens.model} | dict(zip(MODELS[lens.model].params, lens.params, strict=True))
@@ -128,7 +128,7 @@ def lens_entries(lens: Lens) -> dict[str, Any]:
 def frame_entry(
     viewmat: Tensor, K: Tensor, width: int, height: int, file_path: str, origin: Tensor | None = None
 ) -> dict[str, Any]:
-    """One entry of `frames`: viewmat [4, 4], K [3, 3] in pixels; `origin` [3] is added to the camera's centre."""
+    """Make one entry of `frames`: viewmat [4, 4], K [3, 3] in pixels; `origin` [3] is added to the camera's centre."""
     c2w = torch.linalg.inv(viewmat.double())
     if origin is not None:
         c2w[:3, 3] += origin
@@ -152,18 +152,18 @@ def save_transforms(
     extra: dict[str, Any] | None = None,
     origin: Tensor | None = None,
 ) -> None:
-    """Write cameras and their pictures' paths as `transforms.json`, which replaces an earlier one when it is complete.
+    """Write cameras and their pictures' paths as `transforms.json`, atomically.
 
     Args:
-        path: the file.
-        cameras: N cameras.
-        file_paths: N paths relative to the file.
-        extra: joins the top level.
-        origin: [3] float64 of the cameras' world (`PosedPhotos.origin`); added to the centres, and recorded where it
-            is not zero.
+        path: file to write.
+        cameras: N cameras of the pictures.
+        file_paths: N paths of the pictures relative to the file.
+        extra: additional fields of the top level.
+        origin: [3] float64 origin of the cameras' world (`PosedPhotos.origin`); added to the centres, and recorded if
+            it is not zero.
 
     Raises:
-        InputError: where it cannot be written.
+        InputError: the file cannot be written.
     """
     if len(file_paths) != len(cameras):
         raise ValueError(f"expected {len(cameras)} paths, got {len(file_paths)}")
