@@ -42,6 +42,7 @@ ALLOWED = {
         "report",
         "scene",
         "splats",
+        "viewer",
     },
     "training": {
         "cameras",

@@ -36,13 +36,16 @@ MADE_BY_A_RUN = (
     "run.json",
     "fit.json",
     "renders",
+    "refine.json",
+    "close_ups",
+    "walk.mp4",
 )
 # What may be written, as patterns; a file of the user's under such a name is refused before slow work.
 _PLANNED = (
     "frames/[0-9][0-9][0-9][0-9].png",
     "conditioning/[0-9][0-9][0-9][0-9].png",
     *(f"depth/*_{kind}" for kind in ("depth.npy", "depth.png", "confidence.npy", "confidence.png")),
-    *("state/*.safetensors", "state/*.checkpoint", "renders/*.png"),
+    *("state/*.safetensors", "state/*.checkpoint", "renders/*.png", "close_ups/*.png"),
     *(name for name in MADE_BY_A_RUN if "." in name),
 )
 

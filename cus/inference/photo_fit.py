@@ -41,11 +41,13 @@ class PhotoScene:
         posed: all photographs.
         held_out: indices of those that the fit must not see, to be scored.
         size: longest side of the images, pixels.
+        source: the file or folder that they were found in, and the folder of the pictures where it was named.
     """
 
     posed: PosedPhotos
     held_out: tuple[int, ...]
     size: int
+    source: tuple[Path, Path | None]
 
     @property
     def training(self) -> list[int]:
@@ -94,7 +96,7 @@ def read_posed(
     indices = tuple(posed.find(name) for name in hold_out)
     if len(set(indices)) != len(indices):
         raise InputError("a photograph is named twice with --hold-out")
-    scene = PhotoScene(posed, indices, size)
+    scene = PhotoScene(posed, indices, size, (path, images))
     if len(scene.training) < 2:
         raise InputError(
             f"depth needs at least two photographs, got {len(scene.training)} after holding out {len(indices)}"
@@ -156,8 +158,9 @@ def fit_photos(
         scored(names[i], picture, images[i], valid[i]) for i, picture in zip([*train, *held_out], renders, strict=True)
     ]
     summary = _summary(scene, config, options, found, cloud, scores, seconds) | {
+        **_origin(scene, folder.path),
         "notes": [*scene.posed.notes, *photos.notes, *estimate.notes, *anew, *_shrunk(scene, config)]
-        + ([] if labels is None else [f"Gaussian scene: {labels.note}"])
+        + ([] if labels is None else [f"Gaussian scene: {labels.note}"]),
     }
     # fit.json goes before anything is replaced and comes last: as long as it is there, the rest is of one fit.
     folder.remove(["fit.json"])
@@ -250,6 +253,13 @@ def _summary(
         "peak_memory_bytes": machine.peak_memory(),
         "versions": machine.versions(),
     }
+
+
+def _origin(scene: PhotoScene, folder: Path) -> dict[str, Any]:
+    """Where the photographs are, relative to the folder, so that `cus-refine` finds them."""
+    source, images = (path and os.path.relpath(path.resolve(), folder.resolve()) for path in scene.source)
+    held_out = [str(scene.posed.paths[index]) for index in scene.held_out]
+    return {"scene": source, "images": images, "held_out_photographs": held_out}
 
 
 def _write_renders(folder: RunFolder, names: list[str], renders: Tensor, truths: Tensor) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.conditioning.fused.operations import KERNELS, TORCH
-from cus.conditioning.fused.surfaces import drawn_inverse_depth, mixed
+from cus.conditioning.fused.surfaces import drawn_inverse_depth, finished, mixed
 from cus.conditioning.fused.views import placements, views_of
 from cus.conditioning.options import resolved_backend
 from cus.refinement.poses import PoseOptions, VirtualPose, VirtualPoses, by_angle, seeing
@@ -50,6 +50,7 @@ class LabelOptions:
             among each other, agree.
         photographs: that a label is made from at most, those that see its point at the least angle.
         least_share: of its pixels that a label must keep to be used.
+        path_share: of the labels that are made along a path, where there is one; the others are at virtual poses.
     """
 
     poses: PoseOptions = field(default_factory=PoseOptions)
@@ -57,6 +58,7 @@ class LabelOptions:
     threshold: float = 0.05
     photographs: int = 4
     least_share: float = 0.2
+    path_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,12 @@ class PseudoLabels:
 
     @staticmethod
     def beside(
-        scene: SceneEstimate, photographs: Sequence[Tensor] | None, views: Views, config: FitConfig
+        scene: SceneEstimate,
+        photographs: Sequence[Tensor] | None,
+        views: Views,
+        config: FitConfig,
+        options: LabelOptions | None = None,
+        path: Cameras | None = None,
     ) -> "PseudoLabels":
         """Of the size of a fit's images.
 
@@ -125,12 +132,14 @@ class PseudoLabels:
             photographs: likewise.
             views: what the fit is supervised by.
             config: how it is done.
+            options: as `__init__` takes them.
+            path: likewise.
 
         Raises:
             InputError: see `__init__`.
         """
         fine = views.shrunk(config.max_pixels).cameras
-        return PseudoLabels(scene, photographs, fine.width, fine.height)
+        return PseudoLabels(scene, photographs, fine.width, fine.height, options, path)
 
     @property
     def note(self) -> str:
@@ -162,7 +171,7 @@ class PseudoLabels:
         return None
 
     def _next(self, scene: SceneTensors, generator: torch.Generator) -> VirtualPose:
-        if self._path is None:
+        if self._path is None or float(torch.rand(1, generator=generator)) >= self.options.path_share:
             return self._poses.draw(generator)
         camera = self._path[int(torch.randint(len(self._path), (1,), generator=generator))]
         depths, alphas = rendered_depth(scene, camera)
@@ -191,7 +200,7 @@ class PseudoLabels:
         own = torch.where(covered, 1 / depths.clamp(min=1e-12), 0.0).to(inverse)
         check = [self._operations.look_up(view, place, own) for view, place in zip(views, places, strict=True)]
         image, weights = mixed(shown)
-        image, other = image.float().clamp(0, 1), mixed(check)[0].float().clamp(0, 1)
+        other = mixed(check)[0]
         # What no photograph sees by its own depth lies behind a surface of all of them.
         seen = torch.stack([layer.seen for layer in shown]).amax(dim=0) > SEEN
         alike = (image - other).abs().mean(dim=0) <= self.options.threshold
@@ -199,8 +208,9 @@ class PseudoLabels:
         pairs = zip(weights, shown, strict=True)
         spread = 2 * torch.stack([w * (layer.colors - image).abs().mean(dim=0) for w, layer in pairs]).sum(dim=0)
         has_surface = inverse > 0
+        sharp = finished(views, places, shown, (image, weights), has_surface, self._operations)[0]
         kept = has_surface & covered & seen & alike & (spread <= self.options.threshold)
-        return PseudoLabel(camera, torch.where(has_surface, image, 0.0), kept)
+        return PseudoLabel(camera, torch.where(has_surface, sharp.float(), 0.0).clamp(0, 1), kept)
 
 
 def rendered_depth(scene: SceneTensors, camera: Cameras) -> tuple[Tensor, Tensor]:

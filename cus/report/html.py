@@ -44,6 +44,7 @@ class ReportData:
         settings: name -> value, as used.
         notes: what the reader should know, e.g. that a focal length was guessed.
         opening: pictures of the same part of the scene: the plain crop of a photograph, and the close-up.
+        pairs: further pictures, two of the same part beside each other.
         verdict: what is to be expected of it: grade, trusted, forced, headline, advice and findings, each with name,
             grade, told and advice; grades are good, fair and poor.
         missing: stages that the run did not finish.
@@ -67,6 +68,7 @@ class ReportData:
     settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     opening: list[Pane] = field(default_factory=list)
+    pairs: list[tuple[Pane, Pane]] = field(default_factory=list)
     verdict: dict[str, Any] | None = None
     missing: list[str] = field(default_factory=list)
     running: bool = False
@@ -157,6 +159,7 @@ def write_report_html(path: Path | str, data: ReportData) -> None:
         title=data.title,
         viewer=data.viewer and viewer_context(data.viewer) | {"poster": jpeg_uri(data.viewer.poster)},
         opening=[_pane(pane) for pane in data.opening],
+        pairs=[[_pane(pane) for pane in pair] for pair in data.pairs],
         verdict=data.verdict,
         notes=data.notes,
         missing=data.missing,

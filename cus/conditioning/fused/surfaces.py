@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cus.conditioning.fused.blend import Layer, normalised
 from cus.conditioning.fused.operations import Operations
+from cus.conditioning.fused.sharpening import gate, magnification_of, sharpened
 from cus.conditioning.fused.views import Placement, View
 
 
@@ -38,3 +39,31 @@ def mixed(layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
     weights = normalised(torch.stack([layer.weights for layer in layers]))
     image = torch.stack([share * layer.colors for share, layer in zip(weights, layers, strict=True)]).sum(dim=0)
     return image, weights
+
+
+def finished(
+    views: Sequence[View],
+    places: Sequence[Placement],
+    layers: Sequence[Layer],
+    blended: tuple[Tensor, Tensor],
+    mask: Tensor,
+    operations: Operations,
+) -> tuple[Tensor, Tensor]:
+    """The picture of a target with the detail that the references agree on, and softened where they do not.
+
+    Args:
+        views: V references.
+        places: where they stand towards the target.
+        layers: what they show of it.
+        blended: what `mixed` made of the layers.
+        mask: [H, W] bool, where there is a surface.
+        operations: in tensor operations, or in kernels.
+
+    Returns:
+        [3, H, W], not clamped, and [H, W] in 0 .. 1, the share of the detail that they agree on.
+    """
+    image, weights = blended
+    magnification = magnification_of(layers, weights)
+    agreement = gate(layers, weights, image, magnification, operations.blur)
+    projected = operations.back_projected(views, places, layers, weights, image, mask, magnification)
+    return sharpened(image, projected, agreement, magnification, operations.blur), agreement

@@ -12,9 +12,8 @@ from cus.conditioning.conditioning import Conditioning, blank_conditioning
 from cus.conditioning.cpu.occlusion import sample_spacing_cpu
 from cus.conditioning.fused.agreement import agree
 from cus.conditioning.fused.operations import KERNELS, TORCH, Operations
-from cus.conditioning.fused.sharpening import gate, magnification_of, sharpened
 from cus.conditioning.fused.suppression import suppression_limits
-from cus.conditioning.fused.surfaces import drawn_inverse_depth, mixed
+from cus.conditioning.fused.surfaces import drawn_inverse_depth, finished, mixed
 from cus.conditioning.fused.views import View, placements, views_of
 from cus.conditioning.occlusion import DEPTH_TOLERANCE, sample_spacing
 from cus.conditioning.options import Backend, resolved_backend
@@ -134,17 +133,14 @@ class _Target:
         mask = inverse > 0
         pairs = zip(self.views, self.places, strict=True)
         layers = [self.operations.look_up(view, place, inverse) for view, place in pairs]
-        image, weights = mixed(layers)
-        magnification = magnification_of(layers, weights)
-        agreement = gate(layers, weights, image, magnification, self.operations.blur)
-        projected = self.operations.back_projected(self.views, self.places, layers, weights, image, mask, magnification)
-        image = sharpened(image, projected, agreement, magnification, self.operations.blur)
+        blended = mixed(layers)
+        image, agreement = finished(self.views, self.places, layers, blended, mask, self.operations)
         conditioning.images[index] = torch.where(mask, image, 0.0).clamp(0, 1)
         conditioning.masks[index] = mask
         conditioning.depths[index] = torch.where(mask, 1 / inverse.clamp(min=1e-12), 0.0)
         if conditioning.layers is not None:
             conditioning.layers.gate[index] = agreement * mask
-            best = weights.sum(dim=(1, 2)).argsort(descending=True, stable=True)[:2].tolist()
+            best = blended[1].sum(dim=(1, 2)).argsort(descending=True, stable=True)[:2].tolist()
             for place, view in enumerate(best):
                 seen = mask & (layers[view].seen > SEEN)
                 conditioning.layers.masks[index, place] = seen

@@ -1,0 +1,343 @@
+"""Refine a Gaussian scene by its photographs, and show it before and after."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras, PhotoSet, trajectories
+from cus.cameras.large_pictures import large_pictures
+from cus.cameras.transforms_json import ORIGIN, frame_entry, lens_entries
+from cus.errors import InputError
+from cus.estimators import SceneEstimate, estimate_scene
+from cus.inference import machine
+from cus.inference.fit_options import FitOptions
+from cus.inference.folder import RunFolder
+from cus.inference.outputs import save_png, to_bytes, view_names
+from cus.inference.photo_fit import photo_views
+from cus.inference.photographs import LARGEST_PHOTOGRAPH, oversized
+from cus.inference.progress import OnProgress, Progress
+from cus.inference.recorded import scene_from
+from cus.inference.refine_looks import Look, RefinementVerdict, Viewpoints, judge_refinement, look, probes_of
+from cus.inference.refine_settings import RefineSettings
+from cus.inference.refine_subject import Subject, check_belongs
+from cus.inference.settings import fingerprint
+from cus.refinement.poses import PoseOptions
+from cus.refinement.pseudo_labels import LabelOptions, PseudoLabels
+from cus.report.html import Pane, ReportData, write_report_html
+from cus.report.video import write_video
+from cus.report.viewer import Splats, ViewerData
+from cus.report.viewer import Views as ViewerViews
+from cus.splats import FitConfig, FitRecord, Gaussians, fit_views, save_ply
+from cus.splats.parameters import LearningRates
+from cus.viewer.paths import view_depth
+from cus.viewer.scene import ViewScene, camera_of
+
+# A scene that is nearly right moves by smaller steps than one that begins as a cloud. Its Gaussians may change more:
+# a needle is to become a disc again.
+RATES, MAX_STRETCH = 0.5, 4.0
+# The walk towards the target: frames, their longest side in pixels, frames a second of the video.
+WALK_FRAMES, WALK_SIDE, WALK_FPS = 25, 512, 8
+# Pictures are shown at these factors, as far as the walk goes, and at its end.
+SHOWN_FACTORS = (1.0, 3.0, 9.0, 27.0)
+# A surface this many times as far as most Gaussians is the sky, or as good as one.
+SKY = 50.0
+STAGES = {"check": "Scene and photographs", "depth": "Depth", "before": "Before", "fit": "Pseudo-labels"}
+STAGES |= {"after": "After", "report": "Report"}
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What a refinement left.
+
+    Attributes:
+        folder: where.
+        summary: what `refine.json` holds.
+        verdict: what it is worth.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    verdict: RefinementVerdict
+
+
+def walk_of(subject: Subject, settings: RefineSettings) -> Cameras:
+    """Cameras from the first photograph to the target, a `factor`-th of the distance.
+
+    Raises:
+        InputError: no surface is seen there, or one as far away as the sky.
+    """
+    scene = ViewScene(subject.splat.name, subject.stored.gaussians, subject.posed)
+    start = camera_of(subject.posed, subject.training[0])
+    scale = min(1.0, WALK_SIDE / max(start.width, start.height))
+    start = start.resized(max(2, round(start.width * scale)), max(2, round(start.height * scale)))
+    depth = view_depth(scene.gaussians, start, settings.target, near_plane=scene.near_plane())
+    if depth > SKY * scene.unit():
+        (u, v), name = settings.target or (0.5, 0.5), subject.posed.paths[subject.training[0]].name
+        raise InputError(
+            f"what lies at {u:g},{v:g} of {name} is {depth / scene.unit():.0f} times as far as the scene: the sky "
+            "cannot be walked to; choose another --target"
+        )
+    return trajectories.dolly(start, settings.factor, settings.target, WALK_FRAMES, depth=depth)
+
+
+def refine(
+    subject: Subject,
+    settings: RefineSettings,
+    folder: RunFolder,
+    progress: Progress,
+    *,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+) -> Refined:
+    """Fit the scene on with pseudo-labels; writes `splat.ply`, `refine.json`, `report.html` and pictures of it.
+
+    Args:
+        subject: the scene and its photographs.
+        settings: how.
+        folder: to write to, prepared.
+        progress: is told of every stage.
+        device: to work on.
+        resume: go on with a refinement of the same scene and settings that was cut off.
+
+    Raises:
+        InputError: a scene of other photographs, a target without a surface, photographs that have nothing in common,
+            or a full disk.
+    """
+    seconds: dict[str, float] = {}
+    with _stage(progress, "check", seconds):
+        check_belongs(subject)
+        walk = walk_of(subject, settings)
+    with _stage(progress, "depth", seconds) as told:
+        estimate, photos = _estimate(subject, settings, device, told)
+        own, notes = _own_size(subject, photos, folder.path)
+    gaussians = subject.stored.gaussians.to(device)
+    config = _config(gaussians, subject, settings, estimate)
+    views = replace(photo_views(estimate, photos.valid), photographs=tuple(own))
+    labels = _labels(estimate, own, views, config, walk, settings)
+    with _stage(progress, "before", seconds):
+        points = _viewpoints(subject, settings, labels, gaussians, walk, estimate, photos)
+        before = look(gaussians, points, config.antialiased)
+    made_from = [str(subject.splat.resolve()), os.stat(subject.splat).st_size, repr(config), repr(settings)]
+    checkpoint = folder.checkpoint("refine", fingerprint(made_from), keep=resume)
+    anew: list[str] = []
+    with _stage(progress, "fit", seconds) as on_fit:
+        record = FitRecord(
+            on_status=lambda now: on_fit(now.iteration, now.iterations, str(now)),
+            checkpoint=checkpoint,
+            on_unusable=lambda reason: anew.append(f"{reason}, so the refinement started anew"),
+        )
+        found = fit_views(views, gaussians, config, settings.seed, record, labels).gaussians
+    with _stage(progress, "after", seconds):
+        after = look(found, points, config.antialiased)
+    verdict = judge_refinement(before, after, bool(subject.held_out))
+    notes = [*subject.stored.notes, *subject.posed.notes, *estimate.notes, *notes, *anew, labels.note]
+    summary = {
+        "settings": asdict(settings) | {"scene": str(subject.splat)},
+        "held_out_photographs": [str(subject.posed.paths[index].resolve()) for index in subject.held_out],
+        "gaussians": [len(gaussians), len(found)],
+        "before": before.to_json(),
+        "after": after.to_json(),
+        "verdict": verdict.to_json(),
+        "notes": notes,
+        "versions": machine.versions(),
+    }
+    started = time.perf_counter()
+    # refine.json goes before anything is replaced and comes last: as long as it is there, the rest is of one scene.
+    folder.remove(["refine.json"])
+    folder.write("splat.ply", lambda part: save_ply(part, found, antialiased=config.antialiased))
+    _write_cameras(subject, folder)
+    _write_pictures(folder, settings, before, after)
+    seconds["report"] = time.perf_counter() - started
+    summary |= {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
+    summary |= {"peak_memory_bytes": machine.peak_memory()}
+    _write_report(folder, subject, settings, found, walk, photos.images, (before, after), verdict, summary)
+    progress.finish(STAGES["report"], time.perf_counter() - started)
+    folder.write_json("refine.json", summary)
+    folder.discard(checkpoint)
+    folder.drop_earlier(states=True)
+    folder.rewrite()
+    return Refined(folder.path, summary, verdict)
+
+
+@contextmanager
+def _stage(progress: Progress, name: str, seconds: dict[str, float]) -> Iterator[OnProgress]:
+    """Show a stage and take its time."""
+    started = time.perf_counter()
+    yield progress.start(STAGES[name], False)
+    seconds[name] = time.perf_counter() - started
+    progress.finish(STAGES[name], seconds[name])
+
+
+def _estimate(
+    subject: Subject, settings: RefineSettings, device: torch.device | str, on_progress: OnProgress
+) -> tuple[SceneEstimate, PhotoSet]:
+    """Depths of the photographs that supervise: those that a run has recorded, else estimated under their cameras."""
+    chosen = subject.training
+    recorded = None if subject.run is None else RunFolder(subject.run).recorded("scene")
+    if recorded is not None and "valid" in recorded.tensors:
+        scene = scene_from(recorded)
+        if len(scene) == len(subject.posed):
+            scales = (scene.cameras.Ks / subject.posed.Ks)[:, (0, 1), (0, 1)]
+            return scene.to(device), PhotoSet(scene.images.to(device), recorded.tensors["valid"].bool(), scales)
+    photos, cameras = subject.read(settings.size)
+    images, valid, placed = (
+        photos.images[chosen].to(device),
+        photos.valid[chosen].to(device),
+        cameras[chosen].to(device),
+    )
+    estimate = estimate_scene(images, placed, valid=valid, on_progress=on_progress)
+    if estimate.left_out:
+        raise InputError(f"{len(estimate.left_out)} photographs have nothing in common with the others; leave them out")
+    return estimate, PhotoSet(images, valid, photos.scales[chosen])
+
+
+def _own_size(subject: Subject, photos: PhotoSet, folder: Path) -> tuple[list[Tensor], list[str]]:
+    """The photographs at their own resolution, and a note where they are too large for that."""
+    height, width = photos.images.shape[-2:]
+    posed, chosen = subject.posed.at_file_size(), subject.training
+    pictures = (posed.straight_picture(index).pixels for index in chosen)
+    note = oversized([posed.sizes[index] for index in chosen])
+    own = large_pictures(pictures, photos.scales, width, height, LARGEST_PHOTOGRAPH, folder=folder)
+    return own, [] if note is None else [note]
+
+
+def _config(gaussians: Gaussians, subject: Subject, settings: RefineSettings, estimate: SceneEstimate) -> FitConfig:
+    options = FitOptions(
+        iterations=settings.iterations,
+        strategy="fixed",
+        size=settings.size,
+        seed=settings.seed,
+        antialiased=subject.stored.antialiased,
+        sh_degree=gaussians.sh_degree,
+    )
+    config = options.config(gaussians.device, estimate.cameras.width, estimate.cameras.height)
+    rates = {item.name: RATES * getattr(LearningRates(), item.name) for item in fields(LearningRates)}
+    return replace(config, coarse_share=0.0, sh_warmup=0.0, rates=LearningRates(**rates), max_stretch=MAX_STRETCH)
+
+
+def _labels(
+    estimate: SceneEstimate, own: list[Tensor], views: Any, config: FitConfig, walk: Cameras, settings: RefineSettings
+) -> PseudoLabels:
+    """At virtual poses as near as the factor asks for; with a target, half of them on the way to it."""
+    options = LabelOptions(PoseOptions(closer=(2.0, max(2.0, settings.factor))), path_share=0.5)
+    path = None if settings.target is None else walk[range(WALK_FRAMES // 4, WALK_FRAMES)]
+    return PseudoLabels.beside(estimate, own, views, config, options, path)
+
+
+def _viewpoints(
+    subject: Subject,
+    settings: RefineSettings,
+    labels: PseudoLabels,
+    gaussians: Gaussians,
+    walk: Cameras,
+    estimate: SceneEstimate,
+    photos: PhotoSet,
+) -> Viewpoints:
+    """Photographs that were held out say most of views from afar; else those that supervise."""
+    probes = probes_of(labels, gaussians)
+    if not probes:
+        raise InputError(
+            "the photographs agree on nothing from nearer by: no virtual close-up could be made of them; use "
+            "photographs that are nearer to each other, or check their cameras (cus-check-scene)"
+        )
+    if not subject.held_out:
+        return Viewpoints(walk, probes, estimate.cameras, estimate.images, photos.valid)
+    everything, cameras = subject.read(settings.size)
+    chosen, device = list(subject.held_out), gaussians.device
+    images, valid = everything.images[chosen].to(device), everything.valid[chosen].to(device)
+    return Viewpoints(walk, probes, cameras[chosen].to(device), images, valid)
+
+
+def _write_cameras(subject: Subject, folder: RunFolder) -> None:
+    """`transforms.json`: the photographs with their cameras, so that `cus-view` and `cus-refine` go on from here."""
+    posed, entries = subject.posed, []
+    for index, path in enumerate(posed.paths):
+        name = os.path.relpath(path.resolve(), folder.path.resolve())
+        entry = frame_entry(posed.viewmats[index], posed.Ks[index], *posed.sizes[index], name, posed.origin)
+        mask = posed.masks[index]
+        masked = {} if mask is None else {"mask_path": os.path.relpath(mask.resolve(), folder.path.resolve())}
+        entries.append(entry | {"upright": posed.upright[index]} | lens_entries(posed.lenses[index]) | masked)
+    origin = {ORIGIN: posed.origin.tolist()} if bool(posed.origin.any()) else {}
+    folder.write_json("transforms.json", {"camera_model": "OPENCV", **origin, "frames": entries})
+
+
+def shown_frames(factor: float) -> list[tuple[float, int]]:
+    """Factors at which pictures are shown, and their frames of the walk, which gets nearer by equal factors."""
+    shown = [f for f in SHOWN_FACTORS if f < 0.99 * factor] + [factor]
+    steps = [torch.tensor(f).log() / torch.tensor(factor).log() for f in shown]
+    return [(f, round(float(step) * (WALK_FRAMES - 1))) for f, step in zip(shown, steps, strict=True)]
+
+
+def _write_pictures(folder: RunFolder, settings: RefineSettings, before: Look, after: Look) -> None:
+    """`close_ups/`, before and after at every factor, and the walk as a video."""
+    folder.clear("close_ups")
+    for factor, frame in shown_frames(settings.factor):
+        for name, seen in (("before", before), ("after", after)):
+            save_png(folder, f"close_ups/x{factor:g}_{name}.png", seen.pictures[frame])
+    folder.write("walk.mp4", lambda part: write_video(part, after.pictures, WALK_FPS))
+
+
+def _write_report(
+    folder: RunFolder,
+    subject: Subject,
+    settings: RefineSettings,
+    gaussians: Gaussians,
+    walk: Cameras,
+    images: Tensor,
+    looks: tuple[Look, Look],
+    verdict: RefinementVerdict,
+    summary: dict[str, Any],
+) -> None:
+    pairs = []
+    for factor, frame in reversed(shown_frames(settings.factor)):
+        place = "from where the first photograph was taken"
+        if factor > 1:
+            place = f"{factor:g} times nearer than the first photograph"
+        names = ("Before", "After")
+        pair = [Pane(f"{n}, x{factor:g}", place, look.pictures[frame]) for n, look in zip(names, looks, strict=True)]
+        pairs.append((pair[0], pair[1]))
+    arrays = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
+    names = view_names(tuple(subject.posed.paths[index] for index in subject.training))
+    cameras = [camera_of(subject.posed, index) for index in subject.training]
+    viewer = ViewerData(
+        splats=Splats(*(array.cpu().numpy() for array in arrays)),
+        path=ViewerViews(
+            [f"frame {index}" for index in range(len(walk))],
+            walk.viewmats.numpy(),
+            walk.Ks.numpy(),
+            [(walk.width, walk.height)] * len(walk),
+        ),
+        photos=ViewerViews(
+            names,
+            torch.cat([camera.viewmats for camera in cameras]).numpy(),
+            torch.cat([camera.Ks for camera in cameras]).numpy(),
+            [(camera.width, camera.height) for camera in cameras],
+        ),
+        poster=looks[1].pictures[-1],
+        frames_per_second=WALK_FPS,
+        antialiased=subject.stored.antialiased,
+    )
+    data = ReportData(
+        title=f"CloseUpShot: {subject.splat.parent.name}/{subject.splat.name}, refined",
+        settings=summary["settings"],
+        notes=summary["notes"],
+        opening=list(pairs[0]),
+        pairs=pairs[1:],
+        verdict=verdict.to_json() | {"advice": verdict.advice, "forced": False},
+        inputs=list(zip(names, to_bytes(images), strict=True)),
+        sequences={"Before": looks[0].pictures, "After": looks[1].pictures},
+        timings={STAGES[name]: value for name, value in summary["seconds"].items()},
+        peak_memory_bytes=summary["peak_memory_bytes"],
+        versions=summary["versions"],
+        files=[*folder.files(), "report.html", "refine.json"],
+        fps=WALK_FPS,
+        viewer=viewer,
+    )
+    folder.write("report.html", lambda part: write_report_html(part, data))

@@ -1,0 +1,177 @@
+"""What a refined scene looks like from near and far, beside what it was: pictures, measures and a verdict."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
+from cus.inference.outputs import to_bytes
+from cus.inference.photo_fit import scored
+from cus.inference.verdict import ORDER, Finding, Grade
+from cus.refinement.pseudo_labels import PseudoLabels
+from cus.splats import Gaussians, render
+from cus.viewer.recording import shots
+from cus.viewer.scene import ViewScene
+from cus.viewer.steadiness import FrameMeasures, Steadiness, compare, uncovered_share
+
+# Fresh virtual views at which a scene is compared with what the photographs show of them, and their seed.
+PROBES, PROBE_SEED = 8, 20_011
+# Grades: at least the first is good, at least the second fair.
+KEPT = 0.5, 0.2
+# Photographs may be matched so many dB less than before; an overfitted scene that still matches them this well is fair.
+LOST, MATCHED = 0.1, 30.0
+MORE_PHOTOGRAPHS = "take more photographs of this part of the scene, nearer to each other, or check their cameras"
+
+
+@dataclass(frozen=True)
+class Look:
+    """A scene seen from near and far.
+
+    Attributes:
+        pictures: [T, H, W, 3] uint8 along the walk.
+        steadiness: of the walk: holes, popping, needles.
+        close_ups: dB at which fresh virtual close-ups match what the photographs show of them, where that is kept.
+        kept: share of their pixels that is.
+        far: dB at which photographs are matched from where they were taken, a mean; of those held out, if any are.
+    """
+
+    pictures: np.ndarray
+    steadiness: Steadiness
+    close_ups: float
+    kept: float
+    far: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The measures alone."""
+        return {
+            "close_ups_psnr": round(self.close_ups, 3),
+            "kept": round(self.kept, 4),
+            "far_psnr": round(self.far, 3),
+            **{name: round(value, 6) for name, value in self.steadiness.summary().items()},
+        }
+
+
+@dataclass(frozen=True)
+class Viewpoints:
+    """From where scenes are looked at.
+
+    Attributes:
+        walk: T cameras towards the target.
+        probes: labels of fresh virtual views, by the scene before.
+        photographs: V cameras.
+        images: [V, 3, H, W] what they took.
+        valid: [V, H, W] bool.
+    """
+
+    walk: Cameras
+    probes: list[tuple[Cameras, Tensor, Tensor]]
+    photographs: Cameras
+    images: Tensor
+    valid: Tensor
+
+
+def probes_of(labels: PseudoLabels, gaussians: Gaussians) -> list[tuple[Cameras, Tensor, Tensor]]:
+    """Virtual close-ups that no step of a fit sees: camera, picture [3, H, W] and kept pixels [H, W] bool of each."""
+    generator = torch.Generator().manual_seed(PROBE_SEED)
+    counts, found = labels.counts.clone(), []
+    tensors = gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh
+    for _ in range(PROBES):
+        seen = labels.draw(tensors, generator)
+        if seen is not None:
+            found.append((seen.camera, seen.target, seen.weights > 0))
+    labels.counts = counts
+    return found
+
+
+def look(gaussians: Gaussians, views: Viewpoints, antialiased: bool) -> Look:
+    """Render and measure."""
+    scene = ViewScene("", gaussians)
+    seen = list(shots(scene, views.walk))
+    measures = []
+    for index, (shot, needles) in enumerate(seen):
+        changes = (None, None, None) if index + 1 == len(seen) else compare(shot, seen[index + 1][0])
+        measures.append(FrameMeasures(uncovered_share(shot.alphas), needles, *changes))
+    errors, weights = 0.0, 0.0
+    for camera, picture, kept in views.probes:
+        shown = render(gaussians, camera, antialiased=antialiased)[0]
+        errors += float((shown - picture).square().mean(dim=0)[kept].sum())
+        weights += float(kept.sum())
+    close_ups = -10 * float(np.log10(max(errors / max(weights, 1.0), 1e-12)))
+    pixels = sum(kept.numel() for _, _, kept in views.probes)
+    pictures = render(gaussians, views.photographs, antialiased=antialiased)
+    scores = [scored("", *each).psnr for each in zip(pictures, views.images, views.valid, strict=True)]
+    return Look(
+        to_bytes(torch.stack([shot.picture for shot, _ in seen])),
+        Steadiness(tuple(measures)),
+        close_ups,
+        weights / max(pixels, 1),
+        float(np.mean(scores)),
+    )
+
+
+@dataclass(frozen=True)
+class RefinementVerdict:
+    """What to expect of a refined scene.
+
+    Attributes:
+        findings: support by the photographs, close-ups, far views, needles.
+    """
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def grade(self) -> Grade:
+        """The worst of the findings'."""
+        return ORDER[max(ORDER.index(finding.grade) for finding in self.findings)]
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the photographs say anything of close-ups at all."""
+        return self.findings[0].grade != "poor"
+
+    @property
+    def headline(self) -> str:
+        """One sentence without its full stop."""
+        if not self.trusted:
+            return (
+                "the photographs agree on hardly anything from nearer by, and the scene was not refined to be trusted"
+            )
+        weak = [finding.name for finding in self.findings if finding.grade == self.grade]
+        if self.grade == "good":
+            return "the scene holds from nearer by what the photographs show"
+        return f"the refined scene is {self.grade}: {' and '.join(weak)}"
+
+    @property
+    def advice(self) -> list[str]:
+        """What to do, each once."""
+        return list(dict.fromkeys(finding.advice for finding in self.findings if finding.advice))
+
+    def to_json(self) -> dict[str, Any]:
+        """For `refine.json` and `--json`."""
+        head = {"grade": self.grade, "trusted": self.trusted, "headline": self.headline}
+        return head | {"findings": [asdict(finding) for finding in self.findings]}
+
+
+def judge_refinement(before: Look, after: Look, held_out: bool) -> RefinementVerdict:
+    """Compare two looks at the same viewpoints; `held_out`: whether the far views are of photographs never fitted."""
+    kept: Grade = "good" if after.kept >= KEPT[0] else "fair" if after.kept >= KEPT[1] else "poor"
+    told = f"{100 * after.kept:.0f} % of fresh virtual close-ups are what the photographs agree on"
+    findings = [Finding("support", kept, told, "" if kept == "good" else MORE_PHOTOGRAPHS)]
+    nearer: Grade = "good" if after.close_ups >= before.close_ups else "poor"
+    told = f"they are matched at {after.close_ups:.1f} dB, before at {before.close_ups:.1f} dB"
+    findings.append(Finding("close-ups", nearer, told, "" if nearer == "good" else "keep the scene as it was"))
+    lost = before.far - after.far
+    far: Grade = "good" if lost <= LOST else "fair" if after.far >= MATCHED or lost <= 1 else "poor"
+    name = "views held out" if held_out else "far views"
+    which = "photographs held out" if held_out else "photographs that it is fitted to"
+    told = f"{which} are matched at {after.far:.1f} dB, before at {before.far:.1f} dB"
+    advice = "" if far == "good" else "more --iterations bring views from afar back"
+    findings.append(Finding(name, far, told, advice))
+    was, now = (each.steadiness.summary()["needles_worst"] for each in (before, after))
+    needles: Grade = "good" if now <= max(0.2 * was, 1e-3) else "fair" if now <= was else "poor"
+    told = f"at most {100 * now:.2f} % of the Gaussians in a view of the walk are needles, before {100 * was:.2f} %"
+    findings.append(Finding("needles", needles, told, "" if needles == "good" else "more --iterations take them away"))
+    return RefinementVerdict(tuple(findings))

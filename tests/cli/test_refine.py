@@ -1,0 +1,123 @@
+"""The whole command, made small: on a fit of posed photographs, on a file of Gaussians, on what cannot be refined."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cus.cameras import load_transforms, save_transforms
+from cus.cli.fit import main as fit
+from cus.cli.refine import main
+from cus.datasets.scenes import open_scene
+from cus.inference import refine as refine_module
+from cus.report.video import read_video
+from cus.splats import load_splats, save_ply
+from tests.cli.test_fit import posed_wall
+
+QUICK = ["--iterations", "6", "--size", "96"]
+
+
+@pytest.fixture(scope="module")
+def wall(tmp_path_factory) -> Path:
+    """Five photographs of a textured plane, and `fit`, a scene of all but the middle one."""
+    folder = tmp_path_factory.mktemp("refine")
+    cameras = posed_wall(folder / "wall")
+    save_transforms(folder / "wall" / "transforms.json", cameras, [f"images/{i:04d}.png" for i in range(5)])
+    arguments = ["--hold-out", "0002", "--iterations", "30", "--size", "96", "--max-gaussians", "6000"]
+    assert fit([str(folder / "wall"), *arguments, "--out", str(folder / "fit")]) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(wall, tmp_path) -> Path:
+    return Path(shutil.copytree(wall, tmp_path / "scene"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_fit_is_refined_into_a_folder_of_its_own(copy, capsys):
+    before = contents(copy)
+    assert main([str(copy / "fit"), *QUICK, "--factor", "4"]) in (0, 3)
+    assert {name: data for name, data in contents(copy).items() if not name.startswith("fit-refined/")} == before
+    out = copy / "fit-refined"
+    made = json.loads((out / "refine.json").read_text())
+    assert made["gaussians"][0] == len(load_splats(copy / "fit" / "splat.ply"))
+    assert made["gaussians"][1] == len(load_splats(out / "splat.ply"))
+    assert {"close_ups_psnr", "far_psnr", "needles_worst", "popping_worst"} <= set(made["after"])
+    names = {path.name for path in (out / "close_ups").iterdir()}
+    assert names == {f"x{factor}_{when}.png" for factor in (1, 3, 4) for when in ("before", "after")}
+    assert len(read_video(out / "walk.mp4")) == 25
+    listed = [path.resolve() for path in open_scene(out).paths]
+    assert listed == [path.resolve() for path in load_transforms(copy / "wall").paths]
+    page, told = (out / "report.html").read_text(), capsys.readouterr().err
+    assert "Before, x3" in page and "Photographs held out" in page
+    assert "close-ups: " in told and "views held out: " in told and "needles: " in told
+    assert not list(out.rglob("*.checkpoint"))
+
+
+def test_the_held_out_photograph_does_not_supervise(copy, monkeypatch):
+    seen = []
+    original = refine_module.fit_views
+
+    def watched(views, *arguments):
+        seen.append(len(views))
+        return original(views, *arguments)
+
+    monkeypatch.setattr(refine_module, "fit_views", watched)
+    assert main([str(copy / "fit"), *QUICK]) in (0, 3)
+    assert main([str(copy / "fit" / "splat.ply"), "--data", str(copy / "wall"), *QUICK]) in (0, 3)
+    assert main([str(copy / "fit-refined"), *QUICK]) in (0, 3)
+    assert seen == [4, 5, 4]
+    assert (copy / "fit" / "splat-refined" / "splat.ply").exists()
+
+
+def test_what_was_cut_off_goes_on_bit_for_bit(copy, monkeypatch):
+    arguments = [str(copy / "fit"), *QUICK, "--iterations", "8", "--target", "0.5,0.5"]
+    assert main([*arguments, "--out", str(copy / "whole")]) in (0, 3)
+    original = refine_module.FitRecord
+
+    def cut(on_status, **rest):
+        def stop(now):
+            on_status(now)
+            if now.iteration == 5:
+                raise KeyboardInterrupt
+
+        return original(on_status=stop, every=4, **rest)
+
+    monkeypatch.setattr(refine_module, "FitRecord", cut)
+    assert main([*arguments, "--out", str(copy / "cut")]) == 130
+    assert not (copy / "cut" / "splat.ply").exists()
+    monkeypatch.undo()
+    assert main([*arguments, "--out", str(copy / "cut"), "--resume"]) in (0, 3)
+    whole, again = (load_splats(copy / name / "splat.ply") for name in ("whole", "cut"))
+    assert torch.equal(whole.means, again.means) and torch.equal(whole.sh, again.sh)
+
+
+def test_what_cannot_be_refined_is_said_before_the_work(copy, capsys):
+    def refused(*arguments: str) -> str:
+        assert main([*arguments, "--out", str(copy / "out")]) == 2
+        assert not (copy / "out" / "splat.ply").exists()
+        return capsys.readouterr().err
+
+    splat, data = str(copy / "fit" / "splat.ply"), ["--data", str(copy / "wall")]
+    assert "no such file or folder" in refused(str(copy / "missing"))
+    assert "there are no photographs beside" in refused(splat)
+    assert "holds no Gaussian scene" in refused(str(copy / "wall"))
+    assert "--factor must be 2 to 100, got 1000" in refused(splat, *data, "--factor", "1000")
+    gaussians = load_splats(splat)
+    # The left half of the picture is empty: that is the sky.
+    gone = gaussians.select(gaussians.means[:, 0] > 0.2)
+    save_ply(copy / "half.ply", gone)
+    assert "no surface is seen" in refused(str(copy / "half.ply"), *data, "--target", "0.1,0.5")
+    save_ply(copy / "aside.ply", replace(gaussians, means=gaussians.means + 100))
+    assert "none of the photographs sees the Gaussians" in refused(str(copy / "aside.ply"), *data)
+    other = gaussians.sh[torch.randperm(len(gaussians), generator=torch.Generator().manual_seed(0))]
+    save_ply(copy / "other.ply", replace(gaussians, sh=other))
+    assert "does not look like the photographs" in refused(str(copy / "other.ply"), *data)
+    assert main([str(copy / "fit"), *QUICK, "--out", str(copy / "fit")]) == 2
+    assert "own folder" in capsys.readouterr().err
