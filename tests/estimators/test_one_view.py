@@ -13,6 +13,9 @@ from cus.estimators import estimate_scene
 from cus.estimators.choice import REGISTRY, choose, prepare
 from cus.estimators.framing import frame_views
 from cus.estimators.one_view import FIELD
+from tests.hub.client import connect, put_folder
+from tests.hub.repositories import Repository
+from tests.hub.server import running
 
 HIGH, WIDE = 40, 60
 BACKBONE = {
@@ -198,6 +201,24 @@ def test_the_licence_and_the_repository_are_named_where_nothing_can_be_downloade
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match=f"{REGISTRY[name].repositories[0]}"):  # pyright: ignore
         prepare(name, 1)
+
+
+@BOTH
+def test_from_a_download_to_depth_once_and_then_without_a_network(name, folders, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    repository = REGISTRY[name].repositories[0]  # pyright: ignore[reportAttributeAccessIssue]
+    with running() as hub:
+        connect(monkeypatch, hub.endpoint, tmp_path / "home")
+        hub.repositories[repository] = Repository(repository)
+        put_folder(hub, repository, folders[name])
+        scene = estimate_scene(photograph(), estimator=name)
+        assert scene.notes[-1] == f"estimator: {name} with {repository}"
+        hub.log.clear()
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        again = estimate_scene(photograph())
+        assert not hub.log and torch.equal(again.depths, scene.depths)
+        assert again.notes[-1].startswith(f"estimator: {name} with {repository} (auto: ")
 
 
 def test_short_names_stand_for_the_published_weights():
