@@ -27,7 +27,13 @@ from cus.training.vae import VaeConfig
 from procedural.rendered_clips import ProceduralClips
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA_SCRIPTS = ("data/cache_latents.py", "data/make_procedural.py", "data/make_coarse.py", "data/make_views.py")
+DATA_SCRIPTS = (
+    "data/cache_latents.py",
+    "data/make_procedural.py",
+    "data/make_coarse.py",
+    "data/make_views.py",
+    "data/make_scene_views.py",
+)
 TRAIN_SCRIPTS = (
     "train/unet.py",
     "train/vae.py",
