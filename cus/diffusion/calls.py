@@ -1,4 +1,4 @@
-"""What a call of the pipeline checks, how it divides its frames, and how it counts them."""
+"""Input checks, chunking and progress of pipeline calls."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,13 @@ from torch import Tensor
 
 
 class Progress:
-    """Adds the counts of successive loops up to one."""
+    """Adds up the progress of successive loops."""
 
     def __init__(self, report: Callable[[int, int], None] | None, total: int) -> None:
         self.report, self.total, self.done = report, total, 0
 
     def counter(self) -> Callable[[int, int], None]:
-        """A callback for one loop."""
+        """Make a callback for one loop."""
         before = self.done
 
         def count(done: int, _: int) -> None:
@@ -24,7 +24,7 @@ class Progress:
 
 
 def check_pictures(images: Tensor, conditioning: Tensor, structure: Tensor | None) -> None:
-    """Raises ValueError where they are not [N, 3, H, W] that belong together."""
+    """Raise ValueError unless all are [N, 3, H, W] with matching sizes."""
     for name, value in (("images", images), ("conditioning", conditioning)):
         if value.ndim != 4 or value.shape[1] != 3 or len(value) < 1:
             raise ValueError(f"{name} must be [N, 3, H, W] with N >= 1, got {tuple(value.shape)}")
@@ -33,7 +33,7 @@ def check_pictures(images: Tensor, conditioning: Tensor, structure: Tensor | Non
 
 
 def chunks_of(length: int, longest: int) -> list[range]:
-    """Ranges of at most `longest` frames, about equally long, each starting at the last frame of the one before."""
+    """Ranges of at most `longest` frames, about equally long; each starts at the last frame of the previous one."""
     if length <= longest:
         return [range(length)]
     if longest < 2:

@@ -1,19 +1,19 @@
-"""Colours that stay the photographs': a restorer adds detail, no light."""
+"""Keeps the photographs' colours: a restorer should add detail, not light."""
 
 from torch import Tensor
 from torch.nn import functional as F
 
 
 def keep_colors(frames: Tensor, conditioning: Tensor, window: int) -> Tensor:
-    """Frames whose mean around each pixel is that of the conditioning image: what changes more slowly is taken away.
+    """Give frames the conditioning images' local mean colour, by removing slow changes.
 
-    A network that learned from pictures of many exposures drifts in brightness by a level or two, which shows as
-    flicker along a path and costs more than its detail gains.
+    A network trained on pictures with many exposures drifts in brightness by a level or two, which appears as flicker
+    along a path and costs more than its detail gains.
 
     Args:
-        frames: [T, 3, H, W].
-        conditioning: likewise, with its holes filled.
-        window: width of the square around a pixel in pixels, odd; 0 leaves the frames as they are.
+        frames: [T, 3, H, W] frames of the network.
+        conditioning: [T, 3, H, W] conditioning images with filled holes.
+        window: side of the averaging window in pixels, odd; 0 leaves the frames unchanged.
     """
     if not window:
         return frames

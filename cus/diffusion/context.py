@@ -1,4 +1,4 @@
-"""What the U-Net attends to: text tokens, then tokens of the reference image."""
+"""The context tokens of the U-Net: text tokens, then tokens of the reference image."""
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 
 class PromptEmbeddings(ModelMixin, ConfigMixin):
-    """The two prompts of the model as ready-made text tokens, so that inference needs no text tower.
+    """The model's two prompts as precomputed text tokens, so that inference needs no text tower.
 
-    The full-size model's are those of "Rotating view of a scene" and "" through its text tower.
+    Those of the full-size model are "Rotating view of a scene" and "", encoded by its text tower.
 
     Args:
         tokens: number of text tokens.
-        dim: their width.
+        dim: width of the tokens.
     """
 
     @register_to_config
@@ -23,7 +23,7 @@ class PromptEmbeddings(ModelMixin, ConfigMixin):
         self.negative = nn.Parameter(torch.zeros(1, tokens, dim))
 
     def forward(self, drop: Tensor) -> Tensor:
-        """Text tokens [B, tokens, dim]: the negative prompt's where `drop` [B] is set."""
+        """Text tokens [B, tokens, dim]; those of the negative prompt where `drop` [B] is set."""
         return torch.where(drop.to(self.positive.device)[:, None, None], self.negative, self.positive)
 
 
@@ -32,8 +32,8 @@ class ContextEncoder(nn.Module):
 
     Args:
         prompt: text tokens.
-        image_encoder: image tower, images [B, 3, H, W] in [0, 1] -> tokens.
-        image_projector: tokens -> context tokens.
+        image_encoder: image tower that maps images [B, 3, H, W] in [0, 1] to tokens.
+        image_projector: maps these tokens to context tokens.
     """
 
     def __init__(self, prompt: PromptEmbeddings, image_encoder: nn.Module, image_projector: nn.Module) -> None:
@@ -43,8 +43,8 @@ class ContextEncoder(nn.Module):
     def forward(self, references: Tensor, drop_text: Tensor, drop_image: Tensor) -> Tensor:
         """Context [B, L, C] for reference images [B, 3, H, W] in [0, 1].
 
-        `drop_text` [B] replaces the prompt by the negative one, `drop_image` [B] the image by mid grey: the image of an
-        all-zero tensor in [-1, 1], sent through tower and projector like any other.
+        `drop_text` [B] replaces the prompt by the negative one, `drop_image` [B] the image by mid grey, i.e. an
+        all-zero tensor in [-1, 1], which passes through tower and projector like any other.
         """
         dropped = drop_image.to(references.device)[:, None, None, None]
         images = torch.where(dropped, torch.full_like(references, 0.5), references)

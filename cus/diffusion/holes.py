@@ -1,27 +1,26 @@
-"""Holes of conditioning images filled from their surroundings, for models that restore what they are shown."""
+"""Fills holes of conditioning images from their surroundings, for models that restore rather than invent."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Holes open where something near hides something far: a pixel's weight is its depth, over the largest in a window of
-# this share of the picture around it, to this power.
+# Holes open where something near hides something far: a pixel's weight is its depth relative to the largest in a window
+# of this fraction of the picture around it, to this power.
 _WINDOW, _DISTANCE_POWER = 1 / 2, 6
 
 
 def fill_holes(images: Tensor, known: Tensor, depths: Tensor | None = None) -> Tensor:
-    """Conditioning images whose holes continue what lies around them, what is far before what is near.
+    """Fill holes in conditioning images by continuing their surroundings, far surfaces first.
 
     A pyramid of weighted means of known pixels fills the unknown ones (push and pull: Gortler et al., "The Lumigraph",
-    1996), so that the fill is as smooth as its hole is wide. Known pixels stay as they are; an image without any stays
-    black.
+    1996), so wider holes get smoother fills. Known pixels do not change; an image without known pixels stays black.
 
     Args:
         images: [T, 3, H, W] in [0, 1].
-        known: [T, H, W] bool.
-        depths: [T, H, W], z-depth in any unit, positive where known; None: near and far count alike.
+        known: [T, H, W] bool, False in holes.
+        depths: [T, H, W] z-depths in any unit, positive where known; None: near and far have equal weights.
     """
-    # Where memory is counted there are shapes without values: as if there were holes.
+    # Memory is measured with shapes without values: behave as if there were holes.
     if not known.is_meta and bool(known.all()):
         return images
     weights = known.to(images.dtype)
@@ -33,7 +32,7 @@ def fill_holes(images: Tensor, known: Tensor, depths: Tensor | None = None) -> T
 
 
 def _pulled(values: Tensor, weights: Tensor) -> Tensor:
-    """[T, C, h, w] values, drawn to means over ever larger cells as far as their weights [T, 1, h, w] are below 1."""
+    """Blend values [T, C, h, w] with means over ever larger cells where their weights [T, 1, h, w] are below 1."""
     height, width = values.shape[-2:]
     if max(height, width) == 1:
         return values
@@ -41,7 +40,7 @@ def _pulled(values: Tensor, weights: Tensor) -> Tensor:
     pushed = F.avg_pool2d(F.pad(values * weights, margin), 2)
     mean_weights = F.avg_pool2d(F.pad(weights, margin), 2)
     coarse = _pulled(pushed / mean_weights.clamp(min=1e-30), mean_weights)
-    trust = mean_weights + 1e-3  # cells that hold little known, or what is near, say little of those beside them
+    trust = mean_weights + 1e-3  # cells with few known or only near pixels hardly count for their neighbours
     both = F.interpolate(torch.cat([coarse * trust, trust], dim=1), scale_factor=2.0, mode="bilinear")
     up = (both[:, :-1] / both[:, -1:])[..., :height, :width]
     return torch.lerp(up, values, weights)

@@ -1,4 +1,4 @@
-"""Frames <-> latents. The one place where images in [0, 1] become the model's [-1, 1]."""
+"""Conversion between frames and latents. The only place where images in [0, 1] become the model's [-1, 1]."""
 
 from collections.abc import Callable
 
@@ -12,18 +12,18 @@ FirstStage = Autoencoder | UnshuffleAutoencoder
 
 
 def to_model_range(images: Tensor) -> Tensor:
-    """[0, 1] -> [-1, 1]."""
+    """Map [0, 1] to [-1, 1]."""
     return images * 2 - 1
 
 
 def encode(vae: FirstStage, images: Tensor, generator: torch.Generator | None = None, chunk: int = 4) -> Tensor:
     """Scaled latents [T, C, h, w] of images [T, 3, H, W] in [0, 1], `chunk` frames at a time.
 
-    With a generator they are samples of the posterior, as the checkpoints were trained; without, its mean.
+    With a generator they are samples of the posterior, as in the checkpoints' training; otherwise its mean.
     """
     noise = None
     if generator is not None:
-        # All of it before anything else, so that it is the same for every `chunk`.
+        # Draw all noise first, so that it does not depend on `chunk`.
         sides = (side // vae.downsample for side in images.shape[-2:])
         shape = (len(images), vae.latent_channels, *sides)
         noise = torch.randn(shape, generator=generator, device=generator.device)
@@ -45,9 +45,9 @@ def decode(
     chunk: int = 4,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Images [T, 3, H, W] of scaled latents [T, C, h, w], `chunk` frames at a time; in [0, 1] but for overshoots.
+    """Decode scaled latents [T, C, h, w] to images [T, 3, H, W], `chunk` frames at a time; in [0, 1] plus overshoots.
 
-    `conditioning`, images like the result, feeds the decoder's skip connections where the VAE has them (III-D).
+    `conditioning`, images of the result's size, feeds the decoder's skip connections if the VAE has them (III-D).
     """
     frames = []
     for start in range(0, len(latents), chunk):

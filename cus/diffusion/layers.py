@@ -1,8 +1,8 @@
-"""Condition layers: what single references show, beside the image that merges them, as channels of the latent grid.
+"""Condition layers: single references' warps in addition to the merged image, as channels of the latent grid.
 
-A network that sees each reference's warp on its own can decide where they disagree; the merged image has decided
-already. The number of layers is a setting of the checkpoint (`Sampling.layers`); with none, the condition is the merged
-image's latent alone, as ViewCrafter's is.
+A network that sees each reference's warp separately can decide where they disagree; the merged image has already
+decided. The number of layers is a setting of the checkpoint (`Sampling.layers`); without layers the condition is only
+the merged image's latent, as in ViewCrafter.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,12 @@ from cus.models.unet import UNet
 
 @dataclass(frozen=True)
 class Layers:
-    """Warps of the L best references of each target, the best one first.
+    """Warps of the L best references of each target, the best first.
 
     Attributes:
         images: [T, L, 3, H, W] in [0, 1].
-        masks: [T, L, H, W] bool or 0 .. 1, where a reference shows something.
-        gate: [T, H, W] 0 .. 1, how far the references agree.
+        masks: [T, L, H, W] bool or in [0, 1], where a reference shows something.
+        gate: [T, H, W] in [0, 1], how well the references agree.
     """
 
     images: Tensor
@@ -34,12 +34,12 @@ class Layers:
     gate: Tensor
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Layers":
-        """The same layers with each tensor changed."""
+        """The layers after applying `change` to each tensor."""
         return Layers(change(self.images), change(self.masks), change(self.gate))
 
 
 class LayeredConditioning(Protocol):
-    """What `cus.conditioning` makes: images [T, 3, H, W] in [0, 1], with layers where its kind has them."""
+    """A `Conditioning` of `cus.conditioning`: images [T, 3, H, W] in [0, 1], with layers if its kind has them."""
 
     @property
     def images(self) -> Tensor:
@@ -48,13 +48,13 @@ class LayeredConditioning(Protocol):
 
 
 def layer_channels(layers: int, latent_channels: int, downsample: int) -> int:
-    """Channels that `layers` layers add to the condition: a latent and a mask each, and one gate."""
+    """Number of channels that `layers` layers add to the condition: a latent and a mask each, and one gate."""
     cells = downsample**2
     return layers * (latent_channels + cells) + (cells if layers else 0)
 
 
 def check_channels(unet: UNet, vae: FirstStage, layers: int) -> None:
-    """Hold a U-Net's channels to its first stage and number of condition layers. Raises ValueError."""
+    """Check a U-Net's channels against its first stage and number of condition layers. Raises ValueError."""
     if not 0 <= layers <= 2:
         raise ValueError(f"sampling.layers must be 0, 1 or 2, got {layers}")
     latent, found = vae.latent_channels, (unet.config["out_channels"], unet.config["in_channels"])
@@ -69,16 +69,16 @@ def check_channels(unet: UNet, vae: FirstStage, layers: int) -> None:
 def split_conditioning(
     conditioning: "Tensor | LayeredConditioning", layers: int, filled: bool = False
 ) -> tuple[Tensor, Layers | None]:
-    """The images, and the layers as far as a checkpoint reads them.
+    """Split into images and the layers that a checkpoint reads.
 
     Args:
-        conditioning: images [T, 3, H, W], or what `cus.conditioning` makes. A kind that has no layers (its `layers` is
-            None) shows a checkpoint that reads them what a target shows that no reference sees: masks of zero.
-        layers: how many the checkpoint reads.
-        filled: whether holes are filled from their surroundings; where nothing says where they are, they are black.
+        conditioning: images [T, 3, H, W], or a `Conditioning`. A kind without layers (`layers` is None) gets layers
+            with masks of zero, as for a target that no reference sees.
+        layers: number of layers that the checkpoint reads.
+        filled: whether to fill holes from their surroundings; without a mask that locates them, they are black pixels.
 
     Raises:
-        ValueError: it reads more than there are, or a shape does not fit.
+        ValueError: the checkpoint reads more layers than there are, or shapes are inconsistent.
     """
     images = conditioning if isinstance(conditioning, Tensor) else conditioning.images
     if filled and images.ndim == 4:
@@ -120,18 +120,18 @@ def encode_layers(
     target: LatentTarget,
     chunk: int = 4,
 ) -> Tensor:
-    """Layers on the latent grid: [T, `layer_channels`, h, w]; latents and masks of each, then the gate.
+    """Encode layers on the latent grid: [T, `layer_channels`, h, w]; latents and masks of each, then the gate.
 
-    A warp's latents enter as the target's do: where the network learns the change from the condition, as the change
-    from it. Where a reference shows nothing, the merged image stands in. Masks and gate are unfolded, not averaged:
-    every pixel of a cell has a channel.
+    A warp's latents are encoded like the target's: if the network learns the change from the condition, as the change
+    from it. The merged image replaces parts that a reference does not show. Masks and gate are unfolded, not averaged:
+    every pixel of a cell has its own channel.
 
     Args:
-        vae: the first stage.
-        layers: at the images' size, multiples of `vae.downsample`.
+        vae: first stage.
+        layers: layers at the images' size, multiples of `vae.downsample`.
         images: [T, 3, H, W] in [0, 1], the merged images.
-        condition: [T, C, h, w], their scaled latents.
-        target: of the checkpoint.
+        condition: [T, C, h, w], scaled latents of the merged images.
+        target: latent target of the checkpoint.
         chunk: frames encoded together.
     """
     parts = []

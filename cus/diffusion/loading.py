@@ -1,4 +1,4 @@
-"""Checkpoints: finding, identifying and loading them, and how they use the memory of a device."""
+"""Finds, identifies and loads checkpoints, and plans how they use a device's memory."""
 
 from typing import Any
 
@@ -17,19 +17,19 @@ from cus.hub.stored import SHIPPED, StoredModel, explained, open_model
 
 
 def find_model(source: str, variant: str | None = None) -> StoredModel:
-    """A checkpoint, before its weights are read. Raises InputError where there is none."""
+    """Find a checkpoint without reading its weights. Raises InputError if there is none."""
     model = open_model(source)
     if model.hub is None:
-        # A folder's gaps and faults can be known now; a Hub model's weights are not fetched for this.
+        # Problems of a local folder can be found now; a Hub model's weights are not fetched for this.
         check_parts(model, model.complete(variant), variant)
     return model
 
 
 def find_fitting_lora(source: str, model: StoredModel) -> StoredLora:
-    """A LoRA that fits a checkpoint, before any weights of that are read.
+    """Find a LoRA and check that it fits a checkpoint, before reading that checkpoint's weights.
 
     Raises:
-        InputError: there is no such LoRA, or it is of another network.
+        InputError: there is no such LoRA, or it belongs to another network.
     """
     require_peft()
     lora = find_lora(source)
@@ -38,7 +38,7 @@ def find_fitting_lora(source: str, model: StoredModel) -> StoredLora:
 
 
 def model_identity(model: StoredModel) -> list[Any]:
-    """What tells a model's weights from others: a commit of the Hub, or a folder's files with their sizes and times."""
+    """What identifies a model's weights: a commit of the Hub, or a folder's files with their sizes and times."""
     if model.hub is not None or model.source in SHIPPED:
         return [model.name]
     files = sorted(path for path in model.folder.rglob("*") if path.suffix in (".json", ".safetensors"))
@@ -55,14 +55,14 @@ def load_model(
     on_fetched: OnFetched | None = None,
     lora: StoredLora | None = None,
 ) -> CloseUpShotPipeline:
-    """A checkpoint on a device, quietly, its weights in `dtype`, with a LoRA where one is given.
+    """Load a checkpoint, with a LoRA if given, onto a device without output, weights in `dtype`.
 
     Raises:
         InputError: it cannot be loaded.
     """
-    # The library's own bar would break into the stages' bars.
+    # The library's own progress bar would break into the stages' bars.
     logging.disable_progress_bar()
-    # Its warnings speak of configuration defaults; what is wrong with weights is refused by `from_pretrained`.
+    # Its warnings concern configuration defaults; `from_pretrained` refuses faulty weights.
     logging.set_verbosity_error()
     pipeline = CloseUpShotPipeline.from_pretrained(model, variant=variant, on_fetched=on_fetched, dtype=dtype)
     if lora is not None:
@@ -73,10 +73,10 @@ def load_model(
 def plan_memory(
     model: StoredModel, clip: Clip, device: torch.device, dtype: torch.dtype, memory: Memory = "auto"
 ) -> Choice:
-    """How the network is to use memory, from the checkpoint's configurations alone.
+    """Choose how the network uses memory, from the checkpoint's configurations only.
 
     Raises:
-        InputError: the frames do not fit into the device's memory, with what would.
+        InputError: the frames do not fit into the device's memory; the message says what would.
     """
     networks = skeleton(model, dtype)
     with explained(model.source):

@@ -1,4 +1,4 @@
-"""LoRA adapters of the U-Net: small matrices beside its linear layers, in diffusers' file format. The file for peft."""
+"""LoRA adapters of the U-Net's linear layers, in diffusers' file format. All use of peft is in this file."""
 
 import json
 import re
@@ -24,30 +24,30 @@ FILE = LORA
 PREFIX = "unet"
 NAME = "default"
 _NAME = re.compile(rf"{PREFIX}\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
-# As safetensors names them.
+# Number types in safetensors' notation.
 _FORMATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-# The projections of every attention, to text and image tokens too.
+# The projections of every attention, including those to text and image tokens.
 TARGETS = ("to_q", "to_k", "to_v", "to_out", "to_k_image", "to_v_image")
 
 
 def require_peft() -> None:
-    """Raises InputError where peft is not installed."""
+    """Raise InputError if peft is not installed."""
     if not is_peft_available():
         raise InputError('LoRA needs the package peft, which is not installed: pip install "closeupshot[lora]"')
 
 
 def add_lora(unet: UNet, rank: int, alpha: float, targets: Sequence[str], dropout: float = 0.0) -> None:
-    """Give a U-Net a new adapter, which changes nothing yet; it alone learns from now on.
+    """Add a new adapter, at first without effect, to a U-Net; from now on only the adapter is trained.
 
     Args:
-        unet: without an adapter.
-        rank: of the adapter's matrices.
-        alpha: what they add is multiplied by `alpha / rank`.
-        targets: last names of the layers that get one.
-        dropout: probability in front of them.
+        unet: network without an adapter.
+        rank: rank of the adapter's matrices.
+        alpha: the adapter's output is multiplied by `alpha / rank`.
+        targets: last name components of the layers to adapt.
+        dropout: dropout probability before the adapters.
 
     Raises:
-        InputError: peft is not installed, or no layer has such a name.
+        InputError: peft is not installed, or no layer has one of the names.
     """
     require_peft()
     from peft import LoraConfig
@@ -62,7 +62,7 @@ def add_lora(unet: UNet, rank: int, alpha: float, targets: Sequence[str], dropou
 
 
 def save_lora(unet: UNet, folder: Path) -> None:
-    """Write the adapter as diffusers does: `pytorch_lora_weights.safetensors`, names beginning with "unet."."""
+    """Write the adapter in diffusers' format: `pytorch_lora_weights.safetensors`, names beginning with "unet."."""
     from peft import get_peft_model_state_dict
 
     config = unet.peft_config[NAME].to_dict()  # pyright: ignore[reportAttributeAccessIssue]
@@ -75,13 +75,13 @@ def save_lora(unet: UNet, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class LoraFacts:
-    """What a LoRA's file says.
+    """The contents of a LoRA's file.
 
     Attributes:
         layers: name in the U-Net -> (rank, inputs, outputs).
-        parameters: how many numbers it has.
-        precisions: their formats, such as float32.
-        settings: rank, alpha and so on, as peft stores them; empty where the file does not tell.
+        parameters: number of parameters.
+        precisions: number types, such as float32.
+        settings: rank, alpha etc., as peft stores them; empty if the file lacks them.
     """
 
     layers: dict[str, tuple[int, int, int]]
@@ -91,10 +91,10 @@ class LoraFacts:
 
 
 def find_lora(source: Path | str, access: HubAccess | None = None) -> StoredLora:
-    """A LoRA of a U-Net: a file, a folder, a run of train/unet.py, or a Hub id, whose file is fetched.
+    """Find a LoRA of a U-Net: a file, a folder, a run of train/unet.py, or a Hub id, whose file is fetched.
 
     Raises:
-        InputError: there is none, it cannot be fetched, or it holds no adapter of a U-Net in diffusers' form.
+        InputError: there is none, it cannot be fetched, or it is not an adapter of a U-Net in diffusers' format.
     """
     found = open_lora(source, access)
     lora_facts(found.file)
@@ -102,7 +102,7 @@ def find_lora(source: Path | str, access: HubAccess | None = None) -> StoredLora
 
 
 def lora_facts(file: Path) -> LoraFacts:
-    """Names, shapes and settings of a LoRA's file. Raises InputError where it is none in diffusers' form."""
+    """Names, shapes and settings of a LoRA's file. Raises InputError if it is not in diffusers' format."""
     try:
         with safe_open(file, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}
@@ -145,12 +145,12 @@ def check_lora(unet: nn.Module, lora: StoredLora, model: str) -> None:
     """Refuse a LoRA of another network, layer by layer.
 
     Args:
-        unet: the U-Net; its values are not looked at, it may be on the meta device.
-        lora: see `find_lora`.
-        model: what the U-Net belongs to, for the message.
+        unet: U-Net to check against; only its shapes matter, so it may be on the meta device.
+        lora: LoRA found by `find_lora`.
+        model: name of the U-Net's model, for the message.
 
     Raises:
-        InputError: a layer that the U-Net does not have, or has in another shape.
+        InputError: a layer that the U-Net lacks, or has in another shape.
     """
     wrong = []
     for layer, (_, inputs, outputs) in lora_facts(lora.file).layers.items():
@@ -172,16 +172,16 @@ def check_lora(unet: nn.Module, lora: StoredLora, model: str) -> None:
 
 
 def load_lora(unet: UNet, lora: StoredLora, name: str = NAME, model: str = "the pipeline") -> None:
-    """Give a U-Net the adapter of a file, of this project or of diffusers, in the U-Net's own precision.
+    """Add the adapter from a file of this project or of diffusers to a U-Net, in the U-Net's precision.
 
     Args:
-        unet: the network.
-        lora: see `find_lora`.
-        name: of the adapter.
-        model: what the U-Net belongs to, for messages.
+        unet: network to adapt.
+        lora: LoRA found by `find_lora`.
+        name: name of the adapter.
+        model: name of the U-Net's model, for messages.
 
     Raises:
-        InputError: peft is not installed, the adapter is of another network, is damaged, or one of that name is there.
+        InputError: peft is not installed, the adapter belongs to another network or is damaged, or the name is taken.
     """
     require_peft()
     check_lora(unet, lora, model)

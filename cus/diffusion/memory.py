@@ -1,7 +1,7 @@
-"""How much memory a run needs, known before its weights are loaded, and which plan fits.
+"""Predicts a run's memory use before its weights are loaded, and chooses a plan that fits.
 
-The need is not a formula: the pipeline itself runs once on the meta device, where tensors have a shape and no values,
-while the bytes alive are counted. What it says therefore follows every change of the code.
+The prediction is not a formula: the pipeline itself runs once on the meta device, where tensors have shapes but no
+values, while the bytes alive are counted. So it follows every change of the code.
 """
 
 import weakref
@@ -25,7 +25,7 @@ from cus.diffusion.schedule import NoiseSchedule
 from cus.errors import InputError
 from cus.hub.stored import StoredModel, explained
 
-# What allocators, kernels' workspaces and the driver take beside the tensors: a part of the tensors, and a fixed sum.
+# Memory of allocators, kernels' workspaces and the driver besides tensors: a fraction of the tensors plus a fixed sum.
 OVERHEAD = 1.1
 FIXED_BYTES = {"cuda": 700 << 20, "cpu": 200 << 20}
 GIB = 2**30
@@ -33,14 +33,14 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Clip:
-    """What is asked of a pipeline, as far as memory depends on it.
+    """A pipeline call, as far as its memory depends on it.
 
     Attributes:
-        frames: T, over all chunks.
-        height: of the frames, in pixels.
-        width: likewise.
+        frames: number of frames T over all chunks.
+        height: frame height in pixels.
+        width: frame width in pixels.
         structure: whether structure guidance is given.
-        guidance: classifier-free guidance scale; None is the checkpoint's.
+        guidance: classifier-free guidance scale; None takes the checkpoint's.
     """
 
     frames: int
@@ -52,18 +52,18 @@ class Clip:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that a run needs on the device, without the photographs and what else the process holds.
+    """Bytes that a run needs on the device, excluding the photographs and other memory of the process.
 
     Attributes:
-        weights: of each network.
-        working: of all other tensors, at the peak.
+        weights: bytes of each network's weights.
+        working: bytes of all other tensors at the peak.
     """
 
     weights: dict[str, int]
     working: int
 
     def total(self, offload: bool, device_type: str) -> int:
-        """The peak, overhead included; with `offload` one network at a time is on the device."""
+        """Peak bytes including overhead; with `offload` only one network at a time is on the device."""
         weights = max(self.weights.values()) if offload and device_type != "cpu" else sum(self.weights.values())
         return round(OVERHEAD * (weights + self.working)) + FIXED_BYTES.get(device_type, FIXED_BYTES["cuda"])
 
@@ -77,12 +77,12 @@ _PACE = {
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan that fits.
+    """A memory plan that fits.
 
     Attributes:
-        name: "high", "middle" or "low".
-        plan: what it stands for.
-        need: bytes on the device.
+        name: name of the plan: "high", "middle" or "low".
+        plan: settings of the plan.
+        need: bytes that it needs on the device.
         free: bytes that were free when it was chosen.
     """
 
@@ -98,29 +98,29 @@ class Choice:
 
 
 def skeleton(model: StoredModel, dtype: torch.dtype = torch.float32) -> CloseUpShotPipeline:
-    """The pipeline of a stored model with shapes and no values, on the meta device; reads its configurations only.
+    """Build a stored model's pipeline without values, on the meta device; reads only its configurations.
 
     Raises:
-        InputError: a configuration is missing or is not one of these networks'.
+        InputError: a configuration is missing or does not belong to these networks.
     """
     networks: dict[str, nn.Module] = {}
     for name in NETWORKS:
         made = empty_network(model, name)
-        # The library's own `to` warns of what does not concern these networks.
+        # The library's own `to` prints warnings that do not apply to these networks.
         networks[name] = nn.Module.to(made.eval(), dtype=dtype)
     with explained(model.source):
         return CloseUpShotPipeline(**networks, scheduler=NoiseSchedule(), sampling=model.index.get("sampling"))  # pyright: ignore
 
 
 def measure_need(pipeline: CloseUpShotPipeline, clip: Clip, plan: MemoryPlan) -> Need:
-    """What a call of the pipeline on a clip needs.
+    """Measure the memory of a pipeline call.
 
     Args:
-        pipeline: on the meta device, from `skeleton`; its dtype is that of the weights.
-        clip: what is to be made.
-        plan: how.
+        pipeline: pipeline on the meta device, from `skeleton`, with the dtype of the weights.
+        clip: frames to make.
+        plan: memory plan to measure.
     """
-    # Two chunks show all that a chunk and the one before it need; what further frames add is their pictures.
+    # Two chunks show the needs of a chunk and its predecessor; further frames only add their pictures.
     frames = min(clip.frames, 2 * pipeline.sampling.frames - 1)
     with torch.device("meta"):
         images = torch.empty(1, 3, clip.height, clip.width)
@@ -129,7 +129,7 @@ def measure_need(pipeline: CloseUpShotPipeline, clip: Clip, plan: MemoryPlan) ->
     kept, pipeline.plan = pipeline.plan, plan
     try:
         with LiveBytes() as counted, _AttentionUnseen():
-            # One step is as large as any number of them.
+            # A single step is as large as any number of steps.
             shown = _Layered(conditioning, _layers_like(conditioning, pipeline.sampling.layers))
             pipeline(images, shown, structure, steps=1, guidance=clip.guidance)
     finally:
@@ -164,14 +164,14 @@ def _weights(pipeline: CloseUpShotPipeline) -> dict[str, int]:
 
 
 def _pictures(clip: Clip, frames: int) -> int:
-    """Bytes of so many frames: those of each chunk, all of them together, and what they are made from."""
+    """Bytes of `frames` frames: those of each chunk, all of them together, and their inputs."""
     return frames * (4 if clip.structure else 3) * 3 * clip.height * clip.width * 4
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a run can still have on a device."""
+    """Bytes that a run can still allocate on a device."""
     if device.type == "cuda":
-        # What torch's allocator keeps for later is as good as free.
+        # Memory that torch's allocator caches counts as free.
         spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + spare
     return psutil.virtual_memory().available
@@ -185,17 +185,17 @@ def choose_plan(
     *,
     free: int | None = None,
 ) -> Choice:
-    """The plan for a clip: the fastest that fits ("auto"), or the one that is asked for.
+    """Choose a plan for a clip: the fastest that fits ("auto"), or the requested one.
 
     Args:
-        pipeline: from `skeleton`, in the dtype of the weights to come.
-        clip: what is to be made.
-        device: where.
-        memory: "auto"; "low": as little as can be; "high": as fast as can be.
-        free: bytes free there; None asks the device.
+        pipeline: pipeline from `skeleton`, with the dtype of the weights.
+        clip: frames to make.
+        device: device to compute on.
+        memory: "auto"; "low": as little memory as possible; "high": as fast as possible.
+        free: bytes free on the device; None queries the device.
 
     Raises:
-        InputError: it does not fit, with what would.
+        InputError: it does not fit; the message says what would.
         ValueError: an unknown `memory`.
     """
     if memory not in get_args(Memory):
@@ -210,7 +210,7 @@ def choose_plan(
 
 
 def _total(pipeline: CloseUpShotPipeline, clip: Clip, name: str, device: torch.device, free: int) -> int:
-    """Bytes that a plan needs; where weights and pictures alone are more than is free, no more than these."""
+    """Bytes that a plan needs; only weights and pictures if these alone exceed the free memory."""
     plan = PLANS[name]
     least = Need(_weights(pipeline), _pictures(clip, clip.frames)).total(plan.offload, device.type)
     return least if least > free else measure_need(pipeline, clip, plan).total(plan.offload, device.type)
@@ -219,7 +219,7 @@ def _total(pipeline: CloseUpShotPipeline, clip: Clip, name: str, device: torch.d
 def _too_large(
     pipeline: CloseUpShotPipeline, clip: Clip, device: torch.device, free: int, needs: dict[str, int]
 ) -> str:
-    """The message: what is needed, what is free, and what would fit."""
+    """The error message: what is needed, what is free, and what would fit."""
     name, need = min(needs.items(), key=lambda item: item[1])
     said = (
         f"{clip.frames} frames of {clip.width}x{clip.height} need {need / GIB:.1f} GiB on {device} with memory plan "
@@ -235,7 +235,7 @@ def _too_large(
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors made inside the block that are alive, and their peak."""
+    """Counts the bytes of live tensors created inside the block, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -264,7 +264,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 class _AttentionUnseen(TorchFunctionMode):
-    """Fused attention has no large tensors inside; the meta device would run it in parts that have."""
+    """Makes fused attention a single step, because the meta device would run it in parts with large tensors."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:

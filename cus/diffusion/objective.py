@@ -1,4 +1,4 @@
-"""What is learned: the target latents, the drop-out of conditions, and the loss on v."""
+"""The training objective: target latents, drop-out of conditions, and the loss on v."""
 
 from dataclasses import dataclass
 
@@ -10,21 +10,21 @@ from cus.limits import limited
 
 @dataclass(frozen=True)
 class LatentTarget:
-    """Which latents are diffused: the frames' own, or what the frames add to the condition.
+    """Which latents are diffused: those of the frames, or the frames' difference from the condition.
 
-    The full-size checkpoints diffuse the frames' latents. A small model that learns from few steps does better with
-    the change from the condition, in latents and in pixels (`CloseUpShotPipeline`): an answer of zero then gives the
-    conditioning images back, whatever its autoencoder loses.
+    The full-size checkpoints diffuse the frames' latents. A small model that is trained for few steps does better with
+    the change from the condition, in latents and in pixels (`CloseUpShotPipeline`): a prediction of zero then returns
+    the conditioning images, whatever its autoencoder loses.
 
     Args:
         residual_scale: 0: the latents themselves; otherwise `(latents - condition) * residual_scale` is diffused,
-            where the scale brings the residual to about unit variance.
+            where the scale makes the residual's variance about 1.
     """
 
     residual_scale: float = 0.0
 
     def encode(self, latents: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """Diffused latents for the frames' `latents` and their `condition`, both [B, C, T, h, w]."""
+        """Diffused latents for frames' `latents` and their `condition`, both [B, C, T, h, w]."""
         return (latents - condition) * self.residual_scale if self.residual_scale else latents
 
     def decode(self, diffused: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
@@ -43,13 +43,13 @@ class Objective:
         min_snr_gamma: 0: plain mean squared error on v; otherwise weighted by min(SNR, gamma) / (SNR + 1) (Hang et
             al., "Efficient diffusion training via min-SNR weighting", 2023).
         timestep_power: 1 draws timesteps uniformly; larger favours noisy ones: `t ~ N u^(1 / power)`.
-        last_share: share of the items that are drawn at the last timestep, where there is only noise: 1 trains a
-            regression for one sampling step.
-        pixels: the loss is Charbonnier's of the decoded frames instead of v's; for first stages that decode cheaply. An
-            item's targets first get its condition's mean colour: which exposure they were taken with cannot be known.
-        relative: the loss of an item is taken over that of its condition: where the geometry is right, and there is
-            something to gain, counts as much as where all is off.
-        perceptual: weight of ST-LPIPS (VGG) beside it, of one frame an item; it costs several times the network.
+        last_share: fraction of the items at the last timestep, where there is only noise: 1 trains a regression for one
+            sampling step.
+        pixels: use Charbonnier's loss on the decoded frames instead of the loss on v; for first stages that are cheap
+            to decode. Targets first get their condition's mean colour, because their exposure cannot be predicted.
+        relative: divide an item's loss by that of its condition: items with correct geometry, which leave something to
+            gain, then count as much as those where everything is off.
+        perceptual: weight of an additional ST-LPIPS (VGG) loss on one frame per item; costs several times the network.
     """
 
     drop_text: float = limited(0.05, low=0, high=1)
@@ -63,7 +63,7 @@ class Objective:
     perceptual: float = limited(0.0, low=0)
 
     def draw_timesteps(self, batch: int, schedule: NoiseSchedule, generator: torch.Generator) -> torch.Tensor:
-        """Int64 timesteps [batch] on the CPU."""
+        """Draw int64 timesteps [batch] on the CPU."""
         uniform = torch.rand(batch, generator=generator, dtype=torch.float64)
         timesteps = (uniform ** (1 / self.timestep_power) * schedule.num_timesteps).long()
         if self.last_share:
@@ -72,7 +72,7 @@ class Objective:
         return timesteps.clamp(max=schedule.num_timesteps - 1)
 
     def draw_drops(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bool [batch] twice, on the CPU: replace the text, replace the reference image."""
+        """Draw two bool tensors [batch] on the CPU: replace the text, replace the reference image."""
         draw = torch.rand(batch, generator=generator)
         both = draw < self.drop_both
         text = (draw >= self.drop_both) & (draw < self.drop_both + self.drop_text)
@@ -91,12 +91,12 @@ class Objective:
 
 
 def charbonnier(images: torch.Tensor, targets: torch.Tensor, epsilon: float = 2e-3) -> torch.Tensor:
-    """[B] of images [B, ...] in [0, 1]: each one's mean of sqrt(d^2 + epsilon^2), d the difference: L1, smooth at 0."""
+    """[B] mean of sqrt(d^2 + epsilon^2) over each item of [B, ...] in [0, 1], d the difference: L1, smooth at 0."""
     return ((images.float() - targets.float()).square() + epsilon**2).sqrt().flatten(1).mean(1)
 
 
 def at_exposure_of(targets: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-    """Targets [B, T, 3, H, W] shifted to the mean colour of their conditioning images where those are not black."""
+    """Shift targets [B, T, 3, H, W] to the mean colour of their conditioning images where those are not black."""
     shown = (condition > 0).any(dim=2, keepdim=True)
     difference = torch.where(shown, condition - targets, 0.0).sum(dim=(1, 3, 4), keepdim=True)
     return (targets + difference / shown.sum(dim=(1, 3, 4), keepdim=True).clamp(min=1)).clamp(0, 1)

@@ -1,7 +1,7 @@
-"""The networks of a stored pipeline, checked without their values: configurations, number types, names and shapes.
+"""Checks a stored pipeline's networks without their values: configurations, number types, names and shapes.
 
 Everything here is read from JSON and from the headers of safetensors files, and networks are built on the meta device:
-whatever a configuration promises, nothing is allocated before the weights are known to be of that size.
+whatever a configuration claims, nothing is allocated before the weights are known to have that size.
 """
 
 import inspect
@@ -34,21 +34,21 @@ NETWORKS: dict[str, tuple[type[Any], ...]] = {
     "image_projector": (ImageProjector,),
     "prompt": (PromptEmbeddings,),
 }
-"""The classes that each part of a pipeline may be of."""
-# The number types that weights may have, as safetensors names them; others would be rounded or misread in silence.
+"""The classes allowed for each part of a pipeline."""
+# Number types allowed for weights, in safetensors' names; others would be rounded or misread silently.
 REAL = ("F64", "F32", "F16", "BF16")
-# Options that a network is built by in a loop, and what no network comes near.
+# Limits, far above any real network, for options that control loops when a network is built.
 _DEPTHS = ("num_res_blocks", "transformer_depth", "layers_per_block", "layers", "depth")
 _DEEPEST, _LONGEST_LIST, _LARGEST = 1000, 100, 2**24
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """What the header of a safetensors file says of a tensor.
+    """A tensor as described in the header of a safetensors file.
 
     Attributes:
-        dtype: such as "F16".
-        shape: of the tensor.
+        dtype: number type in safetensors' notation, such as "F16".
+        shape: size along each axis.
     """
 
     dtype: str
@@ -56,7 +56,7 @@ class StoredTensor:
 
 
 def tensors_in(path: Path) -> dict[str, StoredTensor]:
-    """What the header of a safetensors file lists. Raises InputError for a file that is none, or is cut off."""
+    """The tensors in the header of a safetensors file. Raises InputError if the file is not one, or is truncated."""
     require_regular(path)
     try:
         with safe_open(path, framework="pt") as opened:
@@ -67,7 +67,7 @@ def tensors_in(path: Path) -> dict[str, StoredTensor]:
 
 
 def check_real(path: Path, tensors: dict[str, StoredTensor]) -> None:
-    """Refuse weights that are not real numbers. Raises InputError."""
+    """Refuse weights that are not real floating-point numbers. Raises InputError."""
     odd = [(name, tensor.dtype) for name, tensor in tensors.items() if tensor.dtype not in REAL]
     if odd:
         raise InputError(
@@ -77,7 +77,7 @@ def check_real(path: Path, tensors: dict[str, StoredTensor]) -> None:
 
 
 def class_of(model: StoredModel, component: str) -> type[Any]:
-    """The class that a model's index names for a part. Raises InputError for one that does not belong there."""
+    """The class that a model's index gives for a part. Raises InputError if it is not allowed there."""
     entry = model.index.get(component)
     named = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
     for known in NETWORKS[component]:
@@ -88,10 +88,10 @@ def class_of(model: StoredModel, component: str) -> type[Any]:
 
 
 def empty_network(model: StoredModel, component: str) -> nn.Module:
-    """A part on the meta device, as its configuration says.
+    """Build a part on the meta device from its configuration.
 
     Raises:
-        InputError: there is no configuration, or it makes no network.
+        InputError: the configuration is missing or invalid.
     """
     network, where = class_of(model, component), f"the {component} of {model.source}"
     config = _known_options(network, model.config(component))
@@ -112,7 +112,7 @@ def _check_option(where: str, option: str, value: Any) -> None:
     good = len(values) <= _LONGEST_LIST and all(
         item is None
         or isinstance(item, str | bool)
-        or (isinstance(item, int | float) and abs(item) <= limit)  # of NaN nothing is true
+        or (isinstance(item, int | float) and abs(item) <= limit)  # comparisons with NaN are False
         for item in values
     )
     if not good:
@@ -122,22 +122,22 @@ def _check_option(where: str, option: str, value: Any) -> None:
 
 
 def check_parts(model: StoredModel, folder: Path, variant: str | None = None) -> dict[str, nn.Module]:
-    """Hold a model against its index and configurations, before any weights are loaded.
+    """Check a model against its index and configurations before any weights are loaded.
 
-    diffusers only warns of tensors that are missing or left over, and the network would run with random weights.
+    diffusers only warns about missing or unexpected tensors, and the network would run with random weights.
 
     Args:
-        model: its index counts.
-        folder: where its files are.
-        variant: of the weights.
+        model: model with its index.
+        folder: folder of its files.
+        variant: variant of the weights, such as "fp16"; None: the standard one.
 
     Returns:
         The parts by name, on the meta device.
 
     Raises:
-        InputError: a part that the index does not name, weights that are damaged or no real numbers, a configuration
-            that makes no network or schedule, sampling settings that cannot be, or tensors that are missing, unknown
-            or of another shape, with the first of them.
+        InputError: a part missing from the index, weights that are damaged or not real numbers, an invalid
+            configuration of a network or schedule, invalid sampling settings, or tensors that are missing, unknown or
+            of a wrong shape; the message names the first.
     """
     if lost := [name for name in (*NETWORKS, "scheduler") if name not in model.components()]:
         raise InputError(f"the index of {model.source} names no {lost[0]}, which a pipeline needs; get the model again")
@@ -159,13 +159,13 @@ def check_parts(model: StoredModel, folder: Path, variant: str | None = None) ->
 
 
 def sampling_of(model: StoredModel) -> Sampling:
-    """How a checkpoint wants to be sampled, from its index alone. Raises InputError where that does not say it."""
+    """A checkpoint's sampling settings, from its index alone. Raises InputError if the index lacks them."""
     with explained(model.source):
         return Sampling(**model.index["sampling"])
 
 
 def _known_options(network: type[Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Those of a configuration that a class takes; diffusers adds some of its own."""
+    """The options of a configuration that a class accepts; diffusers adds some of its own."""
     known = inspect.signature(network.__init__).parameters
     return {option: value for option, value in config.items() if option in known}
 
@@ -182,14 +182,14 @@ def _check_shapes(where: Path, stored: dict[str, StoredTensor], network: nn.Modu
 
 
 def check_finite(where: Any, tensors: dict[str, Tensor]) -> None:
-    """Refuse weights with a NaN or infinity: every frame would be black. Raises InputError with the first tensor."""
+    """Refuse weights with NaN or infinity: every frame would be black. Raises InputError with the first tensor."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{name} in {where} holds values that are not numbers; train or export it again")
 
 
 def forget_origins(folder: Path) -> None:
-    """Take out of a stored pipeline's configurations the paths on this machine that its parts were loaded from."""
+    """Remove the local paths that a stored pipeline's parts were loaded from, from its configurations."""
     for path in (folder / "model_index.json", *(folder / name / "config.json" for name in NETWORKS)):
         if path.is_file():
             values = json.loads(path.read_text())

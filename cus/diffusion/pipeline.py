@@ -38,7 +38,7 @@ from cus.models.unet import UNet
 
 @dataclass(frozen=True)
 class _Request:
-    """One call, after defaults: what `_latents` needs besides images."""
+    """One call, after defaults: the settings that `_latents` needs besides images."""
 
     steps: int
     guidance: float
@@ -51,17 +51,17 @@ class CloseUpShotPipeline(DiffusionPipeline):
     """Point-conditioned video diffusion (Section III-A), optionally with structure guidance (Section III-D).
 
     Args:
-        unet: `cus.models.UNet`.
-        vae: `cus.models.Autoencoder`, or `cus.models.UnshuffleAutoencoder`.
+        unet: denoising network, a `cus.models.UNet`.
+        vae: first stage, a `cus.models.Autoencoder` or `cus.models.UnshuffleAutoencoder`.
         image_encoder: CLIP image tower.
-        image_projector: `cus.models.ImageProjector`.
-        prompt: the prompts as text tokens.
+        image_projector: maps image tokens to context tokens, a `cus.models.ImageProjector`.
+        prompt: prompts as text tokens.
         scheduler: noise schedule.
         sampling: fields of `Sampling`.
 
     Attributes:
-        plan: how memory is traded for speed, set by `use`.
-        sampler: walks from noise to latents; `ddim`, unless another one is put in its place.
+        plan: how memory is traded for speed; set by `use`.
+        sampler: goes from noise to latents; `ddim` by default.
     """
 
     model_cpu_offload_seq = "image_encoder->image_projector->unet->vae"
@@ -107,15 +107,15 @@ class CloseUpShotPipeline(DiffusionPipeline):
         """Load "mini" (ships with the package), a folder written by `save_pretrained`, or a Hub id; safetensors only.
 
         Args:
-            pretrained_model_name_or_path: a name, a folder, "org/name", "org/name@revision", or what
-                `cus.hub.stored.open_model` made of one.
-            revision: branch, tag or commit of a Hub model; None is the main branch.
-            variant: such as "fp16", for `diffusion_pytorch_model.fp16.safetensors`; None is the standard weights.
-            on_fetched: called with (bytes here, bytes in all) while a Hub model is fetched; None shows bars.
-            **kwargs: the other fields of `cus.hub.errors.HubAccess`, and what diffusers' own method takes.
+            pretrained_model_name_or_path: a name, a folder, "org/name", "org/name@revision", or a result of
+                `cus.hub.stored.open_model`.
+            revision: branch, tag or commit of a Hub model; None: the main branch.
+            variant: such as "fp16", for `diffusion_pytorch_model.fp16.safetensors`; None: the standard weights.
+            on_fetched: called with (bytes fetched, total bytes) while a Hub model is fetched; None shows progress bars.
+            **kwargs: the other fields of `cus.hub.errors.HubAccess`, and options of diffusers' own method.
 
         Raises:
-            InputError: nothing there, another model, a damaged or incomplete folder, or a Hub that does not give it.
+            InputError: there is no such model, it is of another kind, damaged or incomplete, or the Hub denies it.
         """
         if kwargs.get("custom_pipeline") or kwargs.get("trust_remote_code"):
             raise ValueError("this pipeline loads no code of others: leave out custom_pipeline and trust_remote_code")
@@ -136,7 +136,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         return pipeline
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Write a folder that `from_pretrained` reads: safetensors and JSON, which name no folder of this machine."""
+        """Write a folder that `from_pretrained` reads: safetensors and JSON, without local paths."""
         if kwargs.pop("push_to_hub", False):
             raise ValueError("save_pretrained writes a folder only; call push_to_hub, which checks what it uploads")
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
@@ -157,20 +157,20 @@ class CloseUpShotPipeline(DiffusionPipeline):
         """Upload safetensors, JSON and a model card to the Hub as one commit; `cus-push` does it for a folder.
 
         Args:
-            repo_id: "org/name"; made where it is not there.
+            repo_id: "org/name"; created if it does not exist.
             commit_message: first line of the commit.
-            private: whether others may not see it; None leaves it as it is, public for a new one.
-            token: access token; None takes the one logged in with.
+            private: whether to hide it from others; None leaves it as it is, public if new.
+            token: access token; None takes that of the current login.
             create_pr: propose the change instead of making it.
-            variant: name that the weights get, such as "fp16".
-            revision: branch, made where it is not there; None is the main one.
-            card: text of README.md; None writes one from the model alone where the repository has none.
+            variant: suffix of the weights' file names, such as "fp16".
+            revision: branch, created if it does not exist; None: the main branch.
+            card: text of README.md; None writes one from the model's data if the repository has none.
 
         Returns:
-            The page of the model, of its branch, or of the proposal.
+            The URL of the model, of its branch, or of the proposal.
 
         Raises:
-            InputError: no access, weights that are not numbers, or a transfer that failed.
+            InputError: no access, weights that are not numbers, or a failed transfer.
         """
         push = Push(*parse_target(repo_id, revision), private, commit_message, token, create_pr)
         check_account(push)
@@ -201,12 +201,12 @@ class CloseUpShotPipeline(DiffusionPipeline):
         load_lora(self.unet, find_lora(path, access), adapter_name, self.config.get("_name_or_path") or "the pipeline")
 
     def unload_lora_weights(self) -> None:
-        """Take all LoRAs off the U-Net."""
+        """Remove all LoRAs from the U-Net."""
         self.unet.unload_lora()
 
     @property
     def size_multiple(self) -> int:
-        """Frames are padded to multiples of this many pixels, and cropped back."""
+        """Frames are padded to multiples of this many pixels, then cropped."""
         return self.vae.downsample * self.unet.size_multiple
 
     @torch.inference_mode()
@@ -225,28 +225,29 @@ class CloseUpShotPipeline(DiffusionPipeline):
         output_type: Literal["pt", "latent"] = "pt",
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """Generate the frames that target cameras see.
+        """Generate the frames seen by target cameras.
 
         Args:
-            images: [V, 3, H', W'] in [0, 1], the reference photographs; the first gives the image context.
-            conditioning: [T, 3, H, W] in [0, 1], what the photographs show of each target camera, made as
-                `self.sampling.conditioning` says; any H, W, T. A checkpoint with `sampling.layers` needs the layers
-                too: pass the `cus.conditioning.Conditioning` itself.
-            structure: [T, 3, H, W] in [0, 1], the global point cloud in the target cameras: the second pass (Eq. 7).
-            steps: denoising steps. This and the next three: None takes the checkpoint's own (`self.sampling`).
+            images: [V, 3, H', W'] in [0, 1], reference photographs; the first gives the image context.
+            conditioning: [T, 3, H, W] in [0, 1], conditioning images of the target cameras of the kind
+                `self.sampling.conditioning`; any H, W, T. A checkpoint with `sampling.layers` also needs the layers:
+                pass the `cus.conditioning.Conditioning` itself.
+            structure: [T, 3, H, W] in [0, 1], renders of the global point cloud, for the second pass (Eq. 7).
+            steps: number of denoising steps. For this and the next three, None takes the checkpoint's
+                (`self.sampling`).
             guidance: classifier-free guidance scale; 1 skips the unconditional branch.
-            guidance_rescale: 0 .. 1.
-            eta: 0 .. 1.
+            guidance_rescale: strength of the rescaling of the guidance, 0 .. 1.
+            eta: noise added per DDIM step, 0 .. 1.
             generator: source of all noise; None is a CPU generator seeded with 0.
-            dtype: autocast precision; None or float32 computes in the weights' own.
-            output_type: "latent" gives the scaled latents [T, C, h, w] of the padded frames instead; one chunk only.
-            on_progress: called with (network steps and decoded frames done, all of them).
+            dtype: autocast precision; None or float32 computes in the weights' dtype.
+            output_type: "latent" returns the scaled latents [T, C, h, w] of the padded frames instead; one chunk only.
+            on_progress: called with (network steps and decoded frames done, total).
 
         Returns:
             Frames [T, 3, H, W] in [0, 1], float32, on the conditioning's device.
 
         Raises:
-            ValueError: shapes that do not belong together, or numbers out of range.
+            ValueError: inconsistent shapes, or numbers out of range.
         """
         yield_cores()
         own = self.sampling
@@ -272,7 +273,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
             for chunk in chunks:
                 warped = conditioning[chunk.start : chunk.stop].to(device=device, dtype=torch.float32)
                 if end is not None:
-                    # The frame that two chunks share is known by now: the later one continues from it.
+                    # The two chunks share a frame, which is already known: the later chunk continues from it.
                     warped = torch.cat([end.frame, warped[1:]])
                 guide = None if structure is None else self._padded(structure[chunk.start : chunk.stop].to(warped))
                 padded = self._padded(warped)
@@ -296,20 +297,20 @@ class CloseUpShotPipeline(DiffusionPipeline):
         dtype: torch.dtype | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """The frames of latents that a call gave with `output_type="latent"`, perhaps with another decoder.
+        """Decode latents that a call returned with `output_type="latent"`, e.g. with another decoder.
 
         Args:
-            latents: [T, C, h, w], scaled, of the padded frames.
-            conditioning: what the call was given, [T, 3, H, W] in [0, 1].
-            generator: in the state in which the call was given it; None is a CPU generator seeded with 0.
+            latents: [T, C, h, w] scaled latents of the padded frames.
+            conditioning: the call's conditioning, [T, 3, H, W] in [0, 1].
+            generator: generator in the same state as at the call; None is a CPU generator seeded with 0.
             dtype: autocast precision, as in a call.
-            on_progress: called with (decoded frames, all of them).
+            on_progress: called with (decoded frames, total).
 
         Returns:
             Frames [T, 3, H, W] in [0, 1], float32, on the conditioning's device.
 
         Raises:
-            ValueError: shapes that do not belong together.
+            ValueError: inconsistent shapes.
         """
         yield_cores()
         conditioning, _ = split_conditioning(conditioning, self.sampling.layers, self.sampling.fill_holes)
@@ -320,7 +321,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
             if tuple(latents.shape) != (len(padded), self.vae.latent_channels, *sides):
                 expected = (len(padded), self.vae.latent_channels, *sides)
                 raise ValueError(f"latents must be {expected} for this conditioning, got {tuple(latents.shape)}")
-            # Drawn first in a call, too: the same generator gives the same condition.
+            # A call draws this first, too: the same generator gives the same condition.
             draws = generator or torch.Generator().manual_seed(0)
             condition = encode(self.vae, padded, draws, self.plan.frames_at_once)
             progress = Progress(on_progress, len(padded))
@@ -329,11 +330,11 @@ class CloseUpShotPipeline(DiffusionPipeline):
         return made[..., : conditioning.shape[-2], : conditioning.shape[-1]].to(conditioning.device)
 
     def use(self, plan: MemoryPlan, device: torch.device | str | None = None) -> Self:
-        """Trade memory for speed (see `MemoryPlan`), on a device; `cus.diffusion.memory.choose_plan` finds a plan.
+        """Set how memory is traded for speed on a device; `cus.diffusion.memory.choose_plan` finds a plan.
 
         Args:
-            plan: in force for all calls to come.
-            device: where to compute; None is where the networks are.
+            plan: memory plan for all later calls.
+            device: device to compute on; None: that of the networks.
         """
         self.plan = plan
         device = torch.device(device or self._execution_device)
@@ -345,10 +346,10 @@ class CloseUpShotPipeline(DiffusionPipeline):
         return self
 
     def compile(self, **options: Any) -> Self:
-        """Let `torch.compile` fuse the U-Net's blocks; the first step then takes minutes, the others less time.
+        """Compile the U-Net's blocks with `torch.compile`; the first step then takes minutes, later ones less time.
 
         Args:
-            **options: of `torch.compile`, for each block.
+            **options: options of `torch.compile`, for each block.
         """
         for module in self.unet.modules():
             if isinstance(module, ResBlock | SpaceTransformer | TimeTransformer):
@@ -365,7 +366,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         end: "_End | None",
         progress: Progress,
     ) -> tuple[Tensor, Tensor]:
-        """Latents [T, C, h, w] of one chunk and of its condition: encode conditioning and structure images, denoise."""
+        """Latents [T, C, h, w] of one chunk and of its condition: encode the conditions, then denoise."""
         at_once = self.plan.frames_at_once
         condition = _as_clip(encode(self.vae, padded, request.generator, at_once))
         structure = None if guide is None else _as_clip(encode(self.vae, guide, request.generator, at_once))
@@ -377,7 +378,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         if layers is not None:
             frames = condition[0].transpose(0, 1)
             extra = _as_clip(encode_layers(self.vae, layers, padded, frames, target, at_once))
-            # The layers of the first pass stay in the second: they are what the photographs show.
+            # The second pass keeps the layers of the first: they show the photographs.
             shown = torch.cat([condition, extra], dim=1)
             guided = None if structure is None else torch.cat([structure, extra], dim=1)
         known = None
@@ -400,7 +401,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
     def _denoiser(
         self, condition: Tensor, structure: Tensor | None, contexts: tuple[Tensor, Tensor | None], request: _Request
     ) -> Denoiser:
-        """The guided U-Net for one clip; its attention's keys and values of the contexts are computed here, once."""
+        """The guided U-Net for one clip; the attention's keys and values of the contexts are computed here, once."""
         frames = condition.shape[2]
 
         def plain(context: Tensor) -> Denoiser:
@@ -424,28 +425,28 @@ class CloseUpShotPipeline(DiffusionPipeline):
         return guided(plain(cond), plain(uncond), request.guidance, request.guidance_rescale)
 
     def _decoded(self, latents: Tensor, condition: Tensor, padded: Tensor, progress: Progress) -> Tensor:
-        """Frames [T, 3, H, W] in [0, 1] of latents, at the padded size."""
+        """Decode latents to frames [T, 3, H, W] in [0, 1], at the padded size."""
         at_once = self.plan.frames_at_once
         made = decode(self.vae, latents, padded, at_once, on_progress=progress.counter())
         if self.sampling.residual_scale:
-            # What the autoencoder loses of the condition it loses of the frames alike.
+            # The autoencoder's loss is the same for the condition and the frames, so add the condition's.
             made = padded + made - decode(self.vae, condition, padded, at_once)
         return keep_colors(made, padded, self.sampling.color_window).clamp(0, 1)
 
     def _contexts(self, reference: Tensor, both: bool) -> tuple[Tensor, Tensor | None]:
-        """Context of the reference image [1, 3, H, W], and the unconditional one where it is needed."""
+        """Context of the reference image [1, 3, H, W], and the unconditional one if needed."""
         encoder = ContextEncoder(self.prompt, self.image_encoder, self.image_projector)
         kept, dropped = torch.zeros(1, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
         return encoder(reference, kept, kept), encoder(reference, dropped, dropped) if both else None
 
     def _padded(self, images: Tensor) -> Tensor:
-        """Images whose last rows and columns are repeated up to the next multiple of `size_multiple`."""
+        """Pad images to the next multiple of `size_multiple` by repeating the last rows and columns."""
         height, width = images.shape[-2:]
         right, below = -width % self.size_multiple, -height % self.size_multiple
         return F.pad(images, (0, right, 0, below), mode="replicate") if right or below else images
 
     def _padded_layers(self, layers: Layers, chunk: range, like: Tensor) -> Layers:
-        """The layers of a chunk, as floats, padded as its images are."""
+        """The layers of a chunk as floats, padded like its images."""
 
         def padded(values: Tensor) -> Tensor:
             part = values[chunk.start : chunk.stop].to(like)
@@ -457,7 +458,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
 
 @dataclass(frozen=True)
 class _End:
-    """The last frame of a chunk, which the next one begins with: its picture [1, 3, H, W] and latent [1, C, h, w]."""
+    """The last frame of a chunk, where the next one begins: its picture [1, 3, H, W] and latent [1, C, h, w]."""
 
     frame: Tensor
     latent: Tensor

@@ -1,4 +1,4 @@
-"""DDIM (Song et al., 2021, Eq. 12) and classifier-free guidance. Nothing here knows the network."""
+"""DDIM (Song et al., 2021, Eq. 12) and classifier-free guidance, independent of the network."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -10,13 +10,13 @@ from cus.diffusion.schedule import NoiseSchedule
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Maps noisy latents [B, ...] and timesteps [B] to a prediction of v, shaped like the latents."""
 Constraint = Callable[[torch.Tensor, int], torch.Tensor]
-"""Maps noisy latents [B, ...] at a timestep to such latents that agree with what is known."""
+"""Maps noisy latents [B, ...] at a timestep to latents that agree with known values."""
 StepNoise = torch.Generator | Sequence[torch.Tensor] | torch.Tensor | None
-"""Where noise that is added on the way comes from: a generator, or one tensor like the latents a step."""
+"""Source of the noise added per step: a generator, or one tensor of the latents' shape per step."""
 
 
 class Sampler(Protocol):
-    """Walks from pure noise to clean latents; `ddim` describes arguments and result."""
+    """Goes from pure noise to clean latents; `ddim` describes arguments and result."""
 
     def __call__(  # noqa: D102
         self,
@@ -43,23 +43,23 @@ def ddim(
     constrain: Constraint | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
-    """Walk from pure noise to clean latents.
+    """Sample clean latents from pure noise.
 
     Args:
         denoiser: predicts v for noisy latents [B, ...] at timesteps [B].
         noise: standard normal latents [B, ...] at the last timestep.
         schedule: noise levels; its trailing timesteps are used.
-        steps: number of calls of `denoiser`.
-        eta: 0 is deterministic, 1 adds as much noise a step as DDPM.
-        step_noise: where the added noise comes from if `eta > 0`.
+        steps: number of denoiser calls.
+        eta: 0 is deterministic, 1 adds as much noise per step as DDPM.
+        step_noise: source of the added noise if `eta > 0`.
         constrain: applied to the latents before each step.
-        on_progress: called with (steps done, steps) after each.
+        on_progress: called with (steps done, steps) after each step.
 
     Returns:
-        Clean latents, shaped and typed like `noise`.
+        Clean latents with the shape and dtype of `noise`.
 
     Raises:
-        ValueError: if `eta` is not in 0 .. 1, or is positive without `step_noise`, or that has the wrong length.
+        ValueError: `eta` is not in 0 .. 1, or is positive without `step_noise`, or `step_noise` has the wrong length.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], got {eta}")
@@ -69,7 +69,7 @@ def ddim(
         raise ValueError(f"step_noise must hold one tensor a step ({steps}), got {len(step_noise)}")
     latents = noise
     timesteps = schedule.timesteps(steps)
-    # The walk ends at timestep 0, whose alpha_bar is a little less than 1, as in the checkpoints' own sampler.
+    # The last step ends at timestep 0, whose alpha_bar is slightly below 1, as in the checkpoints' own sampler.
     previous = torch.cat([timesteps[1:], timesteps.new_zeros(1)])
     for step, (now, then) in enumerate(zip(timesteps.tolist(), previous.tolist(), strict=True)):
         batch = torch.full((len(latents),), now, dtype=torch.long, device=latents.device)
@@ -80,7 +80,7 @@ def ddim(
         x0, direction = schedule.level(now).split(v, latents)
         x0 = x0 * float(schedule.rescale[then] / schedule.rescale[now])
         sigma = eta * ((1 - alpha_then) / (1 - alpha) * (1 - alpha / alpha_then)) ** 0.5
-        # At the first step (alpha = 0) with eta = 1 rounding leaves about -6e-8 under this root.
+        # At the first step (alpha = 0) with eta = 1, rounding leaves about -6e-8 under this root.
         latents = alpha_then**0.5 * x0 + max(1 - alpha_then - sigma**2, 0.0) ** 0.5 * direction
         if eta > 0:
             latents = latents + sigma * _noise(step_noise, step, latents)
@@ -90,15 +90,15 @@ def ddim(
 
 
 def keep_first_frame(known: torch.Tensor, noise: torch.Tensor, schedule: NoiseSchedule) -> Constraint:
-    """A constraint for `ddim` that makes a clip begin with a frame that is known already.
+    """A constraint for `ddim` that makes a clip begin with a known frame.
 
-    At each step the frame's latent is the known one with as much noise as the others have, so that the other frames
-    are denoised in the light of it (as in Lugmayr et al., "RePaint", 2022, with the first frame for the known region).
+    At each step the frame's latent is the known one with as much noise as the others, so that the other frames are
+    denoised consistently with it (as in Lugmayr et al., "RePaint", 2022, where the first frame is the known region).
 
     Args:
-        known: [B, C, h, w], the frame's clean latent.
-        noise: [B, C, T, h, w], the noise that the walk starts from.
-        schedule: of the walk.
+        known: [B, C, h, w], clean latent of the frame.
+        noise: [B, C, T, h, w], noise that sampling starts from.
+        schedule: noise schedule of the sampling.
     """
 
     def constrain(latents: torch.Tensor, timestep: int) -> torch.Tensor:
@@ -109,9 +109,9 @@ def keep_first_frame(known: torch.Tensor, noise: torch.Tensor, schedule: NoiseSc
 
 
 def guided(conditional: Denoiser, unconditional: Denoiser, guidance: float, rescale: float = 0.0) -> Denoiser:
-    """Classifier-free guidance `u + guidance (c - u)` around two denoisers.
+    """Classifier-free guidance `u + guidance (c - u)` of two denoisers.
 
-    With `rescale` > 0 the result is drawn towards the standard deviation of the conditional prediction over all
+    With `rescale` > 0 the result is scaled towards the standard deviation of the conditional prediction over all
     non-batch axes (Lin et al., Section 3.4). `guidance == 1` never calls `unconditional`.
     """
     if guidance == 1:
@@ -125,7 +125,7 @@ def guided(conditional: Denoiser, unconditional: Denoiser, guidance: float, resc
 
 
 def guided_at_once(both: Denoiser, guidance: float, rescale: float = 0.0) -> Denoiser:
-    """`guided` around one denoiser of twice the batch, whose first half is conditional and second unconditional."""
+    """`guided` for one denoiser with twice the batch: the first half is conditional, the second unconditional."""
 
     def denoiser(latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         cond, uncond = both(torch.cat([latents, latents]), torch.cat([timesteps, timesteps])).chunk(2)

@@ -1,39 +1,39 @@
-"""How a checkpoint is sampled, and how a run of it uses memory: settings, no computation."""
+"""Settings of a checkpoint's sampling, and of the memory use of a run; no computation."""
 
 from dataclasses import dataclass
 
 from cus.errors import shown
 
-"""What a user may ask for: the fastest plan that fits, or one."""
+"""Memory plans to choose from: the fastest that fits, or a specific one."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a checkpoint wants to be sampled; stored in its `model_index.json`.
+    """Sampling settings of a checkpoint; stored in its `model_index.json`.
 
     Attributes:
-        steps: denoising steps.
+        steps: number of denoising steps.
         guidance: classifier-free guidance scale; 1 skips the unconditional branch.
-        guidance_rescale: see `cus.diffusion.sampler.guided`.
-        eta: 0 deterministic DDIM, 1 as much noise as DDPM.
-        frames: clip length the model was trained for; longer paths are made in chunks that share their end frames.
-        width: preferred width of the frames, in pixels.
-        height: likewise.
-        fps: frame rate the network is told.
-        residual_scale: see `cus.diffusion.objective.LatentTarget`.
-        layers: condition layers that the network reads beside the merged image (`cus.diffusion.layers`), 0 to 2.
-        noise: what the starting noise is multiplied with; 0 makes a checkpoint of one step a plain regression, whose
-            frames depend on nothing drawn.
+        guidance_rescale: strength of the rescaling of the guidance, 0 .. 1 (`cus.diffusion.sampler.guided`).
+        eta: 0: deterministic DDIM; 1: as much noise as DDPM.
+        frames: clip length of the training; longer paths are made in chunks that share their end frames.
+        width: preferred frame width in pixels.
+        height: preferred frame height in pixels.
+        fps: frame rate passed to the network.
+        residual_scale: scale of the diffused residual; 0: latents (`cus.diffusion.objective.LatentTarget`).
+        layers: number of condition layers besides the merged image (`cus.diffusion.layers`), 0 to 2.
+        noise: factor on the starting noise; 0 makes a one-step checkpoint a plain regression, whose frames do not
+            depend on any random draw.
         second_pass: whether structure guidance is worth a second pass with this checkpoint, as measured after training.
-        fill_holes: whether the network sees conditioning images whose holes continue their surroundings
-            (`cus.diffusion.holes`), for one that restores rather than invents; else holes are black.
+        fill_holes: whether to fill holes of the conditioning images from their surroundings (`cus.diffusion.holes`),
+            for a network that restores rather than invents; else holes are black.
         color_window: width in pixels, odd, of the window over which frames keep the mean colour of their conditioning
-            image (`cus.diffusion.colors`); 0: they need not.
-        conditioning: the kind of conditioning images it does best with, as a rule those it was trained on: a name in
-            `cus.conditioning.kinds.KINDS`, where it is looked up when frames are made.
+            image (`cus.diffusion.colors`); 0: off.
+        conditioning: best kind of conditioning images, usually that of the training: a name in
+            `cus.conditioning.kinds.KINDS`, which is looked up when frames are made.
 
     Raises:
-        ValueError: a value of another type, or out of its range.
+        ValueError: a value of a wrong type, or out of range.
     """
 
     steps: int = 50
@@ -80,8 +80,8 @@ class MemoryPlan:
 
     Attributes:
         guidance_at_once: both branches of the guidance in one batch; False runs one after the other.
-        frames_at_once: frames that the autoencoder encodes or decodes together.
-        offload: networks stay in the main memory and visit the device one at a time; without effect on a CPU.
+        frames_at_once: number of frames that the autoencoder encodes or decodes together.
+        offload: networks stay in main memory and move to the device one at a time; no effect on a CPU.
     """
 
     guidance_at_once: bool = False
@@ -94,4 +94,4 @@ PLANS = {
     "middle": MemoryPlan(),
     "low": MemoryPlan(frames_at_once=1, offload=True),
 }
-"""From fast to frugal."""
+"""The plans by name, from the fastest to the most economical."""

@@ -1,6 +1,6 @@
 """The noise schedule: scaled-linear betas with zero terminal SNR, dynamic rescale, v-prediction.
 
-Symbols: `alpha_bar` is the cumulated product of `1 - beta`; a noisy latent is
+Symbols: `alpha_bar` is the cumulative product of `1 - beta`; a noisy latent is
 `x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps`, the network predicts
 `v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0` (Salimans and Ho, "Progressive distillation", Section 4).
 `alpha_bar[-1]` is exactly 0 (Lin et al., "Common diffusion noise schedules are flawed", Algorithm 1), so nothing
@@ -20,26 +20,26 @@ Share = TypeVar("Share", float, torch.Tensor)
 
 @dataclass(frozen=True)
 class Level(Generic[Share]):
-    """What noisy latents consist of: x_t = signal x_0 + spread eps.
+    """The mixture of noisy latents: x_t = signal x_0 + spread eps.
 
     Attributes:
         signal: sqrt(alpha_bar), a number or a tensor that broadcasts with latents.
-        spread: sqrt(1 - alpha_bar), likewise.
+        spread: sqrt(1 - alpha_bar), a number or a tensor that broadcasts with latents.
     """
 
     signal: Share
     spread: Share
 
     def mix(self, x0: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """The noisy latents."""
+        """Noisy latents from clean ones and noise."""
         return self.signal * x0 + self.spread * noise
 
     def v(self, x0: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """What the network should answer for `mix(x0, noise)`."""
+        """The correct prediction for `mix(x0, noise)`."""
         return self.signal * noise - self.spread * x0
 
     def split(self, v: torch.Tensor, noisy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The clean latents and the noise that a prediction `v` at `noisy` stands for."""
+        """The clean latents and the noise that correspond to a prediction `v` at `noisy`."""
         return self.signal * noisy - self.spread * v, self.signal * v + self.spread * noisy
 
 
@@ -49,10 +49,10 @@ class NoiseSchedule(SchedulerMixin, ConfigMixin):
     Args:
         num_timesteps: length of the training schedule.
         beta_start: first beta, before the zero-SNR rescale.
-        beta_end: last beta, likewise; in between their square roots are linear ("scaled_linear").
+        beta_end: last beta, before the rescale; between them the square roots are linear ("scaled_linear").
         zero_terminal_snr: shift and scale sqrt(alpha_bar) so that the last one is exactly 0.
-        rescale_base: value that the dynamic rescale s(t) falls to; 1 switches it off.
-        rescale_steps: s(t) goes linearly from 1 to `rescale_base` over t = 0 .. rescale_steps - 1, then stays.
+        rescale_base: final value of the dynamic rescale s(t); 1 disables it.
+        rescale_steps: s(t) decreases linearly from 1 to `rescale_base` over t = 0 .. rescale_steps - 1, then stays.
     """
 
     config_name = "scheduler_config.json"
@@ -89,7 +89,7 @@ class NoiseSchedule(SchedulerMixin, ConfigMixin):
         """Int64 [steps], descending, "trailing": the first is the last training step, where there is only noise.
 
         Raises:
-            ValueError: if `steps` is not in 1 .. num_timesteps.
+            ValueError: `steps` is not in 1 .. num_timesteps.
         """
         if not 1 <= steps <= self.num_timesteps:
             raise ValueError(f"steps must lie in 1 .. {self.num_timesteps}, got {steps}")
@@ -97,23 +97,23 @@ class NoiseSchedule(SchedulerMixin, ConfigMixin):
         return (fractions * self.num_timesteps).round().long() - 1
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Noisy latents for clean ones [B, ...], noise alike and timesteps [B]; applies the dynamic rescale."""
+        """Noisy latents for clean ones [B, ...], noise of that shape and timesteps [B]; applies the dynamic rescale."""
         return self._levels(timesteps, latents).mix(self.rescaled(latents, timesteps), noise)
 
     def v_target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """What the network should answer for `add_noise(latents, noise, timesteps)`; same shapes."""
+        """The correct prediction for `add_noise(latents, noise, timesteps)`; same shapes."""
         return self._levels(timesteps, latents).v(self.rescaled(latents, timesteps), noise)
 
     def rescaled(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """The clean latents times s(t): what `add_noise` mixes with noise and `x0_from_v` gives back."""
+        """The clean latents times s(t), which `add_noise` mixes with noise and `x0_from_v` returns."""
         return latents * self._per_item(self.rescale, timesteps, latents)
 
     def x0_from_v(self, v: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """The (rescaled) clean latents that a prediction `v` at `noisy` [B, ...] stands for."""
+        """The (rescaled) clean latents that correspond to a prediction `v` at `noisy` [B, ...]."""
         return self._levels(timesteps, noisy).split(v, noisy)[0]
 
     def level(self, timestep: int) -> Level[float]:
-        """The level of one timestep in plain numbers: nothing waits for the device."""
+        """The level of one timestep as plain numbers, without synchronising with the device."""
         alpha_bar = float(self.alpha_bar[timestep])
         return Level(alpha_bar**0.5, (1 - alpha_bar) ** 0.5)
 

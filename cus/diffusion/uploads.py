@@ -1,4 +1,4 @@
-"""What of a model's folder may be uploaded: strict checks of every file, before anything is sent."""
+"""Selects the files of a model's folder to upload, after strict checks, before anything is sent."""
 
 from pathlib import Path
 
@@ -12,17 +12,17 @@ from cus.hub.errors import INDEX, LORA, first_line
 from cus.hub.publish import CARD, Upload
 from cus.hub.stored import needed_files, open_model, weight_files
 
-# What a card tells of a LoRA's settings, by peft's names.
+# A LoRA's settings that its card shows, in peft's names.
 _TOLD = ("r", "lora_alpha", "lora_dropout", "target_modules")
 
 
 def prepare(folder: Path) -> Upload:
-    """Check a folder as strictly as loading does, in all its variants, and that every weight is a number.
+    """Check a folder as strictly as loading does, in all its variants, and that every weight is finite.
 
-    Nothing is loaded but one tensor at a time. A folder with a LoRA and without a model's index is one of that LoRA.
+    Only one tensor is loaded at a time. A folder with a LoRA but without a model's index counts as a LoRA's.
 
     Raises:
-        InputError: what loading would refuse, or weights that are not finite.
+        InputError: anything that loading would refuse, or weights that are not finite.
     """
     if (folder / LORA).is_file() and not (folder / INDEX).exists():
         return _prepare_lora(folder)
@@ -47,7 +47,7 @@ def prepare(folder: Path) -> Upload:
 
 
 def _prepare_lora(folder: Path) -> Upload:
-    """The file of a LoRA alone, checked."""
+    """Check a LoRA's file and prepare to upload only that."""
     facts = lora_facts(folder / LORA)
     _check_finite([folder / LORA])
     told = {name: facts.settings[name] for name in _TOLD if facts.settings.get(name) not in (None, "")}
@@ -64,7 +64,7 @@ def _prepare_lora(folder: Path) -> Upload:
 
 
 def _check_finite(files: list[Path]) -> set[str]:
-    """The number formats in safetensors files. Raises InputError for the first tensor with a NaN or infinity."""
+    """The number types in safetensors files. Raises InputError for the first tensor with NaN or infinity."""
     precisions = set()
     for file in files:
         try:

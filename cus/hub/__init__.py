@@ -1,1 +1,1 @@
-"""The Hugging Face Hub: model folders and files fetched into its cache, checked models and their cards published."""
+"""The Hugging Face Hub: fetches model folders and files into its cache, publishes checked models with their cards."""

@@ -1,4 +1,4 @@
-"""The model card: README.md of a model's repository, from plain data. What is not known is left out, or said so."""
+"""The model card: README.md of a model's repository, from plain data. Unknown facts are omitted, or stated as such."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ TASK = "image-to-video"
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a stored model says of itself.
+    """Facts from a stored model's files.
 
     Attributes:
         parameters: component -> number of parameters.
-        precisions: number formats of the stored weights, such as float32.
-        sampling: its sampling settings, `cus.diffusion.Sampling` as a dict.
-        variants: of its weights, beside the standard one.
+        precisions: number types of the stored weights, such as float32.
+        sampling: sampling settings, `cus.diffusion.Sampling` as a dict.
+        variants: variants of the weights besides the standard one.
     """
 
     parameters: Mapping[str, int]
@@ -31,13 +31,13 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class TrainingStage:
-    """One stage of the training, as its resolved configuration says.
+    """One stage of the training, from its resolved configuration.
 
     Attributes:
-        name: such as "U-Net".
-        steps: optimizer steps done; None where that is not recorded.
-        settings: what was set, in words and numbers, by name.
-        data: what it was trained on, where that is recorded.
+        name: name of the stage, such as "U-Net".
+        steps: number of optimizer steps; None if not recorded.
+        settings: settings in words and numbers, by name.
+        data: training data, if recorded.
     """
 
     name: str
@@ -48,11 +48,11 @@ class TrainingStage:
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What a LoRA says of itself.
+    """Facts from a LoRA's file.
 
     Attributes:
-        layers: how many layers of the U-Net it changes.
-        settings: rank, alpha, targets and so on, as far as its file tells.
+        layers: number of the U-Net's layers that it changes.
+        settings: rank, alpha, targets etc., as far as they are in its file.
     """
 
     layers: int
@@ -61,7 +61,7 @@ class AdapterFacts:
 
 @dataclass(frozen=True)
 class Column:
-    """A metric of a table: name, label, unit ("dB" or ""), direction, digits after the point."""
+    """A metric in a table: name, label, unit ("dB" or ""), direction, digits after the decimal point."""
 
     name: str
     label: str
@@ -72,12 +72,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One method of a table.
+    """One method in a table.
 
     Attributes:
-        label: in the table.
-        own: whether it is what this model makes.
-        scores: metric -> (mean, bounds of its interval or None); what is not there has no score.
+        label: label in the table.
+        own: whether this is the model of the card.
+        scores: metric -> (mean, bounds of its interval or None); missing metrics have no score.
     """
 
     label: str
@@ -87,17 +87,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Measured numbers of one group of cases.
+    """Measured numbers for one group of cases.
 
     Attributes:
-        title: of the evaluation.
+        title: title of the evaluation.
         scenes: names of the scenes.
         group: such as "Easy set"; empty for all cases.
-        cases: how many the means are over.
-        columns: metrics.
-        rows: methods.
-        notes: how it was measured, a sentence each.
-        source: program and version that measured.
+        cases: number of cases that the means are over.
+        columns: metrics in the table.
+        rows: methods in the table.
+        notes: how it was measured, one sentence each.
+        source: program and version of the measurement.
     """
 
     title: str
@@ -112,16 +112,16 @@ class Table:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """All that a card is written from.
+    """Everything that a card is written from.
 
     Attributes:
         repository: "org/name".
-        model: what the stored model says of itself.
-        license: identifier as the Hub knows it, such as "apache-2.0"; empty where it is not stated.
-        base_model: Hub ids of what the training started from.
-        training: stages, the first one first; empty where the training is not known.
+        model: facts from the stored model.
+        license: licence identifier on the Hub, such as "apache-2.0"; empty if not stated.
+        base_model: Hub ids of the models that the training started from.
+        training: training stages in order; empty if unknown.
         tables: measured numbers.
-        adapter: of a LoRA, which is all that the repository holds; None for a whole model.
+        adapter: facts of a LoRA that is the only content of the repository; None for a whole model.
     """
 
     repository: str
@@ -134,7 +134,7 @@ class CardFacts:
 
 
 def card_text(facts: CardFacts) -> str:
-    """README.md with its YAML header. Numbers of `facts.tables` stand in the header as the Hub's model index, too."""
+    """README.md with its YAML header. The numbers in `facts.tables` are also in the header, as a model index."""
     name = facts.repository.rpartition("/")[2]
     data = ModelCardData(
         license=facts.license or None,
@@ -158,7 +158,7 @@ def card_text(facts: CardFacts) -> str:
         _limits(facts),
     ]
     content = f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
-    # Reading it back is how the Hub will see it: a header that is no YAML fails here.
+    # Parse it as the Hub will: an invalid YAML header fails here.
     return str(ModelCard(content)).rstrip() + "\n"
 
 
@@ -172,7 +172,7 @@ def _results(table: Table) -> list[EvalResult]:
             task_name=f"Close-up novel view synthesis, {row.label.lower()}",
             dataset_type=slug,
             dataset_name=f"{table.title} on {scenes}" + (f", {table.group}" if table.group else ""),
-            # Numbers of several rows on the same cases stay apart by this.
+            # This separates the numbers of several rows on the same cases.
             dataset_config=row.label,
             dataset_split=table.group or None,
             metric_type=name,

@@ -1,4 +1,4 @@
-"""What the Hub refuses or cannot do, as one `InputError` that says what to do about it."""
+"""Turns the Hub's errors into one `InputError` with a remedy."""
 
 import errno
 import re
@@ -23,23 +23,23 @@ from cus.errors import InputError
 
 INDEX = "model_index.json"
 LORA = "pytorch_lora_weights.safetensors"
-# What a repository is that has such a file.
+# The kind of repository that has such a file.
 _KINDS = {INDEX: "model of this package", LORA: "LoRA"}
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
-# The library's HTTP client raises subclasses of what its own errors derive from, whichever client that is.
+# The library's HTTP client raises subclasses of its own errors' base class, whichever client it uses.
 TRANSPORT: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
 
 
 @dataclass(frozen=True)
 class HubAccess:
-    """How the Hub is asked. Nothing here matters for a folder.
+    """Options of Hub requests. Unused for local folders.
 
     Attributes:
-        revision: branch, tag or commit; None is the main branch.
-        cache_dir: where files are kept; None takes the library's (`HF_HOME`, `HF_HUB_CACHE`).
-        token: access token; None takes the one logged in with, False sends none.
-        local_files_only: ask nothing, take what the cache holds.
-        force_download: fetch again what the cache holds.
+        revision: branch, tag or commit; None: the main branch.
+        cache_dir: folder of the cache; None takes the library's (`HF_HOME`, `HF_HUB_CACHE`).
+        token: access token; None takes that of the current login, False sends none.
+        local_files_only: send no requests, use only the cache.
+        force_download: fetch files again even if cached.
     """
 
     revision: str | None = None
@@ -50,25 +50,25 @@ class HubAccess:
 
     @property
     def offline(self) -> bool:
-        """Whether the user wants no request to be made."""
+        """Whether the user forbids requests."""
         return self.local_files_only or bool(constants.HF_HUB_OFFLINE)
 
 
 @contextmanager
 def hub_errors(repository: str, access: HubAccess, index: str = INDEX) -> Iterator[None]:
-    """Turn the library's errors into one InputError that says what to do.
+    """Turn the library's errors into one InputError with a remedy.
 
     Args:
         repository: "org/name".
-        access: how it is asked for.
-        index: the file that makes it what is sought, `INDEX` or `LORA`.
+        access: options of the requests.
+        index: file that a repository of the wanted kind has, `INDEX` or `LORA`.
     """
     try:
         yield
     except HFValidationError as error:
         raise InputError(f"{repository!r} cannot be the name of a model: {first_line(error)}") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        # The library takes an answer that refuses for none where it looks for a file.
+        # When looking for a file, the library treats a refusal as no answer.
         if isinstance(error.__cause__, HfHubHTTPError):
             raise InputError(_refused(repository, error.__cause__)) from error.__cause__
         raise InputError(_unreachable(repository, access, error)) from error
@@ -95,11 +95,11 @@ def hub_errors(repository: str, access: HubAccess, index: str = INDEX) -> Iterat
 
 @contextmanager
 def weights_errors(weights: str, licence: str) -> Iterator[None]:
-    """The same for weights of an estimator; a file that a repository lacks stays an `EntryNotFoundError`.
+    """The same for an estimator's weights; a file missing from a repository stays an `EntryNotFoundError`.
 
     Args:
         weights: "org/name".
-        licence: of the weights, for messages.
+        licence: licence of the weights, for messages.
     """
     try:
         yield
@@ -123,7 +123,7 @@ def weights_errors(weights: str, licence: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """An error's message in one line."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
@@ -163,7 +163,7 @@ def _refused(repository: str, error: HfHubHTTPError) -> str:
 
 
 def _revisions(repository: str, access: HubAccess) -> str:
-    """What there is instead, for a message."""
+    """The revisions that exist, for a message."""
     try:
         refs = HfApi(token=access.token).list_repo_refs(repository)
     except TRANSPORT:

@@ -1,6 +1,6 @@
-"""Models of the Hugging Face Hub: which of their files are fetched, and what is said where that cannot be.
+"""Models on the Hugging Face Hub: which of their files to fetch, and errors if that fails.
 
-Everything goes through `huggingface_hub` and its cache. Its errors become one `InputError` that says what to do.
+Everything goes through `huggingface_hub` and its cache. Its errors become one `InputError` with a remedy.
 """
 
 import logging
@@ -24,11 +24,11 @@ OnFetched = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a repository.
+    """A file in a repository.
 
     Attributes:
-        size: bytes.
-        etag: what the cache calls its content.
+        size: size in bytes.
+        etag: the cache's name for its content.
     """
 
     size: int
@@ -37,15 +37,15 @@ class HubFile:
 
 @dataclass(frozen=True)
 class HubModel:
-    """One commit of a repository, and the folder of the cache that its files come to.
+    """One commit of a repository, and its folder in the cache.
 
     Attributes:
         id: "org/name".
-        access: how it is asked for.
-        commit: hash.
-        folder: holds what has been fetched so far.
-        files: everything in the repository by path; None where the Hub is not to be asked or cannot be.
-        unreachable: why it cannot be; empty otherwise.
+        access: options of the requests.
+        commit: hash of the commit.
+        folder: folder of the files fetched so far.
+        files: all files in the repository by path; None if the Hub must not be asked or is unreachable.
+        unreachable: reason why it is unreachable; empty otherwise.
     """
 
     id: str
@@ -56,7 +56,7 @@ class HubModel:
     unreachable: str = ""
 
     def file(self, path: str) -> Path:
-        """One file, fetched unless it is there. Raises InputError where it cannot be."""
+        """The local path of one file, which is fetched if necessary. Raises InputError if that fails."""
         if self.files is None or path not in self.files:
             if not (self.folder / path).is_file():
                 raise InputError(f"the model {self.id} is incomplete: {self.folder} lacks {path}; connect to the Hub")
@@ -65,25 +65,25 @@ class HubModel:
             return Path(hf_hub_download(self.id, path, revision=self.commit, **_options(self.access)))
 
     def cached(self) -> set[str]:
-        """Paths of what the cache holds of this commit."""
+        """Paths of the commit's files in the cache."""
         return {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
 
     def tell_unreachable(self) -> None:
-        """Note that the cache stands in for the Hub, where the user did not ask for that."""
+        """Note that the cache replaces the Hub, unless the user asked for that."""
         if self.unreachable:
             logging.getLogger(__name__).warning(
                 f"the Hub gives no answer for {self.id} ({self.unreachable}): using the cached commit {self.commit[:7]}"
             )
 
     def fetch(self, paths: Sequence[str], on_progress: OnFetched | None = None) -> None:
-        """Get these files. What is complete in the cache is not fetched again.
+        """Fetch these files unless they are complete in the cache.
 
         Args:
-            paths: in the repository.
-            on_progress: called with (bytes here, bytes in all) about twice a second; None shows the library's bars.
+            paths: paths in the repository.
+            on_progress: called with (bytes fetched, total bytes) about twice a second; None shows the library's bars.
 
         Raises:
-            InputError: too little disk space (before anything is fetched), or they cannot be got.
+            InputError: too little disk space (before anything is fetched), or a failed download.
         """
         wanted = [path for path in paths if self.access.force_download or not (self.folder / path).is_file()]
         if not wanted or self.files is None:
@@ -98,12 +98,12 @@ class HubModel:
                 f"{free / 1e9:.2f} GB are free; make room, or set HF_HOME to a larger disk"
             )
         with hub_errors(self.id, self.access), _reported(blobs, missing, on_progress):
-            # Every path in `wanted` is a plain name, so that as a pattern it matches itself alone.
+            # Every path in `wanted` is a plain name, so as a pattern it matches only itself.
             snapshot_download(self.id, revision=self.commit, allow_patterns=wanted, **_options(self.access))
 
 
 def parse_id(name: str, revision: str | None = None) -> tuple[str, str | None] | None:
-    """("org/name", revision) of "org/name" or "org/name@revision"; None for what cannot be a Hub id.
+    """("org/name", revision) of "org/name" or "org/name@revision"; None if it cannot be a Hub id.
 
     Raises:
         InputError: two revisions.
@@ -119,17 +119,17 @@ def parse_id(name: str, revision: str | None = None) -> tuple[str, str | None] |
 
 
 def open_hub(repository: str, access: HubAccess, index: str = INDEX) -> HubModel:
-    """The commit that a model stands at, with its index fetched and nothing else.
+    """The commit of a model at a revision; fetches only its index.
 
-    Where the Hub cannot be reached or refuses, what the cache holds stands in.
+    If the Hub is unreachable or refuses, the cache is used instead.
 
     Args:
         repository: "org/name".
-        access: how the Hub is asked.
-        index: the file that is fetched; of a LoRA, which has no other, its weights.
+        access: options of the requests.
+        index: file to fetch; for a LoRA, its only file, the weights.
 
     Raises:
-        InputError: no such model, no access, no such revision, or nothing cached while the Hub cannot be reached.
+        InputError: no such model, no access, no such revision, or nothing cached while the Hub is unreachable.
     """
     files, refusal = None, None
     if not access.offline:
@@ -138,7 +138,7 @@ def open_hub(repository: str, access: HubAccess, index: str = INDEX) -> HubModel
                 files = _files(repository, access.revision, access)
         except InputError as error:
             refusal = error
-    # Asked for a file, a Hub that cannot be reached would be tried for half a minute: the cache is asked alone then.
+    # Asking an unreachable Hub for a file would take half a minute of retries: only ask the cache then.
     asked = access if files is not None else replace(access, local_files_only=True)
     try:
         with hub_errors(repository, asked, index):
@@ -152,7 +152,7 @@ def open_hub(repository: str, access: HubAccess, index: str = INDEX) -> HubModel
 
 
 def _files(repository: str, revision: str | None, access: HubAccess) -> dict[str, HubFile]:
-    """What a repository holds, in one request."""
+    """The files in a repository, from one request."""
     api = HfApi(token=access.token)
     info = api.model_info(
         repository, revision=revision, files_metadata=True, timeout=float(constants.HF_HUB_ETAG_TIMEOUT)
@@ -165,7 +165,7 @@ def _files(repository: str, revision: str | None, access: HubAccess) -> dict[str
 
 @contextmanager
 def _reported(blobs: Path, sizes: dict[str, int], on_progress: OnFetched | None) -> Iterator[None]:
-    """Report how much of some contents is on the disk, instead of the library's bars, which break into others."""
+    """Report how much is already on disk, instead of the library's bars, which break into ours."""
     if on_progress is None:
         yield
         return
@@ -175,7 +175,7 @@ def _reported(blobs: Path, sizes: dict[str, int], on_progress: OnFetched | None)
 
     def watch() -> None:
         while not ended.wait(0.5):
-            # While a file is on its way its name goes on after the digest.
+            # The name of a partial download has a suffix after the digest.
             here = sum(min(size, _bytes_of(blobs, etag)) for etag, size in sizes.items())
             on_progress(here, sum(sizes.values()))
 
@@ -194,7 +194,7 @@ def _reported(blobs: Path, sizes: dict[str, int], on_progress: OnFetched | None)
 def _bytes_of(blobs: Path, etag: str) -> int:
     sizes = []
     for path in blobs.glob(f"{etag}*"):
-        # It may be moved into place at this moment.
+        # The file may be moved into place at this moment.
         with suppress(OSError):
             sizes.append(path.stat().st_size)
     return max(sizes, default=0)

@@ -1,4 +1,4 @@
-"""Uploading a checked model: its safetensors, JSON and model card, as one commit, and nothing else."""
+"""Uploads a checked model's safetensors, JSON and model card as one commit, and nothing else."""
 
 import re
 from collections.abc import Mapping
@@ -21,15 +21,15 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class Upload:
-    """A checked model, ready to be uploaded.
+    """A checked model, ready for upload.
 
     Attributes:
-        model: where it is stored; None for a LoRA.
-        variants: of its weights that are uploaded; None is the standard one.
+        model: stored model; None for a LoRA.
+        variants: variants of the weights to upload; None is the standard one.
         files: path in the repository -> file.
         left_out: paths in the folder that are not uploaded.
-        facts: for the card.
-        adapter: likewise, of a LoRA.
+        facts: a model's facts for the card.
+        adapter: a LoRA's facts for the card.
     """
 
     model: StoredModel | None
@@ -41,7 +41,7 @@ class Upload:
 
 
 def parse_target(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """Repository and revision of "org/name" or "org/name@branch". Raises InputError for what cannot be one."""
+    """Repository and revision of "org/name" or "org/name@branch". Raises InputError for any other form."""
     found = parse_id(name, revision)
     if found is None or not re.fullmatch(r"[\w.-]+/[\w.-]+", found[0]):
         raise InputError(f"{name!r} cannot be a repository; write org/name, such as my-name/my-model")
@@ -49,7 +49,7 @@ def parse_target(name: str, revision: str | None = None) -> tuple[str, str | Non
 
 
 def check_account(push: Push) -> str:
-    """Who is logged in. Raises InputError where nobody is, or the repository is not theirs to write."""
+    """The name of the account. Raises InputError without a login, or if it cannot write to the repository."""
     if constants.HF_HUB_OFFLINE:
         raise InputError("HF_HUB_OFFLINE forbids asking the Hub; unset it to upload")
     api = HfApi(token=push.token)
@@ -75,26 +75,26 @@ def check_account(push: Push) -> str:
 
 
 def upload(prepared: Upload, push: Push, card: str | None = None) -> str:
-    """Put a checked model and its card into a repository, as one commit.
+    """Upload a checked model and its card to a repository as one commit.
 
-    Weights of the same variants that are there already and not among the new files are removed in that commit: an
-    older index of shards would otherwise be taken before them.
+    The same commit removes old weights of the same variants that are not among the new files: otherwise loading would
+    prefer an older index of shards.
 
     Args:
-        prepared: see `cus.diffusion.uploads.prepare`.
-        push: where it goes.
-        card: text of README.md; None writes one, unless the repository has one already.
+        prepared: checked model from `cus.diffusion.uploads.prepare`.
+        push: target of the upload.
+        card: text of README.md; None writes one unless the repository already has one.
 
     Returns:
-        The page of the model, of its branch, or of the proposal.
+        The URL of the model, of its branch, or of the proposal.
 
     Raises:
-        InputError: no access, a repository that is public but must be private, or a transfer that failed.
+        InputError: no access, a repository that is public but must be private, or a failed transfer.
     """
     check_account(push)
     api = HfApi(token=push.token)
     with hub_errors(push.repository, push.access):
-        # A proposal is made to a repository that exists.
+        # A proposal needs an existing repository.
         if not push.create_pr:
             api.create_repo(push.repository, private=push.private, exist_ok=True)
         there = api.model_info(push.repository)

@@ -1,8 +1,8 @@
-"""Finding a stored pipeline, and saying plainly what is wrong with one.
+"""Finds stored pipelines and explains what is wrong with them.
 
 A model is "mini" (ships with the package), a folder written by `save_pretrained`, or a Hub id, "org/name" or
-"org/name@revision". All three pass the same checks; of a Hub repository the files are fetched that its index names,
-JSON and safetensors, never pickles or code.
+"org/name@revision". All three pass the same checks; from a Hub repository only the JSON and safetensors files that its
+index names are fetched, never pickles or code.
 """
 
 import re
@@ -39,13 +39,13 @@ _SHARDS = re.compile(r"diffusion_pytorch_model\.safetensors\.index(?:\.(?P<varia
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model whose index has been read and checked; its weights may not be here yet.
+    """A model with a checked index; its weights may not have been fetched yet.
 
     Attributes:
-        source: as the user wrote it.
-        folder: where its files are, or come to.
-        index: content of `model_index.json`.
-        hub: the commit it comes from; None for a folder.
+        source: name as written by the user.
+        folder: folder of its files, present or future.
+        index: parsed `model_index.json`.
+        hub: commit that it comes from; None for a folder.
     """
 
     source: str
@@ -55,30 +55,30 @@ class StoredModel:
 
     @property
     def name(self) -> str:
-        """What it is called in records: a Hub model with its commit, a folder as it was written."""
+        """Its name in records: a Hub model with its commit, a folder as the user wrote it."""
         return self.source if self.hub is None else f"{self.hub.id}@{self.hub.commit}"
 
     def components(self) -> list[str]:
-        """Names of its parts."""
+        """Names of the pipeline's parts."""
         return [name for name, entry in self.index.items() if _is_component(name, entry)]
 
     def config(self, component: str) -> dict[str, Any]:
-        """Configuration of a part. Raises InputError where there is none."""
+        """Configuration of a part. Raises InputError if there is none."""
         if component not in self.components():
             raise InputError(f"{self.source} has no {component}; it has {', '.join(self.components())}")
         return self.read(_config_path(component))
 
     def read(self, path: str) -> dict[str, Any]:
-        """A JSON file of it. Raises InputError where there is none that can be read."""
+        """Parse a JSON file of the model. Raises InputError if it is missing or unreadable."""
         return _read_json(self.folder / path if self.hub is None else self.hub.file(path))
 
     def variants(self, names: Collection[str]) -> tuple[str | None, ...]:
-        """The variants that the weights among these paths come in, the standard one, None, first."""
+        """The variants of the weights among these paths; None, the standard one, comes first."""
         found = {v for name in self.components() for v in _variants(_names_in(name, names))}
         return tuple(sorted(found, key=lambda variant: variant or ""))
 
     def weight_names(self, names: Collection[str], variants: Collection[str | None]) -> set[str]:
-        """Those of the paths that are weights, or indices of their shards, in one of the variants."""
+        """The paths of weights, or indices of their shards, in one of the variants."""
         return {
             f"{component}/{name}"
             for component in self.components()
@@ -89,7 +89,7 @@ class StoredModel:
         }
 
     def complete(self, variant: str | None = None, on_progress: OnFetched | None = None) -> Path:
-        """The folder, with everything in it that loading needs; `on_progress` as for `HubModel.fetch`.
+        """The folder with everything that loading needs; `on_progress` as for `HubModel.fetch`.
 
         Raises:
             InputError: parts or the variant are missing, or cannot be fetched.
@@ -105,15 +105,15 @@ class StoredModel:
 
 
 def open_model(source: str | Path, pipeline: str = PIPELINE, access: HubAccess | None = None) -> StoredModel:
-    """Find a model and read its index; of a Hub model nothing else is fetched.
+    """Find a model and read its index; nothing else of a Hub model is fetched.
 
     Args:
         source: a shipped name, a folder, or a Hub id.
-        pipeline: class name of the pipeline that it must be.
-        access: how the Hub is asked.
+        pipeline: required class name of the pipeline.
+        access: options of Hub requests.
 
     Raises:
-        InputError: nothing there, or another kind of model.
+        InputError: no such model, or one of another kind.
     """
     name = str(source)
     folder = local_folder(name)
@@ -140,17 +140,17 @@ def open_model(source: str | Path, pipeline: str = PIPELINE, access: HubAccess |
 
 
 def local_folder(name: str) -> Path:
-    """Where a name lies on this machine if it is no Hub id: a shipped model's folder, or the path itself."""
+    """The local folder of a name that is not a Hub id: that of a shipped model, or the path itself."""
     return Path(str(files("cus") / "weights" / name)) if name in SHIPPED else Path(name)
 
 
 def checked_folder(
     source: str | Path, pipeline: str = PIPELINE, variant: str | None = None, access: HubAccess | None = None
 ) -> str:
-    """The folder to load for `source`, complete; a Hub model is fetched.
+    """The complete local folder of `source`; a Hub model is fetched.
 
     Raises:
-        InputError: a model that is missing, incomplete, of another kind, or that cannot be fetched.
+        InputError: a model that is missing, incomplete, of another kind, or cannot be fetched.
     """
     return str(open_model(source, pipeline, access).complete(variant))
 
@@ -160,13 +160,13 @@ def needed_files(
 ) -> list[str]:
     """Paths of all files that loading reads.
 
-    A part without the variant is taken in the standard one, as diffusers does, where another part has the variant.
+    Like diffusers, takes the standard weights for a part without the variant if another part has the variant.
 
     Args:
-        model: its index counts.
-        names: paths of the files that there are.
-        variant: such as "fp16"; None is the standard one.
-        remedy: what helps where a file is missing.
+        model: model with its index.
+        names: paths of the existing files.
+        variant: such as "fp16"; None: the standard one.
+        remedy: remedy for a missing file, for the message.
 
     Raises:
         InputError: files are missing, or no part has the variant.
@@ -195,7 +195,7 @@ def needed_files(
 
 
 def weight_files(folder: Path, component: str, variant: str | None = None) -> list[Path]:
-    """The safetensors files that loading a part of a checked folder reads; none where it has no weights."""
+    """The safetensors files of a part in a checked folder; empty if it has no weights."""
     part = folder / component
     names = _names_below(part)
     own = variant if variant in _variants(names) else None
@@ -222,7 +222,7 @@ def _is_component(name: str, entry: Any) -> bool:
 
 
 def _check_components(index: dict[str, Any], where: Any) -> None:
-    """Loading imports the classes that the index names: only those of the pipeline's own parts are."""
+    """Loading imports the classes that the index names, so allow only those of the pipeline's own parts."""
     for name, entry in index.items():
         if not _is_component(name, entry):
             continue
@@ -242,17 +242,17 @@ def _names_below(folder: Path) -> set[str]:
 
 
 def _names_in(component: str, names: Collection[str]) -> set[str]:
-    """What follows the component's folder in the paths below it."""
+    """The rest of the paths below the component's folder."""
     return {name[len(component) + 1 :] for name in names if name.startswith(f"{component}/")}
 
 
 def _variants(names: Collection[str]) -> set[str | None]:
-    """The variants that a part's files hold; None is the standard one."""
+    """The variants in a part's files; None is the standard one."""
     return {match["variant"] for name in names if (match := _WEIGHTS.fullmatch(name))}
 
 
 def _weights(model: StoredModel, component: str, names: Collection[str], variant: str | None) -> list[str]:
-    """Names of a part's weights in a variant. Where there is an index of shards, it and they are, as for diffusers."""
+    """Names of a part's weights in a variant. An index of shards takes precedence, as in diffusers."""
     middle = "" if variant is None else f".{variant}"
     index = f"diffusion_pytorch_model.safetensors.index{middle}.json"
     single = f"diffusion_pytorch_model{middle}.safetensors"
@@ -260,7 +260,7 @@ def _weights(model: StoredModel, component: str, names: Collection[str], variant
         return [single] if single in names else []
     shards = model.read(f"{component}/{index}").get("weight_map")
     listed = sorted(set(shards.values())) if isinstance(shards, dict) else []
-    # They are read from beside the index; a path would lead elsewhere.
+    # Shards are read from the index's folder; a path would lead elsewhere.
     if not listed or not all(isinstance(shard, str) and _WEIGHTS.fullmatch(shard) for shard in listed):
         raise InputError(f"{component}/{index} of the model {model.source} is damaged; get it again")
     return [index, *listed]

@@ -1,4 +1,4 @@
-"""Where a model goes on the Hub."""
+"""Target of an upload to the Hub."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Push:
-    """Where a model goes.
+    """Target of an upload to the Hub.
 
     Attributes:
-        repository: where it goes, "org/name"; made where it is not there
-        revision: branch, made where it is not there (default: main)
-        private: only you and your organisation see it (default: as it is; a new repository is public)
+        repository: target repository, "org/name"; created if it does not exist
+        revision: branch, created if it does not exist (default: main)
+        private: hide it from everyone but you and your organisation (default: as it is; a new repository is public)
         message: message of the commit
-        token: access token; None takes the one logged in with
+        token: access token; None takes that of the current login
         create_pr: propose the change instead of making it
     """
 
@@ -33,7 +33,7 @@ class Push:
 
     @property
     def access(self) -> "HubAccess":
-        """The same, for requests that only read."""
+        """The same target, for requests that only read."""
         from cus.hub.errors import HubAccess
 
         return HubAccess(self.revision, token=self.token)

@@ -1,4 +1,4 @@
-"""Weights of other projects' networks: a file, a folder, or a repository of the Hub."""
+"""Weights of other projects' networks: a file, a folder, or a repository on the Hub."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,14 +14,14 @@ CONFIG = "config.json"
 
 
 def find_weights(weights: str, names: Sequence[str]) -> Path | None:
-    """A file of weights on this machine: the file itself, or the first of `names` in a folder or in the Hub's cache.
+    """Find a file of weights locally: the file itself, or the first of `names` in a folder or in the Hub's cache.
 
     Args:
-        weights: path of a file or a folder, or a Hub id such as "org/name".
-        names: file names, the preferred first.
+        weights: path of a file or folder, or a Hub id such as "org/name".
+        names: file names in order of preference.
 
     Returns:
-        The file; None for a Hub id that the cache does not hold.
+        The file; None for a Hub id that is not in the cache.
 
     Raises:
         InputError: a folder without any such file, or neither a path nor a Hub id.
@@ -43,24 +43,24 @@ def find_weights(weights: str, names: Sequence[str]) -> Path | None:
 
 
 def fetch_weights(weights: str, names: Sequence[str], licence: str) -> Path:
-    """`find_weights`, and what is not on this machine is downloaded; the Hub's own bar shows the progress.
+    """Like `find_weights`, but downloads weights that are missing locally; the Hub's own bar shows the progress.
 
-    A repository's `config.json`, where there is one, is fetched along: it lies beside the file then.
+    A repository's `config.json`, if any, is fetched into the same folder.
 
     Args:
-        weights: as there.
-        names: as there.
-        licence: of the weights, for messages.
+        weights: path of a file or folder, or a Hub id.
+        names: file names in order of preference.
+        licence: licence of the weights, for messages.
 
     Raises:
-        InputError: as there, and a Hub that cannot be reached, an id that it does not know, or a licence that has to
-            be accepted first.
+        InputError: as `find_weights`; or the Hub is unreachable, does not know the id, or requires accepting a licence
+            first.
     """
     found = find_weights(weights, names)
     if found is None:
         found = _download(weights, names, licence)
     if not Path(weights).exists() and try_to_load_from_cache(weights, CONFIG) is None:
-        # Not every repository has one, and what is in the cache serves without a network.
+        # Optional: not every repository has one, and cached weights must work without a network.
         with suppress(EntryNotFoundError, HfHubHTTPError, OSError):
             hf_hub_download(weights, CONFIG)
     return found

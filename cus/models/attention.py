@@ -1,8 +1,8 @@
-"""Transformers over space and over time of the video U-Net.
+"""Transformers over space and time for the video U-Net.
 
-Everything here works on *tokens*, [B, T, S, C] with S = h * w. A feature map [B*T, C, h, w] in channels-last memory is
-the same bytes, so that no step between a convolution and an attention copies anything; and an attention over time is
-one over space with the two token axes read in the other order (see `TimeAttention`).
+Everything here works on *tokens*, [B, T, S, C] with S = h * w. A feature map [B*T, C, h, w] in channels-last memory has
+the same bytes, so nothing is copied between a convolution and an attention; and an attention over time is one over
+space with the two token axes read in the other order (see `TimeAttention`).
 """
 
 from dataclasses import dataclass
@@ -20,25 +20,25 @@ Module = TypeVar("Module", bound=nn.Module)
 
 # CUDA's attention kernels launch at most 65535 blocks along the head axis.
 MAX_HEADS_PER_CALL = 65535
-# The CPU's fused kernel is built for long rows: forward and backward at 16 keys take it eight times as long as the two
+# The CPU's fused kernel is made for long rows: with 16 keys, forward and backward take eight times as long as the two
 # plain products.
 FEW_KEYS = 32
-# Without gradients, and with gradient checkpointing, the wide layers run on so many tokens at a time: their hidden
+# Without gradients, and with gradient checkpointing, wide layers process this many tokens at a time: their hidden
 # values, eight times as wide as the tokens, would be the largest tensors of the whole network.
 TOKENS_AT_A_TIME = 1 << 15
 
 KeysValues = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Keys and values of the text, then of the image tokens."""
+"""Keys and values of the text tokens, then of the image tokens."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the cross-attention reads, split once for all layers.
+    """Tokens for the cross-attention, split once for all layers.
 
     Attributes:
         text: [B, L, C] text tokens, shared by every frame.
         image: [B, G, L, C] image tokens: G = 1 (every frame reads all of them) or G = T (each frame has its own).
-        projected: what each attention makes of them, where it has been made: it is the same at every denoising step.
+        projected: each attention's keys and values, if precomputed: they are the same at every denoising step.
     """
 
     text: Tensor
@@ -47,24 +47,24 @@ class Context:
 
     @property
     def frames(self) -> int | None:
-        """The number of frames that it is for, or None where every frame reads the same."""
+        """The number of frames it is for, or None if all frames read the same tokens."""
         return None if self.image.shape[1] == 1 else self.image.shape[1]
 
 
 def split_context(context: Tensor, frames: int, text_tokens: int, frame_tokens: int) -> Context:
-    """Split a context into text and image tokens by the rule of the reference model.
+    """Split a context into text and image tokens by the reference model's rule.
 
     The first `text_tokens` are text. If exactly `frame_tokens * frames` tokens follow, they belong to the frames in
     turn; otherwise every frame reads all of them.
 
     Args:
-        context: [B, L, C].
+        context: [B, L, C] context tokens.
         frames: number of frames T.
-        text_tokens: number of text tokens, 77 in the reference.
-        frame_tokens: image tokens of a frame where each has its own, 16 in the reference.
+        text_tokens: number of text tokens, 77 in the reference model.
+        frame_tokens: number of image tokens per frame if each frame has its own, 16 in the reference model.
 
     Raises:
-        ValueError: the context is too short to hold an image token.
+        ValueError: the context is too short to contain an image token.
     """
     if context.shape[1] <= text_tokens:
         wanted = f"{text_tokens} text tokens and at least 1 image token"
@@ -101,8 +101,8 @@ class SpaceAttention(nn.Module):
 class TimeAttention(SpaceAttention):
     """Multi-head self-attention among the frames at each position. Tokens [B, T, S, C] in and out.
 
-    Positions are read as further heads: [B, S*H, T, d] is a view of the tokens as they lie, where the usual
-    [B*S, H, T, d] would be a transposed copy of each of q, k, v and the result.
+    Positions are read as additional heads: [B, S*H, T, d] is a view of the tokens in memory, whereas the usual
+    [B*S, H, T, d] would need a transposed copy of each of q, k, v and the result.
     """
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -110,9 +110,10 @@ class TimeAttention(SpaceAttention):
 
 
 class ContextAttention(nn.Module):
-    """Cross-attention to text and, by a second pair of key and value projections, to image tokens; the two are added.
+    """Cross-attention to text and, with a second pair of key and value projections, to image tokens; both are added.
 
-    Queries of all frames that read the same tokens form one sequence: shared keys and values exist once, not T times.
+    Queries of all frames that read the same tokens form one sequence: shared keys and values are stored once, not T
+        times.
     """
 
     def __init__(self, channels: int, heads: int, head_channels: int, context_dim: int) -> None:
@@ -135,7 +136,7 @@ class ContextAttention(nn.Module):
         return self.to_out(self._read(q, k, v) + self._read(q, k_image, v_image))
 
     def project(self, context: Context) -> KeysValues:
-        """Keys and values, [B, 1, L, H*d] of the text and [B, G, L, H*d] of the image tokens."""
+        """Keys and values: [B, 1, L, H*d] for the text and [B, G, L, H*d] for the image tokens."""
         text = context.text[:, None]
         return self.to_k(text), self.to_v(text), self.to_k_image(context.image), self.to_v_image(context.image)
 
@@ -150,7 +151,7 @@ class ContextAttention(nn.Module):
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, backend: AttentionBackend = "sdpa") -> Tensor:
-    """Attention of q [N, H, L, d] to k and v [N, H, M, d], by whatever is fast for the shape and device."""
+    """Attention of q [N, H, L, d] to k and v [N, H, M, d], by the fastest method for the shape and device."""
     if backend == "xformers":
         from cus.models.xformers_attention import attend
 
@@ -168,7 +169,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
-        # With its function this is set by `UNet.enable_gradient_checkpointing`.
+        # `UNet.enable_gradient_checkpointing` sets this and its function.
         self.gradient_checkpointing = False
         self.widen = nn.Linear(channels, 8 * channels)
         self.narrow = nn.Linear(4 * channels, channels)
@@ -214,7 +215,7 @@ class SpaceBlock(nn.Module):
 
 
 class TimeBlock(nn.Module):
-    """Pre-norm transformer block over time: two self-attentions in turn (no context is read here), feed-forward."""
+    """Pre-norm transformer block over time: two self-attentions (the context is not read here), then feed-forward."""
 
     def __init__(self, channels: int, heads: int, head_channels: int, dropout: float) -> None:
         super().__init__()
@@ -286,7 +287,7 @@ class TimeTransformer(nn.Module):
 
 
 def set_attention_backend(model: nn.Module, backend: AttentionBackend) -> None:
-    """Choose what computes every attention inside a model: "sdpa" (PyTorch's) or "xformers".
+    """Choose the implementation of every attention in a model: "sdpa" (PyTorch's) or "xformers".
 
     Raises:
         InputError: xformers is not installed.
@@ -315,7 +316,7 @@ def maps_from_tokens(tokens: Tensor, like: Tensor) -> Tensor:
 
 
 def zero_module(module: Module) -> Module:
-    """The module with all parameters zero: a residual branch that starts as nothing."""
+    """The module with all parameters set to zero: a residual branch that is inactive at first."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module

@@ -19,21 +19,21 @@ class Autoencoder(AutoencoderKL, ModelMixin):
     """KL autoencoder whose decoder can read the encoder's features of the conditioning images.
 
     The features of each level enter the decoder's block of the same resolution through a 1x1 convolution that starts at
-    zero, so that a new `Autoencoder(skip=True)` decodes exactly as one without. Without `skip` this is diffusers'
-    class, and its weights.
+    zero, so a new `Autoencoder(skip=True)` decodes exactly like one without. Without `skip` this is diffusers' class
+    with its weights.
 
     Images are [N, 3, H, W] in [-1, 1], H and W multiples of `downsample`; latents are not scaled (multiply by
     `config.scaling_factor` for the U-Net).
 
     Args:
-        block_out_channels: width of each level; each but the last halves height and width.
-        layers_per_block: residual blocks of a level in the encoder; one more in the decoder.
-        latent_channels: channels of a latent.
-        norm_num_groups: groups of every group norm; must divide every width.
-        sample_size: image size the model was trained at, pixels; for tiling only.
-        scaling_factor: what makes latents about unit variance.
+        block_out_channels: width of each level; each level but the last halves height and width.
+        layers_per_block: residual blocks per level in the encoder; one more in the decoder.
+        latent_channels: number of latent channels.
+        norm_num_groups: number of groups in every group norm; must divide every width.
+        sample_size: image size of the training in pixels; only used for tiling.
+        scaling_factor: factor that makes the latents' variance about 1.
         mid_block_add_attention: attention over the smallest maps of encoder and decoder.
-        skip: add the skip convolutions.
+        skip: whether to add the skip convolutions.
     """
 
     @register_to_config
@@ -65,24 +65,24 @@ class Autoencoder(AutoencoderKL, ModelMixin):
             mid_block_add_attention=mid_block_add_attention,
         )
         replace_group_norms(self)
-        # Level i enters the decoder where it comes from level i + 1, with that level's width.
+        # Level i joins the decoder's output of level i + 1, with that level's width.
         entering = (*widths[1:], widths[-1])
         convolutions = (zero_module(nn.Conv2d(a, b, 1)) for a, b in zip(widths, entering, strict=True))
         self.skip_convs = nn.ModuleList(convolutions) if skip else None
 
     @property
     def downsample(self) -> int:
-        """Pixels of an image to one of its latent, along each axis."""
+        """Image pixels per latent pixel, along each axis."""
         return 2 ** (len(self.config["block_out_channels"]) - 1)
 
     @property
     def latent_channels(self) -> int:
-        """Channels of a latent."""
+        """Number of latent channels."""
         return self.config["latent_channels"]
 
     @property
     def scaling_factor(self) -> float:
-        """Latents of the U-Net are these latents times this."""
+        """Factor from these latents to those of the U-Net."""
         return self.config["scaling_factor"]
 
     @apply_forward_hook
@@ -92,7 +92,7 @@ class Autoencoder(AutoencoderKL, ModelMixin):
         No gradient: the encoder is frozen while the decoder learns to read it.
 
         Raises:
-            ValueError: the image size is no multiple of `downsample`.
+            ValueError: the image size is not a multiple of `downsample`.
         """
         with torch.no_grad():
             return self._features(images)[0]
@@ -115,16 +115,16 @@ class Autoencoder(AutoencoderKL, ModelMixin):
         generator: torch.Generator | None = None,
         skip_features: Sequence[Tensor] | None = None,
     ) -> DecoderOutput | tuple[Tensor]:
-        """Decode latents, with the conditioning images' features where they are given.
+        """Decode latents, with the conditioning images' features if given.
 
         Args:
-            z: [N, latent_channels, h, w], not scaled.
-            return_dict: a `DecoderOutput` with `.sample` [N, 3, H, W], about [-1, 1]; else a tuple of it.
+            z: [N, latent_channels, h, w] unscaled latents.
+            return_dict: return a `DecoderOutput` with `.sample` [N, 3, H, W], about [-1, 1]; else a tuple of it.
             generator: unused, as in diffusers.
-            skip_features: from `skip_features` of N images of the decoded size.
+            skip_features: features from `skip_features` for N images of the decoded size.
 
         Raises:
-            ValueError: there are features but no skip convolutions, or the features do not fit, or tiling is on.
+            ValueError: features without skip convolutions, features of wrong shapes, or tiling is on.
         """
         if skip_features is None:
             return super().decode(z, return_dict=return_dict, generator=generator)  # pyright: ignore
@@ -157,7 +157,7 @@ class Autoencoder(AutoencoderKL, ModelMixin):
         return decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(x)))
 
     def _features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Features of each level before it is halved, and what the last level hands on."""
+        """Features of each level before downsampling, and the output of the last level."""
         if images.ndim != 4 or images.shape[-2] % self.downsample or images.shape[-1] % self.downsample:
             expected = f"[N, 3, H, W] with H and W multiples of {self.downsample}"
             raise ValueError(f"images are {tuple(images.shape)}; expected {expected}")

@@ -14,11 +14,11 @@ class ResBlock(nn.Module):
     """Two normalised 3x3 convolutions around an added time embedding, with a shortcut, then a temporal convolution.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output; a 1x1 shortcut adapts the input where they differ.
+        in_channels: number of input channels.
+        out_channels: number of output channels; if they differ, the shortcut is a 1x1 convolution.
         embedding_dim: width of the time embedding.
-        groups: groups of the group norms.
-        dropout: probability inside the two halves' second layers.
+        groups: number of groups in the group norms.
+        dropout: dropout probability in the second layer of both halves.
     """
 
     def __init__(self, in_channels: int, out_channels: int, embedding_dim: int, groups: int, dropout: float) -> None:
@@ -45,7 +45,7 @@ class ResBlock(nn.Module):
 class TemporalConv(nn.Module):
     """Four normalised convolutions over three frames each, in a residual branch.
 
-    A (3, 1, 1) convolution of [B, C, T, h, w] is a (3, 1) convolution of [B, C, T, h*w], and that is a view of
+    A (3, 1, 1) convolution of [B, C, T, h, w] is a (3, 1) convolution of [B, C, T, h*w], which is a view of
     channels-last maps.
     """
 

@@ -13,21 +13,21 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class ImageEncoder(ModelMixin, ConfigMixin):
-    """open_clip's vision transformer, read after its last block: before the final norm and the projection.
+    """open_clip's vision transformer, read after its last block, before the final norm and projection.
 
-    Defaults are ViT-H-14, whose tensors the public checkpoints hold.
+    Defaults are those of ViT-H-14, whose weights are in the public checkpoints.
 
     Args:
         image_size: height and width of the square that images are squashed to, pixels.
-        patch_size: pixels.
+        patch_size: side of a patch in pixels.
         width: width of the tokens.
-        layers: transformer blocks.
-        heads: attention heads of a block.
+        layers: number of transformer blocks.
+        heads: number of attention heads per block.
         mlp_ratio: width of the feed-forward layers, as a multiple of `width`.
-        output_dim: width of the projection; unused here, but one of a checkpoint's tensors.
-        blur_first: squash images as the public checkpoints' own code does: a Gaussian blur, then bicubic interpolation
-            between aligned corners. Without, by PyTorch's antialiased bicubic interpolation, which lies up to half a
-            pixel of the tower away and keeps more detail.
+        output_dim: width of the projection; unused here, but checkpoints contain it.
+        blur_first: squash images like the public checkpoints' own code: a Gaussian blur, then bicubic interpolation
+            with aligned corners. False uses PyTorch's antialiased bicubic interpolation, which differs by up to half a
+            pixel of the tower and keeps more detail.
     """
 
     @register_to_config
@@ -49,14 +49,14 @@ class ImageEncoder(ModelMixin, ConfigMixin):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of an image: the class token and one a patch."""
+        """Number of tokens per image: the class token and one per patch."""
         return (self.config["image_size"] // self.config["patch_size"]) ** 2 + 1
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1], any size -> tokens [B, num_tokens, width], class token first.
 
         Raises:
-            ValueError: the images have another shape.
+            ValueError: the images have a wrong shape.
         """
         weight = self.tower.conv1.weight
         found = self.tower.forward_intermediates(
@@ -69,12 +69,12 @@ class ImageEncoder(ModelMixin, ConfigMixin):
         return torch.cat([found["image_intermediates_prefix"][-1], found["image_intermediates"][-1]], dim=1)
 
     def unread_parameters(self) -> list[nn.Parameter]:
-        """Weights of the final norm and the projection, which no token depends on."""
+        """Weights of the final norm and the projection, which do not affect any token."""
         projection = self.tower.proj
         return [*([] if projection is None else [projection]), *self.tower.ln_post.parameters()]
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] squashed (not cropped) to the tower's square and normalised as CLIP's were."""
+        """Squash (do not crop) images [B, 3, H, W] in [0, 1] to the tower's square and normalise them as CLIP does."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images are {tuple(images.shape)}; expected [B, 3, H, W]")
         size = (self.config["image_size"], self.config["image_size"])
@@ -88,10 +88,10 @@ class ImageEncoder(ModelMixin, ConfigMixin):
 
 
 def blurred_for(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images [B, C, H, W] blurred before they are shrunk to `size`, as kornia's `resize(antialias=True)` does.
+    """Images [B, C, H, W] blurred before shrinking to `size`, as kornia's `resize(antialias=True)` does.
 
     A Gaussian of (factor - 1) / 2 pixels along each axis, cut off at two sigma, mirrored at the edges; an axis that is
-    not shrunk stays as it is.
+    not shrunk is unchanged.
     """
     for axis, (length, target) in enumerate(zip(images.shape[-2:], size, strict=True)):
         sigma = (length / target - 1) / 2
@@ -107,18 +107,18 @@ def blurred_for(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class TextEncoder(ModelMixin, ConfigMixin):
-    """open_clip's text transformer, read before its last block ("penultimate") and normed: a token a position.
+    """open_clip's text transformer, read before its last block ("penultimate") and normed: one token per position.
 
-    Defaults are ViT-H-14, whose tensors the public checkpoints hold. Positions see only earlier ones (causal mask).
-    Those after the end of the text are padded with token 0 and not masked, as in the checkpoints' own training.
+    Defaults are those of ViT-H-14, whose weights are in the public checkpoints. Positions attend only to earlier ones
+    (causal mask). Padding after the end of the text is token 0 and not masked, as in the checkpoints' own training.
 
     Args:
-        context_length: tokens of a text, start and end token included.
+        context_length: number of tokens per text, including the start and end tokens.
         vocab_size: number of known tokens.
         width: width of the tokens.
-        layers: transformer blocks, of which the last is not run; at least 2.
-        heads: attention heads of a block.
-        output_dim: width of the projection; unused here, but one of a checkpoint's tensors.
+        layers: number of transformer blocks, the last of which is not run; at least 2.
+        heads: number of attention heads per block.
+        output_dim: width of the projection; unused here, but checkpoints contain it.
     """
 
     @register_to_config
@@ -154,7 +154,7 @@ class TextEncoder(ModelMixin, ConfigMixin):
         """CLIP's byte-pair tokens of B texts, int64 [B, context_length]; the vocabulary is open_clip's own file.
 
         Raises:
-            ValueError: a text is longer than the tower reads, or the tower knows fewer tokens than the vocabulary has.
+            ValueError: a text is too long for the tower, or the tower knows fewer tokens than the vocabulary has.
         """
         from open_clip.tokenizer import SimpleTokenizer
 
@@ -163,11 +163,11 @@ class TextEncoder(ModelMixin, ConfigMixin):
             known = self.config["vocab_size"]
             raise ValueError(f"the tower knows {known} tokens; CLIP's vocabulary has {tokenizer.vocab_size}")
         for text in texts:
-            # Start and end are tokens too.
+            # Start and end count as tokens.
             if (needed := len(tokenizer.encode(text)) + 2) > length:
                 raise ValueError(f"the text has {needed} tokens, at most {length} are read: {text!r}")
         return tokenizer(list(texts), context_length=length)
 
     def reset_mask(self) -> None:
-        """Make the causal mask anew: it is no weight, and a tower built on the meta device has none."""
+        """Recreate the causal mask: it is not a weight, so a tower built on the meta device has none."""
         self.tower.register_buffer("attn_mask", self.tower.build_causal_mask(), persistent=False)

@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018) through torchmetrics: the only file that imports it, and only when it is used."""
+"""LPIPS (Zhang et al. 2018) through torchmetrics: the only file that imports it, and only on use."""
 
 import pickle
 import urllib.parse
@@ -17,8 +17,8 @@ _BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 def load_lpips(backbone: Literal["alex", "vgg", "squeeze"]) -> Any:
     """The network of torchmetrics with its trained weights, frozen; gradients flow to the pictures.
 
-    `network(images, targets, normalize=True)` gives distances [N, 1, 1, 1] of pictures [N, 3, H, W] in [0, 1], or maps
-    of them [N, 1, H, W] with `network.spatial = True`.
+    `network(images, targets, normalize=True)` gives distances [N, 1, 1, 1] between pictures [N, 3, H, W] in [0, 1], or
+    distance maps [N, 1, H, W] with `network.spatial = True`.
 
     Raises:
         InputError: torchmetrics or the backbone's ImageNet weights are missing; nothing is downloaded here.

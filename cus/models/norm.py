@@ -1,4 +1,4 @@
-"""Group norm for channels-last maps on a CPU: the same in any batch, and with a fast gradient."""
+"""Group norm for channels-last maps on a CPU: independent of the batch, and with a fast gradient."""
 
 import math
 from typing import Any
@@ -7,27 +7,27 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-ROW = 512  # numbers in a row that a loop runs along
+ROW = 512  # length of the rows that a loop runs along
 
 
 class GroupNorm(nn.GroupNorm):
-    """`torch.nn.GroupNorm`, same values, same parameters; what differs concerns channels-last maps on a CPU alone.
+    """`torch.nn.GroupNorm`, same values and parameters, with another computation for channels-last maps on a CPU.
 
-    Without gradients the result does not depend on the batch. With them, the way to the gradient is another one: there
-    PyTorch's backward pass is several times slower than the convolutions around it for channels-last maps (39 ms
-    against 4 ms here for 16 x 32 x 56 x 96 in bfloat16, one thread): it would take a third of a training step.
+    Without gradients the result does not depend on the batch. With gradients, the backward pass is our own: PyTorch's
+    is several times slower than the convolutions around it for channels-last maps (39 ms against 4 ms here for 16 x 32
+    x 56 x 96 in bfloat16, one thread) and would take a third of a training step.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [N, C, h, w] in and out."""
+        """Maps [N, C, h, w] -> maps of the same shape."""
         if x.device.type != "cpu" or x.ndim != 4 or not x.is_contiguous(memory_format=torch.channels_last):
             return super().forward(x)
         if torch.is_grad_enabled() and self.weight is not None:
             return _ChannelsLastGroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps)
         if len(x) == 1:
             return super().forward(x)
-        # How PyTorch splits its sums depends on how many maps there are, and a sum that differs in its last bit flips
-        # the rounding of bfloat16: map by map, the result is the same in any batch.
+        # PyTorch splits its sums depending on the number of maps, and a difference in the last bit flips bfloat16's
+        # rounding: computed map by map, the result is the same in any batch.
         normed = torch.empty_like(x)
         for i in range(len(x)):
             normed[i : i + 1] = super().forward(x[i : i + 1])
@@ -47,12 +47,12 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradient of x: affine in (dy, x) with coefficients a channel, so that it reduces no more than two sums."""
+        """Gradient with respect to x: affine in (dy, x) with one coefficient per channel, so it needs only two sums."""
         x, weight, mean, rstd = ctx.saved_tensors
         n, c, h, w = x.shape
         groups = mean.shape[1]
         count = h * w * (c // groups)
-        # Rows of several pixels: sums and products run along rows, and those of few channels are short.
+        # Sums and products run along rows, which are short for few channels: use rows of several pixels.
         pixels = math.gcd(h * w, max(1, ROW // c))
 
         def summed(rows: Tensor) -> Tensor:
@@ -64,8 +64,9 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
         mean, rstd = mean.float()[..., None], rstd.float()[..., None]
         gain = weight.float().view(1, groups, -1)
         dy_rows, x_rows = (a.permute(0, 2, 3, 1).reshape(n, -1, pixels * c) for a in (gradients[0], x))
-        # Centred before anything is summed: of a bfloat16 sum of dy * x little would be left once a large mean is off
-        # it. A small mean would be lost in rounding the difference, and does no harm: it comes off the sums, as `off`.
+        # Centred before summing: a bfloat16 sum of dy * x would lose its digits once a large mean is subtracted. A
+        # small mean would be lost in rounding the difference, and is harmless: it is subtracted from the sums, as
+        # `off`.
         center = torch.where(mean.abs() * rstd < 0.25, 0, mean).to(x.dtype)
         off = mean - center.float()
         x_rows = x_rows - spread(center)
@@ -79,7 +80,7 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
 
 
 def replace_group_norms(model: nn.Module) -> None:
-    """Put `GroupNorm` in the place of every `torch.nn.GroupNorm` inside a model; parameters and their names stay."""
+    """Replace every `torch.nn.GroupNorm` in a model by `GroupNorm`; parameters and their names stay."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.GroupNorm:

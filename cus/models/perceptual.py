@@ -1,7 +1,7 @@
-"""Shift-tolerant perceptual distance: ST-LPIPS (Ghildyal and Liu, ECCV 2022), as a network that gives gradients.
+"""Shift-tolerant perceptual distance: ST-LPIPS (Ghildyal and Liu, ECCV 2022), as a differentiable network.
 
-The trained weights, backbone included, lie in the wheel `stlpips-pytorch` (BSD-2), so that nothing is downloaded. Its
-own modules are not imported: they ask for packages that a distance does not need.
+The trained weights, including the backbone, are in the wheel `stlpips-pytorch` (BSD-2), so nothing is downloaded. Its
+own modules are not imported: they need packages that the distance does not.
 """
 
 import importlib.util
@@ -18,10 +18,10 @@ from cus.errors import InputError
 
 Backbone = Literal["alex", "vgg"]
 PACKAGE = "stlpips_pytorch"
-SMALLEST = 64  # pixels a side; below, the deepest maps are a few cells that are mostly padding
+SMALLEST = 64  # minimum side in pixels; in smaller pictures the deepest maps are a few cells of mostly padding
 _WEIGHTS = "weights/vST0.0/{}_shift_tolerant.pth"
 
-# Layers in the order of the checkpoint, whose names count them; each row ends in a feature map that is compared.
+# Layers in the order of the checkpoint, whose names number them; each row ends in a feature map that is compared.
 # "c64k11p2": convolution to 64 channels, kernel 11, padding 2; "m3": maximum over 3x3; "b": blur and halve; "r": ReLU.
 _LAYERS: dict[Backbone, tuple[str, ...]] = {
     "alex": ("c64k11p2 b r", "m3 b c192k5p2 r", "m3 b c384k3p1 r", "c256k3p1 r", "c256k3p1 r"),
@@ -56,7 +56,7 @@ class PerceptualDistance(nn.Module):
     Frozen and in evaluation mode; gradients flow to the pictures.
 
     Args:
-        backbone: "alex", which tracks people's judgements of quality best; or "vgg", the usual training loss.
+        backbone: "alex", which best matches people's judgements of quality; or "vgg", the usual training loss.
     """
 
     shift: Tensor
@@ -118,7 +118,7 @@ class PerceptualDistance(nn.Module):
         return found
 
     def maps(self, images: Tensor, targets: Tensor) -> list[Tensor]:
-        """Distance maps [N, 1, h_i, w_i], one for each depth; their means add up to the distance.
+        """Distance maps [N, 1, h_i, w_i], one per depth; their means add up to the distance.
 
         Raises:
             ValueError: shapes differ or are not [N, 3, H, W] of at least 64x64.
@@ -137,12 +137,12 @@ class PerceptualDistance(nn.Module):
         return [((a - b).square() * weight).sum(dim=1, keepdim=True) for a, b, weight in pairs]
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Distances [N] of pictures [N, 3, H, W] in [0, 1]; 0 for equal ones, about .7 for unrelated ones."""
+        """Distances [N] of pictures [N, 3, H, W] in [0, 1]; 0 for equal ones, about 0.7 for unrelated ones."""
         return torch.stack([found.mean(dim=(1, 2, 3)) for found in self.maps(images, targets)]).sum(dim=0)
 
 
 def _own_name(name: str) -> str:
-    """The checkpoint's name of a tensor -> ours."""
+    """Map the checkpoint's name of a tensor to ours."""
     if name.startswith("scaling_layer."):
         return name.removeprefix("scaling_layer.")
     if name.startswith("lin"):

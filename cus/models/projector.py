@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class ResamplerLayer(nn.Module):
-    """Queries read image tokens and themselves, then a feed-forward layer; both residual."""
+    """Queries attend to image tokens and themselves, followed by a feed-forward layer; both are residual."""
 
     def __init__(self, dim: int, heads: int, head_channels: int, hidden: int) -> None:
         super().__init__()
@@ -39,11 +39,11 @@ class ImageProjector(ModelMixin, ConfigMixin):
     Args:
         token_dim: width of the image tower's tokens.
         context_dim: width of the U-Net's context.
-        dim: width inside.
-        depth: layers.
-        heads: attention heads of a layer.
-        head_channels: width of a head.
-        num_tokens: context tokens to make.
+        dim: inner width.
+        depth: number of layers.
+        heads: number of attention heads per layer.
+        head_channels: width of an attention head.
+        num_tokens: number of context tokens.
         hidden_mult: width of the feed-forward layers, as a multiple of `dim`.
     """
 
@@ -70,7 +70,7 @@ class ImageProjector(ModelMixin, ConfigMixin):
         """Image tokens [B, L, token_dim] -> context tokens [B, num_tokens, context_dim].
 
         Raises:
-            ValueError: the tokens have another shape.
+            ValueError: the tokens have a wrong shape.
         """
         width = self.config["token_dim"]
         if image_tokens.ndim != 3 or image_tokens.shape[-1] != width:

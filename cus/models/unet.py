@@ -39,7 +39,7 @@ def _call(module: Callable[..., Tensor], *args: Any) -> Tensor:
 
 
 class Stage(nn.Module):
-    """A residual block and, where the level has attention, a transformer over space and one over time."""
+    """A residual block and, if the level has attention, a transformer over space and one over time."""
 
     def __init__(self, block: ResBlock, space: SpaceTransformer | None, time: TimeTransformer | None) -> None:
         super().__init__()
@@ -56,8 +56,8 @@ class Stage(nn.Module):
     ) -> Tensor:
         """Maps [B*T, C_i, h, w], joined along C, and embedding [B, E] -> maps [B*T, C', h, w].
 
-        `run` calls each part with its inputs. Maps are joined inside the first one: where `run` keeps its inputs until
-        the way back, it keeps these, which are there anyway.
+        `run` calls each part with its inputs. Maps are joined inside the first part: if `run` stores its inputs for the
+        backward pass, it stores the separate maps, which exist anyway.
         """
         x = run(self._start, embedding, *maps)
         if self.space is not None and self.time is not None:
@@ -70,7 +70,7 @@ class Stage(nn.Module):
 
 
 class Level(nn.Module):
-    """The stages of one resolution and the resampling to the next, if there is one."""
+    """The stages of one resolution, and the resampling to the next one, if any."""
 
     def __init__(self, stages: Sequence[Stage], resample: Downsample | Upsample | None) -> None:
         super().__init__()
@@ -87,22 +87,23 @@ class UNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
     Defaults are the full size (1438.9 M parameters), whose weights `cus.lvdm.unet_from_lvdm` converts.
 
     Args:
-        in_channels: noisy latent and condition latent together.
-        out_channels: channels of a latent.
+        in_channels: number of channels of the noisy latent and the condition latent together.
+        out_channels: number of channels of a latent.
         model_channels: width of the first level; the time embedding is four times as wide.
-        channel_mult: width of each level, as a multiple; each level but the last halves height and width.
-        num_res_blocks: residual blocks of a level on the way down; one more on the way up.
+        channel_mult: width of each level as a multiple of `model_channels`; all levels but the last halve height and
+            width.
+        num_res_blocks: number of residual blocks per level on the way down; one more on the way up.
         attention_downsamples: downsampling factors (1, 2, 4, ...) of the levels with transformers; the middle always
             has them.
         head_channels: width of an attention head.
-        transformer_depth: blocks of a transformer.
+        transformer_depth: number of blocks per transformer.
         context_dim: width of the context tokens.
-        init_attention_heads: heads of the extra transformer over time after the first convolution; 0 leaves it out.
+        init_attention_heads: number of heads of an extra transformer over time after the first convolution; 0: none.
         text_tokens: number of leading context tokens that are text.
-        frame_tokens: image tokens of a frame, where each frame has its own (see `split_context`).
-        norm_groups: groups of every group norm; must divide every width.
-        dropout: probability in residual blocks and feed-forward layers during training.
-        default_fps: frame rate where `forward` gets none.
+        frame_tokens: number of image tokens per frame, if each frame has its own (see `split_context`).
+        norm_groups: number of groups in every group norm; must divide every width.
+        dropout: dropout probability in residual blocks and feed-forward layers during training.
+        default_fps: frame rate if `forward` gets none.
     """
 
     _supports_gradient_checkpointing = True
@@ -188,16 +189,16 @@ class UNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """Predict the denoising target of a batch of clips.
 
         Args:
-            sample: [B, in_channels, T, h, w]: the noisy latent, then the condition latent; h and w are multiples of
+            sample: [B, in_channels, T, h, w]: noisy latent, then condition latent; h and w are multiples of
                 `size_multiple`.
-            timesteps: [B], diffusion steps.
-            context: [B, L, context_dim]: `text_tokens` text tokens, then image tokens (see `split_context`); or what
-                `prepare_context` made of it, for many calls with one context.
-            fps: [B], frames per second; `default_fps` without.
+            timesteps: [B] diffusion steps.
+            context: [B, L, context_dim]: `text_tokens` text tokens, then image tokens (see `split_context`); or a
+                result of `prepare_context`, for many calls with one context.
+            fps: [B] frames per second; None: `default_fps`.
             structure: [B, in_channels - out_channels, T, h, w], the global condition latent z_g of Eq. 7.
 
         Raises:
-            ValueError: a shape does not fit.
+            ValueError: inconsistent shapes.
         """
         self._check(sample, timesteps, context, fps, structure)
         batch, _, frames, height, width = sample.shape
@@ -229,12 +230,12 @@ class UNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
     @apply_forward_hook
     def prepare_context(self, context: Tensor, frames: int, trained_frames: int | None = None) -> Context:
-        """Split a context and compute every layer's keys and values of it once, for all calls of `forward` to come.
+        """Split a context and precompute every layer's keys and values, for several calls of `forward`.
 
         Args:
             context: [B, L, context_dim] as for `forward`.
-            frames: number of frames T of those calls.
-            trained_frames: clip length of the training, which decides whether frames have image tokens of their own;
+            frames: number of frames T in those calls.
+            trained_frames: clip length of the training, which decides whether frames have their own image tokens;
                 a shorter clip then reads those of the first frames. None: `frames` decides, as in `forward`.
         """
         split = self._split(context, trained_frames or frames)
@@ -246,8 +247,8 @@ class UNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def first_features(self, sample: Tensor, structure: Tensor | None = None) -> Tensor:
         """The first module F of Eq. 7 and the fusion after it: maps [B*T, model_channels, h, w], channels-last.
 
-        F is the first convolution. With `structure` it runs on (noisy, z_c) and on (noisy, z_g), and the larger value
-        wins. The transformer over time that follows (`init_attention`) reads the fused features.
+        F is the first convolution. With `structure` it is applied to (noisy, z_c) and (noisy, z_g), and the larger
+        value is taken. The transformer over time that follows (`init_attention`) reads the fused features.
         """
         features = self.conv_in(self._maps(sample))
         if structure is None:
@@ -282,7 +283,7 @@ class UNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return embedding
 
     def _run(self, module: Callable[..., Tensor], *args: Tensor | Context | int) -> Tensor:
-        """Call a module or a part of it, by gradient checkpointing where that is on."""
+        """Call a module or a part of it, with gradient checkpointing if enabled."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(module, *args)  # pyright: ignore[reportOptionalCall]
         return module(*args)

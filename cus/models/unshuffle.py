@@ -12,27 +12,28 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 from torch.nn import functional as F
 
-# Cosine coefficients (i, j) of a cell of a picture in [-1, 1] are about `_SLOPE / (i^2 + j^2)` large, that of its mean
-# `_MEAN` times the cell's side. Measured on the fused images of photographs.
+# Cosine coefficients (i, j) of a cell of a picture in [-1, 1] have a typical size of `_SLOPE / (i^2 + j^2)`; for the
+# mean it is `_MEAN` times the cell's side. Measured on the fused images of photographs.
 _SLOPE, _MEAN = 0.25, 0.5
 
 
 class UnshuffleAutoencoder(ModelMixin, ConfigMixin):
-    """Pixel unshuffle in the place of `Autoencoder`: encoding loses nothing, decoding costs nothing.
+    """Pixel unshuffle instead of `Autoencoder`: encoding is lossless, decoding costs nothing.
 
-    A learned autoencoder of factor 2 loses a quarter to half a decibel in a round trip of a good conditioning image,
-    which is what a small restorer gains. There are no weights; it computes in float32 whatever the other networks do.
+    A learned autoencoder of factor 2 loses a quarter to half a decibel in a round trip of a good conditioning image, as
+    much as a small restorer gains. There are no weights; it computes in float32 whatever the other networks use.
 
     Images are [N, 3, H, W] in [-1, 1], H and W multiples of `factor`; latents are [N, 3 * factor^2, H / factor,
     W / factor], not scaled (multiply by `scaling_factor` for the U-Net).
 
-    A cell's pixels are nearly the same, and what a restorer adds is in how they differ. `spectral` latents are
-    the cell's cosine coefficients, each at about unit variance, so that a network need not find that out first.
+    A cell's pixels are nearly equal, and a restorer changes their differences. `spectral` latents are the cell's cosine
+    coefficients, each scaled to a variance of about 1, so that the network need not learn this first.
 
     Args:
-        factor: pixels of an image to one of its latent, along each axis.
-        scaling_factor: what makes latents about unit variance.
-        spectral: latents are coefficients of each cell's cosine transform over their usual size, not its pixels.
+        factor: image pixels per latent pixel, along each axis.
+        scaling_factor: factor that makes the latents' variance about 1.
+        spectral: whether latents are the cosine coefficients of each cell divided by their typical size, not its
+            pixels.
 
     Raises:
         ValueError: a factor below 1.
@@ -46,7 +47,7 @@ class UnshuffleAutoencoder(ModelMixin, ConfigMixin):
         if factor < 1:
             raise ValueError(f"factor must be at least 1, got {factor}")
         self.factor = factor
-        # Stored weights are checked name by name, and a file without a single tensor is no file of weights.
+        # Stored weights are checked by name, and a weights file needs at least one tensor.
         self.register_buffer("folds", torch.tensor([float(factor)]))
         basis, sizes = _cosines(factor)
         self._forward_transform = basis / sizes[:, None] if spectral else None
@@ -54,29 +55,29 @@ class UnshuffleAutoencoder(ModelMixin, ConfigMixin):
 
     @property
     def downsample(self) -> int:
-        """Pixels of an image to one of its latent, along each axis."""
+        """Image pixels per latent pixel, along each axis."""
         return self.factor
 
     @property
     def latent_channels(self) -> int:
-        """Channels of a latent."""
+        """Number of latent channels."""
         return 3 * self.factor**2
 
     @property
     def scaling_factor(self) -> float:
-        """Latents of the U-Net are these latents times this."""
+        """Factor from these latents to those of the U-Net."""
         return self.config["scaling_factor"]
 
     @property
     def dtype(self) -> torch.dtype:
-        """Float32: rounding would be the only loss."""
+        """Always float32: rounding would be the only loss."""
         return torch.float32
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
-        """Latents of images [N, 3, H, W] as a distribution without spread, as `Autoencoder.encode` gives it.
+        """Latents of images [N, 3, H, W] as a distribution without spread, like the result of `Autoencoder.encode`.
 
         Raises:
-            ValueError: the image size is no multiple of `factor`.
+            ValueError: the image size is not a multiple of `factor`.
         """
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[-2] % self.factor or x.shape[-1] % self.factor:
             expected = f"[N, 3, H, W] with H and W multiples of {self.factor}"
@@ -92,16 +93,16 @@ class UnshuffleAutoencoder(ModelMixin, ConfigMixin):
         generator: torch.Generator | None = None,
         skip_features: Sequence[Tensor] | None = None,
     ) -> DecoderOutput | tuple[Tensor]:
-        """Images [N, 3, H, W] of latents [N, latent_channels, h, w], not scaled.
+        """Decode unscaled latents [N, latent_channels, h, w] to images [N, 3, H, W].
 
         Args:
-            z: the latents.
-            return_dict: a `DecoderOutput` with `.sample`; else a tuple of it.
+            z: latents to decode.
+            return_dict: return a `DecoderOutput` with `.sample`; else a tuple of it.
             generator: unused, as in diffusers.
             skip_features: must be None.
 
         Raises:
-            ValueError: there are features, or latents of another number of channels.
+            ValueError: features are given, or the latents have a wrong number of channels.
         """
         if skip_features is not None:
             raise ValueError("skip_features given, but a pixel-unshuffle autoencoder has no decoder to read them")
@@ -112,7 +113,7 @@ class UnshuffleAutoencoder(ModelMixin, ConfigMixin):
 
 
 def _cosines(factor: int) -> tuple[Tensor, Tensor]:
-    """Orthonormal cosine basis [factor^2, factor^2] of a cell's pixels, a row each, and the usual sizes [factor^2]."""
+    """Orthonormal cosine basis [factor^2, factor^2] of a cell's pixels, in rows, and typical sizes [factor^2]."""
     frequency, place = np.meshgrid(np.arange(factor), np.arange(factor), indexing="ij")
     line = np.cos(np.pi * (place + 0.5) * frequency / factor) * np.sqrt(2 / factor)
     line[0] = np.sqrt(1 / factor)
@@ -126,6 +127,6 @@ def _transformed(cells: Tensor, matrix: Tensor | None) -> Tensor:
     if matrix is None:
         return cells
     colors = cells.unflatten(1, (3, -1)).to(torch.float32)
-    # Rounding would be the only loss. Where memory is counted there is no autocast to turn off.
+    # Rounding would be the only loss. The meta device, where memory is measured, has no autocast to turn off.
     with nullcontext() if cells.is_meta else torch.autocast(cells.device.type, enabled=False):
         return torch.einsum("ij,ncjhw->ncihw", matrix.to(cells.device), colors).flatten(1, 2).to(cells.dtype)

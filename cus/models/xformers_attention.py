@@ -1,4 +1,4 @@
-"""Attention by xformers, where it is installed; the only file that imports it."""
+"""Attention through xformers, if installed; the only file that imports it."""
 
 from importlib.util import find_spec
 
@@ -8,15 +8,15 @@ from cus.errors import InputError
 
 
 def check_installed() -> None:
-    """Raises InputError where xformers is not installed."""
+    """Raise InputError if xformers is not installed."""
     if find_spec("xformers") is None:
         raise InputError('xformers is not installed: pip install -e ".[gpu]", or leave the attention at "sdpa"')
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of q [N, H, L, d] to k and v [N, H, M, d]; the result is like q."""
+    """Attention of q [N, H, L, d] to k and v [N, H, M, d]; the result has the shape of q."""
     from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]
 
-    # Its axes are [N, L, H, d], which is how the tokens lie: the transposed views cost nothing.
+    # xformers' axes are [N, L, H, d], the memory order of the tokens: the transposed views cost nothing.
     q, k, v = (a.transpose(1, 2) for a in (q, k, v))
     return memory_efficient_attention(q, k, v).transpose(1, 2)
