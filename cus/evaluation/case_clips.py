@@ -1,6 +1,6 @@
-"""Cases of posed scenes as clips of one frame: photographs, shrunk, against full-resolution crops of held-out ones.
+"""Cases of posed scenes as one-frame clips: shrunk photographs against full-resolution crops of held-out ones.
 
-They validate a training on real pictures and estimates at no further cost; where poses and licences permit, they are
+They validate a training on real pictures with estimates, at no extra cost; where poses and licences permit, they are
 training pairs. data/make_cases.py is their command.
 """
 
@@ -28,20 +28,20 @@ from cus.training.scripts import REMEDY
 
 @dataclass
 class CaseClips:
-    """What to build.
+    """Settings of the clips to build.
 
     Attributes:
-        out: folder of the clips.
+        out: output folder of the clips.
         scenes: posed scenes, each a folder in any layout that `cus-eval` reads.
         size: longer side of references and targets, in pixels.
-        zooms: of the crops.
+        zooms: magnifications of the crops.
         centers: names of the crops' centres.
-        cases: most cases of a scene and level, spread evenly.
-        pair_overlap: least share of each reference's picture that lies within the other's.
-        overlap: least share of the target's crop that lies within each reference's picture.
-        estimator: of the references' depths; their poses are the given ones.
-        photo_size: longest side in pixels of the photographs that colours come from; 0: as many as `size`.
-        others: names of further warps that the clips hold beside the fused one, see `OTHER_WARPS`.
+        cases: maximum number of cases per scene and level, evenly spaced.
+        pair_overlap: minimum fraction of each reference's picture that lies within the other's.
+        overlap: minimum fraction of the target's crop that lies within each reference's picture.
+        estimator: estimator of the references' depths; their poses are the given ones.
+        photo_size: longest side in pixels of the photographs that provide the colours; 0: as for `size`.
+        others: names of additional warps in the clips besides the fused one, from `OTHER_WARPS`.
     """
 
     out: str = MISSING
@@ -74,7 +74,7 @@ def build(settings: CaseClips, on_progress: Callable[[int, int], None]) -> None:
                 continue
             key = (scene, case.references)
             if key not in estimates:
-                # One at a time: the cases of a pair follow one another.
+                # One at a time: successive cases share a pair of references.
                 estimates = {key: _estimate(settings, posed, case)}
             save_clip(folder.claim(name), case_clip(estimates[key], posed, case, settings, scene))
         on_progress(len(work), len(work))
@@ -83,17 +83,17 @@ def build(settings: CaseClips, on_progress: Callable[[int, int], None]) -> None:
 
 
 def case_clip(references: References, posed: PosedPhotos, case: Case, settings: CaseClips, name: str) -> Clip:
-    """A case as a clip of one frame, the nearest reference first.
+    """Turn a case into a one-frame clip, with the nearest reference first.
 
     Args:
-        references: of the case.
-        posed: the photographs.
-        case: which crop of which photograph.
-        settings: its size, and what the clip holds.
-        name: of the scene.
+        references: references of the case.
+        posed: photographs of the scene.
+        case: the crop of a photograph to make.
+        settings: size and content of the clip.
+        name: name of the scene.
 
     Raises:
-        InputError: what reading the target or warping into it refuses.
+        InputError: the target cannot be read, or warping into it fails.
     """
     scene = references.agreed
     target = read_target(posed, case, settings.size)
@@ -107,7 +107,7 @@ def case_clip(references: References, posed: PosedPhotos, case: Case, settings: 
 
 
 def _cases(settings: CaseClips, path: Path) -> list[tuple[str, PosedPhotos, Case]]:
-    """The cases of the scenes at a path: name, photographs, case; those of a pair of references together."""
+    """The cases of the scenes at a path: name, photographs, case; sorted by their pair of references."""
     rules = Rules(
         zooms=tuple(settings.zooms),
         centers=tuple(settings.centers),

@@ -1,4 +1,4 @@
-"""The settings of an evaluation that are options of `cus-eval`, too."""
+"""The evaluation settings that are also options of `cus-eval`."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
@@ -13,26 +13,26 @@ SMALLEST_SIZE, LARGEST_SIZE = 64, 8192
 def _size(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 9:
         raise ValueError(f"expected a whole number of pixels, got {text!r:.60}")
-    if int(text) == 0:  # in a config file it is the default
+    if int(text) == 0:  # in a config file 0 is the default
         raise ValueError(f"expected {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, got 0; leave it out for the model's")
     return int(text)
 
 
 @dataclass
 class EvalChoices:
-    """What is evaluated; over a config file and key=value.
+    """What to evaluate; these override a config file and key=value.
 
     Attributes:
-        protocol: closeup: crops x4 and x5 and photographs from nearer by; regular: whole photographs; both: with axes
-            that name protocol
-        scenes: names of the scenes to take (default: all)
+        protocol: closeup: crops x4 and x5 and photographs taken closer; regular: whole photographs; both: with column
+            groups by protocol
+        scenes: names of the scenes to evaluate (default: all)
         model: mini, a folder written by save_pretrained, or a Hub id
-        metrics: psnr psnr_cc ssim gmsd haarpsi st_lpips lpips lpips_vgg dino niqe metaiqa (default: all that can be
-            had)
+        metrics: psnr psnr_cc ssim gmsd haarpsi st_lpips lpips lpips_vgg dino niqe metaiqa (default: all that are
+            available)
         size: longest side of references, frames and truth, in pixels; 0 takes the split file's, else the model's
-        poses: given: the data set's; estimated: the references' by the estimator, aligned, the target's by features in
-            their scene; the errors stand in the table
-        seed: seed of every random draw, the bootstrap's included
+        poses: given: those of the data set; estimated: the references' by the estimator, aligned, and the target's by
+            features in their scene; the tables show the errors
+        seed: seed of every random draw, including the bootstrap
         device: auto, cpu, cuda, cuda:1, ...
     """
 

@@ -1,4 +1,4 @@
-"""Which part of a target the references can know: only there may a picture be called wrong rather than invented."""
+"""The part of a target that the references can show: only there can a picture be wrong rather than invented."""
 
 from dataclasses import replace
 
@@ -15,21 +15,21 @@ BORDER = 2
 
 
 def covisible(scene: SceneEstimate, camera: Cameras, border: int = BORDER) -> Tensor:
-    """The pixels of a target that the references see, as far as their depths tell.
+    """The pixels of a target that the references see, according to their depths.
 
-    A pixel counts that the hierarchical warp (Algorithm 1) covers from *reliable* depths alone: the top 90 % by
-    confidence of each reference, less the depth edges (Section III-B), background behind them suppressed (Eq. 5). Its
-    coarse levels reach a little past what is seen, so `border` pixels are taken off along every hole, and off nothing
-    at the picture's own border. The mask rests on the estimator's depths: it is the same for all rows of one case, and
-    may differ between runs with different estimators.
+    A pixel is covisible if the hierarchical warp (Algorithm 1) covers it from *reliable* depths alone: the top 90 % of
+    each reference by confidence, minus the depth edges (Section III-B), with background behind them suppressed (Eq. 5).
+    Its coarse levels reach slightly too far, so `border` pixels are removed along every hole, but not at the picture's
+    own border. The mask depends on the estimator's depths: it is the same for all rows of one case, and may differ
+    between runs with different estimators.
 
     Args:
-        scene: the references with cameras and depths.
-        camera: one target camera, in the same world.
-        border: pixels.
+        scene: references with cameras and depths.
+        camera: one target camera in the same world.
+        border: number of pixels to remove along holes.
 
     Returns:
-        [h, w] bool on the scene's device; all False where the references see nothing of the target.
+        [h, w] bool on the scene's device; all False if the references see nothing of the target.
     """
     if len(camera) != 1:
         raise ValueError(f"expected one target camera, got {len(camera)}")
@@ -42,7 +42,7 @@ def covisible(scene: SceneEstimate, camera: Cameras, border: int = BORDER) -> Te
     known = replace(scene, depths=scene.depths * reliable, confidences=scene.confidences * reliable)
     try:
         mask = hierarchical_warp(known, camera).masks[0]
-    except InputError:  # "the target sees nothing of the scene" is an answer here
+    except InputError:  # "the target sees nothing of the scene" is a valid result here
         return torch.zeros(shape, dtype=torch.bool, device=scene.images.device)
     if border == 0:
         return mask

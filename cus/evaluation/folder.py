@@ -1,4 +1,4 @@
-"""The folder that an evaluation fills: begun, gone on with, or refused because it holds another one."""
+"""The output folder of an evaluation: started, resumed, or refused because it holds another one."""
 
 import json
 import os
@@ -21,19 +21,19 @@ from cus.output_folder import OutputFolder
 SPLIT, RECORDS, SETTINGS, PICTURES = "split.json", "records.jsonl", "settings.json", "pictures"
 RESULTS = ("results.json", "results.md", "results.tex", "per_image.csv", "page.html")
 MADE = (SPLIT, RECORDS, SETTINGS, *RESULTS)
-# A table may be laid out anew; what its numbers depend on may not change.
+# The layout of a table may change when resuming; what its numbers depend on may not.
 LAYOUT = ("title", "axes", "baseline", "metrics")
-# What a split file decides in their place.
+# Settings that a split file replaces.
 OF_SPLIT = ("protocol", "rules", "scenes")
 
 
 @dataclass(frozen=True)
 class Mode:
-    """What to do with a folder that holds an evaluation already.
+    """What to do with a folder that already holds an evaluation.
 
     Attributes:
-        resume: go on with it.
-        retry: also try again what failed.
+        resume: continue it.
+        retry: also retry failed cases.
         overwrite: replace it.
     """
 
@@ -42,7 +42,7 @@ class Mode:
     overwrite: bool = False
 
     def check(self) -> None:
-        """Raises InputError for what contradicts itself."""
+        """Raise InputError for contradictory options."""
         if self.resume and self.overwrite:
             raise InputError("an evaluation is resumed or replaced, not both")
         if self.retry and not self.resume:
@@ -51,12 +51,12 @@ class Mode:
 
 @dataclass(frozen=True)
 class Begun:
-    """Where an evaluation stands when it starts.
+    """State of an evaluation when it starts.
 
     Attributes:
-        split: all cases.
-        records: of what has been done, the last one of each.
-        without_cases: scene -> why it has no case.
+        split: all cases to evaluate.
+        records: latest records of the work done so far.
+        without_cases: scene -> reason why it has no case.
     """
 
     split: Split
@@ -65,25 +65,25 @@ class Begun:
 
 
 class EvaluationFolder(OutputFolder):
-    """The folder that an evaluation fills. An earlier one that is replaced stays until a file takes its place."""
+    """The output folder of an evaluation. Files of an earlier one stay until they are replaced."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "an evaluation")
         self._start: Callable[[], None] | None = None
 
     def prepare(self, mode: Mode, inputs: Iterable[Path]) -> None:
-        """Lock the folder; `close` gives it back.
+        """Lock the folder; `close` releases it.
 
         Args:
-            mode: what to do with an evaluation that is there.
+            mode: what to do with an existing evaluation.
             inputs: files that the evaluation reads.
 
         Raises:
-            InputError: it holds an evaluation that is neither resumed nor replaced, or files that no evaluation made;
-                it cannot be written, or another process works in it.
+            InputError: the folder holds an evaluation that is neither resumed nor replaced, or files that no evaluation
+                made; it cannot be written, or another process is using it.
         """
         mode.check()
-        # Pictures lie among others' where a folder of that name is there: each file is looked at before it is written.
+        # A folder with a scene's name may hold other files, so each file is checked before it is written.
         self.open(MADE, inputs)
         if self.is_ours(RECORDS) and not (mode.resume or mode.overwrite):
             self.close()
@@ -92,14 +92,14 @@ class EvaluationFolder(OutputFolder):
             )
 
     def start(self, write: Callable[[], None], *, overwrite: bool) -> None:
-        """Call `write` for the first files, now, or with `overwrite` as soon as there is anything to write beside."""
+        """Call `write` for the first files: now or, with `overwrite`, before the first other file is written."""
         if overwrite:
             self._start = write
         else:
             write()
 
     def write(self, name: str, writer: Callable[[Path], Any]) -> Path:
-        """See `OutputFolder.write`; an earlier evaluation goes only when the first file of this one is on the disk."""
+        """Write a file of the folder; an earlier evaluation is removed only once the first new file is on disk."""
         if self._start is None:
             return super().write(name, writer)
         part = self.path / f"{PART}first{Path(name).suffix}"
@@ -113,7 +113,7 @@ class EvaluationFolder(OutputFolder):
         return path
 
     def claim(self, name: str) -> Path:
-        """See `OutputFolder.claim`."""
+        """Reserve a file's path in the folder, as `OutputFolder.claim`."""
         if self._start is not None:
             start, self._start = self._start, None
             self.remove(list(self.made))
@@ -122,7 +122,7 @@ class EvaluationFolder(OutputFolder):
 
 
 def held_size(out: Path, path: Path | None, mode: Mode) -> int:
-    """Longest side of the pictures of the cases that are resumed or come from a split file; 0 where they are chosen."""
+    """Longest side of the pictures of cases that are resumed or come from a split file; 0 if not yet chosen."""
     if mode.resume and (out / SPLIT).is_file():
         return load_split(out / SPLIT).size
     return load_split(path).size if path is not None else 0
@@ -131,18 +131,18 @@ def held_size(out: Path, path: Path | None, mode: Mode) -> int:
 def begin(
     data: Path, folder: EvaluationFolder, settings: EvalSettings, path: Path | None, metrics: Sequence[str], mode: Mode
 ) -> Begun:
-    """Choose the cases or take those that are there, and write down what is going to be done.
+    """Choose the cases, or take the existing ones, and record the plan.
 
     Args:
         data: folder of the scenes.
-        folder: to fill, prepared.
-        settings: checked, with a size.
-        path: a split file, or None.
-        metrics: names of those that will be scored.
-        mode: what to do with an evaluation that is there.
+        folder: output folder, prepared.
+        settings: checked settings with a size.
+        path: split file, or None.
+        metrics: names of the metrics to score.
+        mode: what to do with an existing evaluation.
 
     Raises:
-        InputError: another evaluation in the folder, data that do not fit the split; nothing is changed then.
+        InputError: the folder holds another evaluation, or the data do not match the split; nothing is changed then.
     """
     out = folder.path
     if mode.resume and ((out / RECORDS).exists() or (out / SPLIT).is_file()):
@@ -156,7 +156,7 @@ def begin(
     if len(split) == 0:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(without.items())[:4])
         raise InputError(f"no scene in {data} gives a case: {reasons}")
-    # A mistyped path, or photographs without depth, must not cost the earlier evaluation.
+    # A mistyped path, or photographs without depth, must not destroy the earlier evaluation.
     folder.start(lambda: _write(folder, settings, split, without, path is not None), overwrite=mode.overwrite)
     return Begun(split, [], without)
 
@@ -207,7 +207,7 @@ def _check_same(out: Path, then: dict[str, Any], settings: EvalSettings, free: S
     """Refuse settings that would mix two evaluations in one table. Raises InputError that names each."""
     now = json.loads(json.dumps(settings.summary()))
     if then.get("estimator") == "auto":
-        then = then | {"estimator": "stereo"}  # what it meant when that was written down
+        then = then | {"estimator": "stereo"}  # the default at the time of that record
     changes = []
     for name, value in now.items():
         if name in (*LAYOUT, *free) or then.get(name) == value:
@@ -223,7 +223,7 @@ def _check_same(out: Path, then: dict[str, Any], settings: EvalSettings, free: S
 
 
 def _row_changes(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
-    # What an earlier version knew nothing of was as it is by default.
+    # A setting that an earlier version did not have had its default value.
     before, after = ({row["name"]: _defaults(row["kind"]) | row for row in rows} for rows in (then, now))
     if list(before) != list(after):
         return [f"rows were {' '.join(before) or 'none'}, are {' '.join(after)}"]

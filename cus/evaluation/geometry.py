@@ -1,7 +1,7 @@
-"""Rough geometry of a posed scene, enough to tell which photographs see the same things.
+"""Rough geometry of a posed scene, sufficient to tell which photographs see the same things.
 
-Features of neighbouring photographs are matched and triangulated with the given cameras; the depth of every cell of a
-coarse grid over each photograph is that of the nearest such point. No dense depth, no occlusion.
+Features of neighbouring photographs are matched and triangulated with the given cameras; each cell of a coarse grid
+over each photograph takes the depth of the nearest such point. There is no dense depth and no occlusion.
 """
 
 import math
@@ -15,20 +15,20 @@ from cus.datasets.photo_features import neighbouring_pairs, photo_features
 from cus.errors import InputError
 from cus.estimators import sfm
 
-GRID = (12, 12)  # rows and columns of points a photograph
-LEAST_PARALLAX = 1.5  # degrees; below, a depth means nothing
+GRID = (12, 12)  # rows and columns of points per photograph
+LEAST_PARALLAX = 1.5  # degrees; depths from less parallax are meaningless
 LARGEST_ERROR = 2.0  # pixels of the shrunk photograph
 LEAST_POINTS = 12
 
 
 @dataclass(frozen=True)
 class RoughGeometry:
-    """What each photograph sees, as a grid of world points.
+    """The world points that each photograph sees, on a grid.
 
     Attributes:
-        cameras: V single cameras, of the photographs as `photo_features` shrinks them.
-        depths: [V, rows, columns] float64 z-depths at the centres of the cells of a regular grid; NaN in photographs
-            of which too few points were found.
+        cameras: V single cameras of the photographs at the size used by `photo_features`.
+        depths: [V, rows, columns] float64 z-depths at the cell centres of a regular grid; NaN in photographs with too
+            few points.
     """
 
     cameras: tuple[Cameras, ...]
@@ -48,9 +48,9 @@ class RoughGeometry:
         return torch.cat([camera.centers for camera in self.cameras]).double()
 
     def points(self, view: int, window: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)) -> Tensor:
-        """[rows * columns, 3] float64 world points of a window (left, top, right, bottom), fractions of a photograph.
+        """[rows * columns, 3] float64 world points of a window (left, top, right, bottom) in fractions of a photograph.
 
-        The window is sampled as densely as the whole; a sample takes the depth of the grid cell that it falls into.
+        The window is sampled as densely as the whole; a sample takes the depth of its grid cell.
         """
         rows, columns = self.depths.shape[1:]
         left, top, right, bottom = window
@@ -67,7 +67,7 @@ class RoughGeometry:
         return local @ c2w[:3, :3].T + c2w[:3, 3]
 
     def sees(self, view: int, points: Tensor) -> Tensor:
-        """[M] bool: which world points [M, 3] fall into a photograph; what may hide them is not asked."""
+        """[M] bool: which world points [M, 3] fall into a photograph; occlusion is ignored."""
         camera = self.cameras[view]
         pixels, depths = project(camera, points)
         size = pixels.new_tensor([camera.width, camera.height])
@@ -85,7 +85,7 @@ def project(camera: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
 def angles_at(points: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """[M] degrees between the rays from world points [M, 3] to two camera centres [3]."""
     to_a, to_b = (torch.nn.functional.normalize(center - points, dim=-1) for center in (a, b))
-    # By the sine as well: the cosine alone loses small angles.
+    # Uses the sine, too: the cosine alone is inaccurate for small angles.
     sine = torch.linalg.cross(to_a, to_b).norm(dim=-1)
     return torch.rad2deg(torch.atan2(sine, (to_a * to_b).sum(dim=-1)))
 
@@ -93,10 +93,10 @@ def angles_at(points: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def rough_geometry(posed: PosedPhotos) -> RoughGeometry:
     """Match and triangulate the features of neighbouring photographs with the given cameras.
 
-    Which pairs are compared: `neighbouring_pairs`. Deterministic.
+    `neighbouring_pairs` chooses the pairs. Deterministic.
 
     Raises:
-        InputError: a photograph that cannot be read, or a scene in which no photograph shares anything with another.
+        InputError: a photograph that cannot be read, or a scene in which no photographs overlap.
     """
     cameras, features = [], []
     for index in range(len(posed)):
@@ -122,10 +122,10 @@ def rough_geometry(posed: PosedPhotos) -> RoughGeometry:
 
 
 def triangulate(a: Cameras, b: Cameras, pixels_a: Tensor, pixels_b: Tensor) -> Tensor:
-    """[N, 3] world points halfway between the rays of M matched pixels [M, 2] each; only those that fit the cameras.
+    """[N, 3] world points halfway between the rays of M matched pixels [M, 2] each, consistent ones only.
 
-    A point fits that lies in front of both cameras, reprojects within `LARGEST_ERROR` pixels into both, and is seen
-    under at least `LEAST_PARALLAX` degrees.
+    A point is consistent if it lies in front of both cameras, reprojects to within `LARGEST_ERROR` pixels in both, and
+    has a parallax of at least `LEAST_PARALLAX` degrees.
     """
     rays = []
     for camera, pixels in ((a, pixels_a), (b, pixels_b)):
@@ -148,7 +148,7 @@ def triangulate(a: Cameras, b: Cameras, pixels_a: Tensor, pixels_b: Tensor) -> T
 
 
 def _grid_depths(camera: Cameras, points: list[Tensor]) -> Tensor:
-    """[rows, columns] depth of the point nearest to each cell's centre in the picture; NaN where there are too few."""
+    """[rows, columns] depth of the point nearest to each cell's centre in the picture; NaN if there are too few."""
     rows, columns = GRID
     pixels, depths = project(camera, torch.cat(points) if points else torch.zeros(0, 3, dtype=torch.float64))
     if len(depths) < LEAST_POINTS:
@@ -156,6 +156,6 @@ def _grid_depths(camera: Cameras, points: list[Tensor]) -> Tensor:
     xs = (torch.arange(columns, dtype=torch.float64) + 0.5) * camera.width / columns
     ys = (torch.arange(rows, dtype=torch.float64) + 0.5) * camera.height / rows
     cells = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).reshape(-1, 2)
-    # The median of a few: one wrong match must not move a cell.
+    # The median of several points, so that one wrong match does not change a cell.
     nearest = torch.cdist(cells, pixels).topk(min(5, len(depths)), dim=1, largest=False).indices
     return depths[nearest].median(dim=1).values.reshape(rows, columns)

@@ -1,4 +1,4 @@
-"""Tables of an evaluation as LaTeX with booktabs, in the form of the paper's Tables I to V."""
+"""Tables of an evaluation as LaTeX with booktabs, in the style of the paper's Tables I to V."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -34,7 +34,7 @@ ARROWS = {True: r"$\uparrow$", False: r"$\downarrow$"}
 
 
 def escaped(text: str) -> str:
-    """Text with everything that LaTeX takes for a command made harmless."""
+    """Text with LaTeX's special characters escaped."""
     return "".join(SPECIAL.get(character, character) for character in " ".join(text.split()))
 
 
@@ -64,7 +64,7 @@ def _heading(metric: MetricColumn) -> str:
 
 
 def _header(groups: Sequence[tuple[str, ...]], summary: Summary) -> list[str]:
-    """A line an axis with its values over their columns, then the metrics."""
+    """One line per axis with its values over their columns, then the metrics."""
     width, lines = len(summary.metrics), []
     for depth, axis in enumerate(summary.options.axes):
         cells, rules, column = [], [], 2
@@ -99,7 +99,7 @@ def _title(text: str, columns: int) -> str:
 
 
 def _means(sections: Sequence[Section], summary: Summary, caption: str, label: str) -> list[str]:
-    """Means of several sections below each other, groups side by side."""
+    """Means of several sections one below the other, groups side by side."""
     groups = list(dict.fromkeys(group.values for section in sections for group in section.groups))
     columns = len(groups) * len(summary.metrics)
     body = _header(groups, summary)
@@ -117,7 +117,7 @@ def _means(sections: Sequence[Section], summary: Summary, caption: str, label: s
 
 
 def _details(section: Section, summary: Summary, caption: str, label: str, differences: bool) -> list[str]:
-    """Groups below each other: means, or differences to the baseline, with their intervals."""
+    """Groups one below the other: means, or differences from the baseline, with their intervals."""
     columns = len(summary.metrics)
     body = [" & ".join(["Method", *map(_heading, summary.metrics)]) + r" \\"]
     for group in section.groups:
@@ -143,9 +143,9 @@ def _failures(summary: Summary) -> list[str]:
 
 
 def latex(summary: Summary) -> str:
-    r"""Per region: means over scenes, the same with intervals, differences to the baseline, every scene; failures.
+    r"""Per region: means over scenes, the same with intervals, differences from the baseline, every scene; failures.
 
-    To be read with `\input`; needs the package booktabs alone.
+    Include the result with `\input`; it only needs the package booktabs.
     """
     lines = ["% Needs \\usepackage{booktabs}."]
     lines += ["% " + text for text in [summary.failure_note, *summary.notes, *method_text(summary)] if text]

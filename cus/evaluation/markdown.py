@@ -12,14 +12,14 @@ def region_label(region: str) -> str:
 
 
 def scope_label(section: Section, summary: Summary) -> str:
-    """What a table's means are over, in words."""
+    """The scope of a table's means in words."""
     if section.scene is not None:
         return section.scene
     return f"Mean over {len(summary.scenes)} scenes" if len(summary.scenes) > 1 else "".join(summary.scenes)
 
 
 def interval_text(estimate: Estimate, metric: MetricColumn, sign: bool = False) -> str:
-    """The interval as printed, empty where there is none."""
+    """The interval as printed, empty without one."""
     if estimate.interval is None:
         return ""
     low, high = (metric.text(bound, sign) for bound in estimate.interval)
@@ -27,7 +27,7 @@ def interval_text(estimate: Estimate, metric: MetricColumn, sign: bool = False) 
 
 
 def method_text(summary: Summary) -> list[str]:
-    """How the numbers were made, a sentence or two an entry."""
+    """How the numbers were computed, one or two sentences per entry."""
     options = summary.options
     sentences = [
         "A scene's mean is over its cases; the mean over scenes is the mean of the scenes' means.",
@@ -50,7 +50,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def coverage_text(group: Group) -> str:
-    """Over how many cases a group's means are."""
+    """The number of cases behind a group's means, in words."""
     if group.compared == group.planned:
         return f"{counted(group.planned, 'case')}."
     return f"Means over the {group.compared} of {group.planned} cases that every row with scores has."
@@ -79,7 +79,7 @@ def _heading(metric: MetricColumn) -> str:
 
 
 def _compact(section: Section, summary: Summary) -> list[str]:
-    """All groups side by side, means only: the form of the paper's tables."""
+    """All groups side by side, means only: the style of the paper's tables."""
     header = ["Method"]
     for group in section.groups:
         name = group_label(group, summary.options.axes)
@@ -105,7 +105,7 @@ def _difference_cell(cell: Cell, metric: MetricColumn) -> str:
 
 
 def _detailed(group: Group, summary: Summary) -> list[str]:
-    """One group with intervals, counts, seconds and differences to the baseline."""
+    """One group with intervals, counts, seconds and differences from the baseline."""
     header = ["Method", *map(_heading, summary.metrics), "cases with scores", "seconds a case"]
     rows = []
     for row, label in summary.rows.items():
@@ -127,7 +127,7 @@ def _detailed(group: Group, summary: Summary) -> list[str]:
 
 
 def _own_means(group: Group, summary: Summary) -> list[str]:
-    """A line a row that has more cases than are compared."""
+    """A line for each row that has more cases than are compared."""
     lines = []
     for row, label in summary.rows.items():
         means = [
@@ -152,7 +152,7 @@ def _failures(summary: Summary) -> list[str]:
 
 
 def markdown(summary: Summary, title: str = "Results") -> str:
-    """The whole page: per region the means over scenes, then each scene; failures; how the numbers were made."""
+    """The whole page: per region the means over scenes, then each scene; failures; how the numbers were computed."""
     lines = [f"# {_escaped(title)}", ""]
     if summary.failures:
         lines += [f"**{summary.failure_note}** See [Failures](#failures).", ""]
@@ -176,7 +176,7 @@ def markdown(summary: Summary, title: str = "Results") -> str:
 
 
 def _counts_line(section: Section, summary: Summary) -> str:
-    """How many cases of a scene are compared, and what is not there."""
+    """How many cases of a scene are compared, and what is missing."""
     texts = []
     for group in section.groups:
         name = group_label(group, summary.options.axes)

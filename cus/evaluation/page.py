@@ -20,10 +20,10 @@ HEAT_STOPS = 17
 
 
 def truth_path(records: Sequence[Record]) -> str:
-    """Where the target's picture of a case stands: beside the rows' pictures.
+    """The path of the picture of a case's target: next to the rows' pictures.
 
     Args:
-        records: of one case, at least one.
+        records: records of one case, at least one.
     """
     pictures = [record.picture for record in records if record.picture is not None]
     folder = PurePosixPath(pictures[0]).parent if pictures else f"pictures/{records[0].scene}/{records[0].case}"
@@ -31,7 +31,7 @@ def truth_path(records: Sequence[Record]) -> str:
 
 
 def _cases(folder: Path, records: Iterable[Record], rows: Sequence[str]) -> list[dict[str, Any]]:
-    """Entries for the scripts, a case each, in natural order."""
+    """Entries for the scripts, one per case, in natural order."""
     by_case: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[Record]] = {}
     for record in latest_records(records):
         if record.row in rows:
@@ -52,14 +52,14 @@ def _cases(folder: Path, records: Iterable[Record], rows: Sequence[str]) -> list
 
 
 def _heat_stops() -> list[tuple[float, float, float]]:
-    """RGB in [0, 1] along the colour map of errors: black for none, bright for large."""
+    """RGB in [0, 1] along the colour map of errors: black for none, bright for large ones."""
     levels = np.linspace(0, 255, HEAT_STOPS).round().astype(np.uint8)[None]
     colors = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[0, :, ::-1] / 255
     return [(float(r), float(g), float(b)) for r, g, b in colors]
 
 
 def _script_json(value: Any) -> Markup:
-    """JSON that may stand in a script element: no text in it can end the element."""
+    """JSON that is safe in a script element: no text in it can end the element."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))
 
@@ -75,14 +75,14 @@ def page_html(
     context: dict[str, Any],
     budget: int = EMBED_BUDGET,
 ) -> str:
-    """The page as text; it needs no network, and no file but the pictures where they are too many to embed.
+    """The page as text; it needs no network, and no other file unless there are too many pictures to embed.
 
     Args:
-        folder: which pictures are relative to, and where the page will stand.
-        records: as given to the tables.
+        folder: folder of the page, to which picture paths are relative.
+        records: records that the tables are made of.
         tables: `cus.evaluation.results.summary_json` of the records.
-        context: title, settings, versions.
-        budget: largest sum of pictures inside the page, bytes; beyond it the page links to them.
+        context: title, settings and versions.
+        budget: maximum number of bytes of embedded pictures; above it the page links to the files.
     """
     cases = _cases(folder, records, [row["name"] for row in tables["rows"]])
     wanted = [path for case in cases for path in (case["truth"], *(row["picture"] for row in case["rows"].values()))]

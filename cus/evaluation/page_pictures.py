@@ -1,4 +1,4 @@
-"""Pictures of the page: copies inside it while these are small, else links to the files beside it."""
+"""The page's pictures: embedded copies if these are small, else links to the files next to it."""
 
 import base64
 from collections.abc import Iterable
@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 import cv2
 
-# Of encoded copies, before base64 adds a third: a page that browsers open within a second or two.
+# Total of encoded copies, before base64 adds a third: browsers open such a page within a second or two.
 EMBED_BUDGET = 32_000_000
 JPEG_QUALITY = 92
-# A PNG takes at most about this many times its JPEG (photographs 5 times): where files are larger yet, none is tried.
+# A PNG is at most about this many times as large as its JPEG (photographs 5 times): above that, do not try to embed.
 PNG_OVER_JPEG = 10
 FLAGS = [
     cv2.IMWRITE_JPEG_QUALITY,
@@ -23,12 +23,12 @@ FLAGS = [
 
 @dataclass(frozen=True)
 class PagePictures:
-    """How a page shows its pictures.
+    """How a page includes its pictures.
 
     Attributes:
         addresses: path relative to the folder -> data URI or relative link; without unreadable files.
-        embedded: whether they are data URIs.
-        bytes: of the copies, or of the files that are linked.
+        embedded: whether the addresses are data URIs.
+        bytes: total size of the copies, or of the linked files.
     """
 
     addresses: dict[str, str]
@@ -37,7 +37,7 @@ class PagePictures:
 
     @property
     def explanation(self) -> str:
-        """What the page says of its pictures."""
+        """The page's text about its pictures."""
         size, count = f"{self.bytes / 1e6:.1f} MB", len(self.addresses)
         if self.embedded:
             return (
@@ -48,12 +48,12 @@ class PagePictures:
 
 
 def page_pictures(folder: Path, paths: Iterable[str], budget: int = EMBED_BUDGET) -> PagePictures:
-    """Addresses for pictures.
+    """Embed or link pictures.
 
     Args:
-        folder: what the paths are relative to, and where the page will stand.
-        paths: of pictures.
-        budget: largest sum of embedded copies, bytes; beyond it all are linked.
+        folder: folder of the page, to which the paths are relative.
+        paths: paths of the pictures.
+        budget: maximum number of bytes of embedded copies; above it all pictures are linked.
     """
     sizes = {path: (folder / path).stat().st_size for path in dict.fromkeys(paths) if (folder / path).is_file()}
     links = PagePictures({path: quote(path) for path in sizes}, False, sum(sizes.values()))
@@ -74,7 +74,7 @@ def page_pictures(folder: Path, paths: Iterable[str], budget: int = EMBED_BUDGET
 
 
 def picture_size(folder: Path, path: str) -> tuple[int, int] | None:
-    """(width, height) in pixels from a PNG's header, None where there is none."""
+    """(width, height) in pixels from a PNG's header, None if it is not a PNG."""
     try:
         with open(folder / path, "rb") as stream:
             header = stream.read(24)

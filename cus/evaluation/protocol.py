@@ -1,9 +1,9 @@
-"""Which photographs are references and which are targets: the close-up and the regular protocol, by stated rules.
+"""Chooses references and targets: the close-up and the regular protocol, by stated rules.
 
 The paper (Section IV-B) enlarges the focal length by 4 to 5 or moves in by 50 to 60 % of the depth, uses two references
-a scene, and calls a scene easy or hard by the spacing of its references, without saying where the line is. Here targets
-are held-out photographs: a zoom is a crop of one at full resolution, a dolly is one that was really taken nearer by.
-Spacing is the angle between the references as the scene sees them, which is free of units. `Rules` holds every number.
+per scene, and calls a scene easy or hard by the spacing of its references, without stating the threshold. Here targets
+are held-out photographs: a zoom is a full-resolution crop of one, a dolly is one that was really taken closer. Spacing
+is the angle between the references as seen from the scene, which needs no unit. `Rules` holds every number.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ Protocol = Literal["closeup", "regular"]
 Level = Literal["easy", "hard"]
 Motion = Literal["zoom", "dolly"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
-# What an evaluation may ask for: one protocol, or both in one table.
+# Choices for an evaluation: one protocol, or both in one table.
 PROTOCOL_CHOICES: tuple[Protocols, ...] = get_args(Protocols)
 LEVELS: tuple[Level, ...] = get_args(Level)
 CENTERS = {
@@ -38,17 +38,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to do: from two photographs of a scene, make (a part of) a third.
+    """One task: from two photographs of a scene, make (a part of) a third.
 
     Attributes:
-        name: unique in its scene, e.g. "0005+0007-0006-x4-centre".
-        references: names of the photographs that are given (`photo_names`).
-        target: name of the photograph that is held out.
+        name: unique name in its scene, e.g. "0005+0007-0006-x4-centre".
+        references: names of the given photographs (`photo_names`).
+        target: name of the held-out photograph.
         protocol: "closeup" or "regular".
         level: "easy" or "hard", by the spacing of the references.
-        zoom: how many times smaller than the target photograph its crop is, in width and in height; 1: all of it.
-        center: of the crop (u, v), fractions of the target's width and height.
-        motion: "zoom": the target stands between the references; "dolly": it stands nearer to the scene.
+        zoom: factor by which the crop is smaller than the target photograph, in width and height; 1: all of it.
+        center: centre of the crop (u, v) in fractions of the target's width and height.
+        motion: "zoom": the target is between the references; "dolly": it is closer to the scene.
     """
 
     name: str
@@ -66,19 +66,20 @@ class Rules:
     """The numbers that choose cases. Angles are in degrees, overlaps and positions fractions.
 
     Attributes:
-        zooms: of close-ups; each is one case a triple and crop centre.
-        centers: names of crop centres, of `CENTERS`; a crop that would reach outside is moved inside.
-        easy: least and largest angle between two references as their common points see them.
-        hard: likewise; above the first of these, a pair is no longer easy.
-        pair_overlap: least share of each reference's picture that lies within the other's.
-        overlap: least share of the target's picture (of the crop, for a close-up) that lies within each reference's.
-        between: how far along the line between the references the target may stand, 0 at the first, 1 at the second.
-        aside: how far from that line, in baselines.
-        dolly: share of the references' distance to the scene that a dolly target has come nearer: the paper's 50 to
-            60 %, widened by what rough depths need.
-        dolly_turn: largest angle between a dolly target and the nearer reference, seen from the scene.
-        triples: at most so many (references, target) a level and motion, spread evenly; None: every legal one.
-        photographs: at most so many photographs of a scene take part, spread evenly over its list; None: all.
+        zooms: magnifications of close-ups; each gives one case per triple and crop centre.
+        centers: names of crop centres in `CENTERS`; a crop that would extend outside is moved inside.
+        easy: smallest and largest angle between two references as seen from their common points.
+        hard: the same for hard pairs; above its smallest angle, a pair is no longer easy.
+        pair_overlap: minimum fraction of each reference's picture that lies within the other's.
+        overlap: minimum fraction of the target's picture (of the crop, for a close-up) that lies within each
+            reference's.
+        between: range of the target's position along the line between the references, 0 at the first, 1 at the second.
+        aside: maximum distance from that line, in baselines.
+        dolly: range of the fraction of the references' distance to the scene that a dolly target has moved closer: the
+            paper's 50 to 60 %, widened to allow for rough depths.
+        dolly_turn: maximum angle between a dolly target and the nearer reference, seen from the scene.
+        triples: maximum number of (references, target) per level and motion, evenly spaced; None: all.
+        photographs: maximum number of photographs used per scene, evenly spaced over its list; None: all.
     """
 
     zooms: tuple[float, ...] = (4.0, 5.0)
@@ -122,12 +123,12 @@ class Triple:
 
 
 def photo_names(posed: PosedPhotos) -> list[str]:
-    """A name for each photograph that no other of the scene has: its file's name, else its path below their folder."""
+    """A unique name for each photograph of the scene: its file's name, else its path below their common folder."""
     return posed.names
 
 
 def index_of(posed: PosedPhotos, name: str) -> int:
-    """Where a photograph stands in the scene. Raises InputError for a name that it does not have."""
+    """The index of a photograph in the scene. Raises InputError for an unknown name."""
     names = photo_names(posed)
     if name not in names:
         raise InputError(
@@ -139,21 +140,21 @@ def index_of(posed: PosedPhotos, name: str) -> int:
 def choose_cases(
     posed: PosedPhotos, rules: Rules, protocol: Protocols = "closeup", geometry: RoughGeometry | None = None
 ) -> list[Case]:
-    """The cases of a scene, always the same for the same photographs and rules, in the order of the scene's file.
+    """The cases of a scene, deterministic for the same photographs and rules, in the order of the scene's file.
 
-    A legal pair of references sees enough of each other's picture (`pair_overlap`) from an angle of `easy` or `hard`.
-    A target between them (`between`, `aside`) of which each sees `overlap` makes a triple; so, for close-ups, does a
-    target that has come nearer by `dolly`. Each triple gives one whole photograph (regular), or its crops (close-up) of
-    which each reference sees `overlap`, or one whole photograph (dolly).
+    A valid pair of references sees enough of each other's picture (`pair_overlap`) at an angle of `easy` or `hard`. A
+    target between them (`between`, `aside`) of which each sees `overlap` completes a triple; for close-ups, so does a
+    target that has moved closer by `dolly`. Each triple gives one whole photograph (regular), or those of its crops
+    (close-up) of which each reference sees `overlap`, or one whole photograph (dolly).
 
     Args:
-        posed: the scene's photographs, at least three.
-        rules: the numbers.
-        protocol: "closeup", "regular", or "both": the cases of the one, then of the other.
-        geometry: of exactly these photographs, if known; by default `rough_geometry` measures it.
+        posed: photographs of the scene, at least three.
+        rules: numbers that decide which cases are valid.
+        protocol: "closeup", "regular", or "both": the cases of one, then of the other.
+        geometry: rough geometry of exactly these photographs; None: computed by `rough_geometry`.
 
     Raises:
-        InputError: fewer than three photographs, no overlap at all, or no legal triple; the message says which rule
+        InputError: fewer than three photographs, no overlap at all, or no valid triple; the message names the rule that
             left none.
     """
     protocols = protocols_of(protocol)
@@ -191,14 +192,14 @@ def choose_cases(
 
 
 def protocols_of(protocol: str) -> tuple[Protocol, ...]:
-    """The protocols that a choice stands for. Raises InputError for one that there is not."""
+    """The protocols that a choice stands for. Raises InputError for an unknown one."""
     if protocol not in PROTOCOL_CHOICES:
         raise InputError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOL_CHOICES)}")
     return PROTOCOLS if protocol == "both" else tuple(one for one in PROTOCOLS if one == protocol)
 
 
 def thinned(items: list[T], most: int | None) -> list[T]:
-    """At most `most` of the items, spread evenly, the first and the last among them."""
+    """At most `most` items, evenly spaced, including the first and last."""
     if most is None or len(items) <= most:
         return items
     if most == 1:
@@ -208,12 +209,12 @@ def thinned(items: list[T], most: int | None) -> list[T]:
 
 @dataclass(frozen=True)
 class _Table:
-    """Pairwise measures [V, V], row: whose points; column: who looks.
+    """Pairwise measures [V, V]; row: photograph of the points; column: photograph that sees them.
 
     Attributes:
-        overlap: share of the row's grid points that fall into the column's picture.
-        angle: median angle in degrees between the two cameras as those points see them; NaN without common points.
-        nearer: median share of the column's depth of those points that the row's camera is nearer; negative if farther.
+        overlap: fraction of the row's grid points that fall into the column's picture.
+        angle: median angle in degrees between the two cameras seen from those points; NaN without common points.
+        nearer: median fraction of the column's depth by which the row's camera is closer; negative if farther.
     """
 
     overlap: Tensor
@@ -242,7 +243,7 @@ class _Table:
 
 
 def legal_pairs(table: _Table, rules: Rules) -> list[tuple[int, int, Level]]:
-    """Pairs a < b that may be references, with their level."""
+    """Pairs a < b that are valid references, with their level."""
     overlap = torch.minimum(table.overlap, table.overlap.T)
     angle = (table.angle + table.angle.T) / 2
     pairs: list[tuple[int, int, Level]] = []
@@ -258,7 +259,7 @@ def legal_pairs(table: _Table, rules: Rules) -> list[tuple[int, int, Level]]:
 
 
 def legal_triples(table: _Table, pairs: list[tuple[int, int, Level]], rules: Rules, protocol: Protocol) -> list[Triple]:
-    """Every target that each pair of references can be asked for, thinned to `rules.triples` a level and motion."""
+    """All valid targets of each pair of references, thinned to `rules.triples` per level and motion."""
     groups: dict[tuple[Level, Motion], list[Triple]] = {}
     for a, b, level in pairs:
         seen = torch.minimum(table.overlap[:, a], table.overlap[:, b]) >= rules.overlap
@@ -277,7 +278,7 @@ def legal_triples(table: _Table, pairs: list[tuple[int, int, Level]], rules: Rul
 
 
 def _between(centers: Tensor, a: int, b: int, rules: Rules) -> Tensor:
-    """[V] bool: cameras beside the line from camera a to camera b."""
+    """[V] bool: cameras close to the line from camera a to camera b."""
     baseline = centers[b] - centers[a]
     length = baseline.norm().clamp(min=1e-12)
     offset = centers - centers[a]
@@ -287,7 +288,7 @@ def _between(centers: Tensor, a: int, b: int, rules: Rules) -> Tensor:
 
 
 def window_of(center: tuple[float, float], zoom: float) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of a crop as fractions of the photograph, moved inside it where it would reach out."""
+    """Left, top, right, bottom of a crop as fractions of the photograph, moved inside if it would extend outside."""
     half = 0.5 / zoom
     u, v = (min(max(value, half), 1 - half) for value in center)
     return u - half, v - half, u + half, v + half
@@ -296,7 +297,7 @@ def window_of(center: tuple[float, float], zoom: float) -> tuple[float, float, f
 def _cases_of(
     triple: Triple, names: list[str], titles: list[str], geometry: RoughGeometry, rules: Rules, protocol: Protocol
 ) -> list[Case]:
-    """The crops of a triple that both references see enough of."""
+    """The crops of a triple of which both references see enough."""
     references, target = (names[triple.a], names[triple.b]), names[triple.target]
     title = f"{titles[triple.a]}+{titles[triple.b]}-{titles[triple.target]}"
     if protocol == "regular" or triple.motion == "dolly":
@@ -316,7 +317,7 @@ def _cases_of(
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Photographs' names without extensions, fit for file names; with them, or numbers, where those are not unique."""
+    """Photographs' names without extensions, usable in file names; with extensions, or numbers, if not unique."""
     flat = [name.replace("/", "_").replace("\\", "_") for name in names]
     for candidates in ([Path(name).stem for name in flat], flat):
         if len(set(candidates)) == len(names):

@@ -1,4 +1,4 @@
-"""What the model card says of an evaluation: the tables of a folder of `cus-eval`, as plain data."""
+"""The evaluation part of a model card: the tables in a folder of `cus-eval`, as plain data."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +12,14 @@ OWN_KINDS = ("frames", "splat")
 
 
 def read_tables(folder: Path, is_model: Callable[[str], bool]) -> list[Table]:
-    """The tables over all scenes, whole frames, of an evaluation in which a model took part.
+    """The tables over all scenes and whole frames of an evaluation that includes a model.
 
     Args:
-        folder: the output folder of `cus-eval`.
-        is_model: whether a name given to `--model` is the model that the card is for.
+        folder: output folder of `cus-eval`.
+        is_model: whether a name given to `--model` refers to the card's model.
 
     Raises:
-        InputError: no evaluation, or none of this model.
+        InputError: the folder holds no evaluation, or none of this model.
     """
     path = folder / "results.json"
     if not path.is_file():
@@ -85,7 +85,7 @@ def _groups(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _score(cell: dict[str, Any]) -> Any:
-    """(mean, interval) of a cell; None where there is no finite mean, which JSON holds as a word."""
+    """(mean, interval) of a cell; None without a finite mean, which JSON stores as a word."""
     estimate = cell["estimate"]
     if estimate is None or isinstance(estimate["mean"], str):
         return None

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind of each picture it scored: one JSON line a record, appended as it happens."""
+"""Records of an evaluation's scored pictures: one JSON line per record, appended immediately."""
 
 import json
 import math
@@ -12,28 +12,28 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from cus.errors import InputError, first_problem
 
-# JSON has no words for these; as strings every reader of JSON takes the file.
+# JSON has no numbers for these; as strings every JSON parser accepts the file.
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 Number = Annotated[float, BeforeValidator(lambda value: NON_FINITE.get(str(value), value))]
-"""A float, which JSON may hold as a word."""
+"""A float, which JSON may store as a word."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One row's picture of one case, scored; or why it could not be.
+    """The scores of one row's picture of one case, or the reason why there are none.
 
     Attributes:
         scene: name of the scene.
         case: name of the case, unique within its scene and group.
         row: the row's name, such as "hierarchical".
         row_label: the row's name in tables.
-        group: what the case belongs to, such as {"level": "easy", "protocol": "closeup"}; axes of the tables.
-        scores: region ("frame", "covisible") -> metric name -> score; empty where there is an error. NaN says that a
-            score does not exist, e.g. on an empty region; infinities are scores.
-        picture: path relative to the output folder, None where there is none.
-        seconds: what the row took for this case.
-        error: why there are no scores; None where all went well.
+        group: properties of the case, such as {"level": "easy", "protocol": "closeup"}; axes of the tables.
+        scores: region ("frame", "covisible") -> metric name -> score; empty after an error. NaN means that a score is
+            undefined, e.g. on an empty region; infinities are scores.
+        picture: path relative to the output folder, None without a picture.
+        seconds: time that the row took for this case.
+        error: reason why there are no scores; None if everything went well.
     """
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
@@ -53,14 +53,14 @@ _RECORD = TypeAdapter(Record)
 
 
 def json_number(value: float) -> float | str:
-    """A number as strict JSON holds it: itself, or the word "NaN", "Infinity" or "-Infinity"."""
+    """A number for strict JSON: itself, or the word "NaN", "Infinity" or "-Infinity"."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def record_json(record: Record) -> dict[str, Any]:
-    """A record as plain values that strict JSON holds."""
+    """A record as plain values for strict JSON."""
     scores = {
         region: {name: json_number(float(value)) for name, value in values.items()}
         for region, values in record.scores.items()
@@ -70,9 +70,9 @@ def record_json(record: Record) -> dict[str, Any]:
 
 
 def append_record(path: Path | str, record: Record) -> None:
-    """Add one line and wait until it is on the disk.
+    """Append one line and wait until it is on disk.
 
-    What an interrupted write left at the end is first completed or cut off, so that this line stands by itself.
+    The remainder of an interrupted write is first completed or removed, so that this line is separate.
     """
     line = json.dumps(record_json(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
     with open(path, "ab+") as stream:
@@ -100,7 +100,7 @@ def _end_last_line(stream: Any) -> None:
 
 
 def _is_whole(line: bytes) -> bool:
-    """Whether a line without its newline is a JSON value all the same."""
+    """Whether a line that lacks its newline is still a complete JSON value."""
     try:
         json.loads(line)
     except ValueError:
@@ -109,12 +109,12 @@ def _is_whole(line: bytes) -> bool:
 
 
 def read_records(path: Path | str) -> list[Record]:
-    """All records of a file, in its order.
+    """All records of a file, in order.
 
-    A last line that an interrupted write left torn is passed over: its case has no record, and will be run again.
+    A torn last line of an interrupted write is ignored: its case has no record, and will be run again.
 
     Raises:
-        InputError: the file cannot be read, or a line is no record; the message names the line.
+        InputError: the file cannot be read, or a line is not a record; the message names the line.
     """
     try:
         *lines, last = Path(path).read_bytes().split(b"\n")
@@ -134,6 +134,6 @@ def _parsed(line: bytes, where: str) -> Record:
 
 
 def latest_records(records: Iterable[Record]) -> list[Record]:
-    """The last record of each scene, case, group and row: a case that was run again replaces its earlier record."""
+    """The last record of each scene, case, group and row: rerunning a case replaces its earlier record."""
     latest = {(r.scene, r.case, tuple(sorted(r.group.items())), r.row): r for r in records}
     return list(latest.values())

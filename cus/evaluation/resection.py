@@ -1,8 +1,8 @@
-"""Where a held-out photograph was taken in an estimated scene, by features that it shares with the references.
+"""Pose of a held-out photograph in an estimated scene, from features that it shares with the references.
 
-Estimated poses and depths are off together: the scene is bent a little, and a camera that is right in the data set's
-world looks past it. Resection puts the held-out camera where the estimated scene itself looks like the photograph. It
-is done once for a case, before any picture is made and for all rows alike, from the photographs alone.
+Estimated poses and depths are consistently wrong: the scene is slightly bent, and a camera that is correct in the data
+set's world misses it. Resection places the held-out camera where the estimated scene matches the photograph. It is
+done once per case, before any picture is made and for all rows, from the photographs alone.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from cus.estimators.matches import MIN_MATCHES, detect
 from cus.estimators.sfm import Features, Intrinsics, absolute_pose, match_features
 from cus.estimators.structure import error_threshold
 
-# The turn is fitted to matches in the crop and around it, up to so many of its widths.
+# The rotation is fitted to matches in the crop and around it, up to this many of its widths.
 WINDOW = 1.5
-# Pixels of the working size: residuals beyond it count linearly in the fit of the turn.
+# Pixels of the working size: larger residuals count linearly in the fit of the rotation.
 SOFT_ERROR = 0.5
 
 Window = tuple[float, float, float, float]
@@ -32,13 +32,13 @@ Window = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Resection:
-    """Where a photograph was taken.
+    """The pose of a photograph.
 
     Attributes:
-        viewmats: [1, 4, 4] float32 camera-from-world.
-        matches: features by which the photograph was placed.
-        error: median distance of the features in the window from where the scene has them, in pixels of the
-            photograph as given.
+        viewmats: [1, 4, 4] float32 world-to-camera.
+        matches: number of features that determined the pose.
+        error: median distance in pixels of the given photograph between the features in the window and their
+            projections.
     """
 
     viewmats: Tensor
@@ -47,7 +47,7 @@ class Resection:
 
 
 def reference_features(scene: SceneEstimate, valid: Tensor | None = None) -> list[Features]:
-    """Features of the references, for `resected`; arguments as there."""
+    """Features of the references, for `resected`, which describes the arguments."""
     return detect(scene.images, valid, 1.0)
 
 
@@ -59,18 +59,18 @@ def resected(
     window: Window,
     valid: Tensor | None = None,
 ) -> Resection:
-    """Find the pose of a photograph in a scene.
+    """Estimate the pose of a photograph in a scene.
 
-    Features of the photograph that a reference has, too, are points of the scene at the reference's reliable depths.
-    All of them tell the pose (RANSAC); then the turn alone is fitted to those in the window, so that what is left of
-    the scene's bending does not shift the part that is asked for.
+    Features of the photograph that match a reference are points of the scene at the reference's reliable depths. All of
+    them determine the pose (RANSAC); then only the rotation is refined with those in the window, so that the remaining
+    bending of the scene does not shift the requested part.
 
     Args:
         scene: V references with estimated cameras and depths.
-        features: of the references (`reference_features`).
-        photo: [3, H, W] in [0, 1].
-        camera: one of H x W pixels; its intrinsics are kept, its pose plays no part.
-        window: left, top, right, bottom of the part that is asked for, in fractions of H x W pixels.
+        features: features of the references (`reference_features`).
+        photo: [3, H, W] RGB in [0, 1].
+        camera: one camera of H x W pixels; its intrinsics are kept, its pose is ignored.
+        window: left, top, right, bottom of the requested part in fractions of H x W pixels.
         valid: [H, W] bool, False on padding.
 
     Raises:
@@ -80,7 +80,7 @@ def resected(
     pixels, points = _matched(scene, features, own)
     K = camera.Ks[0].double().cpu().numpy()
     focal, middle = np.array([K[0, 0], K[1, 1]]), K[:2, 2]
-    # Square pixels about the principal point, which is what poses are estimated from.
+    # Square pixels centred on the principal point, as pose estimation assumes.
     square = Intrinsics(float(focal[0]), 0.0, 0.0, camera.width, camera.height)
     seen = (pixels - middle) * (focal[0] / focal)
     found = absolute_pose(seen, points, square, error_threshold(square)) if len(points) >= MIN_MATCHES else None
@@ -101,7 +101,7 @@ def resected(
 
 
 def _matched(scene: SceneEstimate, features: Sequence[Features], own: Features) -> tuple[np.ndarray, np.ndarray]:
-    """[M, 2] pixels of features and the [M, 3] points of the scene that they show."""
+    """[M, 2] pixels of features and their points [M, 3] in the scene."""
     pixels, points = [np.zeros((0, 2))], [np.zeros((0, 3))]
     for index, theirs in enumerate(features):
         matches = match_features(theirs, own)
@@ -129,19 +129,19 @@ def _points(scene: SceneEstimate, index: int, pixels: np.ndarray) -> tuple[np.nd
 
 
 def _around(window: Window, places: np.ndarray) -> np.ndarray:
-    """[M] bool: places [M, 2] within `WINDOW` times the window about its middle."""
+    """[M] bool: places [M, 2] within `WINDOW` times the window around its middle."""
     low, high = np.array(window[:2]), np.array(window[2:])
     return np.all(np.abs(places - (low + high) / 2) <= WINDOW * (high - low) / 2, axis=1)
 
 
 def _residuals(viewmat: np.ndarray, seen: np.ndarray, points: np.ndarray, focal: float) -> np.ndarray:
-    """[M, 2] pixels by which points fall beside where they are seen."""
+    """[M, 2] reprojection errors in pixels."""
     local = points @ viewmat[:3, :3].T + viewmat[:3, 3]
     return focal * local[:, :2] / np.maximum(local[:, 2:], 1e-12) - seen
 
 
 def _turned(viewmat: np.ndarray, seen: np.ndarray, points: np.ndarray, focal: float) -> np.ndarray:
-    """[4, 4] the pose turned about its centre such that points fall where they are seen."""
+    """[4, 4] the pose, rotated about its centre to minimise the reprojection errors."""
 
     def turn(vector: np.ndarray) -> np.ndarray:
         turned = viewmat.copy()

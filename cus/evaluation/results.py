@@ -1,4 +1,4 @@
-"""The files that an evaluation leaves: results.json, results.md, results.tex, per_image.csv and page.html."""
+"""The output files of an evaluation: results.json, results.md, results.tex, per_image.csv and page.html."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 def estimate_json(estimate: Estimate | None) -> dict[str, Any] | None:
-    """An estimate as strict JSON holds it."""
+    """An estimate as plain values for strict JSON."""
     if estimate is None:
         return None
     interval = None if estimate.interval is None else [json_number(bound) for bound in estimate.interval]
@@ -53,7 +53,7 @@ def _group_json(group: Group, summary: Summary) -> dict[str, Any]:
 
 
 def summary_json(summary: Summary) -> dict[str, Any]:
-    """All tables as strict JSON holds them: non-finite numbers are the words "NaN", "Infinity", "-Infinity"."""
+    """All tables as plain values for strict JSON: non-finite numbers are the words "NaN", "Infinity", "-Infinity"."""
     options = summary.options
     return {
         "metrics": [asdict(metric) | {"decimals": metric.decimals} for metric in summary.metrics],
@@ -78,12 +78,12 @@ def summary_json(summary: Summary) -> dict[str, Any]:
 
 
 def per_image_csv(records: Iterable[Record], summary: Summary) -> str:
-    """A line a record and region; a record without scores has one line, with its reason."""
+    """One line per record and region; a record without scores has one line with the reason."""
     latest = [record for record in latest_records(records) if record.row in summary.rows]
     keys = list(dict.fromkeys(key for record in latest for key in record.group))
     metrics = [metric.name for metric in summary.metrics]
     text = io.StringIO()
-    # Group keys and metrics may be named alike, or like a column of ours.
+    # Group keys and metrics may have equal names, or that of another column.
     groups = [f"group.{key}" for key in keys]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["scene", "case", *groups, "row", "label", "region", *metrics, "seconds", "picture", "error"])
@@ -111,25 +111,25 @@ def write_results(
     baseline: str | None = None,
     unranked: Sequence[str] = (),
 ) -> list[Path]:
-    """Write all tables and the page of what there is so far; files of an earlier call are replaced one by one, whole.
+    """Write all tables and the page for the current records, replacing earlier files one by one, atomically.
 
     Args:
-        folder: the output folder, which pictures of records are relative to; made where it is not there.
-        records: of a case and row that are there twice, the last counts.
-        metrics: columns, in order.
-        rows: names of the rows, in order.
-        settings: what the run was asked for; "title", "seed" (of the bootstrap) and "scenes_without_cases" (name ->
-            reason, for the notes), where given, are used here.
+        folder: output folder, to which records' picture paths are relative; created if it does not exist.
+        records: records to tabulate; the last one of each case and row counts.
+        metrics: columns in order.
+        rows: names of the rows in order.
+        settings: settings of the run; "title", "seed" (of the bootstrap) and "scenes_without_cases" (name -> reason,
+            for the notes) are used here, if given.
         axes: keys of `Record.group` whose values make the column groups, outermost first, such as protocol and level;
-            "scene" is one, too.
-        baseline: name of the row that differences are to.
-        unranked: rows that best and second-best are chosen without.
+            "scene" is allowed, too.
+        baseline: name of the row to which differences are taken.
+        unranked: rows excluded from the choice of best and second-best.
 
     Returns:
-        the files: results.json, results.md, results.tex, per_image.csv, page.html.
+        Paths of results.json, results.md, results.tex, per_image.csv and page.html.
 
     Raises:
-        InputError: an axis that the records do not have, a baseline or unranked row that is no row.
+        InputError: an axis that the records do not have, or an unknown baseline or unranked row.
     """
     seed = settings.get("seed")
     options = TableOptions(tuple(axes), baseline, tuple(unranked), seed=seed if isinstance(seed, int) else 0)
@@ -153,7 +153,7 @@ def write_results(
 
 
 def _json_lines(entries: Mapping[str, Any]) -> str:
-    """A JSON object with a line for each of its values, and for each item of a list: quick to write, fit to compare."""
+    """A JSON object with one line per value, and per item of a list: quick to write and easy to compare."""
 
     def line(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -166,7 +166,7 @@ def _json_lines(entries: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A setting as JSON holds it; what is no number, text, list or mapping becomes its text."""
+    """A setting for JSON; anything but numbers, text, lists and mappings is converted to text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""`cus-eval`: every row of every case of a split, scored, recorded as it happens, and resumed where it was cut off."""
+"""`cus-eval`: scores every row on every case of a split, records each result immediately, and can be resumed."""
 
 import math
 import time
@@ -35,8 +35,8 @@ from cus.files import explained
 from cus.inference.progress import OnProgress
 from cus.inference.settings import torch_device
 
-# Where poses are estimated: how far the references' cameras are from the given ones, and how far beside their places
-# the features are by which the target's camera was found.
+# With estimated poses: the distance of the references' cameras from the given ones, and the reprojection error of the
+# features that determined the target's camera.
 ESTIMATION = (
     MetricColumn("rotation_error", "Rotation error", "°", False),
     MetricColumn("position_error", "Position error", "", False),
@@ -46,13 +46,13 @@ ESTIMATION = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation left.
+    """Results of an evaluation.
 
     Attributes:
-        files: the tables and the page.
+        files: paths of the tables and the page.
         records: all records.
-        without_cases: scene -> why it has no case.
-        unavailable: metric -> why it is not in the tables.
+        without_cases: scene -> reason why it has no case.
+        unavailable: metric -> reason why it is not in the tables.
     """
 
     files: list[Path]
@@ -62,7 +62,7 @@ class Outcome:
 
     @property
     def failures(self) -> list[Record]:
-        """Those without scores."""
+        """The records without scores."""
         return [record for record in self.records if record.error is not None]
 
 
@@ -78,25 +78,25 @@ def evaluate(
     """Run the benchmark.
 
     Args:
-        data: posed photographs, or a folder of such scenes (`cus.datasets.scenes`).
+        data: folder of posed photographs, or of several such scenes (`cus.datasets.scenes`).
         out: folder for `split.json`, `records.jsonl`, pictures, tables and page.
-        settings: what to do.
-        split: cases to take, from an earlier evaluation; None chooses them by `settings.rules`.
-        mode: whether an evaluation that `out` holds is resumed or replaced; by default it is neither, but refused.
-        on_progress: called with (rows done, rows in all, what is being done).
+        settings: settings of the evaluation.
+        split: file with the cases of an earlier evaluation; None chooses them by `settings.rules`.
+        mode: whether to resume or replace an evaluation in `out`; by default an existing one is refused.
+        on_progress: called with (rows done, total rows, current work).
 
     Raises:
-        InputError: settings or data that cannot be, a folder that holds another evaluation; all before anything slow
+        InputError: invalid settings or data, or a folder that holds another evaluation; raised before anything slow
             starts and with nothing changed.
     """
     mode = mode or Mode()
     settings.check()
     torch_device(settings.device)
     folder = EvaluationFolder(out)
-    # The split of the same folder is what resuming goes by.
+    # Resuming uses the split in the folder.
     folder.prepare(mode, [path for path in (split, data) if path is not None and not (mode.resume and path == split)])
     try:
-        # By its own name from here on: tables of different estimators must not pass for the same.
+        # Use the resolved name from here on: tables of different estimators must not look alike.
         settings = replace(settings, estimator=prepare(settings.estimator).estimator)
         metrics, unavailable = make_metrics(settings.metrics, torch.device("cpu"))
         settings, model_size = _with_models(settings)
@@ -116,10 +116,10 @@ def evaluate(
 
 
 def _with_models(settings: EvalSettings) -> tuple[EvalSettings, int]:
-    """Settings whose Hub models are named by their commit, and the models' own frame size, from their indices alone.
+    """Pin Hub models in the settings to their commits; also returns the models' frame size, from their indices alone.
 
     Raises:
-        InputError: a model that is not there, or conditioning images that are unknown or lack an option of a row.
+        InputError: a missing model, or conditioning images that are unknown or lack an option of a row.
     """
     names = {row.model or settings.model for row in settings.rows if isinstance(row, Frames)}
     if not names and settings.size == 0:
@@ -137,7 +137,7 @@ def _with_models(settings: EvalSettings) -> tuple[EvalSettings, int]:
     loras: dict[str | None, str] = {lora: found.name for (_, lora), found in fitting.items()}
 
     def pinned(name: str) -> str:
-        # A branch may move on before the evaluation is resumed, and a table must not mix two commits.
+        # A branch may change before the evaluation is resumed, and a table must not mix two commits.
         return models[name].name if name in models else name
 
     rows = [
@@ -167,13 +167,13 @@ class _Run:
         self.without_cases = begun.without_cases
         self.models = Models(settings.device, settings.dtype)
         self.total = len(self.split) * len(settings.row_names)
-        # What failed stays in the tables until it has been tried again.
+        # Failed cases stay in the tables until they are retried.
         self.records = list(begun.records)
         settled = (record for record in self.records if record.error is None or not retry)
         self.known = {(record.scene, record.case, record.row) for record in settled}
 
     def write(self) -> list[Path]:
-        """The tables and the page of what there is."""
+        """Write the tables and the page for the current records."""
         if not self.records:
             return []
         columns: list[MetricLike] = [*self.metrics]
@@ -195,7 +195,7 @@ class _Run:
         )
 
     def scene(self, name: str) -> None:
-        """All cases of a scene, those of one pair of references after each other."""
+        """Evaluate all cases of a scene, grouped by their pair of references."""
         cases = self.split.scenes[name].cases
         open_cases = [case for case in cases if self._missing(name, case)]
         if not open_cases:
@@ -215,7 +215,7 @@ class _Run:
         self._say(f"{scene}: cameras and depth of {' and '.join(cases[0].references)}")
         try:
             references, alignment = self._references(posed, cases[0].references)
-        except Exception as error:  # one scene of many: its reason is recorded, the others go on
+        except Exception as error:  # one scene of many: record its reason and continue with the others
             self._fail(scene, cases, _reason(error))
             return
         seconds = (time.perf_counter() - started) / len(cases)
@@ -301,7 +301,7 @@ class _Run:
                     value = scored(metric, picture, target.picture, mask) if bool(mask.any()) else math.nan
                     scores[region][metric.name] = value
                 elif region == "frame":
-                    # What cannot leave pixels out sees the truth where the truth has none.
+                    # Metrics that cannot exclude pixels see no error where the truth is missing.
                     filled = torch.where(mask, picture, target.picture)
                     scores[region][metric.name] = scored(metric, filled, target.picture)
         return scores
@@ -309,7 +309,7 @@ class _Run:
     def _placed(
         self, posed: PosedPhotos, case: Case, references: References, target: Target, alignment: Alignment
     ) -> tuple[Target, dict[str, float]]:
-        """The target seen by a camera of the estimated scene, and how far off estimates are (`ESTIMATION`)."""
+        """The target with its camera in the estimated scene, and the errors of the estimates (`ESTIMATION`)."""
         scene, valid = references.scene, references.valid
         features = references.once(("features",), lambda: reference_features(scene, valid))
         held_out = posed.select([index_of(posed, case.target)])
@@ -326,7 +326,7 @@ class _Run:
         return any((scene, case.name, name) not in self.known for name in self.settings.row_names)
 
     def _fail(self, scene: str, cases: Iterable[Case], reason: str) -> None:
-        """Nothing leaves a table in silence: every row of the cases gets the reason."""
+        """Record the reason for every row of the cases: nothing disappears from a table silently."""
         for case in cases:
             for row in self.settings.rows:
                 for name, label in row.names.items():
@@ -360,7 +360,7 @@ def _finite(picture: Tensor) -> Tensor:
 
 
 def _group(case: Case) -> dict[str, str]:
-    """What a case belongs to: the axes of the tables."""
+    """The group of a case: the axes of the tables."""
     u, v = case.center
     return {
         "protocol": case.protocol,

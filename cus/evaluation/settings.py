@@ -1,4 +1,4 @@
-"""What a run of `cus-eval` is asked to do; YAML files under `configs/eval/` hold the same names."""
+"""Settings of a `cus-eval` run; YAML files in `configs/eval/` use the same names."""
 
 import difflib
 from dataclasses import asdict, dataclass, field, fields
@@ -14,12 +14,12 @@ from cus.evaluation.work import Defaults
 from cus.inference.fit_options import FitOptions
 from cus.limits import check_limits, limited
 
-# What may split the columns of a table.
+# Axes that can divide the columns of a table.
 AXES = ("level", "motion", "zoom", "place", "protocol", "scene")
 
 
 def default_rows() -> list[Row]:
-    """Classical rows, each under its best blur, too, then the model's."""
+    """Classical rows, also with their best blur, then the model's."""
     return [
         Nearest(blur=True),
         Warp(name="warp-high", label="Forward warp, high resolution", blur=True, scales=[1]),
@@ -35,18 +35,18 @@ def default_rows() -> list[Row]:
 
 @dataclass
 class EvalSettings(EvalChoices):
-    """One evaluation.
+    """Settings of one evaluation.
 
     Attributes:
-        title: of the tables.
-        rows: methods, in the table's order: a `Row` each, or its entry in a config file (`row_of`).
-        baseline: name of the row that differences are to; "" is none.
-        axes: what splits the table's columns, of `AXES`.
-        rules: of the choice of cases where no split file is given, see `Rules`; what is not named is the default.
-        estimator: of depth, and of poses where they are not given; see `estimate_scene`.
-        splat_iterations: of every fit; None takes the backend's default.
-        frames: frames of a path; None takes the model's.
-        dtype: "auto", "float32", "bfloat16" or "float16": the precision of the network.
+        title: title of the tables.
+        rows: methods in the table's order, each a `Row` or its entry in a config file (`row_of`).
+        baseline: name of the row to which differences are taken; "": none.
+        axes: axes that divide the table's columns, from `AXES`.
+        rules: rules for choosing cases if no split file is given (`Rules`); rules not named keep their defaults.
+        estimator: estimator of depths, and of poses unless they are given (`estimate_scene`).
+        splat_iterations: number of iterations of every fit; None: the backend's default.
+        frames: number of frames of a path; None: the model's.
+        dtype: precision of the network: "auto", "float32", "bfloat16" or "float16".
     """
 
     title: str = "Close-up benchmark"
@@ -60,11 +60,11 @@ class EvalSettings(EvalChoices):
     dtype: str = limited("auto", choices=get_args(Precision))
 
     def __post_init__(self) -> None:
-        """Make rows of entries. Raises InputError."""
+        """Convert entries to rows. Raises InputError."""
         self.rows = [row if isinstance(row, Row) else row_of(row) for row in self.rows]
 
     def check(self) -> None:
-        """Refuse what cannot be done, before anything slow starts. Raises InputError."""
+        """Refuse invalid settings before anything slow starts. Raises InputError."""
         check_limits(self)
         choose(self.estimator)
         if not self.rows:
@@ -81,7 +81,7 @@ class EvalSettings(EvalChoices):
         self.made_rules()
 
     def made_rules(self) -> Rules:
-        """The rules of the choice of cases. Raises InputError for an unknown or impossible one."""
+        """The rules for choosing cases. Raises InputError for an unknown or invalid one."""
         known = [field.name for field in fields(Rules)]
         for name in self.rules:
             if name not in known:
@@ -97,21 +97,21 @@ class EvalSettings(EvalChoices):
 
     @property
     def row_names(self) -> list[str]:
-        """Of all rows, blurred ones after their own."""
+        """Names of all rows, blurred twins after their originals."""
         return [name for row in self.rows for name in row.names]
 
     @property
     def defaults(self) -> Defaults:
-        """What holds for rows that do not say otherwise."""
+        """Defaults for rows that do not override them."""
         return Defaults(self.model, self.frames, self.splat_iterations, self.seed)
 
     def summary(self) -> dict[str, Any]:
-        """Plain values, to be recorded."""
+        """The settings as plain values for records."""
         return asdict(self)
 
 
 def _check_rule(name: str, value: Any, default: Any) -> None:
-    """Refuse a value of another type than the rule has. Raises InputError."""
+    """Refuse a value of another type than the rule's. Raises InputError."""
     whole, many = name in ("triples", "photographs"), isinstance(default, tuple)
     if whole and value is None:
         return

@@ -1,4 +1,4 @@
-"""Split files: which cases an evaluation consists of, in JSON that anyone with the same data can run again."""
+"""Split files: the cases of an evaluation, in JSON that anyone with the same data can run again."""
 
 import json
 import math
@@ -26,20 +26,20 @@ from cus.evaluation.protocol import (
 from cus.files import replacing
 
 FORMAT = "cus-split-1"
-SHOWN = 8  # differences that a message lists
-LARGEST_SIZE = 8192  # of pictures, pixels
+SHOWN = 8  # maximum number of differences in a message
+LARGEST_SIZE = 8192  # largest side of pictures in pixels
 
 
 @dataclass(frozen=True)
 class SplitPhoto:
-    """A photograph as it was when the split was made, to tell whether the data are still the same.
+    """A photograph when the split was made, to detect changed data.
 
     Attributes:
-        name: in the scene (`photo_names`).
-        width: pixels.
-        height: pixels.
-        focal: in pixels, along x.
-        center: of the camera, in the scene's unit.
+        name: name in the scene (`photo_names`).
+        width: width in pixels.
+        height: height in pixels.
+        focal: focal length along x in pixels.
+        center: camera centre in the scene's unit.
     """
 
     name: str
@@ -54,10 +54,10 @@ class SceneSplit:
     """The cases of one scene.
 
     Attributes:
-        source: of the scene's cameras, relative to the data folder, with forward slashes.
-        kind: of layout (`cus.datasets.scenes`).
-        photographs: those that the cases name.
-        cases: in order.
+        source: path of the scene's cameras, relative to the data folder, with forward slashes.
+        kind: kind of layout (`cus.datasets.scenes`).
+        photographs: photographs used by the cases.
+        cases: cases in order.
     """
 
     source: str
@@ -71,9 +71,9 @@ class Split:
     """An evaluation: scenes and their cases, and the rules that chose them.
 
     Attributes:
-        protocol: "closeup", "regular" or "both".
+        protocol: protocol of the cases: "closeup", "regular" or "both".
         size: longest side of the model's frames, in pixels.
-        rules: the numbers that chose the cases.
+        rules: rules that chose the cases.
         scenes: name -> its cases.
     """
 
@@ -86,7 +86,7 @@ class Split:
         return sum(len(scene.cases) for scene in self.scenes.values())
 
     def source(self, name: str, data_folder: Path | str) -> SceneSource:
-        """Where a scene of the split lies, for `cus.datasets.scenes.open_source`."""
+        """The location of a scene of the split, for `cus.datasets.scenes.open_source`."""
         scene = self.scenes[name]
         return SceneSource(name, scene.kind, Path(data_folder) / scene.source)
 
@@ -103,19 +103,19 @@ def build_split(
     """Choose the cases of every scene in a folder.
 
     Args:
-        data_folder: a scene or a folder of scenes (`find_scenes`).
-        protocol: "closeup", "regular" or "both".
+        data_folder: folder of a scene or of several scenes (`find_scenes`).
+        protocol: protocol of the cases: "closeup", "regular" or "both".
         size: longest side of the model's frames, in pixels.
-        rules: the numbers; by default `Rules()`.
-        only: names of the scenes to take; None: all.
-        on_progress: called with (scenes done, scenes in all).
+        rules: rules for choosing cases; by default `Rules()`.
+        only: names of the scenes to use; None: all.
+        on_progress: called with (scenes done, total scenes).
 
     Returns:
-        (the split, name -> reason of the scenes without cases; with both protocols also "name (protocol)" of those that
-        have cases of the other one only). A split without any scene is possible.
+        (the split, name -> reason for scenes without cases; with both protocols also "name (protocol)" for those that
+        only have cases of the other one). The split may be empty.
 
     Raises:
-        InputError: no scene in the folder, or a name in `only` that it does not have.
+        InputError: no scene in the folder, or an unknown name in `only`.
     """
     rules = rules or Rules()
     sources = find_scenes(data_folder)
@@ -143,7 +143,7 @@ def build_split(
 
 
 def save_split(path: Path | str, split: Split) -> None:
-    """Write a split file; it replaces an earlier one only when complete. Raises InputError where it cannot."""
+    """Write a split file atomically. Raises InputError if that fails."""
     with replacing(path, parents=True) as part:
         part.write_text(json.dumps({"format": FORMAT, **asdict(split)}, indent=1) + "\n")
 
@@ -152,12 +152,12 @@ def load_split(path: Path | str, data_folder: Path | str | None = None) -> Split
     """Read a split file and compare it with the data.
 
     Args:
-        path: the file.
-        data_folder: where the scenes' sources are; None: nothing is compared.
+        path: split file to read.
+        data_folder: folder of the scenes' sources; None: compare nothing.
 
     Raises:
-        InputError: a file that is not a split or is damaged (the message names the place), or data that differ from
-            what it names: scenes or photographs that are missing, or ones of another size, focal length or place.
+        InputError: a file that is not a split or is damaged (the message names the place), or data that differ from it:
+            scenes or photographs that are missing, or of another size, focal length or position.
     """
     path = Path(path)
     content = read_json(path)
@@ -175,7 +175,7 @@ def load_split(path: Path | str, data_folder: Path | str | None = None) -> Split
 
 
 def differences(split: Split, data_folder: Path | str) -> list[str]:
-    """What a split names and the data folder does not have, or has otherwise; one line each, empty if all fits."""
+    """Differences between a split and the data folder; one line each, empty if everything matches."""
     found = []
     for name, scene in split.scenes.items():
         source = split.source(name, data_folder)
@@ -199,7 +199,7 @@ def differences(split: Split, data_folder: Path | str) -> list[str]:
 
 
 def _changes(then: SplitPhoto, now: SplitPhoto, extent: float) -> list[str]:
-    """How a photograph differs from what the split knows of it."""
+    """Differences between a photograph and its entry in the split."""
     lines = []
     if (then.width, then.height) != (now.width, now.height):
         lines.append(f"is {now.width}x{now.height} pixels, {then.width}x{then.height} in the split")
@@ -231,12 +231,12 @@ def _photos(posed: PosedPhotos, names: Sequence[str]) -> tuple[SplitPhoto, ...]:
 
 
 def _relative(path: Path, folder: Path | str) -> str:
-    # Not resolved: a link in the data folder stays a link.
+    # Not resolved: keep links inside the data folder.
     return path.relative_to(folder).as_posix()
 
 
 def _parsed(content: Mapping[str, Any], path: Path) -> Split:
-    """A split from JSON. Raises InputError that names the place of what does not fit."""
+    """Parse a split from JSON. Raises InputError that names the place of the problem."""
     where = str(path)
     try:
         protocol, size = content["protocol"], content["size"]
@@ -289,7 +289,7 @@ def _case(entry: Mapping[str, Any], photographs: set[str], where: str) -> Case:
 
 
 def parse_rules(entries: Mapping[str, Any], where: str) -> Rules:
-    """Rules from plain values (lists for tuples), defaults for the rest. Raises InputError for names that are none."""
+    """Rules from plain values (lists for tuples), defaults for the rest. Raises InputError for unknown names."""
     known = [field.name for field in fields(Rules)]
     unknown = [name for name in entries if name not in known]
     if unknown:
@@ -299,7 +299,7 @@ def parse_rules(entries: Mapping[str, Any], where: str) -> Rules:
 
 
 def _check_inside(path: str, where: str) -> None:
-    """Refuse a path that leaves the folder it is relative to: split files come from other people."""
+    """Refuse a path outside the folder it is relative to: split files may come from other people."""
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
         raise InputError(f"{where}: {path!r} leads out of the data folder; paths in a split are relative to it")

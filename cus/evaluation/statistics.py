@@ -1,8 +1,8 @@
-"""Means over scenes, and how far they would move with other cases: a stratified percentile bootstrap.
+"""Means over scenes, and how much they would vary with other cases: a stratified percentile bootstrap.
 
-The mean of several scenes is the mean of the scenes' means, so that a scene with many cases weighs no more than
-another. A bootstrap draw takes, in each scene, as many cases as it has, with replacement; the scenes stay. Intervals
-therefore speak of other cases in these scenes, not of other scenes, and are too narrow where cases are few or share
+The mean over several scenes is the mean of the scenes' means, so a scene with many cases has no more weight than
+another. A bootstrap draw takes from each scene as many cases as it has, with replacement; the scenes are fixed. So
+intervals describe other cases in these scenes, not other scenes, and are too narrow if cases are few or share
 photographs.
 """
 
@@ -22,11 +22,11 @@ class Estimate:
     """A mean over scenes.
 
     Attributes:
-        mean: NaN where there is no case.
-        interval: percentile bootstrap interval, (low, high); None where every scene has a single case, or a score is
+        mean: mean score; NaN if there is no case.
+        interval: percentile bootstrap interval, (low, high); None if every scene has a single case, or a score is
             infinite.
-        cases: over how many.
-        scenes: in how many scenes.
+        cases: number of cases.
+        scenes: number of scenes with cases.
     """
 
     mean: float
@@ -36,10 +36,10 @@ class Estimate:
 
 
 def scene_weights(sizes: Sequence[int]) -> np.ndarray:
-    """[n] weights, summing to 1, that make of n scores, scene after scene, the mean of the scenes' means.
+    """[n] weights with sum 1 that turn n scores, ordered by scene, into the mean of the scenes' means.
 
     Args:
-        sizes: cases in each scene, each at least 1; n is their sum.
+        sizes: number of cases in each scene, at least 1; n is their sum.
     """
     if not sizes or min(sizes) < 1:
         raise ValueError(f"every scene needs a case, got {list(sizes)} cases")
@@ -56,9 +56,9 @@ def _drawn_weights(sizes: tuple[int, ...], draws: int, seed: int) -> np.ndarray:
 
 
 def bootstrap_weights(sizes: Sequence[int], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """[draws, n] weights like `scene_weights`, each row of one bootstrap draw. Read-only.
+    """[draws, n] weights like `scene_weights`, one bootstrap draw per row. Read-only.
 
-    The same sizes and seed give the same draws, whatever the scores: rows of a table are compared on equal draws.
+    The same sizes and seed give the same draws, whatever the scores: all rows of a table use the same draws.
     """
     scene_weights(sizes)
     return _drawn_weights(tuple(sizes), draws, seed)
@@ -68,10 +68,10 @@ def estimates(values: np.ndarray, sizes: Sequence[int], draws: int = DRAWS, seed
     """The mean over scenes of each row of scores, with its interval.
 
     Args:
-        values: [R, n] scores, scene after scene, no NaN.
-        sizes: cases in each scene; scenes without any are left out beforehand.
-        draws: bootstrap draws.
-        seed: of the draws.
+        values: [R, n] scores ordered by scene, no NaN.
+        sizes: number of cases in each scene, without empty scenes.
+        draws: number of bootstrap draws.
+        seed: seed of the draws.
     """
     if values.ndim != 2 or values.shape[1] != sum(sizes):
         raise ValueError(f"expected scores [R, {sum(sizes)}], got {list(values.shape)}")

@@ -1,9 +1,9 @@
-"""Records in, tables out: means per scene and over scenes, with intervals, differences to a baseline, and what failed.
+"""Makes tables from records: means per scene and over scenes, intervals, differences from a baseline, failures.
 
-Which cases a mean is over: in each group of a table (a combination of the axes' values), those that every row has a
-score of, so that rows are compared on equal pictures. A row without any score in the group does not narrow it, its
-cells are empty; what it failed at is counted and listed like every failure. Where a row has more cases than are
-compared, `Cell.own` is its mean over all it has.
+A mean in a group of a table (a combination of the axes' values) is over the cases for which every row has a score, so
+rows are compared on the same pictures. A row without any score in the group is ignored here; its cells are empty, and
+its failures are counted and listed like all others. If a row has more cases than are compared, `Cell.own` is its mean
+over all of them.
 """
 
 import difflib
@@ -21,32 +21,32 @@ from cus.errors import InputError
 from cus.evaluation.records import Record, latest_records
 from cus.evaluation.statistics import DRAWS, Estimate, estimates
 
-# As the paper's tables order and name them; other values come in their natural order under their own names.
+# Order and names as in the paper's tables; other values follow in natural order under their own names.
 VALUE_LABELS = {"closeup": "Close-up view", "regular": "Regular view", "easy": "Easy set", "hard": "Hard set"}
 REGION_LABELS = {"frame": "Whole frame", "covisible": "Co-visible part"}
 
 
 class MetricLike(Protocol):
-    """What a table needs to know of a metric."""
+    """The properties of a metric that a table needs."""
 
     @property
     def name(self) -> str:
-        """In the records."""
+        """Name in the records."""
         ...
 
     @property
     def label(self) -> str:
-        """In tables."""
+        """Name in tables."""
         ...
 
     @property
     def unit(self) -> str:
-        """Of the scores: dB or nothing."""
+        """Unit of the scores: "dB" or ""."""
         ...
 
     @property
     def higher_is_better(self) -> bool:
-        """The direction."""
+        """Whether higher scores are better."""
         ...
 
 
@@ -61,16 +61,16 @@ class MetricColumn:
 
     @property
     def decimals(self) -> int:
-        """As the paper prints them: decibels with two, all else with three."""
+        """Number of decimals, as in the paper: two for decibels, three for everything else."""
         return 2 if self.unit == "dB" else 3
 
     @property
     def arrow(self) -> str:
-        """The direction in which scores get better."""
+        """An arrow in the direction of better scores."""
         return "↑" if self.higher_is_better else "↓"
 
     def text(self, value: float, sign: bool = False) -> str:
-        """A score as printed; infinite and missing ones in symbols."""
+        """A score as printed; symbols for infinite and missing ones."""
         if not math.isfinite(value):
             return "–" if math.isnan(value) else ("∞" if value > 0 else "−∞")
         return f"{value:{'+' if sign else ''}.{self.decimals}f}".replace("-", "−")
@@ -78,14 +78,14 @@ class MetricColumn:
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What a table shows.
+    """Options of a table.
 
     Attributes:
         axes: keys of `Record.group` (or "scene") whose values make the column groups, outermost first.
-        baseline: name of the row that differences are to; None = none.
-        unranked: rows that best and second-best are chosen without.
-        draws: bootstrap draws.
-        seed: of the draws.
+        baseline: name of the row to which differences are taken; None: no differences.
+        unranked: rows excluded from the choice of best and second-best.
+        draws: number of bootstrap draws.
+        seed: seed of the draws.
     """
 
     axes: tuple[str, ...] = ()
@@ -100,9 +100,9 @@ class Cell:
     """One row's metric in one group.
 
     Attributes:
-        estimate: over the compared cases; None where there is nothing to say.
-        difference: to the baseline row, paired, over the same cases; None for the baseline itself.
-        own: over all cases that the row has, where these are more than the compared ones.
+        estimate: mean over the compared cases; None if there is none.
+        difference: paired difference from the baseline row over the same cases; None for the baseline itself.
+        own: mean over all cases that the row has, if these are more than the compared ones.
         rank: 1 for the best of the group as printed, 2 for the second, else 0.
     """
 
@@ -114,7 +114,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Count:
-    """What became of a row's cases in one group: scored, failed, not there (yet); mean seconds of the scored ones."""
+    """Numbers of a row's cases in one group that are scored, failed or missing; mean seconds of the scored ones."""
 
     planned: int
     scored: int
@@ -123,7 +123,7 @@ class Count:
 
     @property
     def missing(self) -> int:
-        """Cases without a record, because the evaluation has not come to them or was broken off."""
+        """Number of cases without a record, because the evaluation has not reached them or was interrupted."""
         return self.planned - self.scored - self.failed
 
     def __str__(self) -> str:
@@ -138,12 +138,12 @@ class Group:
     """A column group of a table.
 
     Attributes:
-        values: of the axes.
+        values: values of the axes.
         cells: row -> metric -> cell.
-        counts: by row.
-        planned: cases of the group that any row has a record of.
-        compared: cases that every row with a score in the group has scores of.
-        absent_scenes: those with planned cases, none of which are compared.
+        counts: row -> count.
+        planned: number of cases of the group for which any row has a record.
+        compared: number of cases for which every row with a score in the group has scores.
+        absent_scenes: scenes with planned cases, none of which are compared.
     """
 
     values: tuple[str, ...]
@@ -168,14 +168,14 @@ class Summary:
     """All tables of an evaluation.
 
     Attributes:
-        metrics: columns, in order.
+        metrics: columns in order.
         rows: name -> label, in order.
-        options: as given.
-        scenes: in natural order.
-        sections: by region the mean over scenes, then each scene.
+        options: options of the tables.
+        scenes: scenes in natural order.
+        sections: for each region the mean over scenes, then each scene.
         failures: records without scores.
-        notes: what a reader of the tables must know.
-        count: of the records that the tables are made of.
+        notes: notes for readers of the tables.
+        count: number of records in the tables.
     """
 
     metrics: list[MetricColumn]
@@ -189,7 +189,7 @@ class Summary:
 
     @property
     def failure_note(self) -> str:
-        """How many records failed and what that means for the means; empty where none did."""
+        """The number of failed records and its effect on the means; empty if none failed."""
         if not self.failures:
             return ""
         return (
@@ -199,26 +199,26 @@ class Summary:
 
 
 def natural_key(text: str) -> tuple[tuple[int, float, str], ...]:
-    """Orders texts with their numbers by value: "x4" before "x10"."""
+    """A key that sorts numbers in texts by value: "x4" before "x10"."""
     parts = re.findall(r"\d+(?:\.\d+)?|\D+", text)
     return tuple((0, float(part), "") if part[0].isdigit() else (1, 0.0, part) for part in parts)
 
 
 def value_key(value: str) -> tuple[int, tuple[tuple[int, float, str], ...]]:
-    """Orders values of an axis: the paper's in its order, then all others naturally."""
+    """A key that sorts values of an axis: the paper's in its order, then all others naturally."""
     known = list(VALUE_LABELS)
     return (known.index(value) if value in known else len(known), natural_key(value))
 
 
 def value_label(axis: str, value: str) -> str:
-    """A value of an axis in words: a bare number gets the axis's name."""
+    """A value of an axis in words: a bare number is preceded by the axis's name."""
     if value in VALUE_LABELS:
         return VALUE_LABELS[value]
     return f"{axis} {value}" if re.fullmatch(r"[\d.]+", value) else value
 
 
 def axis_values(record: Record, axes: Iterable[str]) -> tuple[str, ...]:
-    """The group that a record belongs to. Raises InputError where it does not say."""
+    """The group of a record. Raises InputError if the record lacks an axis."""
     values = []
     for axis in axes:
         if axis == "scene":
@@ -239,16 +239,16 @@ def axis_values(record: Record, axes: Iterable[str]) -> tuple[str, ...]:
 def summarise(
     records: Iterable[Record], metrics: Sequence[MetricLike], rows: Iterable[str], options: TableOptions | None = None
 ) -> Summary:
-    """Tables of records.
+    """Make tables from records.
 
     Args:
-        records: any order; of several of the same case and row, the last counts.
-        metrics: columns, in order.
-        rows: names of the rows, in order; records of other rows are left out, which a note says.
-        options: axes, baseline, bootstrap.
+        records: records in any order; the last one of each case and row counts.
+        metrics: columns in order.
+        rows: names of the rows in order; records of other rows are left out, with a note.
+        options: axes, baseline and bootstrap.
 
     Raises:
-        InputError: an axis that the records do not have, a baseline or an unranked row that is no row.
+        InputError: an axis that the records do not have, or an unknown baseline or unranked row.
     """
     options = options or TableOptions()
     names = list(dict.fromkeys(rows))
@@ -284,7 +284,7 @@ def _groups(records: list[Record], region: str, summary: Summary) -> list[Group]
 
 
 def _group(values: tuple[str, ...], records: list[Record], region: str, summary: Summary) -> Group:
-    """One column group of one region."""
+    """Compute one column group of one region."""
     names = list(summary.rows)
     cases = sorted({(r.scene, r.case) for r in records}, key=lambda c: (natural_key(c[0]), natural_key(c[1])))
     place = {case: index for index, case in enumerate(cases)}
@@ -318,12 +318,12 @@ def _mean_known(values: np.ndarray) -> float:
 
 
 def _sizes(scenes: Sequence[str], kept: np.ndarray) -> list[int]:
-    """How many kept cases each scene has, in the order of the scenes, without those that have none."""
+    """Numbers of kept cases per scene, in the order of the scenes, without scenes that have none."""
     return list(Counter(compress(scenes, kept)).values())
 
 
 def _cells(scores: np.ndarray, scenes: list[str], metric: MetricColumn, summary: Summary) -> list[Cell]:
-    """Cells of one metric, a row each, of scores [R, n] with NaN where there is none."""
+    """Cells of one metric, one per row, from scores [R, n] with NaN for missing ones."""
     known = ~np.isnan(scores)
     present = known.any(axis=1)
     common = np.asarray(known[present].all(axis=0)) & present.any()
@@ -336,7 +336,7 @@ def _cells(scores: np.ndarray, scenes: list[str], metric: MetricColumn, summary:
     base = names.index(options.baseline) if options.baseline is not None else None
     if base in shown and sizes:
         others = [row for row in shown if row != base]
-        with np.errstate(invalid="ignore"):  # the difference of two infinities is none
+        with np.errstate(invalid="ignore"):  # the difference of two infinities is undefined
             apart = scores[others][:, common] - scores[base, common]
         differences = dict(zip(others, estimates(apart, sizes, **bootstrap), strict=True))
     own = {
@@ -352,7 +352,7 @@ def _cells(scores: np.ndarray, scenes: list[str], metric: MetricColumn, summary:
 
 
 def _ranks(means: dict[int, float], metric: MetricColumn) -> dict[int, int]:
-    """Best and second-best rows of at least two; what prints alike ranks alike."""
+    """Best and second-best rows among at least two; values that print alike rank alike."""
     rounded = {row: round(mean, metric.decimals) for row, mean in means.items() if not math.isnan(mean)}
     if len(rounded) < 2:
         return {}
@@ -381,5 +381,5 @@ def _notes(summary: Summary, others: Collection[Record], kept: Collection[Record
 
 
 def group_label(group: Group, axes: Sequence[str]) -> str:
-    """The values of a group in words, empty where a table has no axes."""
+    """The values of a group in words, empty if a table has no axes."""
     return ", ".join(value_label(axis, value) for axis, value in zip(axes, group.values, strict=True))

@@ -1,6 +1,6 @@
-"""The ground truth of a case: the crop of a held-out photograph at full resolution, shrunk to the model's size.
+"""The ground truth of a case: a full-resolution crop of a held-out photograph, shrunk to the model's size.
 
-And its references beyond that size.
+Also reads its references at larger sizes.
 """
 
 from collections.abc import Iterable
@@ -15,19 +15,19 @@ from cus.datasets.photo_windows import PhotoWindow, read_window
 from cus.errors import InputError
 from cus.evaluation.protocol import Case, index_of, window_of
 
-SMALLEST_TARGET = 64  # pixels along the longest side; less shows nothing worth scoring
+SMALLEST_TARGET = 64  # minimum longest side in pixels; smaller pictures are not worth scoring
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a case asks for.
+    """The ground truth of a case.
 
     Attributes:
-        picture: [3, h, w] float32 RGB in [0, 1], straightened, averaged by area from the photograph's own pixels.
+        picture: [3, h, w] float32 RGB in [0, 1], undistorted, averaged by area from the photograph's own pixels.
         camera: one camera of h x w pixels with the crop's exact intrinsics.
-        valid: [h, w] bool, False where the straightened photograph has no pixels (corners of a distorted lens) or its
+        valid: [h, w] bool, False where the undistorted photograph has no pixels (corners of a distorted lens) or its
             mask is black.
-        note: why the picture is smaller than asked for, or None.
+        note: reason why the picture is smaller than requested, or None.
     """
 
     picture: Tensor
@@ -55,30 +55,30 @@ def _crop_of(posed: PosedPhotos, case: Case, longest_side: int) -> PhotoWindow:
 
 
 def frame_size(width: int, height: int, longest_side: int) -> tuple[int, int]:
-    """Width and height of a photograph shrunk to `longest_side`: that of references and of targets alike."""
+    """Width and height of a photograph shrunk to `longest_side`, for references and targets."""
     scale = longest_side / max(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def target_size(posed: PosedPhotos, case: Case, longest_side: int) -> tuple[int, int]:
-    """Width and height in pixels of the case's ground truth, without reading the photograph.
+    """Width and height in pixels of a case's ground truth, without reading the photograph.
 
-    The photograph's shape at `longest_side`; the crop's own size where that is less: nothing is ever enlarged.
+    The photograph's aspect ratio at `longest_side`, or the crop's own size if smaller: nothing is ever enlarged.
     """
     crop = _crop_of(posed, case, longest_side)
     return crop.out_width, crop.out_height
 
 
 def read_target(posed: PosedPhotos, case: Case, longest_side: int) -> Target:
-    """Read the held-out photograph and cut the case's crop out of it.
+    """Read the held-out photograph and crop it to the case.
 
     Args:
-        posed: the scene.
-        case: which photograph, and which part of it.
-        longest_side: of the model's frames, in pixels.
+        posed: photographs of the scene.
+        case: the photograph and the part of it to read.
+        longest_side: longest side of the model's frames in pixels.
 
     Raises:
-        InputError: a photograph that is missing, damaged or not of its camera's size, or a crop of too few pixels.
+        InputError: a photograph that is missing, damaged or of the wrong size, or a crop with too few pixels.
     """
     crop = _crop_of(posed, case, longest_side)
     window = read_window(posed, index_of(posed, case.target), crop)
@@ -93,22 +93,22 @@ def read_target(posed: PosedPhotos, case: Case, longest_side: int) -> Target:
 
 
 def target_view(posed: PosedPhotos, case: Case, longest_side: int) -> tuple[Tensor, Cameras]:
-    """The ground truth alone: (picture [3, h, w] in [0, 1], its camera); arguments and errors as `read_target`."""
+    """Only the ground truth: (picture [3, h, w] in [0, 1], its camera); arguments and errors as `read_target`."""
     target = read_target(posed, case, longest_side)
     return target.picture, target.camera
 
 
 def references_at(posed: PosedPhotos, photos: PhotoSet, longest_side: int, used: Iterable[int]) -> list[Tensor]:
-    """References with more pixels than the model's, which colours are taken from.
+    """References at a higher resolution than the model's, as the source of colours.
 
     Args:
-        posed: the photographs of `photos`.
-        photos: as they were read at the model's size.
-        longest_side: in pixels, at most; nothing is enlarged.
-        used: which of them.
+        posed: photographs of the batch `photos`.
+        photos: the photographs as read at the model's size.
+        longest_side: maximum longest side in pixels; nothing is enlarged.
+        used: indices of the photographs to read.
 
     Returns:
-        For each, [3, h, w] uint8.
+        One [3, h, w] uint8 picture for each.
     """
     height, width = photos.images.shape[-2:]
     own, indices = posed.at_file_size(), list(used)

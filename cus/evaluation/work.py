@@ -1,4 +1,4 @@
-"""What the rows of a table work on: the references and the camera of a case; what several rows need is made once."""
+"""The inputs of the rows of a table: references and camera of a case; results shared by several rows are made once."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for rows that do not say otherwise.
+    """Defaults for rows that do not override them.
 
     Attributes:
         model: "mini", a folder, or a Hub id.
-        frames: of a path; None: the model's.
-        iterations: of a fit; None: the backend's.
-        seed: of every random draw.
+        frames: number of frames of a path; None: the model's.
+        iterations: number of iterations of a fit; None: the backend's.
+        seed: seed of every random draw.
     """
 
     model: str = "mini"
@@ -43,11 +43,11 @@ class Defaults:
 
 
 class Models:
-    """Checkpoints, loaded when first asked for.
+    """Checkpoints, loaded on first use.
 
     Args:
         device: a torch device, or "auto".
-        dtype: "auto", or the precision of the network.
+        dtype: precision of the network, or "auto".
     """
 
     def __init__(self, device: str = "auto", dtype: str = "auto") -> None:
@@ -79,13 +79,13 @@ class _Shared:
 
 
 class References(_Shared):
-    """What the rows know of a pair of references, for all cases that use it.
+    """The rows' knowledge of a pair of references, shared by all cases that use it.
 
     Args:
-        scene: the references at the model's size, in the data set's world.
-        valid: [V, H, W] bool, where they have pixels.
-        models: checkpoints.
-        defaults: of the rows.
+        scene: references at the model's size, in the data set's world.
+        valid: [V, H, W] bool, False where the references have no pixels.
+        models: checkpoints by name.
+        defaults: defaults of the rows.
         read_larger: (longest side in pixels) -> the references as V pictures [3, h, w] uint8 of at most that size.
     """
 
@@ -102,7 +102,7 @@ class References(_Shared):
         self.read_larger = read_larger
 
     def photographs(self, size: int | None) -> list[Tensor] | None:
-        """The references at most so many pixels long; None for None. Raises InputError without photographs."""
+        """The references at most `size` pixels long; None for None. Raises InputError without photographs."""
         if size is None:
             return None
         if self.read_larger is None:
@@ -117,10 +117,10 @@ class References(_Shared):
         image_confidence: bool = True,
         pixel_confidence: bool = True,
     ) -> FitOptions:
-        """Of a row's fit."""
+        """Options of a row's fit."""
         return FitOptions(
             iterations=iterations or self.defaults.iterations,
-            strategy=cast(StrategyName | None, strategy),  # rows hold it to the choices
+            strategy=cast(StrategyName | None, strategy),  # rows restrict it to the choices
             image_confidence=image_confidence,
             pixel_confidence=pixel_confidence,
             size=max(self.scene.cameras.width, self.scene.cameras.height),
@@ -129,10 +129,10 @@ class References(_Shared):
 
 
 class CaseWork(_Shared):
-    """One case: references, and the camera whose picture is asked for.
+    """One case: references, and the target camera.
 
     Args:
-        camera: one camera of the size that is scored.
+        camera: one camera of the scored size.
     """
 
     def __init__(self, references: References, camera: Cameras) -> None:
@@ -142,12 +142,12 @@ class CaseWork(_Shared):
 
     @cached_property
     def nearest(self) -> Tensor:
-        """[1, 3, H, W]: the reference at which the path starts, the image context of the network."""
+        """[1, 3, H, W]: the reference where the path starts, the image context of the network."""
         start = nearest_index(self.scene.cameras, self.camera)
         return self.scene.images[start : start + 1]
 
     def path(self, frames: int) -> Cameras:
-        """From the nearest reference to the target, which is last: the model is asked for a clip, not for a picture."""
+        """A path from the nearest reference to the target at its end: the model makes a clip, not a picture."""
 
         def make() -> Cameras:
             start = nearest_index(self.scene.cameras, self.camera)
@@ -158,7 +158,7 @@ class CaseWork(_Shared):
         return self.once(("path", frames), make)
 
     def warped(self, kind: ConditioningKind, photo_size: int | None = None) -> Conditioning:
-        """What conditioning images of a kind show of the target, from photographs of at most so many pixels."""
+        """Conditioning of the target of one kind, from photographs with a longest side of at most `photo_size`."""
         key = (kind, photo_size)
         photographs = self.references.photographs(photo_size)
 
@@ -168,24 +168,24 @@ class CaseWork(_Shared):
         return self.once(("warp", *key), make)
 
     def each(self, photo_size: int | None, passes: int, *key: Hashable) -> Each:
-        """Makes the stages of close-ups with the same key once."""
+        """Runs each stage of close-ups with the same key only once."""
 
         def each(name: str, function: Callable[..., T], *arguments: Any) -> T:
             if name == "agreement":
                 return self.references.once((name, photo_size), lambda: function(*arguments))
-            # The first of two passes is the only one of one.
+            # The first of two passes is the same as the only one of one.
             stage = ("frames", 1) if name == "coarse" else (name, passes if name in ("frames", "cloud") else 0)
             return self.once((*stage, *key), lambda: function(*arguments))
 
         return each
 
     def rendered(self, found: FitResult) -> Tensor:
-        """[3, h, w]: a fitted scene as the target's camera sees it."""
+        """[3, h, w]: render of a fitted scene from the target camera."""
         options = self.references.fit_options(None, None)
         config = options.config(self.scene.images.device, self.camera.width, self.camera.height)
         return render(found.gaussians, self.camera, antialiased=config.antialiased)[0]
 
 
 def nearest_index(cameras: Cameras, camera: Cameras) -> int:
-    """Which of the cameras stands nearest to the one."""
+    """The index of the camera nearest to `camera`."""
     return int(torch.cdist(camera.centers.to(cameras.centers), cameras.centers)[0].argmin())

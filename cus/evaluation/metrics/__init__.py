@@ -1,4 +1,4 @@
-"""Image metrics: pictures in, numbers out."""
+"""Image metrics."""
 
 from cus.evaluation.metrics.blur import BLUR_GRID, best_blur, gaussian_blur
 from cus.evaluation.metrics.gmsd import gmsd

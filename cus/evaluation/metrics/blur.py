@@ -1,4 +1,4 @@
-"""The Gaussian blur under which a picture scores best: what a classical row gains by smoothing alone."""
+"""The Gaussian blur with which a picture scores best: how much a classical row gains by smoothing alone."""
 
 import cv2
 import numpy as np
@@ -23,21 +23,22 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def best_blur(image: Tensor, target: Tensor, mask: Tensor | None = None) -> tuple[float, Tensor]:
-    """The Gaussian blur of a picture that has the highest PSNR.
+    """Find the Gaussian blur of a picture with the highest PSNR.
 
-    `BLUR_GRID` is searched in full, then the interval around its best sigma, to 0.01 pixels. The result is never worse
-    than any sigma of the grid, 0 (no blur) among them; the target chooses it, so it is an upper bound, not a method.
+    Searches all of `BLUR_GRID`, then the interval around its best sigma, to 0.01 pixels. The result is at least as good
+    as every sigma of the grid, including 0 (no blur); it is chosen with the target, so it is an upper bound, not a
+    method.
 
     Args:
         image: [3, H, W] in [0, 1], float32 or float64.
-        target: Of the same shape.
-        mask: [H, W] bool, the pixels that are scored; the blur itself sees all pixels.
+        target: Picture of the same shape.
+        mask: [H, W] bool, pixels to score; the blur itself uses all pixels.
 
     Returns:
         Sigma in pixels, in [0, 16], and the blurred picture [3, H, W].
 
     Raises:
-        ValueError: see `checked`.
+        ValueError: invalid pictures or mask (`checked`).
     """
     checked(image, target, mask)
     image = checked_image(image).to(image)
@@ -46,7 +47,7 @@ def best_blur(image: Tensor, target: Tensor, mask: Tensor | None = None) -> tupl
         return -psnr(gaussian_blur(image, sigma), target, mask)
 
     losses = [loss(sigma) for sigma in BLUR_GRID]
-    best = int(np.argmin(losses))  # the first, so the least blur, of equals
+    best = int(np.argmin(losses))  # the first among equals, i.e. the least blur
     low, high = BLUR_GRID[max(best - 1, 0)], BLUR_GRID[min(best + 1, len(BLUR_GRID) - 1)]
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": _TOLERANCE})
     sigma = float(found.x) if found.fun < losses[best] else BLUR_GRID[best]

@@ -1,4 +1,4 @@
-"""DINO similarity: how alike two pictures are to a self-supervised vision transformer."""
+"""DINO similarity: the similarity of two pictures according to a self-supervised vision transformer."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -15,17 +15,18 @@ if TYPE_CHECKING:
 
 DINO = "facebook/dinov2-base"
 _SHORT_SIDE = 224
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as DINOv2 was trained
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in DINOv2's training
 
 
 class DinoSimilarity:
     """Cosine similarity of the class tokens of DINOv2, in [-1, 1]; 1 for equal pictures.
 
-    Pictures are resized to 224 pixels on their shorter side, and to whole patches on the longer, where the model's
-    position embedding is interpolated: nothing is cropped. A class token is of the whole picture, so there is no mask.
+    Pictures are resized to 224 pixels on their shorter side, and to whole patches on the longer, where the model
+    interpolates its position embedding: nothing is cropped. A class token describes a whole picture, so there is no
+        mask.
 
     Args:
-        model: DINOv2 in evaluation mode, with its weights; see `load`.
+        model: DINOv2 in evaluation mode, with its weights (`load`).
     """
 
     name = "dino"
@@ -39,17 +40,17 @@ class DinoSimilarity:
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] = DINO, device: torch.device | str = "cpu") -> "DinoSimilarity":
-        """The metric with weights from a folder or from the Hub's local cache; nothing is downloaded.
+        """Load the metric's weights from a folder or the Hub's local cache; nothing is downloaded.
 
         Args:
-            source: A folder as `save_pretrained` writes it, or the Hub id of a DINOv2 model that is in the cache.
-            device: Where the model runs.
+            source: Folder written by `save_pretrained`, or the Hub id of a DINOv2 model in the cache.
+            device: Device of the model.
 
         Raises:
-            InputError: there is no complete DINOv2 model there.
+            InputError: the source is not a complete DINOv2 model.
         """
         from safetensors import SafetensorError
-        from transformers import Dinov2Config, Dinov2Model  # here, because it takes seconds
+        from transformers import Dinov2Config, Dinov2Model  # imported here because it takes seconds
 
         remedy = f"download one once (hf download {DINO}) or name a folder with one"
         try:
@@ -70,7 +71,7 @@ class DinoSimilarity:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-        """See `Metric`."""
+        """Cosine similarity of the pictures' class tokens; raises ValueError for a mask."""
         if mask is not None:
             raise ValueError("DINO similarity is of whole pictures and takes no mask")
         image, target, _ = checked(image, target, None)
@@ -79,7 +80,7 @@ class DinoSimilarity:
         return max(-1.0, min(1.0, similarity))
 
     def _prepared(self, pictures: Tensor) -> Tensor:
-        """[2, 3, H, W] in [0, 1] -> resized and normalised, on the model's device."""
+        """Resize and normalise [2, 3, H, W] in [0, 1], on the model's device."""
         patch: Any = self.model.config.patch_size
         scale = _SHORT_SIDE / min(pictures.shape[-2:])
         size = [max(round(side * scale / patch), 1) * patch for side in pictures.shape[-2:]]

@@ -13,9 +13,9 @@ _SMALLEST = 2 ** (_SCALES + 1)
 
 
 def haarpsi_maps(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Similarities and weights, each [3, ceil(H/2), ceil(W/2)], from two RGB pictures [3, H, W].
+    """Similarities and weights, each [3, ceil(H/2), ceil(W/2)], of two RGB pictures [3, H, W].
 
-    The first two maps are of the luma's horizontal and vertical wavelets, the third is of the two chroma channels.
+    The first two maps belong to the luma's horizontal and vertical wavelets, the third to the two chroma channels.
     """
     x, y = (halved(255 * yiq(picture)) for picture in (image, target))
     luma = torch.stack([_wavelets(x[:1]), _wavelets(y[:1])])  # [2, scale, orientation, h, w]
@@ -29,17 +29,17 @@ def haarpsi_maps(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def haarpsi(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
     """Weighted similarity of Haar wavelet coefficients, in [0, 1]; 1 for equal pictures (Eqs. 10 to 12 of the paper).
 
-    Of colours at half size, with three scales, C = 30 and alpha = 4.2. Where the weights vanish altogether (no
-    structure in either picture) the index is 1.
+    Computed for colours at half size, with three scales, C = 30 and alpha = 4.2. If all weights are zero (no structure
+    in either picture) the index is 1.
 
     Args:
-        image: [3, H, W] in [0, 1], at least 16x16.
-        target: Of the same shape.
-        mask: [H, W] bool. The weighted sums run over its pixels: at half size, each weighs by the share of its 2x2
-            pixels that the mask holds. Beyond it the target stands in for the image.
+        image: [3, H, W] RGB in [0, 1], at least 16x16.
+        target: Picture of the same shape.
+        mask: [H, W] bool. The weighted sums are over its pixels: at half size, each has the fraction of its 2x2 pixels
+            inside the mask as weight. Outside the mask the target replaces the image.
 
     Raises:
-        ValueError: see `checked`.
+        ValueError: invalid pictures or mask (`checked`).
     """
     image, target, mask = checked(image, target, mask, smallest=_SMALLEST)
     similarity, weights = haarpsi_maps(image, target)
@@ -52,7 +52,7 @@ def haarpsi(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
 
 
 def _wavelets(luma: Tensor) -> Tensor:
-    """Magnitudes of the Haar coefficients, [scale, orientation, h, w] from [1, h, w], fine to coarse; zeros beyond."""
+    """Magnitudes of the Haar coefficients [scale, orientation, h, w] of [1, h, w], fine to coarse, zero-padded."""
     found = []
     for scale in range(1, _SCALES + 1):
         size = 2**scale
@@ -65,5 +65,5 @@ def _wavelets(luma: Tensor) -> Tensor:
 
 
 def _similarity(x: Tensor, y: Tensor) -> Tensor:
-    """Likeness of two magnitudes, in (0, 1]."""
+    """Similarity of two magnitudes, in (0, 1]."""
     return (2 * x * y + _C) / (x**2 + y**2 + _C)

@@ -1,9 +1,9 @@
-"""What every metric asks of its pictures, and masked means."""
+"""Input checks of all metrics, and masked means."""
 
 import torch
 from torch import Tensor
 
-_ROUNDING = 1e-4  # resampling and compositing leave [0, 1] by this much at most
+_ROUNDING = 1e-4  # resampling and compositing exceed [0, 1] by at most this much
 
 
 class PictureTooSmall(ValueError):
@@ -11,12 +11,12 @@ class PictureTooSmall(ValueError):
 
 
 def checked_image(image: Tensor, name: str = "image") -> Tensor:
-    """A picture [3, H, W] as float64 on the CPU, where metrics without weights are computed: the same on every machine.
+    """A picture [3, H, W] as float64 on the CPU, where weight-free metrics are computed: the same on every machine.
 
-    Values that leave [0, 1] by rounding (1e-4) are clamped.
+    Values outside [0, 1] by rounding (1e-4) are clamped.
 
     Raises:
-        ValueError: another shape, NaN or infinite values, or values outside [0, 1].
+        ValueError: a wrong shape, NaN or infinite values, or values outside [0, 1].
     """
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ValueError(f"{name} is {list(image.shape)}; expected [3, H, W]")
@@ -32,16 +32,16 @@ def checked_image(image: Tensor, name: str = "image") -> Tensor:
 def checked(
     image: Tensor, target: Tensor, mask: Tensor | None, smallest: int = 1
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Image, target [3, H, W] (float64) and mask [H, W] (bool) on the CPU; the mask is None where everything counts.
+    """Image, target [3, H, W] (float64) and mask [H, W] (bool) on the CPU; the mask is None if everything counts.
 
-    Outside the mask the returned image is the target: windows that look over the mask's edge see no error there, so
-    nothing beyond the mask can change a score.
+    Outside the mask the returned image equals the target: windows that reach across the mask's edge see no error there,
+    so nothing outside the mask can change a score.
 
     Args:
-        image: [3, H, W] in [0, 1].
-        target: Of the same shape.
+        image: [3, H, W] RGB in [0, 1].
+        target: Picture of the same shape.
         mask: [H, W] bool, True where pixels count; None for all.
-        smallest: The least height and width that the metric is defined for, pixels.
+        smallest: Minimum height and width for the metric in pixels.
 
     Raises:
         PictureTooSmall: a side is shorter than `smallest`.

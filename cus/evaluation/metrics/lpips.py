@@ -8,19 +8,19 @@ from torch import Tensor
 from cus.evaluation.metrics.inputs import checked, masked_mean
 from cus.models.lpips import load_lpips
 
-_SMALLEST = 64  # below, the deepest feature maps are empty or a single pixel
+_SMALLEST = 64  # in smaller pictures the deepest feature maps are empty or a single pixel
 
 
 class Lpips:
-    """Distance of deep features, weighted by people's judgements; 0 for equal pictures, lower is better.
+    """Distance of deep features, weighted by human judgements; 0 for equal pictures, lower is better.
 
-    The backbone's ImageNet weights must lie where torchvision keeps them; nothing is downloaded here. With a mask, the
-    map of distances at the pictures' own size (features enlarged bilinearly) is averaged over the mask, and
-    beyond it the target stands in for the image.
+    The backbone's ImageNet weights must be in torchvision's cache; nothing is downloaded here. With a mask, the map of
+    distances at the pictures' size (features enlarged bilinearly) is averaged over the mask, and outside it the target
+    replaces the image.
 
     Args:
-        backbone: "alex", the authors' choice for evaluation; "vgg", which many papers report; or "squeeze".
-        device: where the network runs.
+        backbone: "alex", the authors' choice for evaluation; "vgg", reported in many papers; or "squeeze".
+        device: device of the network.
 
     Raises:
         InputError: torchmetrics or the backbone's weights are missing.
@@ -40,7 +40,7 @@ class Lpips:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-        """See `Metric`; pictures of at least 64x64."""
+        """LPIPS distance; pictures must be at least 64x64."""
         image, target, mask = checked(image, target, mask, smallest=_SMALLEST)
         pair = [picture.to(self.device, torch.float32)[None] for picture in (image, target)]
         self.network.spatial = mask is not None

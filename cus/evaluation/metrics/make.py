@@ -34,18 +34,18 @@ def make_metrics(
     *,
     dino: str | os.PathLike[str] = DINO,
 ) -> tuple[list[Metric], dict[str, str]]:
-    """The metrics asked for, or every one that can be had here.
+    """The requested metrics, or every available one.
 
     Args:
-        names: Out of `METRIC_NAMES`; None for all that can be had.
-        device: Where networks run; metrics without weights are always computed on the CPU.
-        dino: A folder with a DINOv2 model, or the Hub id of one in the local cache.
+        names: Names from `METRIC_NAMES`; None for all that are available.
+        device: Device for networks; weight-free metrics are always computed on the CPU.
+        dino: Folder of a DINOv2 model, or the Hub id of one in the local cache.
 
     Returns:
-        The metrics, in the order of the names, and why each of the others cannot be had: one line with the remedy.
+        The metrics in the order of the names, and for each unavailable one the reason: one line with the remedy.
 
     Raises:
-        InputError: a name is unknown or given twice, or a metric asked for by name cannot be had.
+        InputError: a name is unknown or repeated, or a metric requested by name is unavailable.
     """
     makers: dict[str, Callable[[], Metric]] = {metric.name: lambda metric=metric: metric for metric in WEIGHT_FREE}
     makers |= {

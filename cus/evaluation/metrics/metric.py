@@ -1,4 +1,4 @@
-"""What a metric is, and those that need no weights."""
+"""The interface of metrics, and those that need no weights."""
 
 import math
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from cus.evaluation.metrics.ssim import ssim
 
 
 class Metric(Protocol):
-    """One number of a picture.
+    """A metric that scores a picture with one number.
 
     Attributes:
-        name: what records and configs call it.
-        label: what tables call it.
+        name: name in records and configs.
+        label: name in tables.
         unit: "dB" or "".
-        higher_is_better: the direction.
-        takes_mask: whether it can be confined to a part of the picture; if not, a mask raises ValueError.
+        higher_is_better: whether higher scores are better.
+        takes_mask: whether it can be restricted to a part of the picture; if not, a mask raises ValueError.
     """
 
     @property
@@ -42,14 +42,14 @@ class Metric(Protocol):
         No-reference metrics ignore the target.
 
         Raises:
-            ValueError: the pictures cannot be scored: shapes, values, an empty mask, or too small.
+            ValueError: the pictures cannot be scored: wrong shapes or values, an empty mask, or too small.
         """
         ...
 
 
 @dataclass(frozen=True)
 class WeightFreeMetric:
-    """A `Metric` that is one function of image, target and mask."""
+    """A `Metric` made from one function of image, target and mask."""
 
     name: str
     label: str
@@ -59,12 +59,12 @@ class WeightFreeMetric:
     takes_mask: bool = True
 
     def __call__(self, image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-        """See `Metric`."""
+        """The function's score of the pictures."""
         return self.score(image, target, mask)
 
 
 def scored(metric: Metric, image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-    """A metric's score; NaN, which tables show as missing, for pictures too small for it."""
+    """A metric's score; NaN, which tables show as missing, if pictures are too small for it."""
     try:
         return metric(image, target, mask)
     except PictureTooSmall:

@@ -1,4 +1,4 @@
-"""No-reference metrics through pyiqa: the only file that imports it, and only when it is used."""
+"""No-reference metrics through pyiqa: the only file that imports it, and only on use."""
 
 import importlib.util
 import math
@@ -15,7 +15,7 @@ from cus.evaluation.metrics.inputs import PictureTooSmall, checked_image
 
 @dataclass(frozen=True)
 class _Known:
-    """A metric of pyiqa's: its label and direction, the file of its weights, and the smallest picture it can score."""
+    """A metric of pyiqa's: its label and direction, the file of its weights, and its minimum picture size."""
 
     label: str
     higher_is_better: bool
@@ -24,21 +24,21 @@ class _Known:
 
 
 KNOWN = {
-    # Two blocks of 96x96 at least, or there is no covariance.
+    # At least two blocks of 96x96 for a covariance.
     "niqe": _Known("NIQE", False, "niqe_modelparameters.mat", (96, 192)),
     "metaiqa": _Known("MetaIQA", True, "Metaiqa_livec.pth", (1, 1)),
 }
 
 
 class NoReference:
-    """NIQE (lower is better) or MetaIQA (in [0, 1], higher is better) of a picture alone, by pyiqa.
+    """NIQE (lower is better) or MetaIQA (in [0, 1], higher is better) of a single picture, by pyiqa.
 
-    They judge how natural a picture looks, not whether it is true to the scene, and are of whole pictures: no mask.
-    pyiqa's licence is non-commercial. Its weights must lie where it keeps them; nothing is downloaded here.
+    They judge how natural a picture looks, not whether it matches the scene, and apply to whole pictures: no mask.
+    pyiqa's licence is non-commercial. Its weights must be in its cache; nothing is downloaded here.
 
     Args:
         name: "niqe" or "metaiqa" (pyiqa 0.1.16 or newer).
-        device: where it runs.
+        device: device of the network.
 
     Raises:
         InputError: pyiqa, the metric or its weights are missing.
@@ -54,7 +54,7 @@ class NoReference:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor, target: Tensor | None = None, mask: Tensor | None = None) -> float:
-        """See `Metric`; the target is ignored. NIQE needs at least 96x192 pixels, either way round."""
+        """Score of the image; the target is ignored. NIQE needs at least 96x192 or 192x96 pixels."""
         if mask is not None:
             raise ValueError(f"{self.label} is of whole pictures and takes no mask")
         image = checked_image(image)

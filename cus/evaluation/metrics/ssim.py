@@ -22,7 +22,7 @@ def ssim_map(image: Tensor, target: Tensor) -> Tensor:
 
 
 def _windowed(values: Tensor) -> Tensor:
-    """Window averages of [C, H, W], in float64 for exact variances; OpenCV is ten times faster there than torch."""
+    """Window averages of [C, H, W], in float64 for exact variances; OpenCV is ten times faster than torch for this."""
     planes = [cv2.GaussianBlur(plane.numpy(), (2 * _RADIUS + 1,) * 2, _SIGMA, borderType=_BORDER) for plane in values]
     return torch.from_numpy(np.stack(planes))
 
@@ -30,17 +30,17 @@ def _windowed(values: Tensor) -> Tensor:
 def ssim(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
     """Mean of the similarity map over pixels and RGB channels: 11x11 Gaussian window, sigma 1.5, K1 0.01, K2 0.03.
 
-    Border rule: pictures are mirrored and every pixel counts, as in torchmetrics. scikit-image
-    (`gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1`) leaves out the outer 5 pixels: its
-    number is the mean of `ssim_map` without them.
+    Border rule: pictures are mirrored and every pixel counts, as in torchmetrics. scikit-image (`gaussian_weights=True,
+    sigma=1.5, use_sample_covariance=False, data_range=1`) omits the outer 5 pixels: its number is the mean of
+    `ssim_map` without them.
 
     Args:
-        image: [3, H, W] in [0, 1], at least 6x6.
-        target: Of the same shape.
-        mask: [H, W] bool. The map is averaged over its pixels; beyond it the target stands in for the image.
+        image: [3, H, W] RGB in [0, 1], at least 6x6.
+        target: Picture of the same shape.
+        mask: [H, W] bool. The map is averaged over its pixels; outside it the target replaces the image.
 
     Raises:
-        ValueError: see `checked`.
+        ValueError: invalid pictures or mask (`checked`).
     """
     image, target, mask = checked(image, target, mask, smallest=_RADIUS + 1)
     return masked_mean(ssim_map(image, target), mask)

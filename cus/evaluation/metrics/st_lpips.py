@@ -1,4 +1,4 @@
-"""ST-LPIPS as a metric: a learned perceptual distance that a shift of a pixel hardly changes."""
+"""ST-LPIPS as a metric: a learned perceptual distance that is robust to shifts of a pixel."""
 
 import torch
 from torch import Tensor
@@ -11,12 +11,12 @@ from cus.models.perceptual import SMALLEST, Backbone, PerceptualDistance
 class ShiftTolerantLpips:
     """Distance of deep features that tolerates small shifts; 0 for equal pictures, lower is better.
 
-    With a mask, the maps of distances are enlarged bilinearly to the pictures' own size and averaged over the mask;
-    beyond it the target stands in for the image.
+    With a mask, the distance maps are enlarged bilinearly to the pictures' size and averaged over the mask; outside it
+    the target replaces the image.
 
     Args:
-        backbone: "alex", as the tables have it, or "vgg".
-        device: where the network runs.
+        backbone: "alex", as in the tables, or "vgg".
+        device: device of the network.
 
     Raises:
         InputError: the package with the weights is not installed.
@@ -34,7 +34,7 @@ class ShiftTolerantLpips:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-        """See `Metric`; pictures of at least 64x64."""
+        """ST-LPIPS distance; pictures must be at least 64x64."""
         image, target, mask = checked(image, target, mask, smallest=SMALLEST)
         pair = [picture.to(self.device, torch.float32)[None] for picture in (image, target)]
         maps = self.network.maps(*pair)

@@ -1,4 +1,4 @@
-"""The methods that a table may compare. A new kind of row is a file beside this one and its place in `ROWS`."""
+"""The methods that a table can compare. To add one, write a file next to this one and add its class to `ROWS`."""
 
 import difflib
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ ROWS: dict[str, type[Row]] = {
 
 
 def row_of(entry: Any) -> Row:
-    """The row of an entry of a config file, such as `{kind: warp, scales: [1]}`; without a kind it is a warp.
+    """Make a row from an entry of a config file, such as `{kind: warp, scales: [1]}`; without a kind it is a warp.
 
     Raises:
-        InputError: an unknown kind, a setting that its rows do not have, or one that is invalid.
+        InputError: an unknown kind, a setting that its rows do not have, or an invalid value.
     """
     if not isinstance(entry, Mapping):
         raise InputError(f"a row must be a mapping such as {{kind: warp}}, got {shown(entry)}")

@@ -1,4 +1,4 @@
-"""Rows that show a kind of conditioning images as they are, without a network."""
+"""Rows that show conditioning images directly, without a network."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from cus.evaluation.work import CaseWork
 
 @dataclass(frozen=True, kw_only=True)
 class ConditioningRow(Row):
-    """A kind of conditioning images of the target.
+    """Conditioning images of one kind, shown directly.
 
     Attributes:
         inpaint: whether holes are filled from their surroundings (push and pull).
@@ -27,7 +27,7 @@ class ConditioningRow(Row):
 
     @abstractmethod
     def warped(self, case: CaseWork) -> Conditioning:
-        """What the photographs show of the target."""
+        """The conditioning of the target."""
 
     def picture(self, case: CaseWork) -> Tensor:  # noqa: D102
         warped = self.warped(case)
@@ -36,7 +36,7 @@ class ConditioningRow(Row):
 
 
 def scales_of(row: str, scales: Sequence[int] | None) -> tuple[int, ...] | None:
-    """The scales of a row of that name. Raises InputError unless they are ascending positive whole numbers."""
+    """The scales of the row named `row`. Raises InputError unless they are ascending positive whole numbers."""
     try:
         return None if scales is None else check_scales(scales)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What the model makes of the references."""
+"""Frames that the model generates from the references."""
 
 from dataclasses import dataclass, fields
 
@@ -12,13 +12,13 @@ from cus.evaluation.rows.row import PHOTO_SIZE, Row
 from cus.evaluation.work import CaseWork
 from cus.limits import limited
 
-# Fields that are options of the conditioning images; each kind of images has some of them.
+# Fields that are options of the conditioning images; each kind has some of them.
 _OF_IMAGES = ("suppress_background", "scales", "shrink_references", "photo_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frames(Row):
-    """The last of the frames that a model generates on the way from the nearest reference to the target.
+    """The last frame that a model generates on the way from the nearest reference to the target.
 
     Attributes:
         model: "mini", a folder, or a Hub id; None: the evaluation's.
@@ -55,13 +55,13 @@ class Frames(Row):
             self.images(self.conditioning)
 
     def images(self, own: str) -> ConditioningKind:
-        """The conditioning images that a model is shown.
+        """The kind of conditioning images for the model.
 
         Args:
-            own: the kind that the model does best with.
+            own: the model's best kind.
 
         Raises:
-            InputError: there is no such kind, or it lacks an option that the row gives.
+            InputError: an unknown kind, or one that lacks an option given in the row.
         """
         name = own if self.conditioning == "auto" else self.conditioning
         kind = conditioning_kind(
@@ -77,7 +77,7 @@ class Frames(Row):
         return kind
 
     def options_of(self, kind: ConditioningKind) -> list[str]:
-        """Which fields count where the model is shown a kind of images."""
+        """The fields that apply to a kind of conditioning images."""
         return [field.name for field in fields(kind)] + (["photo_size"] if kind.takes_photographs else [])
 
     def picture(self, case: CaseWork) -> Tensor:  # noqa: D102

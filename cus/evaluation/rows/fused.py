@@ -15,9 +15,9 @@ class FusedWarp(ConditioningRow):
     """The fused warp.
 
     Attributes:
-        photo_size: longest side in pixels of the photographs that colours are taken from; None: as many as the
-            references have. Depth is always that of the references.
-        suppress_background: whether leaked background is removed (Eq. 5).
+        photo_size: longest side in pixels of the photographs that provide the colours; None: as for the references.
+            Depths are always those of the references.
+        suppress_background: whether to remove leaked background (Eq. 5).
     """
 
     kind: str = "fused"

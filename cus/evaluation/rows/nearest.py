@@ -1,4 +1,4 @@
-"""The nearest reference, seen through its depth: what plain enlargement gives."""
+"""The nearest reference, warped by its depth: the result of plain enlargement."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from cus.scene import SceneEstimate
 
 @dataclass(frozen=True, kw_only=True)
 class Nearest(Row):
-    """The nearest reference, seen through its depth, enlarged bicubically."""
+    """The nearest reference, warped by its depth and enlarged bicubically."""
 
     kind: str = "nearest"
     label: str = "Nearest reference, warped"
@@ -25,17 +25,17 @@ class Nearest(Row):
 
 
 def nearest_reference(scene: SceneEstimate, camera: Cameras) -> Tensor:
-    """The reference nearest to a camera, sampled bicubically through its own depths; black where it says nothing.
+    """The reference nearest to a camera, sampled bicubically through its own depths; black where it shows nothing.
 
-    The depth that the camera sees is the hierarchical warp's of that reference alone, so that only the sampling of
-    colours differs from it.
+    The camera's depth is that of the hierarchical warp of that reference alone, so that only the sampling of colours
+    differs from it.
 
     Args:
-        scene: references.
-        camera: one.
+        scene: references with cameras and depths.
+        camera: one target camera.
 
     Returns:
-        [3, h, w] in [0, 1].
+        [3, h, w] RGB in [0, 1].
     """
     i = nearest_index(scene.cameras, camera)
     part = slice(i, i + 1)

@@ -10,10 +10,10 @@ from cus.evaluation.work import CaseWork
 
 @dataclass(frozen=True, kw_only=True)
 class PointRender(ConditioningRow):
-    """What ViewCrafter shows its network.
+    """The conditioning images of ViewCrafter, shown directly.
 
     Attributes:
-        shrink_references: whether point renders are as sparse as ViewCrafter's own, see `render_scene_points`.
+        shrink_references: whether to make the renders as sparse as ViewCrafter's (`render_scene_points`).
     """
 
     kind: str = "points"

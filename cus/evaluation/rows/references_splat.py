@@ -1,4 +1,4 @@
-"""3DGS of the photographs alone, as `cus-fit` makes it."""
+"""3DGS of the photographs only, as `cus-fit` makes it."""
 
 from dataclasses import dataclass, replace
 
@@ -14,14 +14,14 @@ from cus.splats import FitResult, fit_views
 
 @dataclass(frozen=True, kw_only=True)
 class ReferencesSplat(Row):
-    """3DGS of the photographs alone.
+    """3DGS of the photographs only.
 
     Attributes:
-        photo_size: longest side in pixels of the photographs whose crops supervise the fit; None: as many as the
-            references have.
-        strategy: of the fit: fixed, default or mcmc; None: as `cus-fit` chooses.
-        iterations: of the fit; None: the evaluation's.
-        pseudo_labels: whether the photographs, warped into virtual close-ups, supervise the fit, too.
+        photo_size: longest side in pixels of the photographs whose crops supervise the fit; None: as for the
+            references.
+        strategy: density control of the fit: fixed, default or mcmc; None: the default of `cus-fit`.
+        iterations: number of iterations of the fit; None: the evaluation's.
+        pseudo_labels: whether photographs warped into virtual close-ups supervise the fit, too.
     """
 
     kind: str = "references_splat"
@@ -35,7 +35,7 @@ class ReferencesSplat(Row):
         return case.rendered(self.fit(case.references))
 
     def fit(self, references: References) -> FitResult:
-        """The scene, fitted once for all cases of the references."""
+        """The fitted scene, made once for all cases of the references."""
 
         def make() -> FitResult:
             options = references.fit_options(self.iterations, self.strategy or "mcmc")

@@ -1,4 +1,4 @@
-"""What every row of a table has."""
+"""The base of all rows of a table."""
 
 import re
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from cus.errors import InputError
 from cus.evaluation.work import CaseWork
 from cus.limits import check_limits
 
-# What several kinds of rows have: pixels of photographs' longest side, steps and strategies of a fit.
+# Ranges shared by several kinds of rows: pixels of photographs' longest side, steps and strategies of a fit.
 PHOTO_SIZE: dict[str, Any] = {"low": 64, "high": 16384}
 ITERATIONS: dict[str, Any] = {"low": 1, "high": 1_000_000}
 STRATEGIES = get_args(StrategyName)
@@ -20,13 +20,13 @@ STRATEGIES = get_args(StrategyName)
 
 @dataclass(frozen=True, kw_only=True)
 class Row(ABC):
-    """One method of a table. The further fields of a subclass are its options.
+    """One method in a table. Additional fields of a subclass are its options.
 
     Attributes:
-        kind: by which settings ask for it; the same for all rows of a class.
-        name: in records and file names; by default the kind.
-        label: in tables; by default the kind's.
-        blur: a second row shows the same under its best Gaussian blur, which the truth chooses.
+        kind: name of the kind in settings; the same for all rows of a class.
+        name: name in records and file names; by default the kind.
+        label: name in tables; by default that of the kind.
+        blur: whether to add a second row with its best Gaussian blur, chosen with the truth.
     """
 
     kind: str = ""
@@ -48,10 +48,10 @@ class Row(ABC):
 
     @property
     def names(self) -> dict[str, str]:
-        """Name -> label of the row, and of its blurred twin after it."""
+        """Names and labels: those of the row, then those of its blurred twin."""
         blurred = {f"{self.name}+blur": f"{self.label}, best blur"} if self.blur else {}
         return {self.name: self.label, **blurred}
 
     @abstractmethod
     def picture(self, case: CaseWork) -> Tensor:
-        """What the method makes of a case: [3, h, w] in [0, 1]. Raises InputError where it has no answer."""
+        """The method's picture of a case: [3, h, w] in [0, 1]. Raises InputError if it has none."""

@@ -18,12 +18,12 @@ class Splat(Frames):
     """3DGS of the model's frames and the photographs.
 
     Attributes:
-        photo_size: longest side in pixels of the photographs whose crops supervise the fit, and that fused images take
-            colours from; None: as many as the references have.
-        image_confidence: Eq. 10's W_image in the fit.
-        pixel_confidence: Eq. 9's W_pixel in the fit.
-        strategy: of the fit: fixed, default or mcmc; None: as `cus-fit` chooses.
-        iterations: of the fit; None: the evaluation's.
+        photo_size: longest side in pixels of the photographs whose crops supervise the fit and that provide the colours
+            of fused images; None: as for the references.
+        image_confidence: whether to use Eq. 10's W_image in the fit.
+        pixel_confidence: whether to use Eq. 9's W_pixel in the fit.
+        strategy: density control of the fit: fixed, default or mcmc; None: the default of `cus-fit`.
+        iterations: number of iterations of the fit; None: the evaluation's.
     """
 
     kind: str = "splat"
@@ -40,7 +40,7 @@ class Splat(Frames):
         return case.rendered(self.fit(case))
 
     def fit(self, case: CaseWork) -> FitResult:
-        """The scene, fitted once for all rows that ask for the same."""
+        """The fitted scene, made once for all rows with the same settings."""
         made = self.close_up(case)
         confidences = self.image_confidence, self.pixel_confidence
         key = ("splat", id(made), self.photo_size, *confidences, self.strategy, self.iterations)

@@ -13,8 +13,8 @@ class Warp(ConditioningRow):
     """The hierarchical warp (Algorithm 1).
 
     Attributes:
-        suppress_background: whether leaked background is removed (Eq. 5).
-        scales: resolutions as divisors, e.g. [1] or [1, 4]; None: as many as the spacing of the points asks for.
+        suppress_background: whether to remove leaked background (Eq. 5).
+        scales: divisors of the resolution, e.g. [1] or [1, 4]; None: as many as the spacing of the points needs.
     """
 
     kind: str = "warp"
