@@ -1,5 +1,7 @@
 """The fused warp on scenes whose pictures are known exactly."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -109,6 +111,18 @@ def test_reliable_depths_go_before_nearer_unreliable_ones():
     scene = estimate(render_depths(PAIR, plane_depths(PAIR)), PAIR, depths, confidences)
     result = fused_warp(scene, pinhole())
     torch.testing.assert_close(result.depths, torch.full_like(result.depths, 4.0), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_a_zoom_from_where_a_photograph_was_taken_shows_it_whatever_the_depths_say(backend: str):
+    scene, zoomed = slanted_scene(), PAIR[0].zoomed(2.0)
+    depths, confidences = scene.depths.clone(), scene.confidences.clone()
+    confidences[0, 4:-4] = 0.05  # the first photograph's depths are doubtful,
+    depths[1, 8:22] *= 0.7  # and the second claims something nearer
+    wrong = replace(scene, depths=depths, confidences=confidences)
+    right, found = (fused_warp(one, zoomed, agreed=True, backend=backend) for one in (scene, wrong))
+    assert found.masks.all() and (right.depths - found.depths).abs().max() > 0.5
+    assert (right.images - found.images).abs().max() < 0.01
 
 
 def test_unreliable_depths_fill_what_nothing_else_covers():

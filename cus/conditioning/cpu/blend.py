@@ -8,12 +8,12 @@ from numba import njit
 from torch import Tensor
 
 from cus.conditioning.cpu.sampling import LANCZOS_TABLE, inverse_depth, lanczos
-from cus.conditioning.fused.blend import DEPTH_DEVIATION, LEAST_ANGLE, UNSEEN, Layer
+from cus.conditioning.fused.blend import DEPTH_DEVIATION, LEAST_ANGLE, PARALLAX_DEVIATION, UNSEEN, Layer
 from cus.conditioning.fused.depth import LEAST_CONFIDENCE, SAME_SURFACE
 from cus.conditioning.fused.mesh import Surface
 from cus.conditioning.fused.views import Placement, View
 
-_UNSEEN, _LEAST_ANGLE, _DEVIATION = UNSEEN, LEAST_ANGLE, DEPTH_DEVIATION
+_UNSEEN, _LEAST_ANGLE, _DEVIATION, _PARALLAX = UNSEEN, LEAST_ANGLE, DEPTH_DEVIATION, PARALLAX_DEVIATION
 _SAME, _LEAST = np.float32(SAME_SURFACE), np.float32(LEAST_CONFIDENCE)
 
 
@@ -94,10 +94,10 @@ def _look_up(
                 continue
             xs[row, column], ys[row, column] = x, y
             known = np.float64(inverse_depth(own, np.float32(x), np.float32(y)))
-            agrees = 0.0
-            if known > 0:
-                error = (1 / s - known) / known / _DEVIATION
-                agrees = math.exp(-0.5 * error * error) if abs(error) < 8 else 0.0
+            error = (1 / s - known) / known if known > 0 else 1.0
+            along = math.hypot(v[0] - x * v[2], v[1] - y * v[2]) / s
+            error *= min(along / _PARALLAX, 1 / _DEVIATION)
+            agrees = math.exp(-0.5 * error * error) if abs(error) < 8 else 0.0
             seen[row, column] = agrees
             weights[row, column] = (agrees + _UNSEEN) / (_angle(px, py, z, rays, center) + _LEAST_ANGLE)
             du_dx, du_dy = M[0, 0] - x * M[2, 0], M[0, 1] - x * M[2, 1]

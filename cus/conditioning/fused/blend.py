@@ -9,8 +9,10 @@ from torch import Tensor
 from cus.conditioning.fused.sampling import inverse_depth_at, sample_levels
 from cus.conditioning.fused.views import Placement, View
 
-# A reference sees a point if its own depth there agrees: a Gaussian of this relative deviation.
-DEPTH_DEVIATION = 0.04
+# A reference sees a point if its own depth there agrees: a Gaussian of this relative deviation, or of this many pixels
+# of parallax at its working size, whichever is more tolerant: from where a photograph was taken, any depth shows the
+# same.
+DEPTH_DEVIATION, PARALLAX_DEVIATION = 0.04, 0.5
 # Weight of a reference that does not see the point by its depth: it matters only where none does.
 UNSEEN = 1e-3
 # Degrees added to the angle between the rays, so that the nearest reference does not get all the weight.
@@ -61,8 +63,11 @@ def look_up(view: View, place: Placement, inverse: Tensor) -> Layer:
     inside = front & (x >= 0) & (x <= view.camera.width) & (y >= 0) & (y <= view.camera.height)
     x, y = torch.where(inside, x, 0.0), torch.where(inside, y, 0.0)
     own = inverse_depth_at(view.inverse, x, y)
-    error = (1 / safe - own) / own.clamp(min=1e-12)
-    seen = torch.where(inside & (own > 0), torch.exp(-0.5 * (error / DEPTH_DEVIATION) ** 2), 0.0)
+    error = torch.where(own > 0, (1 / safe - own) / own.clamp(min=1e-12), 1.0)
+    # Pixels by which the point moves in the reference when the logarithm of its 1 / z grows by 1.
+    along = torch.stack([v[0] - x * v[2], v[1] - y * v[2]]).norm(dim=0) / safe
+    deviations = error.abs() * (along / PARALLAX_DEVIATION).clamp(max=1 / DEPTH_DEVIATION)
+    seen = torch.where(inside, torch.exp(-0.5 * deviations.square()), 0.0)
     degrees = _angles(pixels @ place.rays.to(inverse.device).T * z[..., None], place.center.to(inverse.device))
     weights = inside * (seen + UNSEEN) / (degrees + LEAST_ANGLE)
     scale_x, scale_y = view.photo_scale
