@@ -39,9 +39,10 @@ from cus.splats.parameters import LearningRates
 from cus.viewer.paths import view_depth
 from cus.viewer.scene import ViewScene, camera_of
 
-# A scene that is nearly right moves by smaller steps than one that begins as a cloud. Its Gaussians may change more:
-# a needle is to become a disc again.
-RATES, MAX_STRETCH = 0.5, 4.0
+# A scene that is nearly right moves by smaller steps than one that begins as a cloud.
+RATES = 0.5
+# Needles begin anew as discs: the longest half axis is at most this many times the second one.
+LONGEST = 2.0
 # The walk towards the target: frames, their longest side in pixels, frames a second of the video.
 WALK_FRAMES, WALK_SIDE, WALK_FPS = 25, 512, 8
 # Pictures are shown at these factors, as far as the walk goes, and at its end.
@@ -117,13 +118,14 @@ def refine(
     with _stage(progress, "depth", seconds) as told:
         estimate, photos = _estimate(subject, settings, device, told)
         own, notes = _own_size(subject, photos, folder.path)
-    gaussians = subject.stored.gaussians.to(device)
+    given = subject.stored.gaussians.to(device)
+    gaussians = given.shortened(LONGEST)
     config = _config(gaussians, subject, settings, estimate)
     views = replace(photo_views(estimate, photos.valid), photographs=tuple(own))
     labels = _labels(estimate, own, views, config, walk, settings)
     with _stage(progress, "before", seconds):
-        points = _viewpoints(subject, settings, labels, gaussians, walk, estimate, photos)
-        before = look(gaussians, points, config.antialiased)
+        points = _viewpoints(subject, settings, labels, given, walk, estimate, photos)
+        before = look(given, points, config.antialiased)
     made_from = [str(subject.splat.resolve()), os.stat(subject.splat).st_size, repr(config), repr(settings)]
     checkpoint = folder.checkpoint("refine", fingerprint(made_from), keep=resume)
     anew: list[str] = []
@@ -219,7 +221,7 @@ def _config(gaussians: Gaussians, subject: Subject, settings: RefineSettings, es
     )
     config = options.config(gaussians.device, estimate.cameras.width, estimate.cameras.height)
     rates = {item.name: RATES * getattr(LearningRates(), item.name) for item in fields(LearningRates)}
-    return replace(config, coarse_share=0.0, sh_warmup=0.0, rates=LearningRates(**rates), max_stretch=MAX_STRETCH)
+    return replace(config, coarse_share=0.0, sh_warmup=0.0, rates=LearningRates(**rates))
 
 
 def _labels(

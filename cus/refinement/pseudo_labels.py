@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras
+from cus.conditioning.fused.agreement import agree
 from cus.conditioning.fused.operations import KERNELS, TORCH
 from cus.conditioning.fused.surfaces import drawn_inverse_depth, finished, mixed
 from cus.conditioning.fused.views import placements, views_of
-from cus.conditioning.options import resolved_backend
+from cus.conditioning.options import Backend, resolved_backend
 from cus.refinement.poses import PoseOptions, VirtualPose, VirtualPoses, by_angle, seeing
 from cus.scene import SceneEstimate
 from cus.splats.crops import Supervision
@@ -92,6 +93,7 @@ class PseudoLabels:
         height: int,
         options: LabelOptions | None = None,
         path: Cameras | None = None,
+        backend: Backend = "auto",
     ) -> None:
         """Prepare the photographs.
 
@@ -102,18 +104,21 @@ class PseudoLabels:
             height: likewise.
             options: by default the paper's, as far as it gives them.
             path: the cameras to make labels for, of any size; None: virtual poses.
+            backend: see `cus.conditioning.fused_warp`.
 
         Raises:
             InputError: no photograph has a reliable depth, or photographs that are not the scene's views.
         """
         self.options = options or LabelOptions()
         self.counts = torch.zeros(3, dtype=torch.float64)
+        # One exposure, and depths that show the same in all photographs: what differs is not kept.
+        scene = agree(scene, photographs, backend=backend)
         self._scene, self._views = scene, views_of(scene, photographs)
         self._cameras = scene.cameras.to("cpu")
         self._photographs = [] if photographs is None else list(photographs)
         self._path = None if path is None else path.to("cpu").resized(width, height)
         self._poses = VirtualPoses(scene, width, height, self.options.poses)
-        compiled = resolved_backend("auto", (scene.images, scene.depths), "a float32 scene") == "cpu"
+        compiled = resolved_backend(backend, (scene.images, scene.depths), "a float32 scene") == "cpu"
         self._operations = KERNELS if compiled else TORCH
 
     @staticmethod
@@ -166,7 +171,7 @@ class PseudoLabels:
             share = 0.0 if label is None else float(label.kept.float().mean())
             if label is not None and share >= self.options.least_share:
                 self.counts += torch.tensor([1.0, 0.0, share], dtype=torch.float64)
-                return Supervision(label.camera, label.image, label.kept.to(label.image), None)
+                return Supervision(label.camera.to(label.image.device), label.image, label.kept.to(label.image), None)
         self.counts[1] += 1
         return None
 

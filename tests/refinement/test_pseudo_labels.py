@@ -59,6 +59,18 @@ def test_a_label_is_what_a_camera_there_would_see():
     assert source.counts[0] == 6 and source.counts[1] == 0 and 1.2 < source.counts[2] <= 6
 
 
+def test_the_kernels_make_the_labels_of_the_tensor_operations():
+    pose = VirtualPose(pinhole((0.1, 0.0, 2.5)), torch.tensor([0.1, 0.0, 4.0]))
+    made = [
+        PseudoLabels(SCENE, None, 32, 24, backend=backend).label(tensors(surface(SCENE)), pose)
+        for backend in ("cpu", "torch")
+    ]
+    kernels, reference = made
+    assert kernels is not None and reference is not None
+    assert float((kernels.kept != reference.kept).float().mean()) < 0.01
+    torch.testing.assert_close(kernels.image, reference.image, rtol=0, atol=2e-3)
+
+
 def test_larger_photographs_make_sharper_labels():
     """A pattern that the small images average away is in the labels of the photographs at their own size."""
 
