@@ -21,6 +21,8 @@ from cus.viewer.steadiness import FrameMeasures, Steadiness, compare, uncovered_
 PROBES, PROBE_SEED = 8, 20_011
 # Grades: at least the first is good, at least the second fair.
 KEPT = 0.5, 0.2
+# Of the share of needles before, and as it is: as much is good; no more than before, or as much as the last, is fair.
+FEWER_NEEDLES, FEW_NEEDLES, SOME_NEEDLES = 0.2, 1e-3, 5e-3
 # Photographs may be matched so many dB less than before; an overfitted scene that still matches them this well is fair.
 LOST, MATCHED = 0.1, 30.0
 MORE_PHOTOGRAPHS = "take more photographs of this part of the scene, nearer to each other, or check their cameras"
@@ -171,7 +173,11 @@ def judge_refinement(before: Look, after: Look, held_out: bool) -> RefinementVer
     advice = "" if far == "good" else "more --iterations bring views from afar back"
     findings.append(Finding(name, far, told, advice))
     was, now = (each.steadiness.summary()["needles_worst"] for each in (before, after))
-    needles: Grade = "good" if now <= max(0.2 * was, 1e-3) else "fair" if now <= was else "poor"
+    needles: Grade = "poor"
+    if now <= max(FEWER_NEEDLES * was, FEW_NEEDLES):
+        needles = "good"
+    elif now <= max(was, SOME_NEEDLES):
+        needles = "fair"
     told = f"at most {100 * now:.2f} % of the Gaussians in a view of the walk are needles, before {100 * was:.2f} %"
     findings.append(Finding("needles", needles, told, "" if needles == "good" else "more --iterations take them away"))
     return RefinementVerdict(tuple(findings))
