@@ -64,7 +64,7 @@ def rasterise(
         limits: [H, W] largest depth of a reliable surface at each pixel; None accepts all.
     """
     triangles, trusted = mesh_triangles(depths, confidences, reliable, slopes)
-    corners = project_vertices(triangles, M, v)
+    corners = project_vertices(triangles, M.to(triangles.device), v.to(triangles.device))
     first = _draw(corners[trusted], triangles[trusted], size, limits)
     rest = _draw(corners[~trusted], triangles[~trusted], size, None)
     use = first[0] > 0
