@@ -1,7 +1,7 @@
 """CloseUpShot: close-up novel views and a 3D Gaussian scene from a few photographs (arXiv 2511.13121).
 
-`estimate_scene`, `fused_warp`, `CloseUpShotPipeline`, `close_up` and `fit_gaussians` are importable from here; each is
-loaded when it is first asked for. `close_up` (cus/closeup.py) is the whole method on one page.
+`estimate_scene`, `fused_warp`, `CloseUpShotPipeline`, `close_up` and `fit_gaussians` can be imported from here; each
+is loaded on first use. `close_up` (cus/closeup.py) is the whole method on one page.
 """
 
 from typing import TYPE_CHECKING

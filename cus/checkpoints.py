@@ -1,4 +1,4 @@
-"""The names of `cus.lvdm`, importable from here as well."""
+"""Re-exports the names of `cus.lvdm`."""
 
 from cus.lvdm import *  # noqa: F403
 from cus.lvdm import __all__ as __all__

@@ -1,4 +1,4 @@
-"""Words that a setting may be where packages that know nothing of each other, and command lines, must agree."""
+"""Values of settings shared by command lines and by packages that must not import each other."""
 
 from typing import Literal
 

@@ -1,7 +1,7 @@
 """CloseUpShot on one page: from the estimate of a few photographs to close-up frames and their point cloud.
 
-Sections and equations are the paper's (arXiv 2511.13121). Before this page come `estimate_scene` and a camera path
-(`cus.cameras.trajectories`), after it the fit of Gaussians to frames and photographs (`cus.splats`, Eqs. 8 to 10).
+Sections and equations are the paper's (arXiv 2511.13121). `estimate_scene` and a camera path
+(`cus.cameras.trajectories`) come before this page, the fit of Gaussians (`cus.splats`, Eqs. 8 to 10) after it.
 
     scene, path ─► conditioning ─► coarse frames ─► global cloud ─► structure images    first of two passes
                         │                                                  │
@@ -28,21 +28,21 @@ from cus.scene import SceneEstimate
 T = TypeVar("T")
 OnProgress = Callable[[int, int], None]
 Photographs = Sequence[Tensor] | Callable[[], Sequence[Tensor]]
-"""Photographs of any size, V of [3, Hi, Wi] float32 in [0, 1] or uint8, or what reads them when they are needed."""
+"""V photographs of any size, [3, Hi, Wi] float32 in [0, 1] or uint8, or a function that reads them on demand."""
 
 
 class Each(Protocol):
-    """Returns what `function(*arguments)` returns, computed or from a cache.
+    """Returns `function(*arguments)`, computed or from a cache.
 
-    Names are those of the stages: "conditioning" (in which "agreement" may be nested), "coarse", "structure", "frames"
-    and "cloud". Their functions take a callback `on_progress` as a keyword, too.
+    The names are those of the stages: "conditioning" (which may contain "agreement"), "coarse", "structure", "frames"
+    and "cloud". Their functions also accept a callback `on_progress` as a keyword.
     """
 
     def __call__(self, name: str, function: Callable[..., T], *arguments: Any) -> T: ...  # noqa: D102
 
 
 def given(**made: Any) -> Each:
-    """An `Each` that computes every stage but those that are given, as in `given(agreement=scene)`."""
+    """An `Each` that computes every stage except the given ones, as in `given(agreement=scene)`."""
 
     def each(name: str, function: Callable[..., T], *arguments: Any) -> T:
         return made[name] if name in made else function(*arguments)
@@ -55,15 +55,15 @@ compute = given()
 
 @dataclass(frozen=True)
 class CloseUp:
-    """Generated frames with what they were made from.
+    """Generated frames with their inputs.
 
     Attributes:
-        scene: the estimate of the V photographs.
+        scene: scene estimate for the V photographs.
         cameras: T cameras of the frames.
-        conditioning: what the network was shown of them.
+        conditioning: conditioning that the network saw.
         frames: [T, 3, H, W] float32 in [0, 1].
-        structure: what the second pass saw of the first one's cloud; None where there was one pass.
-        each: makes the cloud, or takes it from a cache.
+        structure: renders of the first pass's cloud for the second pass; None with one pass.
+        each: computes the cloud, or takes it from a cache.
     """
 
     scene: SceneEstimate
@@ -75,14 +75,14 @@ class CloseUp:
 
     @cached_property
     def cloud(self) -> FusedCloud:
-        """What frames and photographs agree on (Eq. 6), fused when first asked for; `counts` are of frames first."""
+        """Points on which frames and photographs agree (Eq. 6), fused on first use; `counts` has frames first."""
         return self.each("cloud", fuse, self)
 
     def with_references(self) -> tuple[Tensor, Tensor, Cameras]:
-        """Frames, then photographs, as one batch at the frames' size: images, depths [T + V, H, W], cameras.
+        """Frames, then photographs, in one batch at the frames' size: images, depths [T + V, H, W], cameras.
 
-        A generated frame's depth is that of its conditioning: its camera is the asked one by construction, and where
-        the warp has no surface there is none to check.
+        A generated frame's depth is that of its conditioning: its camera is the requested one by construction, and
+        where the warp has no surface there is no depth to check.
         """
         height, width = self.frames.shape[-2:]
         images = F.interpolate(self.scene.images, (height, width), mode="area")
@@ -109,25 +109,25 @@ def close_up(
     seed: int = 0,
     each: Each = compute,
 ) -> CloseUp:
-    """Generate the frames that the cameras of a path see, and the point cloud that they and the photographs agree on.
+    """Generate the frames seen by the cameras of a path, and the point cloud on which they and the photographs agree.
 
     Args:
         scene: V >= 1 photographs with cameras, depths and confidences.
         path: T cameras of the frames, of the frames' size.
-        pipeline: the checkpoint.
-        passes: 1, or 2 for a second pass guided by the global point cloud; None: as the checkpoint does best.
-        kind: of the conditioning images; None: the one that the checkpoint does best with.
-        photographs: the same views at any larger size, for kinds that take their colours from them.
+        pipeline: model checkpoint as a pipeline.
+        passes: 1, or 2 for a second pass guided by the global point cloud; None: the checkpoint's choice.
+        kind: kind of the conditioning images; None: the checkpoint's best.
+        photographs: views at a larger size, for kinds that use them as the source of colour.
         reference: [1, 3, h, w] in [0, 1], the image context of the network; None: the first view.
-        steps: denoising steps a pass; None: the checkpoint's own.
-        guidance: classifier-free guidance scale; None: the checkpoint's own.
-        seed: of all noise; both passes draw the same.
-        each: makes the stages, or takes them from a cache.
+        steps: denoising steps per pass; None: the checkpoint's.
+        guidance: classifier-free guidance scale; None: the checkpoint's.
+        seed: seed of all noise; both passes draw the same.
+        each: computes the stages, or takes them from a cache.
 
     Raises:
-        InputError: the path sees nothing of the scene, photographs that are not the scene's views, a checkpoint that
-            asks for an unknown kind or gives values that are not numbers.
-        ValueError: other passes than 1 or 2.
+        InputError: the path sees nothing of the scene, the photographs do not match the scene's views, or the
+            checkpoint requires an unknown kind or gives values that are not numbers.
+        ValueError: `passes` is neither 1 nor 2.
     """
     own = pipeline.sampling
     if passes not in (None, 1, 2):
@@ -140,10 +140,10 @@ def close_up(
     conditioning = each("conditioning", condition, kind, scene, path, photographs, own.layers > 0, each)
     structure = None
     if second_pass:
-        # Coarse frames (Section III-A, Eq. 1); what is consistent in them is one global cloud (Section III-D, Eq. 6).
+        # Coarse frames (Section III-A, Eq. 1); their consistent pixels form one global cloud (Section III-D, Eq. 6).
         coarse = each("coarse", generate, pipeline, reference, conditioning, None, *sampling)
         structure = each("structure", render_cloud, CloseUp(scene, path, conditioning, coarse))
-    # The frames; a second pass joins its features with those of the cloud's images I_g (Section III-D, Eq. 7).
+    # The frames; a second pass fuses features with those of the cloud's images I_g (Section III-D, Eq. 7).
     frames = each("frames", generate, pipeline, reference, conditioning, structure, *sampling)
     return CloseUp(scene, path, conditioning, frames, structure, each)
 
@@ -157,7 +157,7 @@ def condition(
     each: Each = compute,
     on_progress: OnProgress | None = None,
 ) -> Conditioning:
-    """Conditioning images: `Hierarchical` is the paper's Algorithm 1, `Fused` ours."""
+    """Render conditioning images: `Hierarchical` is the paper's Algorithm 1, `Fused` ours."""
     taken = None
     if kind.takes_photographs:
         taken = photographs() if callable(photographs) else photographs
@@ -189,11 +189,11 @@ def generate(
 
 
 def fuse(made: CloseUp, on_progress: OnProgress | None = None) -> FusedCloud:
-    """The global point cloud: pixels of frames and photographs that enough others agree with (Eq. 6)."""
+    """The global point cloud: pixels of frames and photographs with which enough others agree (Eq. 6)."""
     return fuse_views(*made.with_references(), scale=made.scene.scale, on_progress=on_progress)
 
 
 def render_cloud(coarse: CloseUp, on_progress: OnProgress | None = None) -> Conditioning:
-    """The global cloud of coarse frames in the cameras of the path: the structure guidance I_g (Section III-D)."""
+    """The global cloud of coarse frames, rendered from the path's cameras: structure guidance I_g (Section III-D)."""
     cloud = fuse(coarse, on_progress)
     return render_points(cloud.points, cloud.colors, coarse.cameras.to(cloud.points.device))

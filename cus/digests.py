@@ -1,4 +1,4 @@
-"""Checksums of tensors: what is on disk shows whether it is still what was written."""
+"""Checksums of tensors, to detect changed files."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def tensors_digest(tensors: Mapping[str, Tensor], words: Iterable[str] = ()) -> str:
-    """SHA-256 in hex of the names, types, shapes and values of CPU tensors, and of words said of them."""
+    """SHA-256 in hex of the names, types, shapes and values of CPU tensors, and of additional words."""
     digest = hashlib.sha256(json.dumps(list(words)).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

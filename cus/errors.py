@@ -1,4 +1,4 @@
-"""The one exception that speaks to the person at the keyboard, and what its messages show."""
+"""The exception for errors of the user's, and helpers for its messages."""
 
 from typing import TYPE_CHECKING
 
@@ -7,23 +7,23 @@ if TYPE_CHECKING:
 
 
 class InputError(Exception):
-    """Something the user gave cannot be used; the message says what, what was expected, and what to do.
+    """Unusable input from the user; the message says what was given, what was expected, and what to do.
 
     Command-line programs print the message without a traceback and exit with status 2.
     """
 
 
 def shown(value: object, most: int = 60) -> str:
-    """A value as a message shows it: its repr, of at most so many characters, whatever the value is."""
+    """A value for a message: its repr, at most `most` characters, for any value."""
     try:
         text = repr(value)
-    except (RecursionError, ValueError):  # nested too deep, or a number of thousands of digits
+    except (RecursionError, ValueError):  # nested too deep, or a number with thousands of digits
         return f"a {type(value).__name__}"
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def first_problem(error: "ValidationError") -> str:
-    """The first field that a model of pydantic refuses, what it must be, and what it is."""
+    """The first field that a pydantic model refuses, what it must be, and what it is."""
     problem = error.errors(include_url=False, include_context=False)[0]
     field, said, got = ".".join(map(str, problem["loc"])) or "it", problem["msg"], shown(problem["input"])
     if said == "Field required":

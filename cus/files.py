@@ -1,8 +1,8 @@
-"""Files as the commands meet and leave them.
+"""Safe reading and writing of files.
 
-What is no ordinary file is refused before anything waits for it. What is written is whole or not there: a file is
-written beside its target under a name that starts with `PART`, reaches the disk, and is then renamed. Whoever reads the
-target sees the earlier file or the new one, and a process that is killed leaves a hidden part at most.
+Anything but an ordinary file is refused without blocking. Writes are atomic: a file is written next to its target
+under a name that starts with `PART`, synced to disk, and then renamed. Readers of the target see the earlier file or
+the new one, and a killed process leaves at most a hidden part.
 """
 
 import codecs
@@ -19,16 +19,16 @@ from typing import Any
 
 from cus.errors import InputError
 
-# Of a JSON file, in bytes: more than any list of cameras or record of a run takes.
+# Maximum size of a JSON file in bytes: larger than any list of cameras or record of a run.
 LARGEST_JSON = 64 * 2**20
 
-# How the names of unfinished files and folders begin; followed by the process that writes them.
+# Prefix of the names of unfinished files and folders; followed by the id of the process that writes them.
 PART = ".cus-part-"
 KEPT = "a file that was there is unchanged: free some space, or choose another place"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
-# What PyTorch's writer says where the system refused to write, whatever the reason.
+# The message of PyTorch's writer if the system refused to write, whatever the reason.
 _TORCH_SAVE = ("PytorchStreamWriter failed", "iostream error", "unexpected pos")
 _NEARLY_NOTHING = 2**20
 
@@ -43,12 +43,12 @@ _KINDS = (
 
 
 def require_regular(path: Path | str) -> int:
-    """The size in bytes of an ordinary file, symbolic links followed.
+    """The size in bytes of an ordinary file, following symbolic links.
 
-    Reading a pipe or a device may wait or go on for ever; this asks the file system alone.
+    Reading a pipe or a device may block forever; this only asks the file system.
 
     Raises:
-        InputError: there is nothing, it may not be looked at, or it is a folder, pipe, socket or device.
+        InputError: the path does not exist, is not accessible, or is a folder, pipe, socket or device.
     """
     try:
         found = os.stat(path)
@@ -61,15 +61,15 @@ def require_regular(path: Path | str) -> int:
 
 
 def same_file(one: Path | str, other: Path | str) -> bool:
-    """Whether two paths lead to one file or folder: through links, and where the system ignores case in names."""
+    """Whether two paths lead to one file or folder: through links, or because the system ignores case in names."""
     try:
         return os.path.samefile(one, other)
-    except (OSError, ValueError):  # one of them is not there
+    except (OSError, ValueError):  # one of them does not exist
         return False
 
 
 def lies_in(path: Path | str, folder: Path | str) -> bool:
-    """Whether a path is a folder, or something in it, whatever names lead there."""
+    """Whether a path is a folder, or something in it, by any name."""
     real = Path(path).resolve()
     return any(same_file(place, folder) for place in (real, *real.parents))
 
@@ -77,16 +77,16 @@ def lies_in(path: Path | str, folder: Path | str) -> bool:
 def check_target(
     path: Path | str, *, overwrite: bool, inputs: Iterable[Path | str] = (), option: str = "--overwrite"
 ) -> None:
-    """Refuse a file that is about to be written where that would lose something.
+    """Refuse to write a file if that would destroy something.
 
     Args:
-        path: the file.
-        overwrite: whether the user has given up a file that is there.
-        inputs: what is read; none of it is ever replaced.
-        option: what gives a file up; empty where nothing does.
+        path: file to write.
+        overwrite: whether an existing file may be replaced.
+        inputs: files to be read; none of them is ever replaced.
+        option: option that permits replacing; empty if there is none.
 
     Raises:
-        InputError: an input is that file, a file is there unasked, or something that is no ordinary file.
+        InputError: the file is an input, exists without `overwrite`, or is not an ordinary file.
     """
     for given in inputs:
         if same_file(given, path):
@@ -104,7 +104,7 @@ def keep_copy(path: Path) -> Path | None:
     """Copy a file that is about to be replaced to `<name>.bak-1`, or the next free number; None without such a file.
 
     Raises:
-        InputError: it cannot be copied.
+        InputError: the file cannot be copied.
     """
     if not path.is_file():
         return None
@@ -117,14 +117,14 @@ def keep_copy(path: Path) -> Path | None:
 
 
 def read_json(path: Path | str, remedy: str = "") -> dict[str, Any]:
-    """A JSON object from a file in UTF-8 or, as its first bytes show, UTF-16, with or without a byte order mark.
+    """Read a JSON object from a file in UTF-8 or, according to its first bytes, UTF-16, with or without a BOM.
 
     Args:
-        path: the file.
-        remedy: what the user can do about a file that is none; joins the message.
+        path: file to read.
+        remedy: what the user can do about an invalid file, for the message.
 
     Raises:
-        InputError: no ordinary file, one of more than LARGEST_JSON bytes, no JSON, or no object.
+        InputError: not an ordinary file, larger than LARGEST_JSON bytes, not JSON, or not an object.
     """
     size, after = require_regular(path), f"; {remedy}" if remedy else ""
     if size > LARGEST_JSON:
@@ -145,7 +145,7 @@ def read_json(path: Path | str, remedy: str = "") -> dict[str, Any]:
 
 
 def _encoding(data: bytes) -> str:
-    """The encoding that the first bytes show (RFC 4627, section 3)."""
+    """The encoding according to the first bytes (RFC 4627, section 3)."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if data.startswith(codecs.BOM_UTF8):
@@ -157,22 +157,22 @@ def _encoding(data: bytes) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path | str, remedy: str = KEPT, *, parents: bool = False, sweep: bool = True) -> Iterator[Path]:
-    """A path beside `path` to write a file to, which takes its place when the block is through.
+    """A temporary path next to `path` for writing a file, which replaces `path` at the end of the block.
 
-    After an error or an interrupt nothing is left of the new file, nor of folders made for it, and the earlier file is
-    as it was.
+    After an error or interrupt, the new file and folders made for it are removed, and the earlier file is
+    unchanged.
 
     Args:
-        path: the file to write.
-        remedy: what the user can do where it cannot be written.
-        parents: whether missing folders are made.
-        sweep: whether parts of the same file that killed processes have left are removed.
+        path: target file.
+        remedy: what the user can do if it cannot be written.
+        parents: whether to create missing folders.
+        sweep: whether to remove parts of the same file left by killed processes.
 
     Yields:
-        The path to write to. Its suffix is the target's: many writers choose their format by it.
+        The path to write to. Its suffix is the target's, because many writers choose their format by it.
 
     Raises:
-        InputError: the disk is full, or the place cannot be written to.
+        InputError: the disk is full, or the path is not writable.
     """
     path = Path(path)
     part = path.with_name(f"{PART}{os.getpid()}-{path.name}")
@@ -192,12 +192,12 @@ def replacing(path: Path | str, remedy: str = KEPT, *, parents: bool = False, sw
         with contextlib.suppress(OSError):  # gone after the rename
             part.unlink()
         for folder in made:
-            with contextlib.suppress(OSError):  # in use by now
+            with contextlib.suppress(OSError):  # already in use
                 folder.rmdir()
 
 
 def write_text(path: Path | str, text: str, remedy: str = KEPT) -> None:
-    """Write a text file, UTF-8 with the newlines that the text has. Errors as in `replacing`."""
+    """Write a UTF-8 text file, keeping its newlines. Errors as in `replacing`."""
     with replacing(path, remedy) as part:
         part.write_text(text, encoding="utf-8", newline="")
 
@@ -209,7 +209,7 @@ def write_json(path: Path | str, content: Any, remedy: str = KEPT) -> None:
 
 @contextlib.contextmanager
 def explained(path: Path | str, remedy: str = KEPT) -> Iterator[None]:
-    """Turn what a failed write raises into an InputError that names the file, the reason and the remedy."""
+    """Turn errors of a failed write into an InputError that names the file, the reason and the remedy."""
     try:
         yield
     except InputError:
@@ -225,9 +225,9 @@ def explained(path: Path | str, remedy: str = KEPT) -> Iterator[None]:
 
 
 def _system_error(error: BaseException | None) -> tuple[int | None, str] | None:
-    """Number and words of what the system said, or None where it said nothing.
+    """Number and message of the system error, or None if there is none.
 
-    Writers in other languages have errors of their own with its words in them (safetensors, FFmpeg), or hide its error
+    Writers in other languages raise their own errors with the system's message (safetensors, FFmpeg), or hide it
     behind a later one (torch.save).
     """
     while error is not None:
@@ -257,11 +257,11 @@ def _reason(path: Path, number: int | None, words: str, remedy: str) -> str:
 
 
 def remove_parts(folder: Path, before: float = math.inf) -> None:
-    """Remove what killed processes have left half-written in a folder that no other process writes to.
+    """Remove parts left by killed processes in a folder that no other process writes to.
 
     Args:
-        folder: the folder.
-        before: what has changed since that time, in seconds since the epoch, stays.
+        folder: folder to clean up.
+        before: keep files modified after this time, in seconds since the epoch.
     """
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
@@ -270,7 +270,7 @@ def remove_parts(folder: Path, before: float = math.inf) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the parts of one file or folder, and what was written beside them, whose processes are no more."""
+    """Remove the parts of one file or folder, and files written next to them, whose processes no longer exist."""
     import psutil
 
     for other in path.parent.iterdir():
@@ -289,6 +289,6 @@ def _remove(path: Path) -> None:
 
 
 def _reach_the_disk(path: Path) -> None:
-    """Wait until a file is on the disk: some file systems say only then that they are full."""
+    """Sync a file to disk: some file systems only then report that they are full."""
     with path.open("r+b") as stream:
         os.fsync(stream.fileno())

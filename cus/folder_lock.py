@@ -1,4 +1,4 @@
-"""One process at a time in a folder. The lock dies with the process that holds it, however that ends."""
+"""Allows one process at a time in a folder. The lock ends with its process, even if that is killed."""
 
 import contextlib
 import json
@@ -23,15 +23,15 @@ _held: "weakref.WeakSet[FolderLock]" = weakref.WeakSet()
 
 
 class FolderLock:
-    """The right to write to a folder.
+    """An exclusive lock on a folder.
 
-    The system keeps the lock (`flock`), so it cannot outlive its process, and the file beside it only names the holder.
-    Where a file system knows no locks, or on Windows, the file itself is the lock: it counts as long as the process
-    that it names is alive.
+    The system holds the lock (`flock`), so it cannot outlive its process; the file only names the holder. On file
+    systems without locks, or on Windows, the file itself is the lock: it is valid as long as the process that it names
+    is alive.
 
     Args:
-        folder: an existing folder.
-        share: distinguishes processes that share the work in a folder; each share is locked by itself.
+        folder: existing folder to lock.
+        share: name that distinguishes processes sharing the work in a folder; each share has its own lock.
     """
 
     def __init__(self, folder: Path, share: str = "") -> None:
@@ -43,8 +43,8 @@ class FolderLock:
         """Take the lock.
 
         Raises:
-            InputError: another process has it; says which, and since when.
-            OSError: the folder cannot be written to.
+            InputError: another process holds it; the message says which, and since when.
+            OSError: the folder is not writable.
         """
         while True:
             stream = self._open()
@@ -53,7 +53,7 @@ class FolderLock:
                 raise InputError(self._refusal())
             if self._is_current(stream):
                 break
-            # Released, and its file removed, between opening and locking it.
+            # The lock was released, and its file removed, between opening and locking it.
             stream.close()
         self.stream = stream
         _forget_in_children()
@@ -61,17 +61,17 @@ class FolderLock:
         self._name_holder(stream)
 
     def release(self) -> None:
-        """Give the lock back; without one nothing happens."""
+        """Release the lock, if held."""
         if self.stream is None:
             return
-        with contextlib.suppress(OSError):  # a folder that has become read-only, or Windows, where it is open
-            # The file goes first, while nobody else can hold it.
+        with contextlib.suppress(OSError):  # the folder has become read-only, or Windows, where the file is open
+            # Remove the file first, while nobody else can hold the lock.
             self.path.unlink()
         self.stream.close()
         self.stream = None
 
     def is_alone(self) -> bool:
-        """Whether nobody is at work in any other share of the folder; of what cannot be told, somebody is."""
+        """Whether no process works in another share of the folder; False if this is unknown."""
         holders = [_content(path) for path in self.folder.glob(f"{NAME}*") if path != self.path]
         return all(holder and not _is_alive(holder) for holder in holders)
 
@@ -79,7 +79,7 @@ class FolderLock:
         return os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
 
     def _locked(self, stream: IO[str]) -> bool:
-        """Whether the lock could be taken."""
+        """Whether the lock was taken."""
         if fcntl is not None:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,14 +103,14 @@ class FolderLock:
             stream.write(json.dumps(holder | {"command": Path(sys.argv[0]).name}))
             stream.flush()
         except OSError:
-            pass  # on a full disk the lock holds all the same; only its name is missing
+            pass  # on a full disk the lock still works; only the holder's name is missing
 
     def _refusal(self) -> str:
         for _ in range(20):
             holder = _content(self.path)
             if holder:
                 break
-            time.sleep(0.01)  # it has just taken the lock and not yet said who it is
+            time.sleep(0.01)  # the holder has just taken the lock and not yet written its name
         else:
             return f"another process is at work in {self.folder}; wait for it or name another folder"
         since = datetime.fromtimestamp(holder["started"]).strftime("%Y-%m-%d %H:%M:%S")
@@ -122,7 +122,7 @@ class FolderLock:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Who holds a lock; empty where the file does not say."""
+    """The holder of a lock; empty if the file does not say."""
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         datetime.fromtimestamp(holder["started"])
@@ -133,18 +133,18 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _is_alive(holder: dict[str, Any]) -> bool:
-    """Whether a lock's process still runs; one on another machine is taken to."""
+    """Whether a lock's process still runs; assumed for another machine."""
     if not holder:
         return False
     if holder.get("host") != platform.node():
         return True
     born = _born(int(holder["pid"]))
-    # The number may be in use again, after a restart of the machine for one.
+    # The process id may be in use again, e.g. after a restart of the machine.
     return born is not None and abs(born - float(holder.get("born") or 0)) < 1
 
 
 def _born(pid: int) -> float | None:
-    """When a process began, seconds since the epoch, or None where there is none."""
+    """Start time of a process in seconds since the epoch, or None if there is none."""
     import psutil
 
     try:
@@ -157,7 +157,7 @@ _watched: list[bool] = []
 
 
 def _forget_in_children() -> None:
-    """A child of this process (a data loader's) must not keep the lock when this process is killed."""
+    """A child of this process (e.g. a data loader's) must not keep the lock when this process is killed."""
     if _watched or not hasattr(os, "register_at_fork"):
         return
     _watched.append(True)

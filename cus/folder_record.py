@@ -1,4 +1,4 @@
-"""The list of what commands made in a folder, `.closeupshot-files`: a header, then one JSON string a line."""
+"""The list of files that commands made in a folder, `.closeupshot-files`: a header, then one JSON string per line."""
 
 import json
 import os
@@ -11,12 +11,12 @@ RECORD = ".closeupshot-files"
 
 
 def header_line(kind: str) -> str:
-    """The first line of the record of a folder that holds `kind`."""
+    """The first line of the record in a folder of the given kind."""
     return json.dumps({"closeupshot": 1, "kind": kind})
 
 
 def read_record(folder: Path) -> tuple[dict[str, None], str]:
-    """Names in a folder's list, and what the folder holds; ("", nothing) without one. A damaged line lists nothing."""
+    """Names in a folder's list, and the kind of folder; ("", nothing) without one. Damaged lines are ignored."""
     made: dict[str, None] = {}
     kind = ""
     try:
@@ -41,7 +41,7 @@ def _is_inside(name: str) -> bool:
 
 
 def cut_partial_line(stream: Any) -> None:
-    """Cut off what an interrupted write has left at the end of a file opened with "ab+"."""
+    """Cut off a partial line of an interrupted write at the end of a file opened with "ab+"."""
     size = stream.seek(0, os.SEEK_END)
     if not size:
         return

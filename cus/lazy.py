@@ -1,4 +1,4 @@
-"""Packages that give their names without importing what holds them before it is asked for."""
+"""Lazy imports of a package's names."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package.
+    """Make the `__getattr__` of a package.
 
     Args:
-        package: its `__name__`.
-        homes: name -> the module that holds it.
+        package: `__name__` of the package.
+        homes: name -> module that defines it.
     """
 
     def find(name: str) -> Any:

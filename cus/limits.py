@@ -1,4 +1,4 @@
-"""What the numbers and words of settings may be, stated where a setting is declared."""
+"""Limits of settings, declared with the settings."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,13 +12,13 @@ _KEY = "limits"
 
 @dataclass(frozen=True)
 class Limits:
-    """What a setting may be; for lists, each of their values.
+    """Allowed values of a setting; for lists, of each item.
 
     Attributes:
-        low: the least number.
-        high: the largest.
-        above: the number must be larger than this one.
-        choices: the words there are; empty takes any.
+        low: smallest allowed number.
+        high: largest allowed number.
+        above: numbers must be larger than this.
+        choices: allowed words; empty allows any.
     """
 
     low: float = -math.inf
@@ -27,7 +27,7 @@ class Limits:
     choices: tuple[str, ...] = ()
 
     def refusal(self, value: Any) -> str | None:
-        """What is wrong with a value, or None."""
+        """The problem with a value, or None."""
         if self.choices:
             return None if value in self.choices else f"must be {self.told()}, got {value!r}"
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -38,7 +38,7 @@ class Limits:
         return f"must be {self.told()}, got {value!r:.60}"
 
     def told(self) -> str:
-        """What it may be, in a few words: "1 to 64", "above 0", "one of a, b"."""
+        """The limits in a few words: "1 to 64", "above 0", "one of a, b"."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         least = f"above {self.above:g}" if self.above > -math.inf else f"{self.low:g}"
@@ -48,7 +48,7 @@ class Limits:
 
 
 def limits_of(item: Field[Any]) -> Limits | None:
-    """The limits of a dataclass's field, if it has some."""
+    """The limits of a dataclass field, if any."""
     return item.metadata.get(_KEY)
 
 
@@ -59,7 +59,7 @@ def limited(
     choices: tuple[str, ...] = (),
     **numbers: float,
 ) -> Any:
-    """A field of a dataclass with `Limits`, which `check_limits` holds it to."""
+    """A dataclass field with `Limits`, checked by `check_limits`."""
     metadata = {_KEY: Limits(**numbers, choices=choices)}
     if default_factory is not None:
         return field(default_factory=default_factory, metadata=metadata)
@@ -67,13 +67,13 @@ def limited(
 
 
 def check_limits(settings: Any, prefix: str = "") -> None:
-    """Hold a dataclass and those inside it to their limits. Raises InputError, which names the setting."""
+    """Check a dataclass and nested ones against their limits. Raises InputError that names the setting."""
     for name, refusal in _refusals(settings, prefix):
         raise InputError(f"{name} {refusal}")
 
 
 def check_options(settings: Any) -> None:
-    """The same for what a command line says: `--photo-size` rather than `model.photo_size` is named."""
+    """Like `check_limits` for a command line: names `--photo-size` rather than `model.photo_size`."""
     for name, refusal in _refusals(settings):
         raise InputError(f"--{name.rpartition('.')[2].replace('_', '-')} {refusal}")
 

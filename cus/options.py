@@ -1,7 +1,7 @@
-"""How the fields of settings look on a command line, where `cus.cli.reading` reads them with tyro.
+"""Declares how settings appear on command lines, for `cus.cli.reading` with tyro.
 
-One field is one option: its name, type and default are the option's, its entry under `Attributes` is the help. What a
-default of None stands for is said there, as in "(default: the model's)"; any other default is shown by itself.
+One field is one option with the same name, type and default; its entry under `Attributes` is the help. The help
+explains a default of None, as in "(default: the model's)"; any other default is shown automatically.
 """
 
 from collections.abc import Callable
@@ -20,26 +20,26 @@ def _default(value: str) -> str:
 
 
 def option(metavar: str | None = None, *, name: str | None = None) -> Any:
-    """What stands in `Annotated` beside a field's type.
+    """Option metadata for `Annotated`.
 
     Args:
-        metavar: what the help calls the value, such as its unit; None takes the type's name.
-        name: of the option, where it is not the field's.
+        metavar: name of the value in the help, such as its unit; None takes the type's name.
+        name: name of the option, if it differs from the field's.
     """
     return arg(metavar=metavar, name=name, help_behavior_hint=_default)
 
 
-# --name, or --no-name where the default is true.
+# --name, or --no-name if the default is true.
 Flag = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]
 
 
 def parsed(metavar: str, parse: Callable[[str], Any], write: Callable[[Any], str] = str) -> Any:
-    """What stands in `Annotated`, before `option`, for a value that is one word but no number, name or path.
+    """Parser metadata for `Annotated`, before `option`, for a one-word value that is not a number, name or path.
 
     Args:
-        metavar: what the help calls it.
-        parse: makes the value; raises ValueError, which says what was expected.
-        write: the word of a default.
+        metavar: name of the value in the help.
+        parse: converts the word; raises ValueError that says what was expected.
+        write: converts a default to a word.
     """
     return PrimitiveConstructorSpec(
         nargs=1,

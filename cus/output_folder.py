@@ -1,7 +1,7 @@
-"""The folder that a command fills: which files in it the command made, and nobody else's touched.
+"""The output folder of a command, with a record of the files that the command made; others are never touched.
 
-`.closeupshot-files` lists every file that was written to the folder, one JSON string a line, before the file itself is
-written: whatever a killed run leaves is listed. Only listed files are ever replaced or removed.
+`.closeupshot-files` lists every file written to the folder, one JSON string per line, before the file itself is
+written: everything left by a killed run is listed. Only listed files are ever replaced or removed.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ from cus.folder_record import RECORD, cut_partial_line, header_line, read_record
 
 LEAST_FREE_BYTES = 300 * 2**20
 RESUMABLE = "what was finished is kept: free some space, or mend the folder, and run the same command with --resume"
-# What file managers leave wherever they look.
+# Files that file managers leave everywhere.
 _CLUTTER = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 class OutputFolder:
-    """A folder with the list of what was made in it.
+    """A folder with a record of the files made in it.
 
     Args:
-        path: the folder; need not exist.
-        kind: what fills it, such as "a run of cus-infer"; another kind's folder is never taken over.
-        remedy: what the user can do where a file cannot be written.
+        path: path of the folder, which need not exist.
+        kind: kind of content, such as "a run of cus-infer"; folders of another kind are refused.
+        remedy: what the user can do if a file cannot be written.
     """
 
     def __init__(self, path: Path, kind: str, remedy: str = RESUMABLE) -> None:
@@ -42,16 +42,16 @@ class OutputFolder:
         self._new: list[Path] = []
 
     def open(self, planned: Sequence[str], inputs: Iterable[Path] = (), *, share: str = "") -> None:
-        """Lock the folder and make sure that nothing of the user's is in the way.
+        """Lock the folder and check that no files of the user's are in the way.
 
         Args:
             planned: patterns of the files that may be written, relative, such as "frames/*.png".
-            inputs: what is read; none of it may be among the files that the folder's record lists.
-            share: see `FolderLock`.
+            inputs: files to be read; none may be among the files in the folder's record.
+            share: name of this process's share of the work (`FolderLock`).
 
         Raises:
-            InputError: another process works here, the folder cannot be written to, holds something of another kind
-                or files in the way that no command made, or lists an input as its own.
+            InputError: another process works here, the folder is not writable, contains another kind of output or
+                unlisted files in the way, or lists an input.
         """
         self._make()
         lock = FolderLock(self.path, share)
@@ -61,12 +61,12 @@ class OutputFolder:
             raise InputError(f"cannot write to {self.path} ({error.strerror}); choose another folder") from error
         self.lock = lock
         try:
-            # Only now: another process may have finished since.
+            # Read only now, because another process may have finished in the meantime.
             self.made, self.found_kind = read_record(self.path)
             self._check_kind()
             self._check_inputs(inputs)
             self._check_free(planned)
-            # Whoever takes another share of the work from now on writes parts that are younger than this lock.
+            # Processes that start another share of the work from now on write parts that are newer than this lock.
             taken = lock.path.stat().st_mtime
             if not share or lock.is_alone():
                 for folder in {self.path, *(self.path / name for name in self._made_folders())}:
@@ -76,17 +76,17 @@ class OutputFolder:
             raise
 
     def close(self) -> None:
-        """Let others in; a folder that was made for this and is still empty goes."""
+        """Release the lock; remove the folder if it was created for this and is still empty."""
         if self.lock is None:
             return
         self.lock.release()
         self.lock = None
         for folder in self._new:
-            with contextlib.suppress(OSError):  # something is in it
+            with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
 
     def holds(self) -> list[str]:
-        """Listed files that are there, folders as such, at the top level: what the user is told of."""
+        """Existing listed files and folders at the top level, for messages."""
         found = dict.fromkeys(
             PurePosixPath(name).parts[0] + ("/" if "/" in name.rstrip("/") else "")
             for name in self.made
@@ -95,7 +95,7 @@ class OutputFolder:
         return list(found)
 
     def is_ours(self, name: str) -> bool:
-        """Whether a file or folder is there, is listed, and is not reached through a link of the user's."""
+        """Whether a file or folder exists, is listed, and is not reached through a link of the user's."""
         path = self.path / name
         if name not in self.made or path.is_symlink():
             return False
@@ -104,21 +104,21 @@ class OutputFolder:
         return path.parent.resolve() == self.path.resolve() / PurePosixPath(name).parent
 
     def write(self, name: str, writer: Callable[[Path], Any]) -> Path:
-        """Write a file through `writer(temporary path)`; it appears under its name only when complete."""
+        """Write a file atomically through `writer(temporary path)`."""
         path = self.claim(name)
         with files.replacing(path, self.remedy, sweep=False) as part:
             writer(part)
         return path
 
     def claim(self, name: str) -> Path:
-        """List a file that is about to be written, with the folders that are made for it; its path.
+        """List a file that is about to be written, with the folders created for it; returns its path.
 
         Raises:
-            InputError: a file of that name is there that no command made, or the list cannot be written.
+            InputError: an unlisted file with that name exists, or the record cannot be written.
         """
         path = self.path / name
         if not self.is_ours(name) and os.path.lexists(path):
-            # Another process that shares the work may have listed it since.
+            # Another process that shares the work may have listed it in the meantime.
             self.made |= read_record(self.path)[0]
         if not self.is_ours(name) and os.path.lexists(path) and not self._give_way(name):
             raise InputError(f"{path} is there, and no command made it; move it away or choose another folder")
@@ -129,15 +129,15 @@ class OutputFolder:
             if not folder.is_dir():
                 self._list(f"{parent}/")
                 with files.explained(folder, self.remedy):
-                    # Another process that shares the work may have made it since.
+                    # Another process that shares the work may have created it in the meantime.
                     folder.mkdir(exist_ok=True)
         self._list(name)
         return path
 
     def adopt(self, part: Path, name: str = "") -> None:
-        """Move every file below `part`, a folder written beside, to its place below the sub-folder `name`.
+        """Move every file in `part`, a temporary folder, to its place in the sub-folder `name`.
 
-        Files that a command has left there earlier, and that are not among the new ones, are removed.
+        Earlier listed files there that are not among the new ones are removed.
         """
         found = [file.relative_to(part).as_posix() for file in sorted(part.rglob("*")) if file.is_file()]
         new = [f"{name}/{file}" if name else file for file in found]
@@ -150,7 +150,7 @@ class OutputFolder:
         self.remove([file for file in self.below(name) if file not in kept] if name else [])
 
     def adopt_whole(self, part: Path, name: str) -> None:
-        """Move a folder written beside to its place at once: it is there complete, or not at all."""
+        """Move a temporary folder to its place atomically."""
         for file in (path for path in sorted(part.rglob("*")) if path.is_file()):
             self._list(f"{name}/{file.relative_to(part).as_posix()}")
         for folder in (part, *(path for path in sorted(part.rglob("*")) if path.is_dir())):
@@ -160,7 +160,7 @@ class OutputFolder:
             os.replace(part, path)
 
     def part(self, name: str) -> Path:
-        """An empty folder to write to before `adopt`."""
+        """An empty temporary folder to write to before `adopt`."""
         path = self.path / f"{files.PART}{name}"
         shutil.rmtree(path, ignore_errors=True)
         with files.explained(path, self.remedy):
@@ -168,7 +168,7 @@ class OutputFolder:
         return path
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove listed files, then the listed folders that are empty without them; anything else stays."""
+        """Remove listed files, then listed folders that are now empty; everything else stays."""
         names = [name for name in names if name in self.made]
         for name in names:
             if self.is_ours(name) and not name.endswith("/"):
@@ -177,7 +177,7 @@ class OutputFolder:
         emptied = {f"{parent}/" for name in names for parent in PurePosixPath(name).parents} | set(names)
         for folder in sorted((n for n in self.made if n.endswith("/")), key=len, reverse=True):
             if folder in emptied and self.is_ours(folder):
-                with contextlib.suppress(OSError):  # something of the user's is in it
+                with contextlib.suppress(OSError):  # it contains something of the user's
                     (self.path / folder).rmdir()
         if names:
             self.rewrite()
@@ -187,7 +187,7 @@ class OutputFolder:
         return [name for name in self.made if name.startswith(f"{folder}/")]
 
     def rewrite(self) -> None:
-        """Write the list anew, in order, without what is no longer there."""
+        """Rewrite the record, sorted, without files that no longer exist."""
         self.made = dict.fromkeys(sorted(name for name in self.made if self.is_ours(name)))
         lines = [header_line(self.kind), *map(json.dumps, self.made)]
         files.write_text(self.path / RECORD, "".join(f"{line}\n" for line in lines), self.remedy)
@@ -207,7 +207,7 @@ class OutputFolder:
         self.made[name] = None
 
     def _give_way(self, name: str) -> bool:
-        """Whether an empty folder that stands where a listed file was has been removed."""
+        """Whether an empty folder in the place of a listed file has been removed."""
         path = self.path / name
         if name not in self.made or path.is_symlink() or not path.is_dir():
             return False
@@ -240,10 +240,10 @@ class OutputFolder:
             raise InputError(f"{self.path} holds {self.found_kind}, not {self.kind}; choose another folder with --out")
 
     def _check_inputs(self, inputs: Iterable[Path]) -> None:
-        """No input may be, hold or lie in something that the folder's record lists."""
+        """Refuse inputs that are, contain, or lie in something listed in the folder's record."""
         ours = {name for name in self.made if self.is_ours(name)}
         ours |= {str(parent) for name in ours for parent in PurePosixPath(name).parents[:-1]}
-        # By what the system knows them as: names may differ in case alone.
+        # Compared by the system's identity: names may differ only in case.
         ours_by_identity = {_identity(self.path / name) for name in ours}
         for given in inputs:
             if given.exists() and _identity(given) in ours_by_identity:
@@ -253,7 +253,7 @@ class OutputFolder:
                 )
 
     def _check_free(self, planned: Sequence[str]) -> None:
-        """Nothing that is not listed may stand where a file is going to be written."""
+        """Refuse unlisted files where a file is going to be written."""
         for top in dict.fromkeys(PurePosixPath(pattern).parts[0] for pattern in planned):
             for path in sorted(self.path.glob(top)):
                 if path.name.startswith(files.PART):
@@ -278,7 +278,7 @@ class OutputFolder:
                 self._refuse(relative)
 
     def _refuse(self, name: str) -> None:
-        # Another process that shares the work may have made it since.
+        # Another process that shares the work may have created it in the meantime.
         self.made |= read_record(self.path)[0]
         if self.is_ours(name):
             return
@@ -290,17 +290,17 @@ class OutputFolder:
 
 @contextlib.contextmanager
 def new_folder(path: Path, kind: str, *, overwrite: bool, inputs: Iterable[Path] = ()) -> Iterator[Path]:
-    """A folder beside `path` to fill, which takes its place when the block is through; errors leave all as it was.
+    """A temporary folder to fill, which replaces `path` at the end of the block; errors leave everything unchanged.
 
     Args:
-        path: the folder to make.
-        kind: what fills it, such as "an export".
-        overwrite: whether an earlier one of that kind is replaced.
-        inputs: what is read; none of it may lie in `path`.
+        path: target folder.
+        kind: kind of content, such as "an export".
+        overwrite: whether to replace an earlier folder of that kind.
+        inputs: files to be read; none may lie in `path`.
 
     Raises:
-        InputError: `path` holds anything that its record does not list, or an earlier folder of the kind unasked;
-            another process makes the same folder; the disk is full or read-only.
+        InputError: `path` contains unlisted files, or an earlier folder of the kind without `overwrite`; another
+            process is writing the same folder; or the disk is full or read-only.
     """
     remedy = "nothing of it was kept: free some space, or choose another folder"
     place = Path(os.path.abspath(path))  # "." has no name
@@ -322,7 +322,7 @@ def new_folder(path: Path, kind: str, *, overwrite: bool, inputs: Iterable[Path]
             os.replace(part, path)
             _remove_listed(earlier, kind)
         except InputError as error:
-            # What the user knows of is the folder itself.
+            # The user only knows the target folder.
             raise InputError(str(error).replace(str(part), str(path))) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -332,19 +332,19 @@ def new_folder(path: Path, kind: str, *, overwrite: bool, inputs: Iterable[Path]
 
 @contextlib.contextmanager
 def _folders_for(path: Path) -> Iterator[None]:
-    """Make the folders above a path; those that are empty in the end go again."""
+    """Create the parent folders of a path; remove those that are empty at the end."""
     made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     finally:
         for folder in made:
-            with contextlib.suppress(OSError):  # something is in it
+            with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
 
 
 def check_replaceable(path: Path, kind: str, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
-    """Refuse a folder that may not be replaced, see `new_folder`. Raises InputError."""
+    """Refuse a folder that must not be replaced (`new_folder`). Raises InputError."""
     if not os.path.lexists(path):
         return
     if not path.is_dir() or path.is_symlink():
@@ -370,7 +370,7 @@ def check_replaceable(path: Path, kind: str, *, overwrite: bool, inputs: Iterabl
 
 
 def _content(path: Path) -> list[str]:
-    """Every file below a folder, and every folder with a slash, but for the list itself."""
+    """Every file below a folder, and every folder with a slash, except for the record itself."""
     found = []
     for entry in sorted(path.rglob("*")):
         name = entry.relative_to(path).as_posix()
@@ -385,14 +385,14 @@ def _list_all(path: Path, kind: str) -> None:
 
 
 def _recover(path: Path, earlier: Path, kind: str) -> None:
-    """Put a folder back that was moved aside when its successor did not come, or remove it when that is there."""
+    """Restore a folder that was moved aside if its successor is missing, or remove it if that exists."""
     if earlier.is_dir() and not path.exists():
         os.replace(earlier, path)
     _remove_listed(earlier, kind)
 
 
 def _remove_listed(path: Path, kind: str) -> None:
-    """Remove a folder with what its record lists; anything else, and the folder around it, stay."""
+    """Remove a folder's listed files, and the folder if it is then empty; everything else stays."""
     if not path.is_dir() or path.is_symlink():
         return
     folder = OutputFolder(path, kind)

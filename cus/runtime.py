@@ -1,4 +1,4 @@
-"""The process that a command runs in: an orderly end on Ctrl-C and SIGTERM, whatever native libraries do to signals."""
+"""The process of a command: an orderly end on Ctrl-C and SIGTERM, whatever native libraries do to signals."""
 
 import _thread
 import ctypes
@@ -15,27 +15,27 @@ from types import FrameType, TracebackType
 from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
-# What a library may take over when it is loaded. Not every system has all of them.
+# Signals that a library may take over when it is loaded. Not every system has all of them.
 _TAKEN_OVER = [getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "ILL", "ABRT", "FPE", "SEGV")]
-# One press reaches a whole group of processes, and a launcher passes on what its children have had already.
+# One key press reaches a whole process group, and a launcher forwards signals that its children already have.
 _SAME_PRESS_SECONDS = 0.3
 _SLOW_SECONDS = 2.0
-# Python's `signal.getsignal` knows only what was set through Python.
+# Python's `signal.getsignal` only knows handlers set through Python.
 _GETSIG, _SETSIG = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
 _GETSIG.restype = _SETSIG.restype = ctypes.c_void_p
 _GETSIG.argtypes, _SETSIG.argtypes = [ctypes.c_int], [ctypes.c_int, ctypes.c_void_p]
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: ends a command as Ctrl-C does."""
+    """SIGTERM: ends a command like Ctrl-C."""
 
 
 @contextmanager
 def signal_handlers_kept() -> Iterator[None]:
-    """Undo what the code inside, as a rule an import, does to the handlers of signals.
+    """Restore the signal handlers after the code inside, usually an import.
 
-    COLMAP's library puts handlers of its own under Python's when it is loaded: SIGTERM then prints a stack trace, and
-    no handler of the program that imports it is ever called.
+    When loaded, COLMAP's library installs its own handlers under Python's: SIGTERM then prints a stack trace, and no
+    handler of the importing program is called.
     """
     handlers = {number: _GETSIG(number) for number in _TAKEN_OVER}
     try:
@@ -46,27 +46,27 @@ def signal_handlers_kept() -> Iterator[None]:
 
 
 def interruption(number: int) -> KeyboardInterrupt:
-    """The exception that stands for a signal."""
+    """The exception for a signal."""
     return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
 
 
 def exit_status(error: KeyboardInterrupt) -> int:
-    """128 + the number of the signal, as shells count: 130 for Ctrl-C, 143 for SIGTERM."""
+    """128 + the number of the signal, as in shells: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
 
 
 class Interrupts:
-    """For the time of a `with` block, Ctrl-C and SIGTERM raise KeyboardInterrupt and `Terminated` in the main thread.
+    """In a `with` block, Ctrl-C and SIGTERM raise KeyboardInterrupt and `Terminated` in the main thread.
 
-    The first signal raises once. The second ends the process on the spot, also where the main thread is in native code
-    and Python's handlers cannot run. Signals that the parent process has this one ignore (nohup) stay ignored. Outside
-    the main thread the block changes nothing.
+    The first signal raises once. The second ends the process immediately, even if the main thread is in native code
+    where Python's handlers cannot run. Signals ignored by the parent process's choice (nohup) stay ignored. Outside
+    the main thread the block has no effect.
 
     Args:
-        final: the block is all that the process does: a signal after it ends the process without words.
+        final: whether the block is all that the process does: a signal after it ends the process silently.
 
     Attributes:
-        received: number of the signal that came, or None.
+        received: number of the signal received, or None.
     """
 
     def __init__(self, *, final: bool = False) -> None:
@@ -96,7 +96,7 @@ class Interrupts:
         sys.unraisablehook = self.hook
         for number, handler in self.previous.items():
             signal.signal(number, signal.SIG_DFL if self.final else handler)
-        # Which ends the watch, too.
+        # This also ends the watch.
         self.writer.close()
         self.writer = None
 
@@ -106,7 +106,7 @@ class Interrupts:
             raise interruption(number)
 
     def _deliver_again(self, lost: Any) -> None:
-        """An interrupt that met a finalizer, where Python drops exceptions, comes again a moment later."""
+        """Repeat an interrupt that hit a finalizer, where Python drops exceptions, a moment later."""
         if not isinstance(lost.exc_value, KeyboardInterrupt) or self.received is None:
             self.hook(lost)
             return
@@ -116,7 +116,7 @@ class Interrupts:
         timer.start()
 
     def _watch(self) -> None:
-        """Have a thread read the signals that Python's own C handler writes down."""
+        """Start a thread that reads the signals that Python's own C handler writes down."""
         _end_watch_in_children()
         reader, self.writer = socket.socketpair()
         self.writer.setblocking(False)
@@ -127,7 +127,7 @@ class Interrupts:
 def _signal_main_thread(number: int) -> None:
     main = threading.main_thread().ident
     if hasattr(signal, "pthread_kill") and main is not None:
-        # Unlike the other, this also wakes it up.
+        # Unlike the alternative, this also wakes it up.
         signal.pthread_kill(main, number)
     else:
         _thread.interrupt_main(signal.Signals(number))
@@ -150,27 +150,27 @@ def _watch_signals(reader: socket.socket) -> None:
             if number not in ENDING:
                 continue
             if now - seen.setdefault(number, now) > _SAME_PRESS_SECONDS:
-                # The cursor that a progress bar has hidden.
+                # Restore the cursor, which a progress bar has hidden.
                 say_to_terminal("\x1b[?25h\n")
                 os._exit(128 + number)
             reader.settimeout(_SLOW_SECONDS)
 
 
 def say_to_terminal(text: str) -> None:
-    """Write to standard error, past everything that buffers, if it is a terminal."""
+    """Write directly to standard error, unbuffered, if it is a terminal."""
     if os.isatty(2):
         os.write(2, text.encode())
 
 
 @cache
 def _end_watch_in_children() -> None:
-    """A forked child must not write its own signals into its parent's watch."""
+    """Keep a forked child from writing its signals into its parent's watch."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 def exit_soon(status: int, seconds: float = 1.0) -> None:
-    """End the process after so many seconds, if threads that nobody stops keep it alive until then."""
+    """End the process after `seconds`, if threads that cannot be stopped keep it alive until then."""
 
     def end() -> None:
         time.sleep(seconds)

@@ -1,4 +1,4 @@
-"""What an estimator knows of a scene, and what it can work on."""
+"""The estimate of a scene, and checks of an estimator's input."""
 
 from dataclasses import dataclass, replace
 
@@ -14,17 +14,17 @@ RELIABLE_FRACTION = 0.9
 
 @dataclass(frozen=True)
 class SceneEstimate:
-    """Images with the cameras, depths and confidences found for them.
+    """Images with their estimated cameras, depths and confidences.
 
     Attributes:
         images: [V, 3, H, W] float32 RGB in [0, 1].
         cameras: V cameras of H x W pixels, OpenCV conventions (docs/conventions.md).
         depths: [V, H, W] float32 z-depth in scene units; 0 means none.
         confidences: [V, H, W] float32 in [0, 1]; 0 where there is no depth.
-        notes: what a user should know about how the estimate came about, e.g. that a focal length was guessed.
-        gains: [V, 3] what each view's colours are multiplied with to be those of one common exposure; None: not known.
-        left_out: indices of the photographs given that could not be placed; the views are the others, in their order.
-        focal_range: pixels that a focal length which was not known lies between with a probability of 80 %.
+        notes: messages for the user about the estimate, e.g. that a focal length was guessed.
+        gains: [V, 3] factors that bring each view's colours to a common exposure; None: unknown.
+        left_out: indices of the given photographs that could not be placed; the views are the others, in order.
+        focal_range: 80 % interval in pixels of a focal length that was not known.
     """
 
     images: Tensor
@@ -56,7 +56,7 @@ class SceneEstimate:
 
     @property
     def used(self) -> tuple[int, ...]:
-        """The index of the photograph given that each view is."""
+        """The index of the given photograph for each view."""
         given = range(len(self) + len(self.left_out))
         return tuple(index for index in given if index not in self.left_out)
 
@@ -71,7 +71,7 @@ class SceneEstimate:
                 continue
             dropped = round((1.0 - RELIABLE_FRACTION) * confidence.numel())
             threshold = torch.kthvalue(confidence, min(dropped + 1, confidence.numel())).values
-            # At or above, so that a map of equal confidences keeps all of its pixels.
+            # At least, so that a map of equal confidences keeps all of its pixels.
             mask[view] = known & (self.confidences[view] >= threshold)
         return mask
 
@@ -85,18 +85,18 @@ class SceneEstimate:
         return float((points - self.cameras.centers[0]).norm(dim=-1).mean())
 
     def moved(self, alignment: Alignment) -> "SceneEstimate":
-        """The estimate in the world it was aligned to: cameras and depths; images and confidences stay."""
+        """Transform cameras and depths to the world of an alignment; images and confidences stay."""
         return replace(self, cameras=alignment.cameras(self.cameras), depths=self.depths * alignment.scale)
 
     def in_own_unit(self) -> "SceneEstimate":
-        """The scene with its length unit chosen such that `scale` is 1."""
+        """Choose the length unit such that `scale` is 1."""
         factor = 1.0 / self.scale
         viewmats = self.cameras.viewmats.clone()
         viewmats[:, :3, 3] *= factor
         return replace(self, cameras=replace(self.cameras, viewmats=viewmats), depths=self.depths * factor)
 
     def with_notes(self, *notes: str) -> "SceneEstimate":
-        """The same estimate with more to say of how it came about."""
+        """The same estimate with additional notes."""
         return replace(self, notes=(*self.notes, *notes))
 
     def to(self, device: torch.device | str) -> "SceneEstimate":
@@ -118,7 +118,7 @@ def check_arguments(
     focals: Tensor | None = None,
     sizes: Tensor | None = None,
 ) -> None:
-    """Refuse what no estimator can work on (`InputError`), and other shapes (`ValueError`)."""
+    """Raise InputError for input that no estimator can use, and ValueError for wrong shapes."""
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be [V, 3, H, W], got {tuple(images.shape)}")
     views, _, height, width = images.shape

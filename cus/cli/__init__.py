@@ -1,1 +1,1 @@
-"""The commands: options, progress, what an error prints and the exit status."""
+"""The commands: options, progress, error messages and exit status."""

@@ -1,4 +1,4 @@
-"""`cus-check-scene`: whether the cameras of posed photographs fit them, before anything slow is built on them."""
+"""`cus-check-scene`: checks that cameras fit their posed photographs, before anything slow depends on them."""
 
 import sys
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cus.datasets.scenes import SceneSource
 
 EPILOG = """\
-what is told:
+output:
   How far matched features of neighbouring photographs lie from each other's epipolar lines under the given cameras,
   which photographs are missing, not matched or misplaced, and how much of each picture another one shows. Any layout
   that cus-fit reads.
@@ -33,7 +33,7 @@ examples:
 
 Status 3: a scene whose cameras do not fit its photographs, or that cannot be read.
 """
-_NAMED = 5  # photographs that a line lists
+_NAMED = 5  # maximum number of photographs named in a line
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class CheckOptions:
 
     Attributes:
         folder: posed photographs, or a folder of such scenes
-        images: folder of one scene's photographs (default: as the layout has it)
-        pairs: compare at most so many pairs a scene (default: all)
-        largest_error: median error from which cameras do not fit, in pixels of photographs of at most 640 along their
+        images: folder of one scene's photographs (default: as in the layout)
+        pairs: compare at most this many pairs per scene (default: all)
+        largest_error: largest median error of cameras that fit, in pixels of photographs of at most 640 along their
             longest side
         picture: draw the cameras of one scene to this PNG
-        overwrite: replace the picture where it exists
+        overwrite: replace an existing picture
         common: options of every command
     """
 
@@ -61,7 +61,7 @@ class CheckOptions:
 
 
 def check(options: CheckOptions, progress: "ConsoleProgress") -> int:
-    """Check the scenes; the exit status. Raises InputError for options that cannot be."""
+    """Check the scenes; returns the exit status. Raises InputError for invalid options."""
     with progress:
         with progress.loading():
             from cus.datasets.scenes import find_scenes
@@ -84,7 +84,7 @@ def check(options: CheckOptions, progress: "ConsoleProgress") -> int:
 
 
 def _one(source: "SceneSource", options: CheckOptions, progress: "ConsoleProgress") -> dict[str, Any]:
-    """Check a scene, print what was found; the same for programs."""
+    """Check a scene and print the result; also returns it for JSON."""
     import time
 
     from cus.datasets.scene_check import check_scene
@@ -158,7 +158,7 @@ def _draw(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status, see `run_command`."""
+    """Entry point; returns the exit status of `run_command`."""
     advice = "compare fewer pairs with --pairs"
     return run_command("cus-check-scene", CheckOptions, check, argv, epilog=EPILOG, memory_advice=advice)
 

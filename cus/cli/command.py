@@ -1,4 +1,4 @@
-"""The frame around every command: its parser, and one way out for whatever happens inside."""
+"""The frame around every command: parses its options, and handles everything that may go wrong inside."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ MEMORY_ADVICE = "give it smaller or fewer pictures, or close other programs"
 
 
 class CommandOptions(Protocol):
-    """The dataclass of a command's options."""
+    """A dataclass of a command's options."""
 
     @property
     def common(self) -> "Common": ...  # noqa: D102
@@ -40,21 +40,21 @@ def run_command(
     memory_advice: str = MEMORY_ADVICE,
     over: Callable[[T], T] | None = None,
 ) -> int:
-    """Read the options, work, and turn whatever happens into one line and an exit status.
+    """Read the options, do the work, and turn any failure into one line and an exit status.
 
     Args:
-        name: of the command.
-        options: the dataclass that the arguments are read into, see `cus.options`.
-        work: does what the options ask for, and returns the exit status; None is 0.
-        argv: the arguments; None takes those of the process, which then ends with the command.
-        epilog: examples and notes, which end the help.
-        over: what the arguments stand over, such as a config file that they name; None: the defaults of the fields. It
-            gets the options as they are over the defaults; switches of what it returns are as if not given.
-        memory_advice: what to do, in the command's options, where memory runs out.
+        name: name of the command.
+        options: dataclass of the options (`cus.options`).
+        work: does the work for the options and returns the exit status; None is 0.
+        argv: arguments; None takes those of the process, which then ends with the command.
+        epilog: examples and notes at the end of the help.
+        over: returns the defaults that the arguments override, e.g. those of a config file named in them; None: the
+            defaults of the fields. It receives the parsed options; switches in its result count as not given.
+        memory_advice: what to do if memory runs out, in terms of the command's options.
 
     Returns:
-        0 done, 1 a bug of ours, 2 what the user can mend, 3 finished but not to be trusted, 130 interrupted, 143
-        terminated, 141 nobody reads the output.
+        0 done, 1 a bug of ours, 2 an error that the user can fix, 3 finished but not to be trusted, 130 interrupted,
+        143 terminated, 141 the reader of the output is gone.
     """
 
     def run() -> int | None:
@@ -67,7 +67,7 @@ def run_command(
 
         return work(asked, ConsoleProgress(quiet=asked.common.quiet, as_json=asked.common.json, started=started))
 
-    # Not since the process was started, which may have been a shell that this command replaced.
+    # Not the start of the process, which may have been a shell that this command replaced.
     started = time.perf_counter()
     given = sys.argv[1:] if argv is None else argv
     telling = Telling(name, memory_advice, as_json="--json" in given, debug=debug_asked(given))
@@ -76,13 +76,13 @@ def run_command(
 
 @dataclass(frozen=True)
 class Telling:
-    """How a command says what ended it.
+    """How a command reports what ended it.
 
     Attributes:
-        name: of the command.
-        memory_advice: what to do where memory runs out.
-        as_json: also as a line of JSON on standard output.
-        debug: also the traceback.
+        name: name of the command.
+        memory_advice: what to do if memory runs out.
+        as_json: whether to report it also as a line of JSON on standard output.
+        debug: whether to show the traceback.
     """
 
     name: str
@@ -92,12 +92,12 @@ class Telling:
 
 
 def debug_asked(arguments: Sequence[str]) -> bool:
-    """Whether tracebacks are to be shown."""
+    """Whether to show tracebacks."""
     return "--debug" in arguments or os.environ.get("CUS_DEBUG", "0") not in ("", "0")
 
 
 def guarded(work: Callable[[], int | None], telling: Telling, *, final: bool) -> int:
-    """Call `work` and return its exit status, see `run_command`. With `final` the process is about to end."""
+    """Call `work` and return its exit status (`run_command`). With `final` the process is about to end."""
     _open_streams()
     interrupts = Interrupts(final=final)
     with interrupts:
@@ -108,20 +108,20 @@ def guarded(work: Callable[[], int | None], telling: Telling, *, final: bool) ->
             _close_streams()
             status = failures.BROKEN_PIPE
         except OSError as error:
-            # Of the last words themselves, as where the output is a file on a full disk.
+            # An error of the final output itself, e.g. if the output is a file on a full disk.
             _close_streams()
             status = failures.INPUT if error.errno is not None else failures.OUR_BUG
         except KeyboardInterrupt as error:
             status = exit_status(error)
     if final and status >= 128:
-        # Work of other threads that nobody waits for any more.
+        # Work of other threads is no longer needed.
         exit_soon(status)
     return status
 
 
 def _outcome(work: Callable[[], int | None], interrupts: Interrupts, telling: Telling) -> int:
-    # Threads that spin while they wait make torch several times slower as soon as another program wants the cores. Read
-    # when the OpenMP runtime starts, that is with the first import of torch, which is inside.
+    # Threads that spin while they wait make torch several times slower as soon as another program needs the cores. The
+    # setting is read when the OpenMP runtime starts, i.e. at the first import of torch, which is inside.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return work() or failures.DONE
@@ -131,13 +131,13 @@ def _outcome(work: Callable[[], int | None], interrupts: Interrupts, telling: Te
         raise
     except BaseException as error:
         if interrupts.received is not None and not isinstance(error, KeyboardInterrupt):
-            # A library has turned the interrupt into an error of its own.
+            # A library has turned the interrupt into its own error.
             error = interruption(interrupts.received)
         return _tell(error, telling)
 
 
 def _tell(error: BaseException, telling: Telling) -> int:
-    """Say what ended the command; its exit status."""
+    """Report what ended the command; returns its exit status."""
     from cus.cli.console import make_console, printable
 
     if isinstance(error, KeyboardInterrupt):
@@ -161,20 +161,20 @@ def _tell(error: BaseException, telling: Telling) -> int:
 
 
 def _open_streams() -> None:
-    """A process may be started with its streams closed."""
+    """Open streams that were closed when the process started."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it lives as long as the process
 
 
 def _flush() -> None:
-    """Here rather than at the end of the interpreter, which would report a broken pipe in lines of its own."""
+    """Flush here: at its exit the interpreter would report a broken pipe in its own lines."""
     sys.stdout.flush()
     sys.stderr.flush()
 
 
 def _close_streams() -> None:
-    """Send what is still buffered for streams that cannot be written to nowhere."""
+    """Discard buffered output of streams that cannot be written to."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,4 +1,4 @@
-"""What the commands print: stages with their progress, notes, and the last line; for people, or as lines of JSON."""
+"""Console output of the commands: stages with progress, notes, and the last line; for people, or as lines of JSON."""
 
 import json
 import threading
@@ -18,28 +18,28 @@ from cus.inference.labels import STAGES
 if TYPE_CHECKING:
     from cus.inference.progress import OnProgress
 
-# Where the output is no terminal: between two lines on one stage, the longer it lasts.
+# Interval between two lines on one stage if the output is not a terminal; it grows with the stage's duration.
 _SECONDS_A_LINE, _SHARE_OF_ELAPSED = 10.0, 0.05
 _LEAST_DONE = 0.02
-# What is reported within the first seconds of a stage was done before: a resumed run.
+# Progress reported within the first seconds of a stage was made before, by a run that is now resumed.
 _AT_ONCE = 1.0
 LOADING = "Loading"
 
 
 class _Console(Console):
-    """One that leaves a broken pipe to the command."""
+    """A console that leaves broken pipes to the command."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
 def make_console(*, quiet: bool = False) -> Console:
-    """Standard error as it is: no markup in what is printed, no wrapping, no colours of numbers and paths."""
+    """A console on standard error without markup, wrapping, or colours for numbers and paths."""
     return _Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False, quiet=quiet)
 
 
 def printable(text: str) -> str:
-    """The text with control characters, which names of files may hold, written as escapes."""
+    """The text with control characters, which may occur in file names, written as escapes."""
     return "".join(c.encode("unicode_escape").decode() if _is_control(c) else c for c in text)
 
 
@@ -66,12 +66,12 @@ def describe_size(size: int) -> str:
 
 
 class ConsoleProgress:
-    """A progress bar a stage on a terminal; lines where the output is a file.
+    """One progress bar per stage on a terminal; lines if the output is a file.
 
     Args:
         quiet: print nothing on standard error.
-        as_json: print every stage and the end as JSON on standard output.
-        started: when the command began, on the clock of `time.perf_counter`; None is now.
+        as_json: print all stages and the end as JSON on standard output.
+        started: start of the command on the clock of `time.perf_counter`; None: now.
     """
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False, started: float | None = None) -> None:
@@ -106,21 +106,21 @@ class ConsoleProgress:
             self.lines.stop()
 
     def say(self, text: str, lead: str = "", style: str = "") -> None:
-        """Print a line above the bars: `lead` in a style of its own, then the text as it is."""
+        """Print a line above the bars: `lead` in its own style, then the plain text."""
         self.bars.console.print(Text.assemble((printable(lead), style), printable(text)))
 
     def alarm(self, text: str, lead: str) -> None:
-        """Print in red what the user must know, also where --quiet asks for errors only."""
+        """Print a warning in red, even with --quiet."""
         console = make_console() if self.console.quiet else self.bars.console
         console.print(Text.assemble((printable(lead), "bold red"), printable(text)))
 
     def note(self, text: str) -> None:
-        """Print what the user should know; it also stands in the last line of JSON."""
+        """Print a note for the user, which is also in the last line of JSON."""
         self.notes.append(text)
         self.say(text, "note: ")
 
     def start(self, label: str, reused: bool) -> "OnProgress":
-        """Begin a stage; the returned function is called with (done, total) or (done, total, words)."""
+        """Start a stage; the returned function is called with (done, total) or (done, total, text)."""
         task = self.bars.add_task(printable(label), total=None, state="reused" if reused else "")
         self.tasks[label] = task
         if self.lines is not None:
@@ -137,13 +137,13 @@ class ConsoleProgress:
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """What comes before the work, since the command began: imports, checks of what was given, reading."""
+        """Show everything before the work, since the start of the command: imports, input checks, reading."""
         self.start(LOADING, False)
         yield
         self.finish(LOADING, time.perf_counter() - self.started)
 
     def finish(self, label: str, seconds: float) -> None:
-        """End the stage of this name."""
+        """End the stage with this name."""
         task = self.tasks.pop(label, None)
         if task is not None:
             total = self.bars.tasks[task].total or 1
@@ -154,9 +154,9 @@ class ConsoleProgress:
         self.emit("stage", stage=_key(label), label=label, seconds=round(seconds, 3))
 
     def done(self, text: str, *, status: int = 0, **facts: Any) -> None:
-        """Print the last line, with the time since the command began; `facts` stand beside it in JSON.
+        """Print the last line, with the time since the start of the command; JSON also contains `facts`.
 
-        With another `status` than 0 it says "Finished": all is there, and the caller says what is wrong with it.
+        With a nonzero `status` it says "Finished": the output is complete, and the caller says what is wrong with it.
         """
         seconds = time.perf_counter() - self.started
         lead, style = ("Done", "green") if status == 0 else ("Finished", "red")
@@ -164,19 +164,19 @@ class ConsoleProgress:
         self.emit("end", status=status, seconds=round(seconds, 3), **facts, notes=self.notes)
 
     def emit(self, event: str, **content: Any) -> None:
-        """A line of JSON, if asked for."""
+        """Print a line of JSON if requested."""
         if self.as_json:
             print(json.dumps({"event": event, **content}, default=str), flush=True)
 
 
 def _key(label: str) -> str:
-    """A stage's name for programs."""
+    """A stage's name in JSON."""
     keys = {shown: name for name, shown in STAGES.items()}
     return keys.get(label, label.lower().replace(" ", "_"))
 
 
 class _StageLines:
-    """Tells of a long stage now and then, also where it reports nothing, and of every stage at its end."""
+    """Reports on a long stage at intervals, even if it is silent, and on every stage at its end."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -218,7 +218,7 @@ class _StageLines:
                     try:
                         self._print(self.label, _so_far(round(now - self.began), self.share, self.resumed))
                     except OSError:
-                        # The main thread meets it, too, and ends the command.
+                        # The main thread gets the same error and ends the command.
                         return
 
     def _print(self, label: str, text: str) -> None:
@@ -226,7 +226,7 @@ class _StageLines:
 
 
 def _so_far(seconds: int, share: float, resumed: float = 0.0) -> str:
-    """`40 %, 1 min 3 s so far, about 1 min 35 s left`; `resumed` is the share that was done before."""
+    """`40 %, 1 min 3 s so far, about 1 min 35 s left`; `resumed` is the fraction done in an earlier run."""
     text = f"{_whole(seconds)} so far"
     done = share - resumed
     if share >= 1 or done < _LEAST_DONE * (1 - resumed):

@@ -1,4 +1,4 @@
-"""`cus-convert`: a checkpoint of ViewCrafter as a model folder, and a model folder as such a checkpoint."""
+"""`cus-convert`: converts a checkpoint of ViewCrafter to a model folder, and a model folder to such a checkpoint."""
 
 import sys
 import time
@@ -50,14 +50,14 @@ class ConvertOptions:
     Attributes:
         source: a .ckpt or .safetensors file, or a model folder
         target: what to write: a folder for a file, a .ckpt or .safetensors file for a folder
-        dtype: type of the stored weights. Default for a folder: float16, which halves a float32 file, is what a GPU
-            computes with, and rounds weights eight times finer than bfloat16; take float32 to train from, or to keep a
-            float32 file bit by bit. A value that float16 cannot hold is an error. Default for a checkpoint: as stored
+        dtype: type of the stored weights. Default for a folder: float16, which halves a float32 file, suits GPUs, and
+            rounds weights eight times finer than bfloat16; use float32 for training, or to keep a float32 file bit by
+            bit. A value beyond float16's range is an error. Default for a checkpoint: as stored
         shard_size: largest file of weights in a folder, in 1e9 bytes (default: 2)
-        config: the checkpoint's YAML file, where its sizes are not ViewCrafter's
-        frames: length of the clips that the checkpoint was trained with; its YAML file does not say it (default: 25)
-        complete_from: for a folder: take the tensors that it does not hold from this checkpoint
-        overwrite: replace a checkpoint, or a folder that cus-convert has filled and in which nothing else lies
+        config: the checkpoint's YAML file, if its sizes are not ViewCrafter's
+        frames: clip length of the checkpoint's training, which its YAML file does not state (default: 25)
+        complete_from: for a folder: take tensors that it lacks from this checkpoint
+        overwrite: replace a checkpoint, or a folder that cus-convert has filled and that contains nothing else
         common: options of every command
     """
 
@@ -73,7 +73,7 @@ class ConvertOptions:
 
 
 def convert(options: ConvertOptions, progress: "ConsoleProgress") -> None:
-    """Convert in the direction that the source asks for. Raises InputError."""
+    """Convert in the direction given by the source. Raises InputError."""
     if not options.source.exists():
         raise InputError(f"no such file or folder: {options.source}")
     work = _to_checkpoint if options.source.is_dir() else _to_folder
@@ -117,7 +117,7 @@ def _to_checkpoint(options: ConvertOptions, stages: "_Stages") -> "Converted":
 
 
 class _Stages:
-    """Shows each stage that is named as a bar of its own."""
+    """Shows each stage as its own bar."""
 
     def __init__(self, progress: "ConsoleProgress") -> None:
         self.progress, self.stage, self.started = progress, "", 0.0
@@ -134,7 +134,7 @@ class _Stages:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status, see `run_command`."""
+    """Entry point; returns the exit status of `run_command`."""
     advice = "close other programs, or try a smaller --shard-size"
     return run_command("cus-convert", ConvertOptions, convert, argv, epilog=EXAMPLES, memory_advice=advice)
 

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from cus.evaluation.settings import EvalSettings
 
 EPILOG = """\
-what is done:
+method:
   From two photographs, make a close-up of a third that is held out, or the third itself, and compare with its crop at
   full resolution. References are shrunk to the model's size; cameras are exact.
 
-what is written to --out:
+files in --out:
   page.html       pictures side by side with the truth, a slider, error maps, sortable tables
   results.md      the table, with bootstrap intervals and every failure; also results.tex, results.json, per_image.csv
   split.json      the cases, to be run again anywhere with --split
-  records.jsonl   one line a picture, written as it happens: --resume goes on from it
+  records.jsonl   one line per picture, written immediately: --resume continues from it
   pictures/       every picture and the truth
 
-any setting of a config file may be given as key=value, e.g. rules.triples=4 rules.zooms=[4] splat_iterations=300
+any setting of a config file can be given as key=value, e.g. rules.triples=4 rules.zooms=[4] splat_iterations=300
 
 examples:
   cus-eval --data photos/fountain --out eval/fountain
@@ -51,10 +51,10 @@ class EvalOptions:
         split: cases of an earlier run (default: chosen by rules)
         config: settings in YAML, see configs/eval/
         rows: only these rows of the config (default: all)
-        out: folder that the evaluation fills
-        retry: with --resume: also try again what failed
-        evaluation: what is evaluated; these stand over a config file and key=value
-        restart: what becomes of an earlier evaluation
+        out: output folder of the evaluation
+        retry: with --resume: also retry failed cases
+        evaluation: what to evaluate; these override a config file and key=value
+        restart: what to do with an earlier evaluation
         common: options of every command
     """
 
@@ -71,7 +71,7 @@ class EvalOptions:
 
 
 def parted(options: EvalOptions) -> EvalOptions:
-    """With key=value among them that follow a list of names, as in `--rows frames seed=3`, taken as settings."""
+    """Move key=value that follow a list of names, as in `--rows frames seed=3`, to the settings."""
     found = list(options.settings)
 
     def names(words: Sequence[str] | None) -> list[str] | None:
@@ -92,7 +92,7 @@ def _resolved(options: EvalOptions) -> "EvalSettings":
 
 
 def over(options: EvalOptions) -> EvalOptions:
-    """What the options of the command line stand over. Raises InputError."""
+    """The settings that command-line options override. Raises InputError."""
     settings = _resolved(options)
     return EvalOptions(
         options.data, evaluation=EvalChoices(**{f.name: getattr(settings, f.name) for f in fields(EvalChoices)})
@@ -100,7 +100,7 @@ def over(options: EvalOptions) -> EvalOptions:
 
 
 def settings_of(options: EvalOptions) -> "EvalSettings":
-    """The config file, then `key=value`, then the options. Raises InputError for what cannot be."""
+    """The config file, then `key=value`, then the options. Raises InputError for invalid settings."""
     options = parted(options)
     settings = _resolved(options)
     for name, value in vars(options.evaluation).items():
@@ -118,7 +118,7 @@ def settings_of(options: EvalOptions) -> "EvalSettings":
 
 
 def evaluate(options: EvalOptions, progress: "ConsoleProgress") -> None:
-    """Evaluate as asked. Raises InputError."""
+    """Run the evaluation. Raises InputError."""
     import time
 
     from cus.evaluation import runner
@@ -156,7 +156,7 @@ def _tell(outcome: "Outcome", progress: "ConsoleProgress") -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status, see `run_command`."""
+    """Entry point; returns the exit status of `run_command`."""
     advice = "try a smaller --size"
     return run_command("cus-eval", EvalOptions, evaluate, argv, epilog=EPILOG, memory_advice=advice, over=over)
 

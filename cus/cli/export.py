@@ -24,7 +24,7 @@ formats:
   nerfstudio  transforms.json, images/ and points.ply
   ply         3DGS in the INRIA layout, exact
   spz         3DGS compressed, a quarter of the PLY or less; read by most viewers
-  splat       3DGS with 32 bytes a Gaussian, without view dependence; read by many viewers in browsers
+  splat       3DGS with 32 bytes per Gaussian, without view dependence; read by many browser viewers
 
 examples:
   cus-export out --format spz
@@ -36,16 +36,16 @@ examples:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Write the output of cus-infer, or a file of 3D Gaussians, in a format of other programs.
+    """Convert the output of cus-infer, or a file of 3D Gaussians, to a format of other programs.
 
     Attributes:
         source: output folder of cus-infer, or a .ply, .spz or .splat file
         format: see below
         out: what to write (default: DIR/colmap, DIR/nerfstudio, DIR/splat.FORMAT, or FILE with the format's suffix)
         cameras: pictures of a COLMAP model or nerfstudio folder (default: all)
-        photos: where the photographs lie (default: where the run found them)
+        photos: folder of the photographs (default: as recorded by the run)
         antialiased: mark the Gaussians as fitted for antialiased rendering (default: as the file says; yes for a run)
-        spz_version: 2, which every reader of SPZ knows, or 3, with finer rotations (default: 2)
+        spz_version: 2, which every SPZ reader supports, or 3, with finer rotations (default: 2)
         overwrite: replace what an earlier export wrote
         common: options of every command
     """
@@ -62,7 +62,7 @@ class ExportOptions:
 
 
 def export(options: ExportOptions, progress: "ConsoleProgress") -> None:
-    """Write what is asked for. Raises InputError."""
+    """Write the requested format. Raises InputError."""
     if not options.source.exists():
         raise InputError(f"no such file or folder: {options.source}")
     with progress:
@@ -129,7 +129,7 @@ def _export_splat(options: ExportOptions, progress: "ConsoleProgress") -> None:
     gaussians = stored.gaussians
     antialiased = options.antialiased
     if antialiased is None:
-        # Every run fits for antialiased rendering, also those whose files do not say so yet.
+        # Every run fits for antialiased rendering, even if an older file does not say so.
         antialiased = is_run or stored.antialiased
     if suffix == ".spz":
         save_spz(out, gaussians, antialiased=antialiased, version=options.spz_version or 2)
@@ -143,7 +143,7 @@ def _export_splat(options: ExportOptions, progress: "ConsoleProgress") -> None:
 
 
 def _losses(gaussians: "Gaussians", out: Path) -> list[str]:
-    """What the format cannot hold."""
+    """What the format cannot store."""
     from cus.splats.spz import spz_clamped
 
     lines: list[str] = []
@@ -159,7 +159,7 @@ def _losses(gaussians: "Gaussians", out: Path) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status, see `run_command`."""
+    """Entry point; returns the exit status of `run_command`."""
     return run_command("cus-export", ExportOptions, export, argv, epilog=EXAMPLES)
 
 

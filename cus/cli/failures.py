@@ -1,4 +1,4 @@
-"""What went wrong in a command, in one line for the person at the keyboard, and in a file for whoever mends it."""
+"""Explains a command's failure: one line for the user, and a file for developers."""
 
 import errno
 import os
@@ -9,23 +9,23 @@ from pathlib import Path
 
 from cus.errors import InputError
 
-# Also docs/commands.md.
+# Also in docs/commands.md.
 DONE, OUR_BUG, INPUT, UNTRUSTED, BROKEN_PIPE = 0, 1, 2, 3, 141
 STATUSES = """\
-exit status: 0 done, 1 a bug of CloseUpShot, 2 something that you can mend, 3 finished, but not to be trusted
+exit status: 0 done, 1 a bug of CloseUpShot, 2 an error that you can fix, 3 finished, but not to be trusted
 (cus-infer, cus-check-scene), 130 ended by Ctrl-C, 143 by SIGTERM
 """
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# PyTorch says it in a RuntimeError, OpenCV in an error of its own.
+# PyTorch reports it as a RuntimeError, OpenCV as its own error.
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Insufficient memory", "Failed to allocate")
 
 
 def explain(error: BaseException, advice: str) -> str | None:
-    """One line on what the user can mend; None where that is nothing, because the error is ours.
+    """Explain an error that the user can fix in one line; None if the error is ours.
 
     Args:
-        error: what ended the command.
-        advice: what to do where memory ran out, in the command's own options.
+        error: the error that ended the command.
+        advice: what to do if memory ran out, in terms of the command's options.
     """
     if isinstance(error, InputError):
         return str(error)
@@ -52,7 +52,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def record(error: BaseException, command: str) -> str:
-    """Write the traceback, with what a report should say, to a new file; where that fails, where the error arose."""
+    """Write the traceback, with facts for a report, to a new file; if that fails, say where the error arose."""
     from cus.inference.machine import versions
 
     arguments = " ".join(repr(argument) for argument in sys.argv[1:])

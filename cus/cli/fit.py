@@ -1,4 +1,4 @@
-"""`cus-fit`: fit a Gaussian scene to a finished run anew, or to posed photographs alone."""
+"""`cus-fit`: refits the Gaussian scene of a finished run, or fits one to posed photographs only."""
 
 import sys
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EPILOG = """\
 posed photographs:
   A folder or file of cameras in a layout of nerfstudio, instant-ngp, Blender, COLMAP, LLFF, DL3DV or RealEstate10K.
-  Where masks/ lies beside images/, what a mask has black is ignored.
+  If masks/ lies next to images/, pixels that are black in a mask are ignored.
 
 examples:
   cus-fit out/door
@@ -32,12 +32,12 @@ examples:
 
 @dataclass(frozen=True)
 class Photographs:
-    """For posed photographs alone.
+    """For posed photographs only.
 
     Attributes:
-        images: folder of the photographs (default: as the cameras' file has it, else DIR/images, images_2, images_4,
+        images: folder of the photographs (default: as in the cameras' file, else DIR/images, images_2, images_4,
             images_8 or input)
-        hold_out: photographs that the fit does not see; PSNR and SSIM of their views are printed and kept
+        hold_out: photographs to hold out of the fit; PSNR and SSIM of their views are printed and saved
     """
 
     images: Annotated[Path | None, option("FOLDER")] = None
@@ -46,15 +46,15 @@ class Photographs:
 
 @dataclass(frozen=True)
 class FitCommand:
-    """Fit a 3D Gaussian scene to a run of cus-infer anew, or to posed photographs alone.
+    """Refit the 3D Gaussian scene of a run of cus-infer, or fit one to posed photographs only.
 
     Attributes:
         folder: output folder of cus-infer, or posed photographs
-        out: where to write (default: a run's own folder, whose scene is replaced; photographs: out)
+        out: output folder (default: a run's own folder, whose scene is replaced; photographs: out)
         device: auto, cpu, cuda, cuda:1, ...
-        fit: how the scene is fitted
-        photographs: for posed photographs alone
-        restart: what becomes of an earlier result
+        fit: how to fit the scene
+        photographs: for posed photographs only
+        restart: what to do with an earlier result
         common: options of every command
     """
 
@@ -68,7 +68,7 @@ class FitCommand:
 
 
 def fit(options: FitCommand, progress: "ConsoleProgress") -> None:
-    """Fit as asked. Raises InputError and KeyboardInterrupt; what was there stays."""
+    """Run the fit. Raises InputError and KeyboardInterrupt, which leave earlier results unchanged."""
     with progress:
         with progress.loading():
             from cus.errors import InputError
@@ -130,7 +130,7 @@ def _fit_photographs(options: FitCommand, progress: "ConsoleProgress") -> None:
     for note in scene.posed.notes:
         progress.note(note)
     folder = RunFolder(options.out or Path("out"))
-    # Neither photographs nor cameras may be among what is replaced.
+    # Neither photographs nor cameras may be among the files to replace.
     inputs = [*scene.posed.paths, options.folder / "transforms.json", options.folder / "sparse"]
     folder.prepare(resume=options.restart.resume, overwrite=options.restart.overwrite, inputs=inputs)
     try:
@@ -148,7 +148,7 @@ def _fit_photographs(options: FitCommand, progress: "ConsoleProgress") -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status, see `run_command`."""
+    """Entry point; returns the exit status of `run_command`."""
     advice = "try a smaller --size or --max-gaussians"
     return run_command("cus-fit", FitCommand, fit, argv, epilog=EPILOG, memory_advice=advice)
 

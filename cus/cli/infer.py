@@ -30,15 +30,15 @@ examples:
 
 @dataclass(frozen=True)
 class InferOptions:
-    """Turn a few photographs of a scene into close-ups, a point cloud and a 3D Gaussian scene; one will do, too.
+    """Turn a few photographs of a scene, or just one, into close-ups, a point cloud and a 3D Gaussian scene.
 
     Attributes:
-        photographs: what the run starts from
+        photographs: the input photographs
         path: the camera path
-        model: the model, and how it computes
-        output: what is made, and where
-        quick: stop when frames, point cloud and report are there; the same as --no-splat
-        restart: what becomes of an earlier run
+        model: the model and its computation
+        output: the outputs and their folder
+        quick: stop after frames, point cloud and report; the same as --no-splat
+        restart: what to do with an earlier run
         common: options of every command
     """
 
@@ -52,17 +52,17 @@ class InferOptions:
 
     @property
     def settings(self) -> InferSettings:
-        """The run that is asked for."""
+        """The settings of the run."""
         groups = (self.photographs, self.path, self.model, self.output)
         settings = InferSettings(**{name: value for group in groups for name, value in vars(group).items()})
         return replace(settings, splat=settings.splat and not self.quick)
 
 
 def infer(options: InferOptions, progress: "ConsoleProgress") -> int:
-    """Run; the exit status, which says whether to trust what was made.
+    """Run; returns the exit status, which says whether to trust the result.
 
     Raises:
-        InputError, KeyboardInterrupt: after the folder says what is there.
+        InputError, KeyboardInterrupt: raised after the folder has recorded what exists.
     """
     settings, restart = options.settings, options.restart
     with progress:
@@ -100,7 +100,7 @@ def infer(options: InferOptions, progress: "ConsoleProgress") -> int:
 
 
 def _done(run: "Run", verdict: "Verdict", status: int, progress: "ConsoleProgress") -> None:
-    """What is there, how much of it, and what it is worth."""
+    """Report what exists, its size, and its quality."""
     from cus.cli.console import describe_size
     from cus.inference.outputs import sizes
 
@@ -128,7 +128,7 @@ def _done(run: "Run", verdict: "Verdict", status: int, progress: "ConsoleProgres
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status, see `run_command`."""
+    """Entry point; returns the exit status of `run_command`."""
     advice = "try --memory low, a smaller --size or --photo-size, or fewer --frames"
     return run_command("cus-infer", InferOptions, infer, argv, epilog=EXAMPLES, memory_advice=advice)
 

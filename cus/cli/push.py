@@ -1,4 +1,4 @@
-"""`cus-push`: a model to the Hugging Face Hub, with a model card of what is known about it."""
+"""`cus-push`: uploads a model to the Hugging Face Hub, with a model card of the known facts."""
 
 import sys
 from collections.abc import Sequence
@@ -41,14 +41,14 @@ examples:
 
 @dataclass(frozen=True)
 class CardOptions:
-    """What the model card says.
+    """The contents of the model card.
 
     Attributes:
         run: training run that exported the model (its out= folder)
         results: folders that cus-eval filled for this model
         license: such as apache-2.0 (default: not stated)
-        base_model: what it was trained from, beside what --run says
-        new_card: write README.md anew where there is one, which stays as README.md.bak-1
+        base_model: models that training started from, in addition to what --run says
+        new_card: write README.md anew; an existing one is kept as README.md.bak-1
     """
 
     run: Annotated[Path | None, option("RUN")] = None
@@ -63,9 +63,9 @@ class PushOptions:
     """Upload a model folder to the Hugging Face Hub. Log in first: hf auth login.
 
     Attributes:
-        folder: the model, as save_pretrained writes it
-        repository: where the model goes
-        card: what the model card says
+        folder: the model, as written by save_pretrained
+        repository: target on the Hub
+        card: the contents of the model card
         dry_run: check, write the card and list the files; no network
         common: options of every command
     """
@@ -84,7 +84,7 @@ def push(options: PushOptions, progress: "ConsoleProgress") -> None:
     from cus.diffusion.uploads import prepare
     from cus.hub.publish import CARD, check_account, parse_target, upload
 
-    # Its warnings speak of configuration defaults; what is wrong with a model is refused below.
+    # The library's warnings concern configuration defaults; faulty models are refused below.
     logging.set_verbosity_error()
     if not options.folder.is_dir():
         raise InputError(f"no such folder: {options.folder}; name a folder with a model_index.json, or with a LoRA")
@@ -109,7 +109,7 @@ def push(options: PushOptions, progress: "ConsoleProgress") -> None:
 
 
 def _write_card(card: Path, text: str, progress: "ConsoleProgress") -> None:
-    """Write a card; one that was there may hold words of the user's, and is kept under another name."""
+    """Write a card; an existing one may contain the user's text, and is kept under another name."""
     kept = keep_copy(card)
     write_text(card, text, "copy the model to a folder of your own")
     progress.say(f"wrote {card}" + (f"; the earlier one is now {kept.name}" if kept is not None else ""))
@@ -137,7 +137,7 @@ def _card_text(options: CardOptions, model: Path, repository: str, prepared: "Up
     def is_model(name: str) -> bool:
         folder = local_folder(name)
         if prepared.adapter is not None and folder.exists():
-            with suppress(InputError):  # a whole model is no LoRA
+            with suppress(InputError):  # a whole model is not a LoRA
                 folder = open_lora(folder).file.parent
         found = None if folder.exists() else parse_id(name)
         return found[0] == repository if found else folder.resolve() == model.resolve()
@@ -148,7 +148,7 @@ def _card_text(options: CardOptions, model: Path, repository: str, prepared: "Up
 
 
 def _checked_card(path: Path) -> str:
-    """The card's text. Raises InputError where its header is not one that the Hub takes."""
+    """The card's text. Raises InputError if the Hub would not accept its header."""
     import yaml
     from huggingface_hub import ModelCard
 
@@ -171,7 +171,7 @@ def _list_files(prepared: "Upload", card: Path, progress: "ConsoleProgress") -> 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status, see `run_command`."""
+    """Entry point; returns the exit status of `run_command`."""
     return run_command("cus-push", PushOptions, push, argv, epilog=EPILOG)
 
 

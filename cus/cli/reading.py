@@ -1,4 +1,4 @@
-"""Reads a command line into a dataclass with tyro; says what is wrong with it in one line."""
+"""Parses a command line into a dataclass with tyro, with one-line error messages."""
 
 import contextlib
 import difflib
@@ -30,10 +30,10 @@ class Common:
 
     Attributes:
         quiet: print errors only
-        json: print one JSON object a line on standard output: one a stage, and one at the end; see docs/commands.md
+        json: print one JSON object per line on standard output: one per stage, and one at the end; see docs/commands.md
         debug: show the traceback of an error, as CUS_DEBUG=1 does
         version: print the version and exit
-        print_completion: print what makes bash, zsh, fish or tcsh complete this command's options, and exit
+        print_completion: print a bash, zsh, fish or tcsh completion script for this command, and exit
     """
 
     quiet: Flag = False
@@ -45,7 +45,7 @@ class Common:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What becomes of an earlier result.
+    """What to do with an earlier result.
 
     Attributes:
         resume: reuse what an interrupted run with the same options has finished in --out
@@ -62,18 +62,18 @@ class Earlier:
 
 
 def read(kind: type[T], arguments: Sequence[str], name: str, epilog: str, default: T | None = None) -> T:
-    """The arguments of a command as an instance of `kind`, a dataclass.
+    """Parse the arguments of a command into an instance of `kind`, a dataclass.
 
     Args:
-        kind: its docstring is the description of the command, its fields are the options (`cus.options`).
-        arguments: without the command's own name.
-        name: of the command.
-        epilog: examples and notes, printed after the help.
-        default: what the arguments stand over; None: the defaults of the fields.
+        kind: dataclass whose docstring describes the command and whose fields are the options (`cus.options`).
+        arguments: arguments without the command's name.
+        name: name of the command.
+        epilog: examples and notes printed after the help.
+        default: defaults that the arguments override; None: the defaults of the fields.
 
     Raises:
-        InputError: unknown options (the nearest one is named), missing ones, values of another type or outside limits.
-        SystemExit: with --help, --version and --print-completion, once that is printed.
+        InputError: unknown options (the nearest one is named), missing ones, values of a wrong type or out of range.
+        SystemExit: after the output of --help, --version or --print-completion.
     """
     if "--version" in arguments:
         print(f"closeupshot {cus.__version__}")
@@ -114,7 +114,7 @@ def _parse(kind: type[T], arguments: Sequence[str], name: str, default: T | None
 
 
 def _completion_asked(arguments: Sequence[str]) -> str | None:
-    """The shell that --print-completion names; None without it."""
+    """The shell given to --print-completion; None without it."""
     for place, word in enumerate(arguments):
         given, equals, shell = word.partition("=")
         if given == "--print-completion":
@@ -124,7 +124,7 @@ def _completion_asked(arguments: Sequence[str]) -> str | None:
 
 @contextlib.contextmanager
 def _written_to(stream: io.StringIO) -> Iterator[None]:
-    """Let tyro write to a stream, in plain characters and without breaking lines."""
+    """Redirect tyro's output to a stream, in plain characters and without line breaks."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "100000"
     try:
@@ -138,7 +138,7 @@ def _written_to(stream: io.StringIO) -> Iterator[None]:
 
 
 def _refuse_unknown(kind: type, arguments: Sequence[str], name: str) -> None:
-    """Raise InputError for the first option that does not exist, with the nearest that does."""
+    """Raise InputError for the first unknown option, with the nearest existing one."""
     known = _options(kind, name)
     for word in arguments:
         given = word.partition("=")[0]
@@ -151,14 +151,14 @@ def _refuse_unknown(kind: type, arguments: Sequence[str], name: str) -> None:
 
 
 def _options(kind: type, name: str) -> list[str]:
-    """Every option of a command."""
+    """All options of a command."""
     told = io.StringIO()
     with _written_to(told), contextlib.suppress(SystemExit):
         _parse(kind, ["--help"], name)
     return re.findall(r"(?<![\w-])--[a-z][\w-]*", told.getvalue())
 
 
-# What tyro says, and what is said instead.
+# tyro's messages, and their replacements.
 _PLAIN = (
     (r"Error parsing (.+?): ", r"argument \1: "),
     (r"Missing value for argument '(--.+?)'\. .*", r"argument \1: expected a value"),
@@ -168,11 +168,11 @@ _CHOICE = re.compile(r"invalid choice '(.*)' for argument '(.+?)'\. Expected one
 
 
 def _sentence(refusal: str) -> str:
-    """What tyro has written under a title, up to the next rule."""
+    """Tyro's text under a title, up to the next rule."""
     lines = [line[2:].rstrip() for line in refusal.splitlines()[2:]]
     rule = next((place for place, line in enumerate(lines) if re.fullmatch(r"-+", line)), len(lines))
     if lines and lines[0].startswith("Missing from "):
-        # Their names stand four columns in, the help of each eight.
+        # Option names are indented by four columns, their help by eight.
         named = (re.match(r" {4}(\S+)", line) for line in lines[1:rule])
         return "missing: " + ", ".join(name[1] for name in named if name)
     sentence = " ".join(lines[:rule]).strip()
@@ -189,7 +189,7 @@ _REGISTRY = ConstructorRegistry()
 
 @_REGISTRY.primitive_rule
 def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """A number, which is expected in words that a newcomer understands."""
+    """A number, with expectations in words that newcomers understand."""
     if info.type not in (int, float):
         return None
     kind, words, unit = (int, "a whole number", "N") if info.type is int else (float, "a number", "X")
@@ -211,7 +211,7 @@ def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 @_REGISTRY.primitive_rule
 def _several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """One value or more: an option of which the values were lost says so."""
+    """One or more values: an option whose values are missing gets a clear message."""
     container = get_origin(info.type)
     if container is not list and not (container is tuple and get_args(info.type)[1:] == (...,)):
         return None
@@ -235,7 +235,7 @@ def _several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 @_REGISTRY.primitive_rule
 def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """None is a default that no word stands for; tyro would list it among the choices."""
+    """An optional value: None is a default without a word; tyro would list it among the choices."""
     members = [member for member in get_args(info.type) if member is not NoneType]
     if get_origin(info.type) not in (Union, UnionType) or len(members) != 1:
         return None

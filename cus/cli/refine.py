@@ -1,4 +1,4 @@
-"""`cus-refine`: make a Gaussian scene better from nearer by, from what its photographs show."""
+"""`cus-refine`: improves a Gaussian scene for closer views, using its photographs."""
 
 import sys
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from cus.cli.console import ConsoleProgress
 
 EPILOG = """\
-what is written to --out:
+files in --out:
   splat.ply       the refined scene
   report.html     before and after at every factor, side by side along the walk, and a viewer
   close_ups/      the same pictures; walk.mp4 is the walk through the refined scene
   refine.json     settings, measures before and after, the verdict
-  transforms.json the photographs with their cameras: cus-view and cus-refine go on from here
+  transforms.json the photographs with their cameras: input for cus-view and cus-refine
 
 examples:
   cus-refine out/door
@@ -36,17 +36,17 @@ STYLES = {"good": "green", "fair": "yellow", "poor": "red"}
 
 @dataclass(frozen=True)
 class RefineCommand:
-    """Refine a 3D Gaussian scene by its photographs, so that it holds when you walk in.
+    """Refine a 3D Gaussian scene with its photographs, so that it holds up in closer views.
 
     Attributes:
         scene: output folder of cus-infer, cus-fit or cus-refine, or a file of 3D Gaussians
-        data: posed photographs that the scene was made from (default: those that the folder names)
-        images: folder of these photographs (default: as the cameras' file has it)
-        out: folder to fill (default: that of the scene with -refined after its name)
+        data: posed photographs that the scene was made from (default: those recorded in the folder)
+        images: folder of these photographs (default: as in the cameras' file)
+        out: output folder (default: that of the scene with -refined after its name)
         device: auto, cpu, cuda, cuda:1, ...
-        force: end with status 0 also where the photographs agree on hardly anything, instead of 3 and a warning
-        settings: how the scene is refined
-        earlier: what becomes of an earlier result
+        force: exit with status 0 even if the photographs agree on hardly anything, instead of 3 and a warning
+        settings: how to refine the scene
+        earlier: what to do with an earlier result
         common: options of every command
     """
 
@@ -62,7 +62,7 @@ class RefineCommand:
 
 
 def refine_command(options: RefineCommand, progress: "ConsoleProgress") -> int:
-    """Refine as asked; the exit status. Raises InputError and KeyboardInterrupt; what was there stays."""
+    """Run the refinement; returns the exit status. Errors and interrupts leave earlier results unchanged."""
     with progress:
         with progress.loading():
             from cus.errors import InputError
@@ -106,7 +106,7 @@ def refine_command(options: RefineCommand, progress: "ConsoleProgress") -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status, see `run_command`."""
+    """Entry point; returns the exit status of `run_command`."""
     advice = "try a smaller --size"
     return run_command("cus-refine", RefineCommand, refine_command, argv, epilog=EPILOG, memory_advice=advice)
 

@@ -1,4 +1,4 @@
-"""The frame around the scripts in train/ and data/: what `cus.cli.command` is around the commands."""
+"""The frame around the scripts in train/ and data/, like `cus.cli.command` for the commands."""
 
 import os
 import time
@@ -19,10 +19,10 @@ def run_script(
     """Call `work` with the arguments, `[config.yaml] [key=value ...]`; returns the exit status.
 
     Args:
-        work: the script, called with the arguments and what it reports (done, total) to; slow imports are inside it.
-        path: of the script, from the repository's root.
-        words: what --help prints.
-        arguments: of the process, which ends with the script.
+        work: script, called with the arguments and a progress callback (done, total); slow imports are inside it.
+        path: path of the script from the repository's root.
+        words: text of --help.
+        arguments: arguments of the process, which ends with the script.
     """
     started = time.perf_counter()
     given = [argument for argument in arguments if argument != "--debug"]
@@ -31,7 +31,7 @@ def run_script(
         if "-h" in given or "--help" in given:
             print(f"{(words or path).strip()}\n\n{_SETTINGS}\n\n{STATUSES}", end="")
         else:
-            # Of several processes, one speaks.
+            # Of several processes, only one prints.
             quiet = os.environ.get("RANK", "0") != "0"
             with ConsoleProgress(quiet=quiet, started=started) as progress:
                 work(given, Counter(progress))
@@ -41,7 +41,7 @@ def run_script(
 
 
 class Counter:
-    """Shows how many steps or clips are done, from the first call on; what came before it was loading."""
+    """Shows the number of steps or clips done; everything before the first call counts as loading."""
 
     def __init__(self, progress: ConsoleProgress) -> None:
         self.progress, self.label = progress, ""

@@ -1,4 +1,4 @@
-"""`cus-view`: look at a Gaussian scene in the browser, or record a walk into it."""
+"""`cus-view`: shows a Gaussian scene in the browser, or records a path through it."""
 
 import sys
 import time
@@ -33,10 +33,10 @@ class Browser:
     """The page that shows the scene.
 
     Attributes:
-        host: address to listen on; 0.0.0.0 lets other machines in, 127.0.0.1 this machine only
+        host: address to listen on; 0.0.0.0 allows other machines, 127.0.0.1 only this one
         port: port; 0 takes any free one
-        allow_origin: pages of other sites that may connect, such as https://hub.example.org where a proxy serves the
-            page (default: only the page itself)
+        allow_origin: other sites whose pages may connect, such as https://hub.example.org for a proxy (default: only
+            the page itself)
         open: open the page in the default browser, instead of only printing its address
         max_gaussians: show only the N most visible Gaussians in the browser; recordings use all (default: all)
     """
@@ -58,9 +58,9 @@ class ViewOptions:
             folder's own)
         browser: the page that shows the scene
         record: render a path into this mp4 and exit, without a browser
-        overwrite: replace the mp4, and measures that an earlier recording left beside it
-        path: the path that is recorded
-        recording: how it is recorded
+        overwrite: replace the mp4, and the measures of an earlier recording next to it
+        path: the path to record
+        recording: how to record it
         common: options of every command
     """
 
@@ -75,7 +75,7 @@ class ViewOptions:
 
 
 def view(options: ViewOptions, progress: "ConsoleProgress") -> None:
-    """Look at the scene, or record. Raises InputError, and KeyboardInterrupt when the keyboard stops the server."""
+    """Show the scene, or record it. Raises InputError, and KeyboardInterrupt when Ctrl-C stops the server."""
     _check(options)
     from cus.viewer.scene import load_scene
 
@@ -91,7 +91,7 @@ def view(options: ViewOptions, progress: "ConsoleProgress") -> None:
 
 
 def _check(options: ViewOptions) -> None:
-    """Refuse what cannot be done, before anything is loaded. Raises InputError."""
+    """Refuse invalid options before anything is loaded. Raises InputError."""
     if options.record is not None:
         from cus.viewer.recording import check_output
 
@@ -109,7 +109,7 @@ def _check(options: ViewOptions) -> None:
 
 
 def record_path(scene: "ViewScene", file: Path, options: ViewOptions, progress: "ConsoleProgress") -> None:
-    """Render the path that the options ask for. Raises InputError."""
+    """Render the path given by the options. Raises InputError."""
     from cus.viewer import build_path, record
 
     path = build_path(scene, options.path)
@@ -123,7 +123,7 @@ def record_path(scene: "ViewScene", file: Path, options: ViewOptions, progress: 
 
 
 def serve(scene: "ViewScene", options: Browser) -> None:
-    """Serve the page until the keyboard interrupts."""
+    """Serve the page until Ctrl-C."""
     from cus.viewer.server import Viewer
 
     with Viewer(scene, options.host, options.port, options.max_gaussians, options.allow_origin) as viewer:
@@ -136,7 +136,7 @@ def serve(scene: "ViewScene", options: Browser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status, see `run_command`."""
+    """Entry point; returns the exit status of `run_command`."""
     advice = "try a smaller --size or --max-gaussians"
     return run_command("cus-view", ViewOptions, view, argv, epilog=EXAMPLES, memory_advice=advice)
 

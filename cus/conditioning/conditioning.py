@@ -64,7 +64,7 @@ class Conditioning:
                 raise ValueError(f"{name} must be {(frames, height, width)} like the images, got {tuple(value.shape)}")
         if self.layers is not None and self.layers.gate.shape != (frames, height, width):
             raise ValueError(
-                f"layers must be of {frames} frames of {height}x{width}, got {tuple(self.layers.gate.shape)}"
+                f"layers must have {frames} frames of {height}x{width}, got {tuple(self.layers.gate.shape)}"
             )
 
     def __len__(self) -> int:

@@ -1,1 +1,1 @@
-"""Posed scenes in every layout, and training clips: made, stored and read."""
+"""Posed scenes in every layout, and training clips: building, storing and reading them."""

@@ -8,20 +8,20 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-SIDE, MARGIN = 600, 60  # of one of the two panels, in pixels
+SIDE, MARGIN = 600, 60  # of each of the two panels, in pixels
 GOOD, BAD, UNKNOWN = (40, 150, 70), (200, 40, 40), (150, 150, 150)
 
 
 def draw_cameras(viewmats: Tensor, errors: Sequence[float], largest_error: float) -> Image.Image:
-    """Cameras as triangles that open to where they look: green fits, red does not, grey could not be told.
+    """Draw cameras as triangles that open in the viewing direction: green fits, red does not, grey is unknown.
 
-    The left panel looks along the direction in which the cameras' upright axes point on average, the right one
-    horizontally, onto the direction in which the cameras are spread most.
+    The left panel looks along the mean of the cameras' vertical axes, the right one horizontally, at the direction in
+    which the cameras are spread most.
 
     Args:
         viewmats: [V, 4, 4] world-to-camera, OpenCV.
         errors: V errors in pixels, NaN where unknown.
-        largest_error: from here on a camera is red.
+        largest_error: error in pixels above which a camera is red.
     """
     rotations = viewmats[:, :3, :3].double()
     centers = -(rotations.transpose(1, 2) @ viewmats[:, :3, 3:].double())[..., 0]
@@ -54,12 +54,12 @@ def _color(error: float, largest: float) -> tuple[int, int, int]:
 
 
 def _pixel(place: np.ndarray, panel: int) -> np.ndarray:
-    """Pixel of a place in [-1, 1] in one of the panels."""
+    """Pixel of a position in [-1, 1] in one of the panels."""
     return (place + 1) / 2 * (SIDE - 2 * MARGIN) + MARGIN + np.array([panel * SIDE, 0])
 
 
 def _triangle(draw: ImageDraw.ImageDraw, at: np.ndarray, direction: np.ndarray, color: tuple[int, int, int]) -> None:
-    """A camera: its centre, and the wedge that it sees, shorter where it looks into or out of the picture."""
+    """Draw a camera: its centre and a wedge, shorter if it looks into or out of the picture."""
     ahead = direction * 30
     aside = np.array([-direction[1], direction[0]]) * 14
     corners = [at, at + ahead + aside, at + ahead - aside]

@@ -1,4 +1,4 @@
-"""Clips as one picture, to be looked at: references, targets, and every conditioning beside each other."""
+"""Clips as one picture for viewing: references, targets, and every conditioning side by side."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 from cus.datasets.clips import Clip
 
-_GAP, _LINE = 4, 16  # pixels between pictures, and of a line of words
+_GAP, _LINE = 4, 16  # pixels between pictures, and height of a line of text
 
 
 def clip_picture(clips: Sequence[tuple[str, Clip]], width: int = 240) -> Image.Image:
-    """A row for each clip: its references, then its first and its last frame with what the references show of them.
+    """Draw a row for each clip: its references, then its first and last frame with their conditioning.
 
     Args:
-        clips: words and the clip.
-        width: of a picture, in pixels; its aspect is the first clip's.
+        clips: pairs of a caption and a clip.
+        width: width of a picture in pixels; its aspect ratio is the first clip's.
     """
     rows = [(words, _pictures(clip)) for words, clip in clips]
     shape = clips[0][1].targets.shape

@@ -1,7 +1,7 @@
 """Training clips on disk: a folder of safetensors files, one clip each, pixels as uint8.
 
-Safetensors maps a file into memory and reads slices, so a short crop of a long clip costs only its own bytes. Caches of
-latents (`cus.training.latents`) lie beside the clips under the same names.
+Safetensors files are memory-mapped and read in slices, so a short crop of a long clip costs only its own bytes. Caches
+of latents (`cus.training.latents`) are stored next to the clips under the same names.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from cus.files import replacing, require_regular
 
 FORMAT = "cus-clip-1"
 SUFFIX = ".safetensors"
-# Names of the tensors of a clip's other warps, of which there may be several.
+# Prefix of the names of tensors of a clip's other warps.
 _OTHER = "other."
 
 
 @dataclass(frozen=True)
 class Warp:
-    """What another way of warping the references gives: images [T, 3, H, W] in [0, 1], masks [T, H, W] bool."""
+    """Another warp of the references: images [T, 3, H, W] in [0, 1], masks [T, H, W] bool."""
 
     images: Tensor
     masks: Tensor
@@ -44,14 +44,14 @@ class Clip:
     """One training example.
 
     Attributes:
-        references: [V, 3, H, W] in [0, 1], the photographs; the first gives the CLIP context.
-        targets: [T, 3, H, W] in [0, 1], what the target cameras really see.
-        conditioning: [T, 3, H, W] in [0, 1], what warping the references gives; black where nothing is known.
+        references: [V, 3, H, W] in [0, 1], photographs; the first gives the CLIP context.
+        targets: [T, 3, H, W] in [0, 1], ground truth of the target cameras.
+        conditioning: [T, 3, H, W] in [0, 1], warped references; black where nothing is known.
         masks: [T, H, W] bool, True where `conditioning` is known.
         structure: [T, 3, H, W] in [0, 1], the projected global point cloud (Section III-D), or None.
-        info: how the clip was made (trajectory, zoom, seed, ...); anything JSON can hold.
-        layers: the two best references' warps with masks and gate, of fused conditioning, or None.
-        others: further warps of the same references into the same frames, by name, for comparisons.
+        info: how the clip was made (trajectory, zoom, seed, ...); any JSON value.
+        layers: the two best references' warps with masks and gate, for fused conditioning, or None.
+        others: other warps of the same references into the same frames, by name, for comparisons.
         geometry: cameras and depths of references and frames, or None.
     """
 
@@ -73,7 +73,7 @@ class Clip:
         if self.structure is not None:
             expected["structure"] = self.targets.shape
         if self.layers is not None and self.layers.gate.shape != (frames, height, width):
-            raise ValueError(f"layers must be of {(frames, height, width)}, got {tuple(self.layers.gate.shape)}")
+            raise ValueError(f"layers must be {(frames, height, width)}, got {tuple(self.layers.gate.shape)}")
         given = {name: getattr(self, name).shape for name in expected}
         for name, warp in self.others.items():
             expected |= {f"{name}.images": self.targets.shape, f"{name}.masks": (frames, height, width)}
@@ -87,17 +87,18 @@ class Clip:
 
     @property
     def shown(self) -> Conditioning:
-        """What a model is shown: conditioning and layers; depths are those of the geometry, without one 0."""
+        """The conditioning with layers that a model sees; depths are those of the geometry, 0 without one."""
         depths = torch.zeros_like(self.conditioning[:, 0]) if self.geometry is None else self.geometry.shown
         return Conditioning(self.conditioning, self.masks, depths, self.layers)
 
     def conditioned_on(self, name: str) -> "Clip":
-        """The clip with one of its other warps in the place of its own conditioning; "" leaves its own.
+        """Replace the clip's own conditioning by one of its other warps; "" keeps its own.
 
-        The geometry goes, since its depths are the own conditioning's: see `cus.datasets.other_warps.shown_by`.
+        The result has no geometry, whose depths belong to its own conditioning: see
+            `cus.datasets.other_warps.shown_by`.
 
         Raises:
-            InputError: it has no such warp.
+            InputError: the clip has no such warp.
         """
         if not name:
             return self
@@ -107,7 +108,7 @@ class Clip:
 
 
 def check_other(name: str, others: Collection[str], what: str) -> None:
-    """Refuse a warp that is not among a clip's others. Raises InputError, which begins with `what`."""
+    """Refuse a name that is not among a clip's other warps. Raises InputError, whose message begins with `what`."""
     if name not in others:
         found = ", ".join(sorted(others)) or "none"
         raise InputError(
@@ -116,14 +117,14 @@ def check_other(name: str, others: Collection[str], what: str) -> None:
 
 
 def require_conditioning(path: Path, name: str) -> None:
-    """Refuse a warp that the clip in a file does not have; "" is its own. Raises InputError."""
+    """Refuse a warp that the clip in a file lacks; "" is its own. Raises InputError."""
     if name:
         with open_tensors(path, FORMAT, "training clip") as file:
             check_other(name, others_of(file.keys()), str(path))
 
 
 def save_clip(path: Path, clip: Clip) -> None:
-    """Write a clip; the file appears only when complete. Raises InputError where it cannot be written."""
+    """Write a clip atomically. Raises InputError if it cannot be written."""
     tensors = {
         "references": _to_bytes(clip.references),
         "targets": _to_bytes(clip.targets),
@@ -147,12 +148,12 @@ def save_clip(path: Path, clip: Clip) -> None:
 
 
 def _order_metadata(path: Path) -> None:
-    """Give the same clip the same bytes, for checksums: safetensors writes its metadata in random order."""
+    """Make equal clips equal byte for byte, for checksums: safetensors writes its metadata in random order."""
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        # The same characters in another order; what is shorter is padded, as the format allows.
+        # The same characters in another order; shorter metadata is padded, as the format allows.
         ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         assert len(ordered) <= size
         file.seek(8)
@@ -160,7 +161,7 @@ def _order_metadata(path: Path) -> None:
 
 
 def is_clip(path: Path) -> bool:
-    """Whether a file is a clip, and not cut off."""
+    """Whether a file is a clip and not truncated."""
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("format") == FORMAT
@@ -186,28 +187,28 @@ def load_clip(path: Path) -> Clip:
 
 
 def others_of(names: Iterable[str]) -> list[str]:
-    """Names of the other warps that a clip with tensors of these names has."""
+    """Names of the other warps in a clip with tensors of these names."""
     found = (re.fullmatch(f"{re.escape(_OTHER)}(.+)\\.images", name) for name in names)
     return sorted(match[1] for match in found if match)
 
 
 def images_of(name: str) -> str:
-    """Name of the tensor with a clip's conditioning images, [T, 3, H, W] uint8; "" is its own conditioning."""
+    """Name of the tensor of a clip's conditioning images, [T, 3, H, W] uint8; "" is its own conditioning."""
     return f"{_OTHER}{name}.images" if name else "conditioning"
 
 
 @contextlib.contextmanager
 def open_tensors(path: Path, form: str, what: str) -> Iterator[Any]:
-    """A safetensors file of training data, opened to read parts of it.
+    """Open a safetensors file of training data for reading parts of it.
 
     Args:
-        path: the file.
-        form: that its metadata must name as its format.
-        what: it is, for messages.
+        path: file to open.
+        form: required format in its metadata.
+        what: kind of file, for messages.
 
     Raises:
-        InputError: there is no such file, it is damaged or of another format, or the block asks for tensors that it
-            does not hold, or holds in other shapes.
+        InputError: the file is missing, damaged or of another format, or the block reads tensors that are missing or
+            have other shapes.
     """
     remedy = "delete it and build it again"
     member = is_member(path)
@@ -233,7 +234,7 @@ def _warp(file, name: str) -> Warp:  # noqa: ANN001
 
 
 def masks_of(name: str) -> str:
-    """Name of the tensor with their masks, [T, H, W] uint8."""
+    """Name of the tensor of their masks, [T, H, W] uint8."""
     return f"{_OTHER}{name}.masks" if name else "masks"
 
 
@@ -282,7 +283,7 @@ class Window:
         )
 
     def of(self, tensor_slice) -> Tensor:  # noqa: ANN001  (a tensor, or a slice of a safetensors file)
-        """Cut [T, C, H, W], [T, L, C, H, W] or [T, H, W]."""
+        """Cut the window from [T, C, H, W], [T, L, C, H, W] or [T, H, W]."""
         time, rows = slice(self.start, self.start + self.frames), slice(self.y, self.y + self.height)
         columns = slice(self.x, self.x + self.width)
         axes = len(tensor_slice.get_shape() if hasattr(tensor_slice, "get_shape") else tensor_slice.shape)
@@ -291,11 +292,11 @@ class Window:
 
 
 class ClipItems(torch.utils.data.Dataset):
-    """Endless items made of a folder's clips, each clip once an epoch (`EpochOrder`).
+    """Endless items from a folder's clips, each clip once per epoch (`EpochOrder`).
 
     Args:
-        folder: of the clips.
-        seed: of the order, and of whatever else an item draws.
+        folder: folder of the clips.
+        seed: seed of the order and of all other draws of an item.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -306,12 +307,12 @@ class ClipItems(torch.utils.data.Dataset):
         return 2**31
 
     def path_of(self, index: int) -> Path:
-        """The clip that item `index` is made of."""
+        """The clip of item `index`."""
         return self.paths[self.order[index]]
 
 
 class ClipCrops(ClipItems):
-    """Random windows of clips as float images; item `i` is a function of the seed and `i` alone, so training resumes.
+    """Random windows of clips as float images; item `i` depends only on the seed and `i`, so training can resume.
 
     Items are dicts: targets, conditioning [T, 3, h, w] in [0, 1], masks [T, h, w] bool.
     """

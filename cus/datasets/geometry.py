@@ -1,4 +1,4 @@
-"""Where a clip's pictures were taken and how deep they are: what a global point cloud is fused from (Section III-D)."""
+"""Cameras and depths of a clip's pictures, from which a global point cloud is fused (Section III-D)."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.scene import SceneEstimate
 
-# Names of a clip's tensors that are its geometry.
+# Names of a clip's tensors that belong to its geometry.
 _PREFIX = "geometry."
 _NAMES = ("viewmats", "Ks", "depths", "confidences", "path_viewmats", "path_Ks", "shown")
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The estimate of a clip's V references, and the cameras of its T whole frames.
+    """The estimate for a clip's V references, and the cameras of its T whole frames.
 
     Attributes:
-        cameras: of the references.
-        depths: [V, H', W'] float32 z-depth in scene units; 0 means none.
-        confidences: [V, H', W'] float32 in [0, 1].
-        path: of the frames.
-        shown: [T, H, W] float32, the depths of the clip's own conditioning; 0 in its holes.
+        cameras: cameras of the references.
+        depths: [V, H', W'] float32 z-depths in scene units, 0 = none.
+        confidences: [V, H', W'] float32 in [0, 1], confidences of the depths.
+        path: cameras of the frames.
+        shown: [T, H, W] float32, depths of the clip's own conditioning; 0 in its holes.
     """
 
     cameras: Cameras
@@ -41,11 +41,11 @@ class Geometry:
                 raise ValueError(f"{name} must be {shape}, got {tuple(getattr(self, name).shape)}")
 
     def estimate(self, references: Tensor) -> SceneEstimate:
-        """The estimate of the references [V, 3, H', W']."""
+        """The scene estimate with references [V, 3, H', W']."""
         return SceneEstimate(references, self.cameras, self.depths, self.confidences)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is stored of it, by the names of a clip's tensors."""
+        """Its tensors to be stored, by their names in a clip."""
         values = (
             *(self.cameras.viewmats, self.cameras.Ks, self.depths, self.confidences),
             *(self.path.viewmats, self.path.Ks, self.shown),
@@ -60,7 +60,7 @@ def has_geometry(names: Collection[str]) -> bool:
 
 
 def read_geometry(tensor_of: Callable[[str], Tensor]) -> Geometry:
-    """The geometry of a clip, whose tensors are read by name."""
+    """Read a clip's geometry through a function that returns tensors by name."""
     viewmats, Ks, depths, confidences, path_viewmats, path_Ks, shown = (
         tensor_of(f"{_PREFIX}{name}") for name in _NAMES
     )

@@ -1,4 +1,4 @@
-"""LLFF scenes: `poses_bounds.npy` beside a folder of photographs (Mildenhall et al. 2019)."""
+"""LLFF scenes: `poses_bounds.npy` next to a folder of photographs (Mildenhall et al. 2019)."""
 
 from pathlib import Path
 
@@ -16,18 +16,18 @@ FILE = "poses_bounds.npy"
 
 
 def load_llff(folder: Path | str, images: Path | str | None = None) -> PosedPhotos:
-    """Read the cameras of `poses_bounds.npy` and give them to the photographs in the order of their names.
+    """Read the cameras of `poses_bounds.npy` and assign them to the photographs in name order.
 
-    A row holds a 3x5 matrix, row by row, and two depth bounds: camera-to-world with the axes down, right, back; the
-    centre; and (height, width, focal length in pixels) of the photographs it was made from. The principal point is the
-    middle, the lens has no distortion. Photographs of another size get intrinsics of their own size.
+    A row holds a 3x5 matrix, row by row, and two depth bounds: camera-to-world with axes down, right, back; the
+    centre; and (height, width, focal length in pixels) of the original photographs. The principal point is the
+    middle, and the lens has no distortion. Intrinsics are scaled to photographs of another size.
 
     Args:
-        folder: that holds the file.
+        folder: folder of the file.
         images: folder of the photographs; by default the largest of images, images_2, images_4, images_8.
 
     Raises:
-        InputError: no or a damaged file, no photographs or another number of them, or matrices that are not rigid.
+        InputError: a missing or damaged file, no photographs or a wrong number of them, or matrices that are not rigid.
     """
     folder = Path(folder)
     rows = _read(folder / FILE)

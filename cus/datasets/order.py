@@ -1,17 +1,17 @@
-"""Which clip an item of a run shows: a function of the seed and of the item's number alone."""
+"""Assigns clips to the items of a run: a function only of the seed and the item's number."""
 
 import torch
 
 
 class EpochOrder:
-    """An endless sequence in which each of `count` clips comes once an epoch, in an order that every epoch draws anew.
+    """An endless sequence with each of `count` clips once per epoch, in a new random order every epoch.
 
-    Items are numbered through the whole run and over all its processes. Whoever makes item `i`, and wherever a run is
-    continued, the same clip is shown, and none twice in an epoch.
+    Items are numbered through the whole run, across its processes. Whichever process makes item `i`, and wherever a run
+    is resumed, the clip is the same, and none is repeated within an epoch.
 
     Args:
         count: number of clips, at least 1.
-        seed: of the orders.
+        seed: seed of the orders.
     """
 
     def __init__(self, count: int, seed: int) -> None:
@@ -21,7 +21,7 @@ class EpochOrder:
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def __getitem__(self, index: int) -> int:
-        """The clip, 0 .. count - 1, of item `index`."""
+        """Index of the clip, 0 .. count - 1, of item `index`."""
         epoch, place = divmod(index, self.count)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(item_seed(self.seed + 3, epoch))

@@ -1,4 +1,4 @@
-"""Other warps of a clip's references, stored beside the fused one so that models of both learn from the same."""
+"""Other warps of a clip's references, stored with the fused one so that models of both kinds learn from the same."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from cus.datasets.clips import Clip, Warp
 from cus.errors import InputError
 from cus.scene import SceneEstimate
 
-# The low and the high resolution alone are the baselines of Table III; points are ViewCrafter's own.
+# Only the low or only the high resolution are baselines of Table III; points are ViewCrafter's own renders.
 OTHER_WARPS: dict[str, Callable[[SceneEstimate, Cameras], Conditioning]] = {
     "hierarchical": partial(hierarchical_warp, suppress_background=False),
     "low": partial(hierarchical_warp, suppress_background=False, scales=(4,)),
@@ -23,12 +23,12 @@ OTHER_WARPS: dict[str, Callable[[SceneEstimate, Cameras], Conditioning]] = {
 
 @dataclass(frozen=True)
 class References:
-    """The photographs of a scene as inference knows them.
+    """The photographs of a scene as used in inference.
 
     Attributes:
-        estimate: as estimated.
-        agreed: the same, made to agree.
-        photographs: the views at a larger size, or None.
+        estimate: scene estimate as returned by the estimator.
+        agreed: the estimate with depths that agree (`agree`).
+        photographs: views at a larger size, or None.
     """
 
     estimate: SceneEstimate
@@ -37,12 +37,12 @@ class References:
 
 
 def other_warps(names: Sequence[str], references: References, cameras: Cameras) -> dict[str, Warp]:
-    """Warps by name, with what leaks through sparse surfaces: too clean conditions teach too little (Section III-C).
+    """Warps by name, including leaks through sparse surfaces: overly clean conditions teach too little (Section III-C).
 
     Args:
-        names: of `OTHER_WARPS`.
-        references: warped as estimated, before they are made to agree: so does inference.
-        cameras: T cameras.
+        names: keys of `OTHER_WARPS`.
+        references: warped with the original estimate, not the agreed one, as in inference.
+        cameras: T target cameras.
 
     Raises:
         InputError: the cameras see nothing of the scene.
@@ -52,7 +52,7 @@ def other_warps(names: Sequence[str], references: References, cameras: Cameras) 
 
 
 def shown_by(clip: Clip, name: str) -> Conditioning:
-    """What a model is shown of a clip by one of its other warps, with depths; "" is its own conditioning.
+    """The conditioning, with depths, that a model sees of a clip by one of its other warps; "" is its own.
 
     Raises:
         InputError: the clip has no such warp, or no geometry.
@@ -65,6 +65,6 @@ def shown_by(clip: Clip, name: str) -> Conditioning:
     if not name:
         return clip.shown
     warped = clip.conditioned_on(name)
-    # Stored are the depths of the own conditioning alone; those of the others cost less to find again than disk.
+    # Only depths of the own conditioning are stored; recomputing those of the others is cheaper than disk space.
     again = OTHER_WARPS[name](clip.geometry.estimate(clip.references), clip.geometry.path)
     return Conditioning(warped.conditioning, warped.masks, again.depths * warped.masks)

@@ -1,4 +1,4 @@
-"""Features of posed photographs, and which photographs are worth matching."""
+"""Features of posed photographs, and the choice of photographs to match."""
 
 import math
 
@@ -11,11 +11,11 @@ from cus.estimators import sfm
 LONGEST_SIDE = 640
 MOST_FEATURES = 2500
 NEIGHBOURS = 6
-WIDEST_TURN = 45.0  # degrees between the viewing directions of photographs that are matched
+WIDEST_TURN = 45.0  # maximum angle in degrees between the viewing directions of matched photographs
 
 
 def photo_features(posed: PosedPhotos, index: int) -> tuple[Cameras, sfm.Features]:
-    """One photograph's camera, shrunk to `LONGEST_SIDE`, and its features in pixels of that size.
+    """One photograph's camera, shrunk to `LONGEST_SIDE`, and its features in pixels at that size.
 
     Raises:
         InputError: the photograph cannot be read.
@@ -28,9 +28,9 @@ def photo_features(posed: PosedPhotos, index: int) -> tuple[Cameras, sfm.Feature
 
 
 def neighbouring_pairs(viewmats: Tensor) -> list[tuple[int, int]]:
-    """Pairs a < b of cameras [V, 4, 4] that look the same way from places near each other, in order.
+    """Pairs a < b of cameras [V, 4, 4] that are close and look in similar directions, in order.
 
-    Each camera is paired with the `NEIGHBOURS` that stand nearest and look within `WIDEST_TURN` of its direction.
+    Each camera is paired with the `NEIGHBOURS` nearest ones whose directions are within `WIDEST_TURN` of its own.
     """
     viewmats = viewmats.double()
     rotations = viewmats[:, :3, :3]

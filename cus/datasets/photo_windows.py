@@ -1,4 +1,4 @@
-"""Windows of posed photographs at full resolution, with the exact camera of what they show."""
+"""Windows of posed photographs at full resolution, with exact cameras."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from cus.errors import InputError
 
 @dataclass(frozen=True)
 class PhotoWindow:
-    """A window in whole pixels of a photograph, and the size in pixels that it is shrunk to."""
+    """A window of a photograph in whole pixels, and the size in pixels to which it is shrunk."""
 
     x: int
     y: int
@@ -25,12 +25,12 @@ class PhotoWindow:
 
 @dataclass(frozen=True)
 class WindowPicture:
-    """What a window shows.
+    """The picture of a window.
 
     Attributes:
-        picture: [3, h, w] float32 RGB in [0, 1], straightened, averaged by area from the photograph's own pixels.
+        picture: [3, h, w] float32 RGB in [0, 1], undistorted, averaged by area from the photograph's own pixels.
         camera: one camera of h x w pixels with the window's exact intrinsics.
-        valid: [h, w] bool, False where the straightened photograph has no pixels (corners of a distorted lens) or its
+        valid: [h, w] bool, False where the undistorted photograph has no pixels (corners of a distorted lens) or its
             mask is black.
     """
 
@@ -43,12 +43,12 @@ def read_window(posed: PosedPhotos, index: int, window: PhotoWindow) -> WindowPi
     """Cut a window out of a photograph.
 
     Args:
-        posed: the scene, at the size of its files.
-        index: of the photograph.
-        window: inside the photograph.
+        posed: photographs of the scene, with cameras at their file sizes.
+        index: index of the photograph.
+        window: window inside the photograph.
 
     Raises:
-        InputError: a photograph that is missing, damaged or not of its camera's size.
+        InputError: a photograph that is missing, damaged or of another size than its camera's.
     """
     straight = posed.straight_picture(index)
     pixels, mask = straight.pixels, straight.mask

@@ -1,6 +1,6 @@
-"""Sets of posed pictures of one scene on disk, small ones, for depth that is learned without depth labels.
+"""Small sets of posed pictures of one scene, for training depth without depth labels.
 
-One safetensors file a set. Exact depths may lie in it to evaluate with; what trains never opens them.
+One safetensors file per set. It may contain exact depths for evaluation; training never reads them.
 """
 
 import json
@@ -24,13 +24,13 @@ KIND = "set of posed views"
 
 @dataclass(frozen=True)
 class PosedViews:
-    """Pictures of one scene that does not move.
+    """Pictures of one static scene.
 
     Attributes:
         images: [V, 3, H, W] in [0, 1], neighbours next to each other.
-        cameras: V of them.
-        depths: [V, H, W] exact z-depths in scene units, 0 where there is none (the sky), or None.
-        info: how the set was made; anything JSON can hold.
+        cameras: V cameras of the images.
+        depths: [V, H, W] exact z-depths in scene units, 0 = none (the sky), or None.
+        info: how the set was made; any JSON value.
     """
 
     images: Tensor
@@ -47,7 +47,7 @@ class PosedViews:
 
 
 def save_views(path: Path, views: PosedViews) -> None:
-    """Write a set; the file appears only when complete. Raises InputError where it cannot be written."""
+    """Write a set atomically. Raises InputError if it cannot be written."""
     tensors = {
         "images": (views.images.clamp(0, 1) * 255).round().to(torch.uint8).contiguous(),
         "viewmats": views.cameras.viewmats.contiguous(),
@@ -60,7 +60,7 @@ def save_views(path: Path, views: PosedViews) -> None:
 
 
 def load_views(path: Path) -> PosedViews:
-    """Read a set with all that is in it. Raises InputError if the file is missing, damaged or something else."""
+    """Read a set with all its contents. Raises InputError if the file is missing, damaged or something else."""
     with open_tensors(path, FORMAT, KIND) as file:
         images, cameras = _pictures(file)
         depths = file.get_tensor("depths") if "depths" in set(file.keys()) else None
@@ -68,21 +68,21 @@ def load_views(path: Path) -> PosedViews:
 
 
 class ViewItems(ClipItems):
-    """A view with its nearest neighbours, mirrored and recoloured at random; endless, and resumes.
+    """A view with its nearest neighbours, randomly mirrored and recoloured; endless and resumable.
 
-    Item `i` is a function of the seed and `i` alone. Items are dicts:
+    Item `i` depends only on the seed and `i`. Items are dicts:
 
-    - image: [3, H, W] in [0, 1], the view that depth is estimated of;
-    - others: [S, 3, H, W], its neighbours, the nearest first;
-    - viewmats: [S, 4, 4], from its camera to those of the neighbours;
+    - image: [3, H, W] in [0, 1], the view whose depth is estimated;
+    - others: [S, 3, H, W], its neighbours, nearest first;
+    - viewmats: [S, 4, 4], from its camera to the neighbours';
     - Ks: [1 + S, 3, 3], its own first.
 
     Args:
-        folder: of the sets. Depths that lie in them are not read.
-        others: neighbours an item, S.
-        seed: of everything drawn.
-        recolor: largest change of brightness, contrast and of each channel, as a share; all views of an item alike.
-        shrink: how many times smaller than stored the views are used.
+        folder: folder of the sets. Depths in them are not read.
+        others: number of neighbours per item, S.
+        seed: seed of all random draws.
+        recolor: largest relative change of brightness, contrast and each channel; the same for all views of an item.
+        shrink: factor by which stored views are shrunk.
     """
 
     def __init__(self, folder: Path, others: int, seed: int, recolor: float = 0.2, shrink: int = 1) -> None:
@@ -97,7 +97,7 @@ class ViewItems(ClipItems):
         if len(images) <= self.others:
             raise InputError(f"{path} has {len(images)} views; others={self.others} needs {self.others + 1}")
         chosen = int(torch.randint(len(images), (1,), generator=generator))
-        # Nearest first; of two as near, the earlier.
+        # Nearest first; equal distances in index order.
         order = sorted(range(len(images)), key=lambda view: (abs(view - chosen), view))[: 1 + self.others]
         images, cameras = shrunk(images[order], cameras[order], self.shrink)
         images = self._recolored(images, generator)
@@ -118,7 +118,7 @@ class ViewItems(ClipItems):
 
 
 def shrunk(images: Tensor, cameras: Cameras, times: int) -> tuple[Tensor, Cameras]:
-    """Pictures so many times smaller, by area, with their cameras. Raises InputError where pixels would be left."""
+    """Shrink pictures `times` times by area, with their cameras. Raises InputError if the size is not divisible."""
     if times == 1:
         return images, cameras
     if cameras.width % times or cameras.height % times:
@@ -129,7 +129,7 @@ def shrunk(images: Tensor, cameras: Cameras, times: int) -> tuple[Tensor, Camera
 
 
 def mirrored(cameras: Cameras) -> Cameras:
-    """Cameras of the mirrored world, left for right, that see the mirrored pictures."""
+    """Cameras of the scene mirrored left to right, which see the mirrored pictures."""
     flip = torch.diag(cameras.viewmats.new_tensor([-1.0, 1.0, 1.0, 1.0]))
     Ks = cameras.Ks.clone()
     Ks[:, 0, 2] = cameras.width - Ks[:, 0, 2]

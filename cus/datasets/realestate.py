@@ -1,10 +1,10 @@
 """RealEstate10K and ACID: camera text files, and folders of frames named by their timestamps.
 
-A file is one sequence. Its first line is the video's address; every other line is a frame of 19 numbers: timestamp in
+A file is one sequence. Its first line is the video's URL; every other line is a frame of 19 numbers: timestamp in
 microseconds, fx fy cx cy as fractions of the frame's width and height, two zeros, and the 3x4 world-to-camera matrix
-row by row, in OpenCV's axes (Zhou et al. 2018; Liu et al. 2021 use the same). What stands in place of the zeros is not
-read: other programs put a size there. Frames are not part of the data sets:
-they are taken from the videos and stored as `<timestamp>.png` or `.jpg`.
+row by row, in OpenCV's axes (Zhou et al. 2018; Liu et al. 2021 use the same). The zeros are not read, because other
+programs write a size there. Frames are not part of the data sets: they are extracted from the videos and stored as
+`<timestamp>.png` or `.jpg`.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ FIELDS = 19
 
 
 def is_camera_file(path: Path) -> bool:
-    """Whether a file looks like a sequence: an address, then a line of 19 fields."""
+    """Whether a file looks like a sequence: a URL, then a line of 19 fields."""
     if path.suffix != ".txt" or not path.is_file():
         return False
     try:
@@ -34,10 +34,10 @@ def is_camera_file(path: Path) -> bool:
 
 
 def frames_folder(cameras: Path) -> Path | None:
-    """Where the frames of a camera file lie, by the usual layouts; None where none of the folders exists.
+    """The folder of a camera file's frames in the usual layouts; None if none of the folders exists.
 
     With the file at ROOT/SPLIT/ID.txt: ROOT/SPLIT/ID, ROOT/SPLIT/frames/ID, ROOT/frames/ID, ROOT/frames/SPLIT/ID, and
-    beside ROOT: frames/SPLIT/ID and dataset/SPLIT/ID.
+    next to ROOT: frames/SPLIT/ID and dataset/SPLIT/ID.
     """
     split, name = cameras.parent, cameras.stem
     root, above = split.parent, split.parent.parent
@@ -53,15 +53,15 @@ def frames_folder(cameras: Path) -> Path | None:
 
 
 def load_realestate(cameras: Path | str, frames: Path | str | None = None) -> PosedPhotos:
-    """Read one sequence; its frames are in the order of the file.
+    """Read one sequence, with frames in the order of the file.
 
     Args:
-        cameras: the text file.
-        frames: folder of the frames; by default `frames_folder` looks for it.
+        cameras: text file of the cameras.
+        frames: folder of the frames; by default found by `frames_folder`.
 
     Raises:
-        InputError: a file that is not of this format, fewer than two frames on disk, unreadable ones, or matrices that
-            are not rigid.
+        InputError: a file of another format, fewer than two frames on disk, unreadable frames, or matrices that are not
+            rigid.
     """
     cameras = Path(cameras)
     stamps, values = _read(cameras)
@@ -100,7 +100,7 @@ def load_realestate(cameras: Path | str, frames: Path | str | None = None) -> Po
 
 
 def _read(path: Path) -> tuple[list[str], np.ndarray]:
-    """Timestamps as written, and [N, 18] float64 of what follows them."""
+    """Timestamps as text, and [N, 18] float64 of the other fields."""
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,8 +1,8 @@
-"""Whether the cameras of a scene are those of its photographs: epipolar errors of matched features.
+"""Checks whether a scene's cameras belong to its photographs, by epipolar errors of matched features.
 
-Features of neighbouring photographs are matched, and the matches are verified by a relative pose of their own, which
-knows nothing of the given ones: what is left are the same points in both pictures. How far they lie from each other's
-epipolar lines under the given cameras is the error of these.
+Features of neighbouring photographs are matched, and the matches are verified with an independent relative pose that
+does not use the given ones: those that remain are the same points in both pictures. Their distances from each other's
+epipolar lines under the given cameras measure the cameras' error.
 """
 
 from collections.abc import Callable
@@ -19,22 +19,22 @@ from cus.estimators import sfm
 from cus.estimators.matches import MIN_MATCHES
 from cus.estimators.structure import error_threshold
 
-# Cameras that are right to a pixel of a photograph of 640 give fused images that are.
+# Cameras that are accurate to a pixel of a 640-pixel photograph give sharp fused images.
 LARGEST_ERROR = 1.5
-CELLS = 8  # of a photograph along each axis, for its coverage
+CELLS = 8  # cells along each axis of a photograph, for its coverage
 
 
 @dataclass(frozen=True)
 class PhotoCheck:
-    """How one photograph fits its neighbours.
+    """The fit of one photograph to its neighbours.
 
     Attributes:
-        name: of the photograph.
-        matches: verified matches with its neighbours.
+        name: name of the photograph.
+        matches: number of verified matches with its neighbours.
         error: median distance of these from their epipolar lines, in pixels of the photograph shrunk to 640 along its
             longest side; NaN without matches.
-        scale: pixels of the file a pixel of the shrunk photograph.
-        coverage: share of the picture, in cells of 1/8 of its width and height, that holds such matches.
+        scale: pixels of the file per pixel of the shrunk photograph.
+        coverage: fraction of the picture that contains such matches, in cells of 1/8 of its width and height.
     """
 
     name: str
@@ -46,12 +46,12 @@ class PhotoCheck:
 
 @dataclass(frozen=True)
 class SceneCheck:
-    """How the cameras of a scene fit its photographs.
+    """The fit of a scene's cameras to its photographs.
 
     Attributes:
-        photographs: those that were compared with others, in the scene's order.
-        pairs: how many pairs of them have matches, of how many.
-        error: median over all matches, see `PhotoCheck.error`; NaN without any.
+        photographs: results for the photographs that were compared with others, in the scene's order.
+        pairs: number of pairs with matches, and of all pairs.
+        error: median over all matches (`PhotoCheck.error`); NaN without any.
         coverage: mean over the photographs.
     """
 
@@ -70,7 +70,7 @@ class SceneCheck:
         return [photo.name for photo in self.photographs if photo.error > largest_error]
 
     def refusal(self, largest_error: float = LARGEST_ERROR) -> str | None:
-        """Why the scene should not be used, or None."""
+        """The reason why the scene should not be used, or None."""
         if not self.pairs[0]:
             return (
                 "no photograph shares anything with a neighbour: are the cameras those of these photographs, and do "
@@ -91,12 +91,12 @@ def check_scene(
     """Compare neighbouring photographs. Deterministic.
 
     Args:
-        posed: the scene.
-        most_pairs: pairs that are compared, spread evenly; None: all.
-        on_progress: called with (pairs done, pairs in all).
+        posed: photographs of the scene with cameras.
+        most_pairs: maximum number of compared pairs, evenly spaced; None: all.
+        on_progress: called with (pairs done, total pairs).
 
     Raises:
-        InputError: a photograph that cannot be read, or no two cameras that look the same way.
+        InputError: a photograph that cannot be read, or no two cameras that look in similar directions.
     """
     candidates = neighbouring_pairs(posed.viewmats)
     if not candidates:
@@ -137,13 +137,13 @@ def check_scene(
 
 
 def epipolar_errors(a: Cameras, b: Cameras, pixels_a: np.ndarray, pixels_b: np.ndarray) -> np.ndarray:
-    """[M] the larger of the two distances in pixels between matched points [M, 2] and each other's epipolar lines.
+    """[M] the larger of the two distances in pixels of matched points [M, 2] from each other's epipolar lines.
 
     Args:
-        a: one camera.
-        b: another one.
-        pixels_a: [M, 2] float64 in the picture of `a`.
-        pixels_b: likewise of `b`.
+        a: first camera.
+        b: second camera.
+        pixels_a: [M, 2] float64 pixels in the picture of `a`.
+        pixels_b: [M, 2] float64 pixels in the picture of `b`.
     """
     first, second = (_homogeneous(pixels) for pixels in (pixels_a, pixels_b))
     b_from_a = b.viewmats[0].double() @ torch.linalg.inv(a.viewmats[0].double())
@@ -164,7 +164,7 @@ def _homogeneous(pixels: np.ndarray) -> Tensor:
 def _verified(
     one: tuple[Cameras, sfm.Features], other: tuple[Cameras, sfm.Features]
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Pixels [M, 2] and [M, 2] of matches that some relative pose explains; None where there are too few."""
+    """Pixels [M, 2] and [M, 2] of matches consistent with some relative pose; None if there are too few."""
     (camera_a, features_a), (camera_b, features_b) = one, other
     matches = sfm.match_features(features_a, features_b)
     if len(matches) < MIN_MATCHES:

@@ -1,4 +1,4 @@
-"""Posed photographs on disk, in any of the layouts that data sets come in, behind one entry for all commands.
+"""Reads posed photographs in all layouts of common data sets; the single entry point of all commands.
 
 | layout | recognised by |
 | --- | --- |
@@ -9,8 +9,8 @@
 | LLFF | `poses_bounds.npy` beside `images` |
 | RealEstate10K, ACID | camera text files, frames named by timestamp (`cus.datasets.realestate`) |
 
-Where a folder fits several, the first counts. A folder that fits none is searched for scenes, two levels down. Of
-several COLMAP models the one with the most photographs is taken. Of Blender's files a scene is the training ones.
+If a folder matches several layouts, the first counts. A folder that matches none is searched for scenes, two levels
+deep. Among several COLMAP models, the one with the most photographs is read; Blender scenes use the training files.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ from cus.errors import InputError
 
 Kind = Literal["transforms", "colmap", "llff", "realestate"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-# Where in a scene's folder a COLMAP project may lie; the models are in its `sparse`, in folders there, or in itself.
+# Possible folders of a COLMAP project in a scene's folder; models are in `sparse`, in its subfolders, or at the top.
 PROJECTS = (".", "colmap", "colmap/colmap", "dense", "dense/0", "undistorted")
 SPLITS = ("transforms_train.json", "transforms_test.json", "transforms_val.json")
 SUBFOLDERS = ("nerfstudio", "colmap", "gaussian_splat")
@@ -41,12 +41,12 @@ LEVELS = 2
 
 @dataclass(frozen=True)
 class SceneSource:
-    """A scene that was found, not yet read.
+    """A scene that was found but not yet read.
 
     Attributes:
-        name: its path below the folder that was searched, without the layout's own parts.
-        kind: of layout.
-        path: of the file or folder that `open_source` reads.
+        name: its path below the searched folder, without the layout's own parts.
+        kind: kind of layout.
+        path: file or folder that `open_source` reads.
     """
 
     name: str
@@ -55,10 +55,10 @@ class SceneSource:
 
 
 def find_scenes(path: Path | str) -> list[SceneSource]:
-    """The scenes in a file or folder, by name. Nothing but names and a few first lines is read.
+    """Find the scenes in a file or folder, sorted by name; reads only names and a few first lines.
 
     Raises:
-        InputError: no such path, or nothing in it that gives cameras.
+        InputError: no such path, or nothing in it with cameras.
     """
     path = Path(path)
     if not path.exists():
@@ -75,14 +75,14 @@ def find_scenes(path: Path | str) -> list[SceneSource]:
 
 
 def open_source(source: SceneSource, images: Path | None = None) -> PosedPhotos:
-    """Read a scene's cameras and look for its photographs; intrinsics are those of the files.
+    """Read a scene's cameras and find its photographs; intrinsics are scaled to the files.
 
     Args:
-        source: the scene.
-        images: folder of the photographs; None: where the layout has them.
+        source: scene to read.
+        images: folder of the photographs; None: as in the layout.
 
     Raises:
-        InputError: what the layout's reader refuses, or fewer than two photographs on disk.
+        InputError: the layout's reader fails, or fewer than two photographs are on disk.
     """
     if images is not None and not images.is_dir():
         raise InputError(f"there is no folder of photographs {images}")
@@ -100,10 +100,10 @@ def open_source(source: SceneSource, images: Path | None = None) -> PosedPhotos:
 
 
 def open_cameras(path: Path | str) -> PosedPhotos:
-    """The cameras of the one scene in a file or folder, to be matched with photographs that lie anywhere.
+    """Read the cameras of the only scene in a file or folder, to be matched with photographs anywhere.
 
     Raises:
-        InputError: as `find_scenes` and the layouts' readers, or several scenes.
+        InputError: as `find_scenes` and the layouts' readers, or there are several scenes.
     """
     source = _only(find_scenes(path), Path(path))
     if source.kind == "transforms":
@@ -116,10 +116,10 @@ def open_cameras(path: Path | str) -> PosedPhotos:
 
 
 def missing_photographs(source: SceneSource) -> list[str]:
-    """Names of photographs that a scene's cameras are for and that are nowhere on disk.
+    """Names of a scene's photographs that have cameras but are not on disk.
 
     Raises:
-        InputError: what the layout's reader refuses.
+        InputError: the layout's reader fails.
     """
     if source.kind == "transforms":
         listed = load_transforms(_transforms_files(source.path)[0])
@@ -128,7 +128,7 @@ def missing_photographs(source: SceneSource) -> list[str]:
         listed = load_colmap(model, project / "images")
     else:
         return []
-    # Shrunk copies may be of another kind of file.
+    # Shrunk copies may have another file type.
     there = {path.stem for path in open_source(source).paths}
     return [path.name for path in listed.paths if path.stem not in there]
 
@@ -141,10 +141,10 @@ def _only(found: list[SceneSource], path: Path) -> SceneSource:
 
 
 def open_scene(path: Path | str, images: Path | None = None) -> PosedPhotos:
-    """The one scene in a file or folder; `images` as for `open_source`.
+    """Read the only scene in a file or folder; `images` as for `open_source`.
 
     Raises:
-        InputError: as `find_scenes` and `open_source`, or several scenes.
+        InputError: as `find_scenes` and `open_source`, or there are several scenes.
     """
     return open_source(_only(find_scenes(path), Path(path)), images)
 
@@ -153,11 +153,11 @@ def open_scenes(path: Path | str, failures: dict[str, str] | None = None) -> dic
     """All scenes in a file or folder, by name.
 
     Args:
-        path: a scene in any of the layouts, or a folder of scenes.
-        failures: receives name -> reason of the scenes that cannot be read; None: the first one raises.
+        path: folder of a scene in any layout, or of several scenes.
+        failures: receives name -> reason for scenes that cannot be read; None: the first failure raises.
 
     Raises:
-        InputError: no scene at all, or, without `failures`, one that cannot be read.
+        InputError: no scene at all or, without `failures`, one that cannot be read.
     """
     opened = {}
     for source in find_scenes(path):
@@ -188,7 +188,7 @@ def _search(path: Path, root: Path, levels: int) -> Iterator[SceneSource]:
     sequences = [child for child in children if is_camera_file(child)]
     for child in sequences:
         yield from _search(child, root, 0)
-    # Beside camera files, folders hold their frames.
+    # Folders next to camera files contain their frames.
     if levels > 0 and not sequences:
         for child in children:
             if child.is_dir() and not child.name.startswith("."):
@@ -196,7 +196,7 @@ def _search(path: Path, root: Path, levels: int) -> Iterator[SceneSource]:
 
 
 def _recognise(folder: Path) -> tuple[Kind, Path] | None:
-    """Kind and place of the scene that a folder is, or None."""
+    """Kind and path of the scene that a folder contains, or None."""
     for place in (folder, *(folder / sub for sub in SUBFOLDERS)):
         if _transforms_files(place):
             return "transforms", place
@@ -209,7 +209,7 @@ def _recognise(folder: Path) -> tuple[Kind, Path] | None:
 
 
 def _transforms_files(path: Path) -> list[Path]:
-    """The files that make up a scene: the file itself, a folder's transforms.json, or Blender's, training first."""
+    """The files of a scene: the file itself, a folder's transforms.json, or Blender's, training first."""
     if path.is_file():
         return [path]
     if (path / "transforms.json").is_file():
@@ -233,7 +233,7 @@ def _open_transforms(path: Path, images: Path | None) -> PosedPhotos:
 
 
 def _name_in_folder(path: Path) -> Path:
-    """A photograph's path below the folder of photographs that its own path names, else its file name."""
+    """A photograph's path relative to the folder of photographs in it, else its file name."""
     root = next((parent for parent in path.parents if parent.name in FOLDERS), path.parent)
     return path.relative_to(root)
 
@@ -257,7 +257,7 @@ def _joined(parts: Sequence[PosedPhotos]) -> PosedPhotos:
 
 
 def _models(project: Path) -> list[Path]:
-    """The COLMAP models of a project's folder, the one with the most photographs first."""
+    """The COLMAP models in a project's folder, the one with the most photographs first."""
     sparse = project / "sparse"
     folders = sorted(sparse.iterdir()) if sparse.is_dir() else []
     found = [folder for folder in (*folders, sparse, project) if model_files(folder) is not None]
@@ -265,9 +265,9 @@ def _models(project: Path) -> list[Path]:
 
 
 def _best_model(folder: Path) -> tuple[Path, Path, tuple[str, ...]]:
-    """The model to read in a scene's folder, the project that it belongs to, and a note where there are several.
+    """The model to read in a scene's folder, its project, and a note if there are several.
 
-    Of several projects (as mapped, and undistorted) the first whose photographs are on disk.
+    Of several projects (original and undistorted) the first with its photographs on disk is used.
     """
     projects = [(folder / name, _models(folder / name)) for name in PROJECTS]
     projects = [(project, models) for project, models in projects if models]
@@ -291,7 +291,7 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def _roots(project: Path, folder: Path) -> list[Path]:
-    """Where the photographs of a project in a scene's folder may lie, the likeliest first."""
+    """Possible folders of the photographs of a project in a scene's folder, the most likely first."""
     scene = folder.resolve()
     above = [scene.parent.parent] if scene.parent.name == "sparse" else [scene.parent] if scene.name == "sparse" else []
     places = list(dict.fromkeys([project, folder, *above]))

@@ -1,8 +1,8 @@
-"""Clips in tar files as WebDataset has them, read in place: a window of a clip costs only its own bytes.
+"""Clips in WebDataset's tar files, read in place: a window of a clip costs only its own bytes.
 
-A member `KEY.safetensors` is a clip and `KEY.json` its entry in the manifest. What is in a tar file is not compressed,
-so its place in the file is all that reading a slice takes; the path of a clip in a tar file is the tar file's with the
-member's name below it.
+A member `KEY.safetensors` is a clip and `KEY.json` its entry in the manifest. Members are not compressed, so slices are
+read directly at their offset in the tar file; the path of a clip in a tar file is that of the tar file followed by the
+member's name.
 """
 
 import functools
@@ -36,7 +36,7 @@ _DTYPES = {
 
 
 def members(shard: Path, suffix: str) -> list[Path]:
-    """Paths of the members of a tar file that end in `suffix`, in its order. Raises InputError for a damaged file."""
+    """Paths of a tar file's members that end in `suffix`, in order. Raises InputError for a damaged file."""
     return [shard / name for name in _places(shard) if name.endswith(suffix)]
 
 
@@ -46,13 +46,13 @@ def is_member(path: Path) -> bool:
 
 
 class MemberTensors:
-    """A safetensors file inside of a tar file, with the methods of `safetensors.safe_open` that training data need.
+    """A safetensors file inside a tar file, with the methods of `safetensors.safe_open` that training data need.
 
     Args:
-        path: of the tar file, with the member's name below it.
+        path: path of the tar file followed by the member's name.
 
     Raises:
-        ValueError: no such member, or one that is no safetensors file.
+        ValueError: no such member, or it is not a safetensors file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +61,7 @@ class MemberTensors:
             raise ValueError(f"{path.parent} has no member {path.name}")
         start, size = places[path.name]
         with path.parent.open("rb") as file:
-            # The whole file: a map must begin at a page.
+            # Map the whole file, because a map must begin at a page.
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         length = int.from_bytes(self._map[start : start + 8], "little")
         if length > size - 8:
@@ -77,7 +77,7 @@ class MemberTensors:
         self._map.close()
 
     def metadata(self) -> dict[str, str]:
-        """Words beside the tensors."""
+        """The string metadata of the file."""
         return self._metadata
 
     def keys(self) -> list[str]:
@@ -85,7 +85,7 @@ class MemberTensors:
         return list(self._header)
 
     def get_slice(self, name: str) -> "TensorSlice":
-        """A tensor of which parts can be read."""
+        """A tensor that can be read in parts."""
         if name not in self._header:
             raise ValueError(f"it has no tensor {name}")
         entry = self._header[name]
@@ -101,7 +101,7 @@ class MemberTensors:
 
 @dataclass(frozen=True)
 class TensorSlice:
-    """A tensor in a mapped file; what is indexed is copied."""
+    """A tensor in a mapped file; indexing copies."""
 
     data: mmap.mmap
     offset: int
@@ -109,7 +109,7 @@ class TensorSlice:
     dtype: np.dtype
 
     def get_shape(self) -> list[int]:
-        """As safetensors' own slices have it."""
+        """Its shape, as in safetensors' own slices."""
         return list(self.shape)
 
     def __getitem__(self, index: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Cameras matched with the photographs that lie on disk: in which folder, of which size, with which masks."""
+"""Matches cameras with the photographs on disk: their folder, their size, their masks."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from cus.cameras import PosedPhotos
 from cus.cameras.picture_files import PictureFinder
 from cus.errors import InputError
 
-# Data sets store shrunk copies beside the originals, under the same names; the largest that is there is taken.
+# Data sets store shrunk copies next to the originals, under the same names; the largest available is used.
 SCALES = ("images", "images_2", "images_4", "images_8")
 FOLDERS = (*SCALES, "input")
 
@@ -17,17 +17,17 @@ FOLDERS = (*SCALES, "input")
 def on_disk(posed: PosedPhotos, roots: Sequence[Path] = (), names: Sequence[Path] = ()) -> PosedPhotos:
     """The photographs that exist, with intrinsics in pixels of their files and with their masks.
 
-    They are looked for where `posed` says; then with a folder `images` in their paths replaced by `images_2`,
-    `images_4`, `images_8`; then by `names` in each of `roots`. The first of these with the most photographs is taken;
-    a note counts those that are nowhere. Masks that `posed` does not name are those of `masks_beside`.
+    They are searched at the paths in `posed`; then with a folder `images` in these paths replaced by `images_2`,
+    `images_4`, `images_8`; then by `names` in each of `roots`. The first of these with the most photographs is used;
+    a note counts missing ones. Masks not given in `posed` are found by `masks_beside`.
 
     Args:
-        posed: cameras with the paths as listed.
-        roots: further folders.
-        names: V paths below each of them.
+        posed: cameras with the listed paths.
+        roots: additional folders to search.
+        names: V paths relative to each of these.
 
     Raises:
-        InputError: fewer than two photographs there, unreadable ones, or ones of another shape.
+        InputError: fewer than two photographs found, unreadable ones, or ones of another aspect ratio.
     """
     finder = PictureFinder()
     places = [list(posed.paths), *([_at_scale(path, scale) for path in posed.paths] for scale in SCALES)]
@@ -54,10 +54,10 @@ def on_disk(posed: PosedPhotos, roots: Sequence[Path] = (), names: Sequence[Path
 
 
 def with_masks(posed: PosedPhotos) -> PosedPhotos:
-    """The same with the masks that lie beside the photographs, and a note of how many there are.
+    """Add the masks next to the photographs, and a note with their number.
 
     Raises:
-        InputError: a mask that the cameras' file names does not exist.
+        InputError: a mask given in the cameras' file does not exist.
     """
     for path, mask in zip(posed.paths, posed.masks, strict=True):
         if mask is not None and not os.path.isfile(mask):
@@ -72,12 +72,12 @@ def with_masks(posed: PosedPhotos) -> PosedPhotos:
 
 
 def mask_note(count: int, photographs: int) -> str:
-    """What is said where masks are used."""
+    """The note about masks in use."""
     return f"{count} of {photographs} photographs have masks: where they are black, a photograph counts for nothing"
 
 
 def masks_beside(paths: Sequence[Path]) -> tuple[Path | None, ...]:
-    """For each photograph its mask in a folder `masks` beside the photographs' folder, or None.
+    """The mask of each photograph in a folder `masks` next to the photographs' folder, or None.
 
     `scene/images/a/b.jpg` has `scene/masks/a/b.png` (or another extension) or, as COLMAP names them,
     `scene/masks/a/b.jpg.png`.
@@ -94,7 +94,7 @@ def masks_beside(paths: Sequence[Path]) -> tuple[Path | None, ...]:
 
 
 def _at_scale(path: Path, scale: str) -> Path:
-    """The path with the folder `scale` in place of `images`; the same where there is no such folder in it."""
+    """The path with the folder `scale` instead of `images`; unchanged without such a folder."""
     parts = list(path.parts)
     places = [i for i, part in enumerate(parts[:-1]) if part in SCALES]
     if places:

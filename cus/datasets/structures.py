@@ -1,7 +1,7 @@
-"""Structure images of clips (Section III-D): a folder of safetensors files beside the clips, under the same names.
+"""Structure images of clips (Section III-D): a folder of safetensors files with the same names as the clips.
 
-A file holds `structure`, uint8 [T, 3, H, W], what the clip's global point cloud shows to its cameras; and, of models
-whose first stage is an autoencoder, `posterior`, float16 [T, 2C, h, w], the scaled mean and standard deviation of its
+A file holds `structure`, uint8 [T, 3, H, W], renders of the clip's global point cloud from its cameras; and, for models
+with an autoencoder as first stage, `posterior`, float16 [T, 2C, h, w], the scaled mean and standard deviation of the
 latents. A clip without a file has no structure image.
 """
 
@@ -20,11 +20,11 @@ from cus.errors import InputError
 
 FORMAT = "cus-structure-1"
 RECORD = "coarse.json"
-"""Which weights the structure images of a folder are of."""
+"""Identifies the weights that made the structure images in a folder."""
 
 
 def save_structure(path: Path, images: Tensor, posterior: Tensor | None) -> None:
-    """Write the images [T, 3, H, W] in [0, 1] of a clip, and their latents' posterior where there is one."""
+    """Write the images [T, 3, H, W] in [0, 1] of a clip, and their latents' posterior, if any."""
     tensors = {"structure": (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().contiguous()}
     if posterior is not None:
         tensors["posterior"] = posterior
@@ -32,7 +32,7 @@ def save_structure(path: Path, images: Tensor, posterior: Tensor | None) -> None
 
 
 def is_structure(path: Path) -> bool:
-    """Whether a file holds structure images, and is not cut off."""
+    """Whether a file holds structure images and is not truncated."""
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("format") == FORMAT
@@ -41,14 +41,14 @@ def is_structure(path: Path) -> bool:
 
 
 def read_structure(folder: Path, name: str) -> Tensor | None:
-    """Images [T, 3, H, W] in [0, 1] of the clip of a file's name; None where it has none."""
+    """Images [T, 3, H, W] in [0, 1] of the clip with this file name; None without any."""
     with open_structure(folder, name) as file:
         return None if file is None else file.get_tensor("structure").float() / 255
 
 
 @contextlib.contextmanager
 def open_structure(folder: Path | None, name: str) -> Iterator[Any]:
-    """The file of a clip's structure images, opened to read parts of it; None where it has none, or without a folder.
+    """Open a clip's file of structure images for reading parts of it; None without a file or folder.
 
     Raises:
         InputError: the file is damaged or something else.
@@ -61,6 +61,6 @@ def open_structure(folder: Path | None, name: str) -> Iterator[Any]:
 
 
 def require_structures(folder: Path) -> None:
-    """Raises InputError where no structure images were made in a folder."""
+    """Raise InputError if a folder has no structure images."""
     if not (folder / RECORD).is_file():
         raise InputError(f"{folder} has no structure images; make them with data/make_coarse.py out={folder}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cus.inference.verdict import Verdict
 
 __all__ = ["STAGES", "InferSettings", "Progress", "Results", "Run", "Verdict"]
-# What only looks into an output folder need not wait for the networks to be imported.
+# Commands that only inspect an output folder need not wait for the networks to be imported.
 _HOMES = {
     "STAGES": "cus.inference.labels",
     "Results": "cus.inference.results",

@@ -1,4 +1,4 @@
-"""The stage's look at its own close-up: measures for the verdict, and the photograph's plain picture of it."""
+"""Examines the run's close-up: measures for the verdict, and the photograph's plain crop of it."""
 
 import math
 from collections.abc import Sequence
@@ -28,15 +28,15 @@ def look(
     batch: Batch,
     photographs: Sequence[Tensor] | None,
 ) -> State:
-    """A recorded conditioning with what its run can measure of it, and the plain crop of the best photograph.
+    """Add to a recorded conditioning the measures of its run, and the plain crop of the best photograph.
 
     Args:
-        scene: the V photographs' estimate.
+        scene: scene estimate for the V photographs.
         cameras: T cameras of the frames.
-        warped: the conditioning, as `state_of` records it.
+        warped: conditioning as recorded by `state_of`.
         inputs: V photographs.
-        batch: their pictures.
-        photographs: at their own resolution, where the conditioning takes its colours from; None: from the batch.
+        batch: decoded photographs at the working size.
+        photographs: photographs at full resolution, if the conditioning uses them; None: the batch.
     """
     height, width = scene.images.shape[-2:]
     finer = [1.0] * len(scene)
@@ -46,7 +46,7 @@ def look(
     inside = float(size_inside(batch, inputs.photos[0])[0])
     measures, seen = measure(scene, cameras, conditioning_from(warped), valid, finer, inside)
     if not judge(measures).trusted and bool(seen.masks[0].any()):
-        # Which one sees it best hangs on the geometry; paths start at the first.
+        # The best view depends on the geometry; paths start at the first view.
         measures = replace(measures, view=0)
     best = read(inputs, batch, [measures.view])[0] if photographs is None else photographs[measures.view]
     crop = plain_crop(best, seen, measures.view, (width, height))
@@ -57,7 +57,7 @@ def look(
 
 
 def seen_in(state: State) -> tuple[Verdict | None, np.ndarray | None]:
-    """Verdict and plain crop [H, W, 3] uint8 of a recorded conditioning; None where it was recorded without them."""
+    """Verdict and plain crop [H, W, 3] uint8 of a recorded conditioning; None if it was recorded without them."""
     if _MEASURES not in state.tensors:
         return None, None
     crop = state.tensors.get(_CROP)

@@ -1,7 +1,7 @@
-"""A finished run as the input of other programs: a COLMAP model or a nerfstudio folder with its pictures and points.
+"""Exports a finished run for other programs: a COLMAP model or a nerfstudio folder with its pictures and points.
 
-Both hold the photographs at their own resolution, straightened where the lens bends, and the generated frames at
-theirs, with pinhole cameras in the run's world and unit, and the global point cloud.
+Both contain the photographs at full resolution, undistorted if necessary, and the generated frames, with pinhole
+cameras in the run's world and unit, and the global point cloud.
 """
 
 import json
@@ -43,10 +43,10 @@ class View:
 
     Attributes:
         name: its file name in `images/`.
-        source: the file it comes from.
-        camera: one pinhole camera at the picture's resolution; of a bent photograph, before it is straightened.
-        lens: that the picture is bent by.
-        upright: whether the camera is for the picture as EXIF turns it, not as stored.
+        source: path of the original file.
+        camera: one pinhole camera at the picture's resolution; for a distorted photograph, before undistortion.
+        lens: lens that distorts the picture.
+        upright: whether the camera is for the picture turned by EXIF, not as stored.
     """
 
     name: str
@@ -58,15 +58,15 @@ class View:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Summary of an export.
 
     Attributes:
-        path: the folder.
+        path: path of the written folder.
         photos: number of photographs.
         frames: number of generated frames.
         points: number of points.
-        off_centre: pictures whose principal point lies more than a pixel from the middle; some trainers (INRIA's)
-            take the middle all the same.
+        off_centre: number of pictures whose principal point is more than a pixel from the middle; some trainers
+            (INRIA's) ignore it.
     """
 
     path: Path
@@ -77,7 +77,7 @@ class Exported:
 
 
 def check_stage(folder: Path, stage: str, made: Sequence[str]) -> None:
-    """Refuse a run that lacks the files `made` of a stage. Raises InputError that says what makes them."""
+    """Refuse a run without the files `made` by a stage. Raises InputError that says how to make them."""
     if not folder.is_dir():
         raise InputError(
             f"{folder} is no folder; name the output folder of a cus-infer run, or a .ply, .spz or .splat file"
@@ -93,15 +93,15 @@ def check_stage(folder: Path, stage: str, made: Sequence[str]) -> None:
 
 
 def collect_views(folder: Path, cameras: str = "all", photo_folder: Path | None = None) -> list[View]:
-    """The pictures of a run, photographs first, each found and of the size that its camera is for.
+    """Collect the pictures of a run, photographs first, and check that they exist and match their cameras' sizes.
 
     Args:
-        folder: of a run.
+        folder: folder of the run.
         cameras: "all", "photos" or "frames".
-        photo_folder: where the photographs lie, if not where the run found them.
+        photo_folder: folder of the photographs, if they have moved since the run.
 
     Raises:
-        InputError: a stage or a picture is missing, or a picture is not the camera's.
+        InputError: a stage or picture is missing, or a picture does not match its camera.
     """
     check_stage(folder, "conditioning", ["transforms.json"])
     views: list[View] = []
@@ -130,19 +130,19 @@ def export_run(
 ) -> Exported:
     """Write a run as a COLMAP model (`images/`, `sparse/0/`) or a nerfstudio folder (`images/`, `transforms.json`).
 
-    The folder appears when it is complete; what goes wrong leaves an earlier one as it was.
+    The folder appears when it is complete; on failure an earlier one is unchanged.
 
     Args:
-        folder: of a run.
-        out: the folder to make.
+        folder: folder of the run.
+        out: folder to write.
         file_format: "colmap" or "nerfstudio".
         cameras: "all", "photos" or "frames".
-        photo_folder: where the photographs lie, if not where the run found them.
-        overwrite: replace an earlier export in `out`.
-        on_progress: called with (pictures done, all pictures).
+        photo_folder: folder of the photographs, if they have moved since the run.
+        overwrite: whether to replace an earlier export in `out`.
+        on_progress: called with (pictures done, total pictures).
 
     Raises:
-        InputError: a stage or a picture is missing, `out` may not be replaced, or the disk is full.
+        InputError: a stage or picture is missing, `out` must not be replaced, or the disk is full.
     """
     if file_format not in FOLDER_FORMATS or cameras not in CAMERAS:
         raise ValueError(f"expected one of {FOLDER_FORMATS} and of {CAMERAS}, got {file_format!r} and {cameras!r}")
@@ -166,7 +166,7 @@ def export_run(
             seen = visible_points(pinholes, points)
             save_colmap(part / "sparse" / "0", pinholes, names, points, colors, seen, origin)
         else:
-            # Far from zero, single precision would not hold the points.
+            # Far from zero, single precision cannot hold the points.
             points = points.double() + origin if bool(origin.any()) else points
             save_point_cloud(part / "points.ply", points, colors)
             (part / "transforms.json").write_text(json.dumps(_nerfstudio(pinholes, names, origin), indent=1))
@@ -176,12 +176,12 @@ def export_run(
 
 
 def write_picture(view: View, images: Path) -> tuple[str, Cameras]:
-    """Put a picture into the folder `images`, straight and upright; its name there and its pinhole camera.
+    """Write a picture to the folder `images`, undistorted and upright; returns its name there and its pinhole camera.
 
-    A JPEG or PNG that is already so is copied byte for byte; any other becomes a PNG of the same stem.
+    A JPEG or PNG that needs no change is copied byte for byte; any other becomes a PNG with the same stem.
 
     Raises:
-        InputError: a photograph that does not decode.
+        InputError: a photograph that cannot be decoded.
     """
     upright = read_header(view.source).orientation == 1
     bent = view.lens.bends
@@ -212,7 +212,7 @@ def _view(posed: PosedPhotos, index: int, name: str) -> View:
 
 
 def _find_photos(folder: Path, posed: PosedPhotos, photo_folder: Path | None) -> tuple[Path, ...]:
-    """Where the photographs are: beside the run as it says, where the command named them, or in `photo_folder`."""
+    """Find the photographs: in the run's folder, at the paths given to its command, or in `photo_folder`."""
     named: dict[str, Path] = {}
     if (folder / "run.json").exists():
         views = read_record(folder)["settings"]["views"]
@@ -245,7 +245,7 @@ def _nerfstudio(cameras: Sequence[Cameras], names: Sequence[str], origin: Tensor
 
 @contextmanager
 def _encoded(out: Path) -> Iterator[None]:
-    """Name the folder where a picture cannot be encoded."""
+    """Name the folder in the error if a picture cannot be encoded."""
     try:
         yield
     except cv2.error as error:

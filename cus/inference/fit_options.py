@@ -1,4 +1,4 @@
-"""How a user wants a Gaussian scene fitted."""
+"""User options of a Gaussian fit."""
 
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How a user wants a Gaussian scene fitted; None takes the backend's default.
+    """User options of a Gaussian fit; None takes the backend's default.
 
     Attributes:
         iterations: optimisation steps (default: 1000; torch: 300)
         strategy: density control: fixed keeps the cloud's Gaussians, default clones and splits as 3DGS does, mcmc
             relocates as 3DGS-MCMC does (default: fixed for runs, mcmc for photographs)
-        max_gaussians: the most there may be (default: by backend)
+        max_gaussians: maximum number of Gaussians (default: by backend)
         sh_degree: degree of the spherical harmonics of the colours, 0 to 3 (default: by backend)
-        exposure: learn a colour transform an image; those of the photographs hold (default: off)
+        exposure: learn a colour transform per image, fixed for the photographs (default: off)
         depth_weight: weight of the relative error in disparity (default: 0)
-        refine_cameras: move the cameras a little, the first photograph's excepted; they are kept in
+        refine_cameras: optimise all cameras slightly except the first photograph's; they are saved in
             refined_cameras.json (default: off)
-        antialiased: compensate opacities for the size of a pixel, so that walking in holds (default: on)
-        size: longest side of the images in pixels (default: a run's frames as they are, up to what the backend can
+        antialiased: compensate opacities for the pixel size, so that renders from closer up agree (default: on)
+        size: longest side of the images in pixels (default: that of a run's frames, up to what the backend can
             afford; photographs: 512)
-        crops: crops of each photograph at its own resolution for every time that an image is shown whole; 0:
-            photographs are fitted at the size of the images alone (default: 1)
-        pseudo_labels: let the photographs, warped into virtual close-ups, supervise the fit, too: no needles from
-            nearer by
+        crops: full-resolution crops of each photograph for every time that an image is shown whole; 0: photographs
+            are only fitted at the size of the images (default: 1)
+        pseudo_labels: let photographs warped into virtual close-ups supervise the fit, too: no needles from closer
+            up
         image_confidence: frames far from the photographs count less (Table IV); for runs of cus-infer
         pixel_confidence: pixels that few views confirm count less (Table IV); for runs of cus-infer
         seed: seed of every random draw
@@ -56,11 +56,11 @@ class FitOptions:
     seed: Annotated[int, option("N")] = limited(0, low=0, high=2**63 - 1)
 
     def check(self) -> None:
-        """Refuse what cannot be done, before anything slow starts. Raises InputError."""
+        """Refuse invalid options before anything slow starts. Raises InputError."""
         check_options(self)
 
     def config(self, device: "torch.device", width: int, height: int) -> "FitConfig":
-        """The fit's settings for images of width x height pixels. Raises InputError for what cannot be."""
+        """The fit's settings for images of width x height pixels. Raises InputError for invalid ones."""
         from cus.splats import FitConfig
 
         for name in ("exposure", "refine_cameras"):
@@ -75,7 +75,7 @@ class FitOptions:
         given = {field.name: getattr(self, field.name) for field in fields(self) if field.name in known}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if self.size is not None:
-            # Pixels of the shrunk image; what is smaller stays as it is.
+            # In pixels of the shrunk image; smaller images are not enlarged.
             changes["max_pixels"] = round(self.size**2 * min(width, height) / max(width, height))
         config = replace(config, **changes)
         config.check()

@@ -1,4 +1,4 @@
-"""The Gaussian scene of a run: what supervises the fit, and the fit itself."""
+"""The Gaussian scene of a run: the supervision of its fit, and the fit itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from cus.inference.recorded import state_of
 from cus.refinement.pseudo_labels import PseudoLabels
 from cus.splats import FitRecord, Gaussians, Views, fit_views, image_confidence, render
 
-# What no other view confirms still counts a little: 0 means to the fit that there is no picture.
+# Pixels that no other view confirms still count a little: for the fit, 0 means that there is no picture.
 LEAST_CONFIDENCE = 0.01
-ALONE_BASELINE = 0.1  # of the scene scale
+ALONE_BASELINE = 0.1  # in scene scales
 
 
 def supervision(
@@ -32,22 +32,22 @@ def supervision(
     """Frames, then photographs, with the confidences of Eqs. 9 and 10; the photographs have full weight.
 
     Args:
-        made: the frames, and what they were made from.
-        cloud: of both.
-        options: how to fit.
-        photographs: at their own resolution, V of [3, h, w] uint8 (`stages.photographs`); None: only as the scene
-            estimate has them.
-        valid: [V, H', W'] bool, where the photographs have pixels that count, at the scene's size; None: everywhere.
+        made: frames with their inputs.
+        cloud: point cloud of frames and photographs.
+        options: options of the fit.
+        photographs: V photographs at full resolution, [3, h, w] uint8 (`stages.photographs`); None: only at the scene
+            estimate's size.
+        valid: [V, H', W'] bool, valid pixels of the photographs at the scene's size; None: all.
     """
     images, depths, cameras = made.with_references()
     T = len(made.frames)
     pixel = cloud.pixel_confidence.float().clone() if options.pixel_confidence else torch.ones_like(depths)
     pixel[:T].clamp_(min=LEAST_CONFIDENCE)
-    # A photograph is evidence wherever it has a pixel that counts, consistent with others or not.
+    # A photograph is evidence at every valid pixel, whether or not it is consistent with others.
     pixel[T:] = _photographed(valid, images[T:]).to(pixel)
     image = torch.ones(len(cameras), device=pixel.device)
     if options.image_confidence:
-        # One photograph has no neighbour to measure by: photographers stand about a tenth of the distance apart.
+        # A single photograph has no neighbour to give a baseline: photographers move by about a tenth of the distance.
         baseline = ALONE_BASELINE * made.scene.scale if len(cameras) == T + 1 else None
         image[:T] = image_confidence(cameras[:T], cameras[T:], baseline=baseline)
     references = torch.arange(len(cameras), device=pixel.device) >= T
@@ -56,7 +56,7 @@ def supervision(
 
 
 def _photographed(valid: Tensor | None, images: Tensor) -> Tensor:
-    """[V, H, W] bool: pixels of the photographs [V, 3, H, W], at the frames' size, that wholly count."""
+    """[V, H, W] bool: pixels of the photographs [V, 3, H, W], at the frames' size, that are entirely valid."""
     if valid is None:
         return torch.ones_like(images[:, 0], dtype=torch.bool)
     shares = F.interpolate(valid.to(images)[:, None], images.shape[-2:], mode="area")[:, 0]
@@ -69,9 +69,9 @@ class Splat:
 
     Attributes:
         gaussians: the scene.
-        renders: [T, 3, H, W] in [0, 1], along the path of the frames.
-        viewmats: [T + V, 4, 4] of frames and photographs, where the fit has moved them.
-        notes: what the user should know about the fit.
+        renders: [T, 3, H, W] in [0, 1], renders along the path of the frames.
+        viewmats: [T + V, 4, 4] optimised cameras of frames and photographs, or None.
+        notes: messages for the user about the fit.
     """
 
     gaussians: Gaussians
@@ -80,7 +80,7 @@ class Splat:
     notes: tuple[str, ...] = ()
 
     def state(self) -> State:
-        """The scene, to be recorded."""
+        """Convert the scene for saving."""
         tensors = state_of(self.gaussians).tensors | {"renders": self.renders}
         if self.viewmats is not None:
             tensors["refined_viewmats"] = self.viewmats
@@ -88,7 +88,7 @@ class Splat:
 
     @staticmethod
     def of(state: State) -> "Splat":
-        """The scene that `state` recorded."""
+        """Restore the scene from `state`."""
         tensors = dict(state.tensors)
         renders, viewmats = tensors.pop("renders"), tensors.pop("refined_viewmats", None)
         return Splat(Gaussians(**tensors), renders, viewmats, state.notes)
@@ -103,11 +103,11 @@ def fit(
     photographs: Sequence[Tensor] | None = None,
     valid: Tensor | None = None,
 ) -> Splat:
-    """The Gaussian scene (Eqs. 8 to 10), its renders along the path, and all cameras where they were moved.
+    """Fit the Gaussian scene (Eqs. 8 to 10), with its renders along the path, and all cameras if optimised.
 
-    `photographs` and `valid` are those of `supervision`.
+    `photographs` and `valid` are as for `supervision`.
 
-    With a checkpoint, a fit that was cut off goes on from it, or starts anew with a note where it is damaged; the
+    With a checkpoint, an interrupted fit resumes from it, or starts anew with a note if it is damaged; the
     caller removes the file.
     """
     views = supervision(made, cloud, options, photographs, valid)

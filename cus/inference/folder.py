@@ -1,4 +1,4 @@
-"""The folder of a run: what is finished in it, what can be reused, and writing that never leaves half a file."""
+"""The folder of a run: finished stages, reuse of earlier results, and atomic writes."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from cus.output_folder import LEAST_FREE_BYTES, OutputFolder
 
 __all__ = ["LEAST_FREE_BYTES", "MADE_BY_A_RUN", "REFINED", "RunFolder", "State"]
 
-# Cameras that a fit has moved.
+# Cameras optimised by a fit.
 REFINED = "refined_cameras.json"
 MADE_BY_A_RUN = (
     "photos",
@@ -40,7 +40,7 @@ MADE_BY_A_RUN = (
     "close_ups",
     "walk.mp4",
 )
-# What may be written, as patterns; a file of the user's under such a name is refused before slow work.
+# Patterns of the files that may be written; a user's file with such a name is refused before slow work.
 _PLANNED = (
     "frames/[0-9][0-9][0-9][0-9].png",
     "conditioning/[0-9][0-9][0-9][0-9].png",
@@ -52,11 +52,11 @@ _PLANNED = (
 
 @dataclass(frozen=True)
 class State:
-    """What a stage leaves for the next ones and for a resumed run.
+    """The saved result of a stage, for later stages and for resuming.
 
     Attributes:
-        tensors: by name.
-        notes: what the user should know about them.
+        tensors: tensors by name.
+        notes: messages for the user about them.
     """
 
     tensors: dict[str, Tensor]
@@ -64,11 +64,12 @@ class State:
 
 
 class RunFolder(OutputFolder):
-    """An output folder. A finished stage leaves `state/<stage>.safetensors`, marked with what it was made from.
+    """An output folder. A finished stage leaves `state/<stage>.safetensors`, marked with the fingerprint of its inputs.
 
-    An earlier run in the folder stays whole until this one has finished its first stage. Then all that this one has
-    not made itself is removed: at once where it replaces the earlier run, and where it resumes it, all but the states
-    of stages that may yet be reused.
+    An earlier run in the folder stays complete until this one has finished its first stage. Then everything that this
+    run
+    has not made is removed: at once if it replaces the earlier run; if it resumes it, all but the states of stages that
+    may still be reused.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,21 +77,21 @@ class RunFolder(OutputFolder):
         self.produced: dict[str, None] = {}
         self.damaged: list[str] = []
         self._overwrite = False
-        self._begun = False  # whether the folder is this run's
-        self._stale = False  # whether it holds a stage that was made from something else
+        self._begun = False  # whether this run has taken over the folder
+        self._stale = False  # whether the folder holds a stage made from other inputs
 
     def prepare(self, *, resume: bool, overwrite: bool, inputs: Iterable[Path] = (), also: Sequence[str] = ()) -> None:
-        """Lock the folder and make it ready; `close` gives it back.
+        """Lock the folder and prepare it; `close` releases it.
 
         Args:
-            resume: go on with an earlier run.
-            overwrite: replace an earlier run, from the first finished stage on.
-            inputs: what the run reads.
-            also: names of further files that it writes.
+            resume: whether to continue an earlier run.
+            overwrite: whether to replace an earlier run, from the first finished stage on.
+            inputs: files that the run reads.
+            also: names of additional files that it writes.
 
         Raises:
-            InputError: it cannot be written, holds an earlier run unasked, holds files of the user's in the way, an
-                input lies among its files, or another process works in it.
+            InputError: the folder cannot be written, holds an earlier run without `resume` or `overwrite`, or has files
+                of the user's in the way; an input is one of its files; or another process is using it.
         """
         self.open((*_PLANNED, *also), inputs)
         earlier = self.holds()
@@ -104,23 +105,23 @@ class RunFolder(OutputFolder):
         self._begun = not earlier
 
     def speaks_of_this_run(self) -> bool:
-        """Whether `run.json` may say how far this run is.
+        """Whether `run.json` may describe the progress of this run.
 
-        Not where an earlier run is still whole: a finished one of which nothing was done again, or one of other inputs
-        or settings before anything has taken its place.
+        False while an earlier run is still complete: a finished one of which nothing was redone, or one with other
+        inputs or settings before anything has replaced it.
         """
         if self._begun:
             return True
         try:
             finished = read_json(self.path / "run.json").get("status") == "finished"
-        except InputError:  # none, or a damaged one
+        except InputError:  # missing or damaged
             finished = False
         return not (finished or self._stale)
 
     def load(self, stage: str, fingerprint: str) -> State | None:
-        """What a finished stage left, or None where it left nothing, or was made from something else.
+        """The saved result of a stage, or None if there is none or it was made from other inputs.
 
-        A state that was made from the same and is damaged is named in `damaged`.
+        A damaged state with the same fingerprint is added to `damaged`.
         """
         path = self.path / self._state(stage)
         if not path.exists():
@@ -136,15 +137,15 @@ class RunFolder(OutputFolder):
         return state
 
     def recorded(self, stage: str) -> State | None:
-        """What a finished stage left, whatever it was made from, or None where it left nothing that can be read."""
+        """The saved result of a stage, whatever its inputs, or None if there is none that can be read."""
         return _read_state(self.path / self._state(stage))[0]
 
     def fingerprint_of(self, stage: str) -> str | None:
-        """Of what a finished stage was made from, or None where there is none that can be read."""
+        """The fingerprint of a stage's inputs, or None if there is no readable state."""
         return _read_state(self.path / self._state(stage))[1]
 
     def save(self, stage: str, fingerprint: str, state: State) -> None:
-        """Record a finished stage."""
+        """Save a finished stage."""
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
         metadata = {"fingerprint": fingerprint, "notes": json.dumps(state.notes)}
         metadata["sha256"] = tensors_digest(contiguous, metadata.values())
@@ -154,20 +155,20 @@ class RunFolder(OutputFolder):
             self.drop_earlier(states=self._overwrite)
 
     def checkpoint(self, stage: str, fingerprint: str, *, keep: bool) -> Path:
-        """Where a stage may keep its half-finished work; earlier ones of other inputs, or all, are removed."""
+        """Path for a stage's unfinished work; removes earlier ones with other inputs, or all."""
         name = f"state/{stage}-{fingerprint}.checkpoint"
         earlier = [n for n in self.made if n.startswith(f"state/{stage}-") and n.endswith(".checkpoint")]
         self.remove(n for n in earlier if not (keep and n == name))
         return self.claim(name)
 
     def discard(self, path: Path) -> None:
-        """Remove a checkpoint that has served."""
+        """Remove a checkpoint that is no longer needed."""
         name = path.relative_to(self.path).as_posix()
         self.produced.pop(name, None)
         self.remove([name])
 
     def claim(self, name: str) -> Path:
-        """See `OutputFolder.claim`; the file counts as this run's."""
+        """Reserve a file's path in the folder (`OutputFolder.claim`); the file counts as this run's."""
         path = super().claim(name)
         self.produced[name] = None
         return path
@@ -177,22 +178,22 @@ class RunFolder(OutputFolder):
         return self.write(name, lambda part: part.write_text(json.dumps(content, indent=1, default=str)))
 
     def clear(self, name: str) -> None:
-        """Empty a sub-folder of the files that a run has made in it."""
+        """Remove the files that a run made in a sub-folder."""
         below = self.below(name)
         for file in below:
             self.produced.pop(file, None)
         self.remove(below)
 
     def drop_earlier(self, *, states: bool) -> None:
-        """Remove what an earlier run has left and this one has not made; with `states`, what it could reuse, too."""
-        # What speaks of the run goes first: nothing is left then that tells of files that are gone.
+        """Remove the files of an earlier run that this one has not made; with `states`, also those it could reuse."""
+        # Files that describe the run come first, so that none describes files that are gone.
         order = {"run.json": 0, "report.html": 1, "fit.json": 0}
         rest = [n for n in self.made if n not in self.produced and not n.endswith("/")]
         gone = [n for n in rest if states or not n.startswith("state/")]
         self.remove(sorted(gone, key=lambda n: (order.get(n, 2), n)))
 
     def files(self) -> list[str]:
-        """What a run has left here, relative paths, folders with their number of files."""
+        """A run's files here: relative paths, and folders with their number of files."""
         found = []
         for name in MADE_BY_A_RUN:
             count = sum(1 for n in self.below(name) if self.is_ours(n) and not n.endswith("/"))
@@ -203,12 +204,12 @@ class RunFolder(OutputFolder):
         return found
 
     def _state(self, stage: str) -> str:
-        """Where a stage's record lies, relative to the folder."""
+        """Path of a stage's state, relative to the folder."""
         return f"state/{stage}.safetensors"
 
 
 def _read_state(path: Path) -> tuple[State | None, str | None]:
-    """A state and what it was made from; (None, None) where there is none, or it is not as it was written."""
+    """A state and the fingerprint of its inputs; (None, None) if it is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -1,4 +1,4 @@
-"""What the stages of a run are called before people."""
+"""User-visible names of a run's stages."""
 
 STAGES = {
     "scene": "Cameras and depth",

@@ -1,4 +1,4 @@
-"""What a run says of the machine it ran on."""
+"""Facts about the machine that a run records."""
 
 import platform
 import sys

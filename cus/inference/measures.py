@@ -1,4 +1,4 @@
-"""What a run can measure of its own close-up: what the photographs hold of it, and whether they agree on its shape."""
+"""Measures a run's close-up: how much of it the photographs show, and whether they agree on the geometry."""
 
 import math
 from collections.abc import Sequence
@@ -20,38 +20,38 @@ from cus.errors import InputError
 from cus.estimators import SceneEstimate
 from cus.estimators.consistency import MAX_ROUND_TRIP, round_trip_errors
 
-# Frames whose magnification is within this share of the largest show the same; the last of them is the close-up.
+# Frames within this fraction of the largest magnification show the same; the last of them is the close-up.
 SAME_MAGNIFICATION = 0.01
-# References are predicted at this longest side at most, and so many of them, spread over all.
+# References are predicted at most at this longest side, and at most this many of them, evenly spaced.
 HELD_OUT_SIDE, HELD_OUT_VIEWS = 384, 4
-# A predicted picture is compared over Gaussians of this many pixels, where the reference varies by more than noise.
+# Predictions are compared over Gaussians of this many pixels, where the reference varies by more than noise.
 STRUCTURE_SIGMA, LEAST_VARIATION = 3.0, 0.01
-# A patch is predicted where its correlation with the reference is at least this.
+# A patch counts as predicted if its correlation with the reference is at least this.
 PREDICTED = 0.7
-# A share of a view smaller than this says nothing of it.
+# A smaller fraction of a view is not evidence.
 LEAST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class Measures:
-    """Of one run. Shares are in [0, 1]; NaN is what could not be measured.
+    """Measures of one run. Fractions are in [0, 1]; NaN means not measurable.
 
     Attributes:
-        frame: index of the close-up, the frame that shows most magnification.
-        view: index of the reference that sees it with the most pixels, among those that could be placed.
-        seen_by_one: share of the close-up's pixels that one reference or more sees.
-        seen_by_two: share that two or more see.
-        photo_pixels: pixels of the photograph a pixel of the close-up, along a side, where it is seen: the median.
-        confidence: mean over the photographs.
-        overlap: share of the photographs' pixels whose point lies inside another photograph.
-        depth_agreement: share of those whose depth another view's depth brings back to within 1.5 pixels.
-        held_out: share of the structured patches of a photograph that the others predict through the geometry.
-        focal_low: pixels that a guessed focal length lies above with a probability of 90 %.
-        focal_high: likewise below.
-        width: of the photograph, in the same pixels.
+        frame: index of the close-up, the frame with the largest magnification.
+        view: index of the reference that sees it with the most pixels, among the placed ones.
+        seen_by_one: fraction of the close-up's pixels that at least one reference sees.
+        seen_by_two: fraction that at least two references see.
+        photo_pixels: photograph pixels per pixel of the close-up along a side: the median where it is seen.
+        confidence: mean confidence over the photographs.
+        overlap: fraction of the photographs' pixels whose points lie inside another photograph.
+        depth_agreement: fraction of those that another view's depth maps back to within 1.5 pixels.
+        held_out: fraction of a photograph's structured patches that the others predict through the geometry.
+        focal_low: 10 % quantile of a guessed focal length in pixels.
+        focal_high: 90 % quantile of a guessed focal length in pixels.
+        width: width of the photograph in the same pixels.
         views: number of photographs.
-        seen_mean: share of a frame's pixels that the photographs show, the mean over the frames.
-        seen_least: likewise of the frame that they show least of.
+        seen_mean: fraction of a frame's pixels that the photographs show, mean over the frames.
+        seen_least: the same for the frame with the smallest fraction.
     """
 
     frame: int
@@ -71,12 +71,12 @@ class Measures:
     seen_least: float = math.nan
 
     def to_tensor(self) -> Tensor:
-        """[15] float64, to be recorded."""
+        """[15] float64, for saving."""
         return torch.tensor(astuple(self), dtype=torch.float64)
 
     @staticmethod
     def from_tensor(values: Tensor) -> "Measures":
-        """What `to_tensor` gave; runs of earlier versions recorded the first twelve."""
+        """Inverse of `to_tensor`; earlier versions recorded only the first twelve values."""
         names = [field.name for field in fields(Measures)][: len(values)]
         named = dict(zip(names, values.tolist(), strict=True))
         return Measures(**named | {name: int(named[name]) for name in ("frame", "view", "views") if name in named})
@@ -84,12 +84,12 @@ class Measures:
 
 @dataclass(frozen=True)
 class Sight:
-    """What the references see of one frame.
+    """How the references see one frame.
 
     Attributes:
-        layers: V of them, at the working size.
-        masks: [V, H, W] bool, where each sees the frame's surface.
-        photo_pixels: [V, H, W] pixels of the photograph a pixel of the frame, along a side; 0 where unseen.
+        layers: V layers at the working size.
+        masks: [V, H, W] bool, where each reference sees the frame's surface.
+        photo_pixels: [V, H, W] photograph pixels per frame pixel along a side; 0 where unseen.
     """
 
     layers: list[Layer]
@@ -98,20 +98,20 @@ class Sight:
 
     @property
     def best(self) -> int:
-        """The reference that sees the frame with the most pixels of its photograph."""
+        """Index of the reference that sees the frame with the most photograph pixels."""
         return int(self.photo_pixels.square().sum(dim=(1, 2)).argmax())
 
 
 def closest_frame(depths: Tensor, masks: Tensor, cameras: Cameras) -> int:
-    """The frame that shows most magnification, the last one of equals.
+    """The frame with the largest magnification, the last among equals.
 
-    A frame's magnification is how many of its pixels a scene unit takes at the point that the path ends on: the middle
-    of its last frame with any surface, at the median depth there. So a zoom's close-up is its end, whatever the depths.
+    A frame's magnification is the number of its pixels per scene unit at the path's end point: the middle of its last
+    frame with any surface, at the median depth there. So a zoom's close-up is its end, whatever the depths.
 
     Args:
         depths: [T, H, W] z-depths in scene units.
-        masks: [T, H, W] bool, where there are any.
-        cameras: T cameras.
+        masks: [T, H, W] bool, where there are depths.
+        cameras: T cameras of the frames.
     """
     covered = [t for t in range(len(cameras)) if bool(masks[t].any())]
     if not covered:
@@ -125,13 +125,13 @@ def closest_frame(depths: Tensor, masks: Tensor, cameras: Cameras) -> int:
 
 
 def sight(scene: SceneEstimate, camera: Cameras, depth: Tensor, finer: Sequence[float]) -> Sight:
-    """What the references see of a frame.
+    """Sample the references at a frame's surface.
 
     Args:
-        scene: V references.
-        camera: of the frame.
-        depth: [H, W] the frame's z-depth, 0 in holes.
-        finer: V, pixels of each photograph a pixel of the working size, along a side.
+        scene: V references with cameras and depths.
+        camera: camera of the frame.
+        depth: [H, W] z-depths of the frame, 0 in holes.
+        finer: for each of V photographs, its pixels per pixel of the working size along a side.
     """
     inverse = torch.where(depth > 0, 1 / depth.double().clamp(min=1e-12), 0.0)
     views = views_of(scene, None)
@@ -147,15 +147,15 @@ def measure(
     """Measure a run.
 
     Args:
-        scene: V references.
+        scene: V references with cameras and depths.
         cameras: T cameras of the frames.
-        warped: their conditioning.
-        valid: [V, h, w] bool, where the photographs have pixels that count.
-        finer: V, pixels that colours are taken from a pixel of the working size, along a side.
-        width: of the first photograph at the working size.
+        warped: conditioning of the frames.
+        valid: [V, h, w] bool, valid pixels of the photographs.
+        finer: for each of V views, pixels of its colour source per pixel of the working size along a side.
+        width: width of the first photograph at the working size.
 
     Returns:
-        The measures, and what the references see of the close-up.
+        The measures, and the references' sight of the close-up.
     """
     frame = closest_frame(warped.depths, warped.masks, cameras.to(scene.images.device))
     camera = cameras[frame].to(scene.images.device)
@@ -186,7 +186,7 @@ def measure(
 
 
 def depth_agreement(scene: SceneEstimate, valid: Tensor) -> tuple[float, float]:
-    """Share of the valid pixels [V, h, w] that lie inside another view, and of those the share whose depths agree."""
+    """Fraction of valid pixels [V, h, w] that lie inside another view, and of these the fraction with equal depths."""
     if len(scene) == 1:
         return 0.0, math.nan
     inverse = torch.where(scene.depths > 0, 1 / scene.depths.clamp(min=1e-12), 0.0)
@@ -200,12 +200,12 @@ def depth_agreement(scene: SceneEstimate, valid: Tensor) -> tuple[float, float]:
 
 
 def held_out(scene: SceneEstimate, valid: Tensor) -> float:
-    """How well a photograph is predicted from the others through the estimated geometry, in [0, 1]; NaN: not known.
+    """How well a photograph is predicted from the others through the estimated geometry, in [0, 1]; NaN: unknown.
 
-    Each of up to `HELD_OUT_VIEWS` references is left out in turn and warped from the others' pictures and depths into
-    its own camera. Around every pixel that the prediction covers and where the reference has structure, the two are
-    correlated; the mean over the references of the share of pixels at which that is at least `PREDICTED` is returned.
-    Correlation takes no account of exposure, and counts neither plain walls nor what only one photograph shows.
+    Each of up to `HELD_OUT_VIEWS` references in turn is left out and predicted by warping the others' pictures and
+    depths into its camera. The two are correlated around every pixel that the prediction covers and where the reference
+    has structure; the result is the mean over the references of the fraction of pixels with a correlation of at least
+    `PREDICTED`. Correlation ignores exposure; neither plain walls nor parts seen in only one photograph count.
     """
     if len(scene) == 1:
         return math.nan
@@ -217,7 +217,7 @@ def held_out(scene: SceneEstimate, valid: Tensor) -> float:
 
 
 def _predicted_share(scene: SceneEstimate, valid: Tensor, view: int) -> float:
-    """The share of one view's structured pixels that the other views predict; NaN where they show nothing of it."""
+    """The fraction of one view's structured pixels that the other views predict; NaN if they show nothing of it."""
     height, width = scene.images.shape[-2:]
     scale = min(1.0, HELD_OUT_SIDE / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
@@ -232,9 +232,9 @@ def _predicted_share(scene: SceneEstimate, valid: Tensor, view: int) -> float:
     )
     target = scene.cameras[view].resized(size[1], size[0])
     try:
-        # Their depths as they are: to make them agree with each other would not show what they are worth.
+        # Their original depths: after making them agree, the result would no longer measure their quality.
         predicted = fused_warp(others, target, None, False, agreed=True, with_layers=False)
-    except InputError:  # nothing of them lands in this view
+    except InputError:  # none of their points land in this view
         return math.nan
     counts = F.interpolate(valid[None, None].float(), size, mode="area")[0, 0] > 0.99
     mask = predicted.masks[0] & counts.to(predicted.masks.device)
@@ -246,7 +246,7 @@ def _predicted_share(scene: SceneEstimate, valid: Tensor, view: int) -> float:
 
 
 def _local_correlation(first: Tensor, second: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """[H, W] correlation of two pictures [3, H, W] around each pixel, and where the second has structure to compare."""
+    """[H, W] correlation of two pictures [3, H, W] around each pixel, and where the second has enough structure."""
     weights = mask.float()
     around = blur(weights[None], STRUCTURE_SIGMA)[0].clamp(min=1e-3)
 
@@ -260,16 +260,16 @@ def _local_correlation(first: Tensor, second: Tensor, mask: Tensor) -> tuple[Ten
 
 
 def plain_crop(photograph: Tensor, seen: Sight, view: int, working: tuple[int, int]) -> np.ndarray | None:
-    """The part of a photograph that a frame shows, resampled to the frame's size; warped by nothing but the crop.
+    """The part of a photograph shown by a frame, resampled to the frame's size, without any warping.
 
     Args:
-        photograph: [3, Hi, Wi] uint8, the whole picture of reference `view` at any size.
-        seen: what the references see of the frame; place and scale of the crop are the medians over these pixels.
-        view: the reference.
-        working: its width and height at the working size.
+        photograph: [3, Hi, Wi] uint8, the whole photograph of reference `view` at any size.
+        seen: the references' sight of the frame; position and scale of the crop are medians over the seen pixels.
+        view: index of the reference.
+        working: width and height of the reference at the working size.
 
     Returns:
-        [H, W, 3] uint8, Lanczos; black where the frame lies outside the photograph. None where it sees nothing.
+        [H, W, 3] uint8, Lanczos; black where the frame extends outside the photograph. None if it sees nothing.
     """
     layer, mask = seen.layers[view], seen.masks[view]
     if not bool(mask.any()):
@@ -285,14 +285,14 @@ def plain_crop(photograph: Tensor, seen: Sight, view: int, working: tuple[int, i
 
 
 def _cropped(picture: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
-    """A box (left, top, right, bottom) of a picture [H, W, 3] at another (width, height)."""
+    """Resample a box (left, top, right, bottom) of a picture [H, W, 3] to another (width, height)."""
     height, width = picture.shape[:2]
-    # A hair beyond the border is rounding, and no black line.
+    # A tiny overlap of the border is rounding and must not give a black line.
     left, top, right, bottom = (
         min(max(at, 0.0), limit) if -0.5 < at < limit + 0.5 else at
         for at, limit in zip(box, (width, height, width, height), strict=True)
     )
-    # A few pixels more than the box, for the filter.
+    # A few more pixels than the box, for the filter.
     x0, y0, x1, y1 = (
         max(0, int(left) - 8),
         max(0, int(top) - 8),

@@ -1,4 +1,4 @@
-"""The files that a run leaves for people and other programs."""
+"""The output files of a run for people and other programs."""
 
 import os
 from collections.abc import Sequence
@@ -50,19 +50,19 @@ def save_png(folder: RunFolder, path: str, pixels: np.ndarray) -> None:
 
 
 def view_names(views: tuple[Path, ...]) -> list[str]:
-    """A name a view for files about it: the stem, numbered where two photographs share it."""
+    """A name per view for files about it: the stem, numbered if several photographs share it."""
     stems = [view.stem for view in views]
     return [stem if stems.count(stem) == 1 else f"{stem}_{index}" for index, stem in enumerate(stems)]
 
 
 def placed_names(settings: InferSettings, results: Results) -> list[str]:
-    """`view_names` of the views that the run goes on with: all, or those that could be placed."""
+    """`view_names` of the views that the run uses: all, or those that could be placed."""
     names = view_names(settings.views)
     return names if results.scene is None else [names[view] for view in results.scene.used]
 
 
 def write_depths(folder: RunFolder, names: Sequence[str], scene: SceneEstimate) -> None:
-    """`depth/`: for each input view its depth (scene units, 0 = none) and confidence, as arrays and in colour."""
+    """`depth/`: each input view's depth (scene units, 0 = none) and confidence, as arrays and in colour."""
     folder.clear("depth")
     for index, name in enumerate(names):
         depth, confidence = scene.depths[index].cpu().numpy(), scene.confidences[index].cpu().numpy()
@@ -73,7 +73,7 @@ def write_depths(folder: RunFolder, names: Sequence[str], scene: SceneEstimate) 
 
 
 def _photo_entries(folder: RunFolder, inputs: Inputs, batch: Batch, cameras: Cameras) -> list[dict[str, Any]]:
-    """Cameras of the inputs in pixels of the photographs' own files."""
+    """Cameras of the inputs in pixels of their own files."""
     entries = []
     for index, photo in enumerate(inputs.photos):
         K = cameras.Ks[index].cpu().clone()
@@ -91,15 +91,15 @@ def _photo_entries(folder: RunFolder, inputs: Inputs, batch: Batch, cameras: Cam
 
 
 def write_cameras(folder: RunFolder, inputs: Inputs, batch: Batch, placed: Cameras, targets: Cameras) -> None:
-    """`transforms.json`: `frames` are the targets, `photos` the inputs at their own resolution.
+    """`transforms.json`: `frames` are the targets, `photos` the inputs at full resolution.
 
-    `frames_at_photo_size` are the targets once more, with intrinsics for pictures of the first photograph's size.
+    `frames_at_photo_size` repeats the targets with intrinsics for pictures of the first photograph's size.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         inputs: V photographs.
-        batch: their pictures.
-        placed: V cameras of these pictures.
+        batch: decoded photographs.
+        placed: V cameras of the batch.
         targets: T cameras of the frames.
     """
     names = [f"frames/{index:04d}.png" for index in range(len(targets))]
@@ -116,7 +116,7 @@ def write_cameras(folder: RunFolder, inputs: Inputs, batch: Batch, placed: Camer
 
 
 def write_sequence(folder: RunFolder, name: str, video: str, images: Tensor, fps: int) -> None:
-    """A folder of PNGs [T, 3, H, W] and the video of them."""
+    """A folder of PNGs [T, 3, H, W] and a video of them."""
     pictures = to_bytes(images)
     folder.clear(name)
     for index, picture in enumerate(pictures):
@@ -138,9 +138,9 @@ def write_splat(folder: RunFolder, splat: Splat, fps: int, antialiased: bool = T
 def write_refined(
     folder: RunFolder, cameras: Cameras, photos: list[str], upright: bool, origin: Tensor | None = None
 ) -> None:
-    """`refined_cameras.json`: where a fit that moves cameras has moved them, frames first, then the photographs.
+    """`refined_cameras.json`: the cameras optimised by a fit, frames first, then the photographs.
 
-    `upright` says whether these are for the photographs as EXIF turns them.
+    `upright` says whether these are for the photographs turned by EXIF.
     """
     frames = [f"frames/{index:04d}.png" for index in range(len(cameras) - len(photos))]
     folder.write(REFINED, lambda part: save_transforms(part, cameras, [*frames, *photos], {"upright": upright}, origin))
@@ -151,13 +151,13 @@ def _views(cameras: Cameras, names: list[str], sizes: list[tuple[int, int]]) -> 
 
 
 def _viewer(settings: InferSettings, results: Results) -> ViewerData | None:
-    """What the report's viewer shows, or None where there is no Gaussian scene (or an empty one)."""
+    """Data of the report's viewer, or None without a Gaussian scene (or with an empty one)."""
     scene, path, splat = results.scene, results.cameras, results.splat
     if scene is None or path is None or splat is None or len(splat.gaussians) == 0:
         return None
     gaussians = splat.gaussians
     arrays = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
-    # A photograph narrower or lower than the batch has padding, which is no part of its view.
+    # A photograph smaller than the batch has padding, which is not part of its view.
     inside = [
         (round(photo.width * float(scale[0])), round(photo.height * float(scale[1])))
         for photo, scale in zip(results.inputs.photos, results.batch.set.scales, strict=True)
@@ -178,7 +178,7 @@ def _timings(results: Results) -> dict[str, float]:
 
 
 def _opening(results: Results) -> list[Pane]:
-    """The plain crop of the best photograph beside the close-up; nothing where no frame has been looked at."""
+    """The plain crop of the best photograph next to the close-up; empty if no frame has been examined."""
     verdict, crop, warped = results.verdict, results.plain_crop, results.conditioning
     if verdict is None or warped is None:
         return []
@@ -198,7 +198,7 @@ def _shown_verdict(settings: InferSettings, results: Results) -> dict[str, Any] 
 
 
 def write_report(folder: RunFolder, settings: InferSettings, results: Results, summary: dict[str, Any]) -> None:
-    """`report.html`, of whatever is there."""
+    """`report.html`, from the results so far."""
     scene, warped = results.scene, results.conditioning
     sequences = {
         "Conditioning": None if warped is None else warped.images,

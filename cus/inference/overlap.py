@@ -1,4 +1,4 @@
-"""A choice of pictures that is spread over a whole folder or video only as far as neighbours show the same things."""
+"""Chooses pictures from a whole folder or video, or a smaller part of it if neighbours would overlap too little."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -9,21 +9,21 @@ import numpy as np
 
 T = TypeVar("T")
 
-# Matches on one epipolar geometry that neighbours must share; pictures of other things have about 12 by chance.
+# Minimum number of consistent epipolar matches between neighbours; unrelated pictures have about 12 by chance.
 LEAST_SHARED = 30
-# Parts of the whole, around its middle, that are tried one after the other.
+# Fractions of the whole, around its middle, to try in turn.
 _PARTS = (1.0, 0.5, 0.25, 0.125, 0.0625)
 _LONGEST_SIDE = 640
 
 
 def overlapping(choose: Callable[[float, float], list[T]], grey: Callable[[T], np.ndarray]) -> tuple[list[T], float]:
-    """Choose from the largest part around the middle in which neighbours share enough; (the choice, its part).
+    """Choose from the largest part around the middle in which neighbours overlap enough; returns (choice, part).
 
-    Where no part is small enough, the one whose neighbours share most.
+    If no part is small enough, returns the one whose neighbours overlap most.
 
     Args:
-        choose: of the part between two fractions of the whole; none where it is too small.
-        grey: [h, w] uint8 of a chosen picture.
+        choose: returns the choice from between two fractions of the whole; empty if that part is too small.
+        grey: returns a chosen picture as [h, w] uint8.
     """
     best: list[T] = []
     best_part, most = 1.0, -1
@@ -44,7 +44,7 @@ Features = tuple[np.ndarray, np.ndarray | None]
 
 
 def _features(grey: np.ndarray) -> Features:
-    """Places [N, 2] in pixels of 640 along the longest side, and descriptors [N, 128]."""
+    """Positions [N, 2] in pixels at 640 along the longest side, and descriptors [N, 128]."""
     scale = min(1.0, _LONGEST_SIDE / max(grey.shape))
     size = round(grey.shape[1] * scale), round(grey.shape[0] * scale)
     small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
@@ -54,7 +54,7 @@ def _features(grey: np.ndarray) -> Features:
 
 
 def _shared(first: Features, second: Features) -> int:
-    """Matches of two pictures that one epipolar geometry explains."""
+    """Number of matches between two pictures that agree with one epipolar geometry."""
     if first[1] is None or second[1] is None or len(second[1]) < 2:
         return 0
     pairs = cv2.BFMatcher().knnMatch(first[1], second[1], k=2)

@@ -1,4 +1,4 @@
-"""A Gaussian scene of posed photographs alone, without generated frames, scored at photographs that it never saw."""
+"""Fits a Gaussian scene to posed photographs only, without generated frames, scored at held-out photographs."""
 
 import os
 import time
@@ -35,13 +35,13 @@ DEFAULT_SIZE = 512
 
 @dataclass(frozen=True)
 class PhotoScene:
-    """Posed photographs to fit, checked.
+    """Checked posed photographs to fit.
 
     Attributes:
-        posed: all photographs.
-        held_out: indices of those that the fit must not see, to be scored.
-        size: longest side of the images, pixels.
-        source: the file or folder that they were found in, and the folder of the pictures where it was named.
+        posed: all photographs with cameras.
+        held_out: indices of held-out photographs, used only for scoring.
+        size: longest side of the images in pixels.
+        source: file or folder of the scene, and the folder of the pictures if given.
     """
 
     posed: PosedPhotos
@@ -57,12 +57,12 @@ class PhotoScene:
 
 @dataclass(frozen=True)
 class Score:
-    """How a render compares with a photograph.
+    """The match between a render and a photograph.
 
     Attributes:
-        name: of the photograph.
-        psnr: dB, over its valid pixels.
-        ssim: at most 1, with pixels that are not valid taken as equal.
+        name: name of the photograph.
+        psnr: PSNR in dB over its valid pixels.
+        ssim: SSIM, at most 1, with invalid pixels treated as equal.
     """
 
     name: str
@@ -84,13 +84,14 @@ def read_posed(
     """Find the photographs of a folder and their cameras, and check each file's header.
 
     Args:
-        path: a scene in one of the layouts of `cus.datasets.scenes`.
-        images: the folder of the photographs; None is where the layout has them.
-        hold_out: names or last parts of paths of photographs, with or without their extension.
-        size: longest side to work at, pixels.
+        path: folder of a scene in one of the layouts of `cus.datasets.scenes`.
+        images: folder of the photographs; None: as in the layout.
+        hold_out: names or trailing path parts of photographs, with or without extensions.
+        size: longest side of the images in pixels.
 
     Raises:
-        InputError: no cameras, unknown names, too few photographs, or files of another shape than their cameras'.
+        InputError: no cameras, unknown names, too few photographs, or files of another aspect ratio than their
+            cameras'.
     """
     posed = open_scene(path, images)
     indices = tuple(posed.find(name) for name in hold_out)
@@ -113,18 +114,18 @@ def fit_photos(
     device: torch.device | str = "cpu",
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Depth, point cloud, Gaussian scene and scores; writes `splat.ply`, `fit.json` and `renders/`.
+    """Estimate depth, fuse a cloud, fit and score; writes `splat.ply`, `fit.json` and `renders/`.
 
     Args:
-        scene: the photographs.
-        options: how to fit.
-        folder: to write to, prepared.
-        progress: is told of every stage.
-        device: to work on.
-        resume: go on with a fit of the same photographs and options that was cut off.
+        scene: photographs to fit.
+        options: options of the fit.
+        folder: output folder, prepared.
+        progress: callback for each stage.
+        device: device to compute on.
+        resume: whether to continue an interrupted fit of the same photographs and options.
 
     Returns:
-        What `fit.json` holds.
+        Content of `fit.json`.
 
     Raises:
         InputError: photographs that have nothing in common, or a full disk.
@@ -162,7 +163,7 @@ def fit_photos(
         "notes": [*scene.posed.notes, *photos.notes, *estimate.notes, *anew, *_shrunk(scene, config)]
         + ([] if labels is None else [f"Gaussian scene: {labels.note}"]),
     }
-    # fit.json goes before anything is replaced and comes last: as long as it is there, the rest is of one fit.
+    # fit.json is removed before anything is replaced and written last: while it exists, all files belong to one fit.
     folder.remove(["fit.json"])
     folder.write("splat.ply", lambda part: save_ply(part, found.gaussians, antialiased=config.antialiased))
     _write_renders(folder, [names[i] for i in held_out], renders[len(train) :], images[held_out])
@@ -178,7 +179,7 @@ def fit_photos(
 
 @contextmanager
 def _stage(progress: Progress, name: str, seconds: dict[str, float]) -> Iterator[OnProgress]:
-    """Show a stage and take its time."""
+    """Show a stage and measure its time."""
     started = time.perf_counter()
     yield progress.start(STAGES[name], False)
     seconds[name] = time.perf_counter() - started
@@ -186,7 +187,7 @@ def _stage(progress: Progress, name: str, seconds: dict[str, float]) -> Iterator
 
 
 def scored(name: str, picture: Tensor, truth: Tensor, valid: Tensor) -> Score:
-    """PSNR and SSIM of a render [3, H, W] against a photograph, where `valid` [H, W] bool."""
+    """Score a render [3, H, W] against a photograph where `valid` [H, W] bool: PSNR and SSIM."""
     mask = valid.to(picture)
     error = float(((picture - truth).square().mean(dim=0) * mask).sum() / mask.sum().clamp_min(1))
     same = torch.where(valid, picture, truth)
@@ -200,7 +201,7 @@ def _prepared(
     widths, heights = zip(*scene.posed.sizes, strict=True)
     scale = min(1.0, scene.size / max(*widths, *heights))
     photos, cameras = scene.posed.read(round(max(widths) * scale), round(max(heights) * scale))
-    # Relocation gains on photographs from all around, which the cloud samples unevenly.
+    # Relocation helps with photographs from all around, which the cloud samples unevenly.
     strategy = options.strategy or "mcmc"
     options = replace(options, size=max(cameras.width, cameras.height), strategy=strategy)
     config = options.config(torch.device(device), cameras.width, cameras.height)
@@ -209,7 +210,7 @@ def _prepared(
 
 
 def _own_photographs(scene: PhotoScene, photos: PhotoSet, folder: Path) -> tuple[Tensor, ...]:
-    """The photographs that are fitted at their own resolution; what memory cannot hold lies in `folder`."""
+    """The photographs to fit at full resolution; those that exceed the memory are stored in `folder`."""
     height, width = photos.images.shape[-2:]
     own, train = scene.posed.at_file_size(), scene.training
     pictures = (own.straight_picture(index).pixels for index in train)
@@ -217,14 +218,14 @@ def _own_photographs(scene: PhotoScene, photos: PhotoSet, folder: Path) -> tuple
 
 
 def _shrunk(scene: PhotoScene, config: FitConfig) -> list[str]:
-    """A note where photographs are too large to be fitted at their own resolution."""
+    """A note if photographs are too large to be fitted at full resolution."""
     own = scene.posed.at_file_size()
     note = oversized([own.sizes[index] for index in scene.training]) if config.crops else None
     return [] if note is None else [note]
 
 
 def photo_views(estimate: SceneEstimate, valid: Tensor) -> Views:
-    """Photographs are evidence wherever they have a pixel; the first one's exposure and camera are the gauge."""
+    """Photographs count wherever they have valid pixels; the first one's exposure and camera are the gauge."""
     weights = valid.to(estimate.images)
     references = torch.arange(len(estimate), device=weights.device) == 0
     return Views(
@@ -256,14 +257,14 @@ def _summary(
 
 
 def _origin(scene: PhotoScene, folder: Path) -> dict[str, Any]:
-    """Where the photographs are, relative to the folder, so that `cus-refine` finds them."""
+    """The photographs' location relative to the folder, for `cus-refine`."""
     source, images = (path and os.path.relpath(path.resolve(), folder.resolve()) for path in scene.source)
     held_out = [str(scene.posed.paths[index]) for index in scene.held_out]
     return {"scene": source, "images": images, "held_out_photographs": held_out}
 
 
 def _write_renders(folder: RunFolder, names: list[str], renders: Tensor, truths: Tensor) -> None:
-    """`renders/<name>.png`: the render at the left, the photograph at the right."""
+    """`renders/<name>.png`: render on the left, photograph on the right."""
     folder.clear("renders")
     for name, picture, truth in zip(names, renders, truths, strict=True):
         save_png(folder, f"renders/{name}.png", np.concatenate([to_bytes(picture), to_bytes(truth)], axis=1))

@@ -1,4 +1,4 @@
-"""The photographs of a run: looked at before slow work, decoded at the working size, and at their own."""
+"""The photographs of a run: checked before slow work, decoded at the working size and at full resolution."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ from cus.errors import InputError
 from cus.inference.view_choice import Views
 from cus.scene import SceneEstimate
 
-# Longest side in pixels of photographs that colours are taken from: two of them take 400 MB.
+# Maximum longest side in pixels of photographs as the source of colours: two of them take 400 MB.
 LARGEST_PHOTOGRAPH = 8192
 
 
@@ -26,10 +26,10 @@ class Inputs:
     """The photographs of a run.
 
     Attributes:
-        photos: what their headers say, V of them.
+        photos: V photographs with their headers.
         posed: their known cameras, or None.
-        masks: V files that are black where a photograph is to be ignored, or None; empty: none has one.
-        notes: what the user should know about how they are read.
+        masks: V files that are black where a photograph is to be ignored, or None for no mask; empty: no masks.
+        notes: messages for the user on how they are read.
     """
 
     photos: tuple[Photo, ...]
@@ -38,7 +38,7 @@ class Inputs:
     notes: tuple[str, ...] = ()
 
     def select(self, views: Sequence[int]) -> "Inputs":
-        """Some of the photographs."""
+        """Select some of the photographs."""
         photos = tuple(self.photos[view] for view in views)
         masks = tuple(self.masks[view] for view in views) if self.masks else ()
         return Inputs(photos, None if self.posed is None else self.posed.select(list(views)), masks, self.notes)
@@ -52,8 +52,8 @@ class Batch:
         set: images, valid pixels and scales, at one common size W x H.
         cameras: known cameras at that size, or None.
         focals: [V] focal lengths in pixels of the batch, NaN where unknown.
-        sizes: [V, 2] width and height that each photograph fills; the rest is padding.
-        origin: [3] of the known cameras' world (`PosedPhotos.origin`), else zero.
+        sizes: [V, 2] width and height of each photograph in the batch; the rest is padding.
+        origin: [3] origin of the known cameras' world (`PosedPhotos.origin`), else zero.
     """
 
     set: PhotoSet
@@ -63,7 +63,7 @@ class Batch:
     origin: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def select(self, views: Sequence[int]) -> "Batch":
-        """Some of the photographs."""
+        """Select some of the photographs."""
         chosen = list(views)
         part = self.set
         part = replace(part, images=part.images[chosen], valid=part.valid[chosen], scales=part.scales[chosen])
@@ -72,7 +72,7 @@ class Batch:
 
 
 def inspect(views: Views, cameras: Path | None = None) -> Inputs:
-    """The photographs of a run, and their known cameras from a file. Raises InputError for what cannot be used."""
+    """The photographs of a run, and their known cameras from a file. Raises InputError for unusable ones."""
     if cameras is not None:
         if views.frames:
             raise InputError("--cameras belong to photographs by their names; extract the frames of the video first")
@@ -85,13 +85,13 @@ def inspect(views: Views, cameras: Path | None = None) -> Inputs:
 
 
 def read(inputs: Inputs, longest_side: int, *, focal_35mm: float | None = None, fov: float | None = None) -> Batch:
-    """Decode the photographs at the working size, undistorted where their lens is known.
+    """Decode the photographs at the working size, undistorted if their lens is known.
 
     Args:
-        inputs: the photographs.
-        longest_side: of the batch, in pixels; none is enlarged.
-        focal_35mm: focal length of photographs without known cameras, as 35 mm equivalent in mm, over EXIF's.
-        fov: likewise, as horizontal field of view in degrees.
+        inputs: photographs to decode.
+        longest_side: longest side of the batch in pixels; no photograph is enlarged.
+        focal_35mm: 35 mm equivalent focal length of photographs without known cameras in mm, overriding EXIF.
+        fov: their horizontal field of view in degrees, instead of `focal_35mm`.
     """
     if inputs.posed is not None:
         widths, heights = zip(*inputs.posed.sizes, strict=True)
@@ -107,7 +107,7 @@ def read(inputs: Inputs, longest_side: int, *, focal_35mm: float | None = None, 
 
 
 def _focal(photo: Photo, focal_35mm: float | None, fov: float | None) -> float:
-    """Focal length in pixels of the file: what the user says, else EXIF, else NaN."""
+    """Focal length in pixels of the file: the user's, else EXIF's, else NaN."""
     if focal_35mm is not None:
         return focal_from_35mm(focal_35mm, photo.width, photo.height)
     if fov is not None:
@@ -116,9 +116,9 @@ def _focal(photo: Photo, focal_35mm: float | None, fov: float | None) -> float:
 
 
 def photographs(inputs: Inputs, batch: Batch, views: Sequence[int] | None = None) -> list[Tensor]:
-    """Some photographs (None: all V) at their own resolution, [3, H, W] uint8 each, where the batch shows them.
+    """Some photographs (None: all V) at full resolution, [3, H, W] uint8 each, cropped like the batch.
 
-    Larger ones than `LARGEST_PHOTOGRAPH` are shrunk; a note should say so (`oversized`).
+    Photographs larger than `LARGEST_PHOTOGRAPH` are shrunk; report this with `oversized`.
     """
     height, width = batch.set.images.shape[-2:]
     photos, posed = inputs.photos, inputs.posed
@@ -128,7 +128,7 @@ def photographs(inputs: Inputs, batch: Batch, views: Sequence[int] | None = None
 
 
 def oversized(sizes: Sequence[tuple[int, int]]) -> str | None:
-    """A sentence on photographs (width, height) that are larger than what colours are taken from, or None."""
+    """A note on photographs (width, height) that are too large as a source of colours, or None."""
     count = sum(max(size) > LARGEST_PHOTOGRAPH for size in sizes)
     if not count:
         return None
@@ -139,13 +139,13 @@ def oversized(sizes: Sequence[tuple[int, int]]) -> str | None:
 
 
 def frame_size(photo: Photo, longest_side: int) -> tuple[int, int]:
-    """(width, height) of the frames: the photograph's aspect, the given longest side, both even for video codecs."""
+    """(width, height) of the frames: the photograph's aspect ratio, the given longest side, both even for codecs."""
     scale = longest_side / max(photo.width, photo.height)
     return max(2, 2 * round(photo.width * scale / 2)), max(2, 2 * round(photo.height * scale / 2))
 
 
 def size_inside(batch: Batch, photo: Photo) -> tuple[int, int]:
-    """(width, height) that the first photograph fills of its image in the batch; the rest is padding."""
+    """(width, height) of the first photograph in its image of the batch; the rest is padding."""
     scale_x, scale_y = batch.set.scales[0].tolist()
     return round(photo.width * scale_x), round(photo.height * scale_y)
 

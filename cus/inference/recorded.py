@@ -1,4 +1,4 @@
-"""Results of a run's stages as tensors to be saved, and back."""
+"""Converts results of a run's stages to tensors for saving, and back."""
 
 from dataclasses import fields
 
@@ -15,7 +15,7 @@ LAYERS = "layers."  # prefix of the layers' tensors in a saved conditioning
 
 
 def scene_state(scene: SceneEstimate, valid: Tensor) -> State:
-    """An estimate to be saved, with its valid pixels [V, H, W] bool."""
+    """An estimate for saving, with its valid pixels [V, H, W] bool."""
     cameras = {"viewmats": scene.cameras.viewmats, "Ks": scene.cameras.Ks}
     maps = {"images": scene.images, "depths": scene.depths, "confidences": scene.confidences, "valid": valid}
     found = {"left_out": torch.tensor(scene.left_out, dtype=torch.int64)}
@@ -25,7 +25,7 @@ def scene_state(scene: SceneEstimate, valid: Tensor) -> State:
 
 
 def scene_from(state: State) -> SceneEstimate:
-    """The estimate that `scene_state` saved."""
+    """Restore the estimate saved by `scene_state`."""
     tensors = state.tensors
     height, width = tensors["images"].shape[-2:]
     cameras = Cameras(tensors["viewmats"], tensors["Ks"], width, height)
@@ -39,7 +39,7 @@ def scene_from(state: State) -> SceneEstimate:
 
 
 def state_of(value: Conditioning | Gaussians) -> State:
-    """The tensors of a dataclass to be saved; a conditioning's layers in 8 bits, as photographs are."""
+    """The tensors of a dataclass for saving; a conditioning's layers in 8 bits, like photographs."""
     values = {field.name: getattr(value, field.name) for field in fields(value)}
     tensors = {name: tensor for name, tensor in values.items() if isinstance(tensor, Tensor)}
     layers = value.layers if isinstance(value, Conditioning) else None
@@ -49,7 +49,7 @@ def state_of(value: Conditioning | Gaussians) -> State:
 
 
 def conditioning_from(state: State) -> Conditioning:
-    """The conditioning that `state_of` saved."""
+    """Restore the conditioning saved by `state_of`."""
     tensors = state.tensors
     layers = None
     if f"{LAYERS}gate" in tensors:
@@ -59,27 +59,27 @@ def conditioning_from(state: State) -> Conditioning:
 
 
 def _to_bytes(values: Tensor) -> Tensor:
-    """[0, 1] -> 0 .. 255; what is bool stays."""
+    """[0, 1] -> 0 .. 255; bool tensors are unchanged."""
     return values if values.dtype == torch.bool else (values.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def cloud_state(cloud: FusedCloud) -> State:
-    """A point cloud to be saved."""
+    """A point cloud for saving."""
     tensors = {"points": cloud.points, "colors": cloud.colors, "counts": cloud.counts}
     return State(tensors | {"needed": torch.tensor(cloud.needed)})
 
 
 def cloud_from(state: State) -> FusedCloud:
-    """The cloud that `cloud_state` saved."""
+    """Restore the cloud saved by `cloud_state`."""
     tensors = state.tensors
     return FusedCloud(tensors["points"], tensors["colors"], tensors["counts"], int(tensors["needed"]))
 
 
 def frames_state(frames: Tensor) -> State:
-    """Frames [T, 3, H, W] to be saved."""
+    """Frames [T, 3, H, W] for saving."""
     return State({"frames": frames})
 
 
 def frames_from(state: State) -> Tensor:
-    """The frames that `frames_state` saved."""
+    """Restore the frames saved by `frames_state`."""
     return state.tensors["frames"]

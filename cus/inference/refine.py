@@ -1,4 +1,4 @@
-"""Refine a Gaussian scene by its photographs, and show it before and after."""
+"""Refines a Gaussian scene with its photographs, and shows it before and after."""
 
 import os
 import time
@@ -45,9 +45,9 @@ RATES = 0.5
 LONGEST = 2.0
 # The walk towards the target: frames, their longest side in pixels, frames a second of the video.
 WALK_FRAMES, WALK_SIDE, WALK_FPS = 25, 512, 8
-# Pictures are shown at these factors, as far as the walk goes, and at its end.
+# Pictures are shown at these factors, as far as the path goes, and at its end.
 SHOWN_FACTORS = (1.0, 3.0, 9.0, 27.0)
-# A surface this many times as far as most Gaussians is the sky, or as good as one.
+# A surface this many times as far as most Gaussians is the sky, or equivalent to it.
 SKY = 50.0
 STAGES = {"check": "Scene and photographs", "depth": "Depth", "before": "Before", "fit": "Pseudo-labels"}
 STAGES |= {"after": "After", "report": "Report"}
@@ -55,12 +55,12 @@ STAGES |= {"after": "After", "report": "Report"}
 
 @dataclass(frozen=True)
 class Refined:
-    """What a refinement left.
+    """Result of a refinement.
 
     Attributes:
-        folder: where.
-        summary: what `refine.json` holds.
-        verdict: what it is worth.
+        folder: output folder.
+        summary: content of `refine.json`.
+        verdict: quality of the refined scene.
     """
 
     folder: Path
@@ -69,10 +69,10 @@ class Refined:
 
 
 def walk_of(subject: Subject, settings: RefineSettings) -> Cameras:
-    """Cameras from the first photograph to the target, a `factor`-th of the distance.
+    """Cameras from the first photograph to `1 / factor` of its distance from the target.
 
     Raises:
-        InputError: no surface is seen there, or one as far away as the sky.
+        InputError: there is no surface, or one as far away as the sky.
     """
     scene = ViewScene(subject.splat.name, subject.stored.gaussians, subject.posed)
     start = camera_of(subject.posed, subject.training[0])
@@ -97,18 +97,18 @@ def refine(
     device: torch.device | str = "cpu",
     resume: bool = False,
 ) -> Refined:
-    """Fit the scene on with pseudo-labels; writes `splat.ply`, `refine.json`, `report.html` and pictures of it.
+    """Continue the scene's fit with pseudo-labels; writes `splat.ply`, `refine.json`, `report.html` and pictures.
 
     Args:
-        subject: the scene and its photographs.
-        settings: how.
-        folder: to write to, prepared.
-        progress: is told of every stage.
-        device: to work on.
-        resume: go on with a refinement of the same scene and settings that was cut off.
+        subject: scene with its photographs.
+        settings: settings of the refinement.
+        folder: output folder, prepared.
+        progress: callback for each stage.
+        device: device to compute on.
+        resume: whether to continue an interrupted refinement of the same scene and settings.
 
     Raises:
-        InputError: a scene of other photographs, a target without a surface, photographs that have nothing in common,
+        InputError: a scene of other photographs, a target without a surface, photographs that do not overlap,
             or a full disk.
     """
     seconds: dict[str, float] = {}
@@ -151,7 +151,7 @@ def refine(
         "versions": machine.versions(),
     }
     started = time.perf_counter()
-    # refine.json goes before anything is replaced and comes last: as long as it is there, the rest is of one scene.
+    # refine.json is removed before anything is replaced and written last: while it exists, all files belong together.
     folder.remove(["refine.json"])
     folder.write("splat.ply", lambda part: save_ply(part, found, antialiased=config.antialiased))
     _write_cameras(subject, folder)
@@ -170,7 +170,7 @@ def refine(
 
 @contextmanager
 def _stage(progress: Progress, name: str, seconds: dict[str, float]) -> Iterator[OnProgress]:
-    """Show a stage and take its time."""
+    """Show a stage and measure its time."""
     started = time.perf_counter()
     yield progress.start(STAGES[name], False)
     seconds[name] = time.perf_counter() - started
@@ -180,7 +180,7 @@ def _stage(progress: Progress, name: str, seconds: dict[str, float]) -> Iterator
 def _estimate(
     subject: Subject, settings: RefineSettings, device: torch.device | str, on_progress: OnProgress
 ) -> tuple[SceneEstimate, PhotoSet]:
-    """Depths of the photographs that supervise: those that a run has recorded, else estimated under their cameras."""
+    """Depths of the supervising photographs: those recorded by a run, else estimated with their cameras."""
     chosen = subject.training
     recorded = None if subject.run is None else RunFolder(subject.run).recorded("scene")
     if recorded is not None and "valid" in recorded.tensors:
@@ -201,7 +201,7 @@ def _estimate(
 
 
 def _own_size(subject: Subject, photos: PhotoSet, folder: Path) -> tuple[list[Tensor], list[str]]:
-    """The photographs at their own resolution, and a note where they are too large for that."""
+    """The photographs at full resolution, and a note if they are too large for that."""
     height, width = photos.images.shape[-2:]
     posed, chosen = subject.posed.at_file_size(), subject.training
     pictures = (posed.straight_picture(index).pixels for index in chosen)
@@ -227,7 +227,7 @@ def _config(gaussians: Gaussians, subject: Subject, settings: RefineSettings, es
 def _labels(
     estimate: SceneEstimate, own: list[Tensor], views: Any, config: FitConfig, walk: Cameras, settings: RefineSettings
 ) -> PseudoLabels:
-    """At virtual poses as near as the factor asks for; with a target, half of them on the way to it."""
+    """Pseudo-labels from poses as close as the factor requires; with a target, half of them on the way to it."""
     options = LabelOptions(PoseOptions(closer=(2.0, max(2.0, settings.factor))), path_share=0.5)
     path = None if settings.target is None else walk[range(WALK_FRAMES // 4, WALK_FRAMES)]
     return PseudoLabels.beside(estimate, own, views, config, options, path)
@@ -242,7 +242,7 @@ def _viewpoints(
     estimate: SceneEstimate,
     photos: PhotoSet,
 ) -> Viewpoints:
-    """Photographs that were held out say most of views from afar; else those that supervise."""
+    """Held-out photographs are best for far views; without them, the supervising ones are used."""
     probes = probes_of(labels, gaussians)
     if not probes:
         raise InputError(
@@ -258,7 +258,7 @@ def _viewpoints(
 
 
 def _write_cameras(subject: Subject, folder: RunFolder) -> None:
-    """`transforms.json`: the photographs with their cameras, so that `cus-view` and `cus-refine` go on from here."""
+    """`transforms.json`: the photographs with their cameras, for `cus-view` and `cus-refine`."""
     posed, entries = subject.posed, []
     for index, path in enumerate(posed.paths):
         name = os.path.relpath(path.resolve(), folder.path.resolve())
@@ -271,14 +271,14 @@ def _write_cameras(subject: Subject, folder: RunFolder) -> None:
 
 
 def shown_frames(factor: float) -> list[tuple[float, int]]:
-    """Factors at which pictures are shown, and their frames of the walk, which gets nearer by equal factors."""
+    """Factors at which pictures are shown, and their frames on the path, which moves closer by equal factors."""
     shown = [f for f in SHOWN_FACTORS if f < 0.99 * factor] + [factor]
     steps = [torch.tensor(f).log() / torch.tensor(factor).log() for f in shown]
     return [(f, round(float(step) * (WALK_FRAMES - 1))) for f, step in zip(shown, steps, strict=True)]
 
 
 def _write_pictures(folder: RunFolder, settings: RefineSettings, before: Look, after: Look) -> None:
-    """`close_ups/`, before and after at every factor, and the walk as a video."""
+    """`close_ups/`, before and after at every factor, and the path as a video."""
     folder.clear("close_ups")
     for factor, frame in shown_frames(settings.factor):
         for name, seen in (("before", before), ("after", after)):

@@ -1,4 +1,4 @@
-"""What a refined scene looks like from near and far, beside what it was: pictures, measures and a verdict."""
+"""Compares a refined scene with the original, from near and far: pictures, measures and a verdict."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,9 +17,9 @@ from cus.viewer.recording import shots
 from cus.viewer.scene import ViewScene
 from cus.viewer.steadiness import FrameMeasures, Steadiness, compare, uncovered_share
 
-# Fresh virtual views at which a scene is compared with what the photographs show of them, and their seed.
+# Number and seed of new virtual views at which a scene is compared with the warped photographs.
 PROBES, PROBE_SEED = 8, 20_011
-# Grades: at least the first is good, at least the second fair.
+# Limits of grades: at least the first is good, at least the second fair.
 KEPT = 0.5, 0.2
 # Of the share of needles before, and as it is: as much is good; no more than before, or as much as the last, is fair.
 FEWER_NEEDLES, FEW_NEEDLES, SOME_NEEDLES = 0.2, 1e-3, 5e-3
@@ -33,11 +33,11 @@ class Look:
     """A scene seen from near and far.
 
     Attributes:
-        pictures: [T, H, W, 3] uint8 along the walk.
-        steadiness: of the walk: holes, popping, needles.
-        close_ups: dB at which fresh virtual close-ups match what the photographs show of them, where that is kept.
-        kept: share of their pixels that is.
-        far: dB at which photographs are matched from where they were taken, a mean; of those held out, if any are.
+        pictures: [T, H, W, 3] uint8 along the path.
+        steadiness: steadiness along the path: holes, popping, needles.
+        close_ups: PSNR in dB of new virtual close-ups against the warped photographs, over kept pixels.
+        kept: fraction of their pixels that are kept.
+        far: mean PSNR in dB at photographs; at held-out ones, if there are any.
     """
 
     pictures: np.ndarray
@@ -47,7 +47,7 @@ class Look:
     far: float
 
     def to_json(self) -> dict[str, Any]:
-        """The measures alone."""
+        """The measures without pictures."""
         return {
             "close_ups_psnr": round(self.close_ups, 3),
             "kept": round(self.kept, 4),
@@ -58,14 +58,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Viewpoints:
-    """From where scenes are looked at.
+    """Viewpoints for comparing scenes.
 
     Attributes:
         walk: T cameras towards the target.
-        probes: labels of fresh virtual views, by the scene before.
-        photographs: V cameras.
-        images: [V, 3, H, W] what they took.
-        valid: [V, H, W] bool.
+        probes: pseudo-labels of new virtual views, made with the original scene.
+        photographs: V cameras of photographs.
+        images: [V, 3, H, W] the photographs.
+        valid: [V, H, W] bool, their valid pixels.
     """
 
     walk: Cameras
@@ -76,7 +76,7 @@ class Viewpoints:
 
 
 def probes_of(labels: PseudoLabels, gaussians: Gaussians) -> list[tuple[Cameras, Tensor, Tensor]]:
-    """Virtual close-ups that no step of a fit sees: camera, picture [3, H, W] and kept pixels [H, W] bool of each."""
+    """Virtual close-ups not used in the fit: camera, picture [3, H, W] and kept pixels [H, W] bool of each."""
     generator = torch.Generator().manual_seed(PROBE_SEED)
     counts, found = labels.counts.clone(), []
     tensors = gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh
@@ -89,7 +89,7 @@ def probes_of(labels: PseudoLabels, gaussians: Gaussians) -> list[tuple[Cameras,
 
 
 def look(gaussians: Gaussians, views: Viewpoints, antialiased: bool) -> Look:
-    """Render and measure."""
+    """Render a scene at the viewpoints and measure it."""
     scene = ViewScene("", gaussians)
     seen = list(shots(scene, views.walk))
     measures = []
@@ -116,27 +116,27 @@ def look(gaussians: Gaussians, views: Viewpoints, antialiased: bool) -> Look:
 
 @dataclass(frozen=True)
 class RefinementVerdict:
-    """What to expect of a refined scene.
+    """Expected quality of a refined scene.
 
     Attributes:
-        findings: support by the photographs, close-ups, far views, needles.
+        findings: findings on support by the photographs, close-ups, far views and needles.
     """
 
     findings: tuple[Finding, ...]
 
     @property
     def grade(self) -> Grade:
-        """The worst of the findings'."""
+        """The worst grade of the findings."""
         return ORDER[max(ORDER.index(finding.grade) for finding in self.findings)]
 
     @property
     def trusted(self) -> bool:
-        """Whether the photographs say anything of close-ups at all."""
+        """Whether the photographs show anything of close-ups at all."""
         return self.findings[0].grade != "poor"
 
     @property
     def headline(self) -> str:
-        """One sentence without its full stop."""
+        """One sentence without a full stop."""
         if not self.trusted:
             return (
                 "the photographs agree on hardly anything from nearer by, and the scene was not refined to be trusted"
@@ -148,17 +148,17 @@ class RefinementVerdict:
 
     @property
     def advice(self) -> list[str]:
-        """What to do, each once."""
+        """Advice from the findings, without repetition."""
         return list(dict.fromkeys(finding.advice for finding in self.findings if finding.advice))
 
     def to_json(self) -> dict[str, Any]:
-        """For `refine.json` and `--json`."""
+        """Values for `refine.json` and `--json`."""
         head = {"grade": self.grade, "trusted": self.trusted, "headline": self.headline}
         return head | {"findings": [asdict(finding) for finding in self.findings]}
 
 
 def judge_refinement(before: Look, after: Look, held_out: bool) -> RefinementVerdict:
-    """Compare two looks at the same viewpoints; `held_out`: whether the far views are of photographs never fitted."""
+    """Compare two looks from the same viewpoints; `held_out`: whether the far views are held-out photographs."""
     kept: Grade = "good" if after.kept >= KEPT[0] else "fair" if after.kept >= KEPT[1] else "poor"
     told = f"{100 * after.kept:.0f} % of fresh virtual close-ups are what the photographs agree on"
     findings = [Finding("support", kept, told, "" if kept == "good" else MORE_PHOTOGRAPHS)]

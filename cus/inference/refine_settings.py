@@ -1,4 +1,4 @@
-"""How a user wants a Gaussian scene refined."""
+"""User settings of a refinement."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -11,13 +11,13 @@ Method = Literal["pseudo-labels"]
 
 @dataclass(frozen=True)
 class RefineSettings:
-    """How a Gaussian scene is refined.
+    """How to refine a Gaussian scene.
 
     Attributes:
         method: pseudo-labels: photographs warped into virtual close-ups supervise the scene
-        target: point to walk to, in fractions of the first photograph's width and height; half of the virtual
-            close-ups are on the way there (default: 0.5,0.5, and no more of them there than elsewhere)
-        factor: how many times nearer the nearest close-ups are than the photographs; 8 is the paper's
+        target: point to approach, in fractions of the first photograph's width and height; half of the virtual
+            close-ups are on the way there (default: 0.5,0.5, without additional close-ups there)
+        factor: how many times closer the nearest close-ups are than the photographs; the paper uses 8
         iterations: optimisation steps
         size: longest side of the images in pixels
         seed: seed of every random draw

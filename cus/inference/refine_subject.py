@@ -1,4 +1,4 @@
-"""What is refined: a Gaussian scene with the photographs that it was made from, found and checked."""
+"""Finds and checks the Gaussian scene to refine and its photographs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,13 @@ from cus.splats.rasterization import rasterization
 from cus.splats.stored_values import StoredSplats
 from cus.viewer.scene import SPLAT_FILES
 
-# A scene is compared with pictures of this longest side, of at most so many photographs.
+# To check that they belong together, the scene is compared with at most this many photographs, of this longest side.
 COMPARED_SIDE, COMPARED = 160, 8
-# Brightness of a scene and of its own photographs correlates above this, the median of the photographs; of other ones
-# it hardly does.
+# The brightness of a scene and of its own photographs has a median correlation above this; for other photographs it is
+# much lower.
 LEAST_CORRELATION = 0.4
-# A pixel counts in it that the Gaussians cover by more than this opacity, and a photograph of which at least this share
-# is covered.
+# Pixels that the Gaussians cover with more than this opacity are compared, in photographs of which at least this
+# fraction is covered.
 COVERED, LEAST_COVERED = 0.5, 0.05
 _NO_PHOTOGRAPHS = "name the folder of the posed photographs with --data (transforms.json, COLMAP, ...)"
 
@@ -33,11 +33,11 @@ class Subject:
     """A scene to refine.
 
     Attributes:
-        splat: the file of Gaussians.
-        stored: what is in it.
+        splat: file of Gaussians.
+        stored: content of that file.
         posed: all photographs, with cameras in the scene's world.
-        held_out: indices of those that the scene's fit never saw, and this one must not see either.
-        run: the folder of `cus-infer` that it is from, or None.
+        held_out: indices of photographs that the scene's fit never saw, and this one must not see either.
+        run: folder of the `cus-infer` run that made it, or None.
     """
 
     splat: Path
@@ -48,26 +48,27 @@ class Subject:
 
     @property
     def training(self) -> list[int]:
-        """Indices of the photographs that supervise."""
+        """Indices of the supervising photographs."""
         return [index for index in range(len(self.posed)) if index not in self.held_out]
 
     def read(self, size: int) -> tuple[PhotoSet, Cameras]:
-        """The photographs in one batch of this longest side at most, and their cameras."""
+        """The photographs in one batch with at most this longest side, and their cameras."""
         widths, heights = zip(*self.posed.sizes, strict=True)
         scale = min(1.0, size / max(*widths, *heights))
         return self.posed.read(round(max(widths) * scale), round(max(heights) * scale))
 
 
 def read_subject(path: Path, data: Path | None = None, images: Path | None = None) -> Subject:
-    """Find the Gaussians of a folder or file, and the photographs that they belong to.
+    """Find the Gaussians of a folder or file, and their photographs.
 
     Args:
-        path: the output folder of `cus-infer`, `cus-fit` or `cus-refine`, or a file of Gaussians.
-        data: posed photographs; None: those that the folder names.
-        images: the folder of the photographs, where `data` does not say.
+        path: output folder of `cus-infer`, `cus-fit` or `cus-refine`, or a file of Gaussians.
+        data: folder of posed photographs; None: those recorded in the folder.
+        images: folder of the photographs, if not given by `data`.
 
     Raises:
-        InputError: no Gaussians, no photographs or fewer than two, or photographs of another shape than their cameras'.
+        InputError: no Gaussians, fewer than two photographs, or photographs of another aspect ratio than their
+            cameras'.
     """
     if not path.exists():
         raise InputError(f"no such file or folder: {path}; name an output folder of cus-infer or cus-fit, or a splat")
@@ -96,7 +97,7 @@ def read_subject(path: Path, data: Path | None = None, images: Path | None = Non
         raise InputError(f"there are no photographs beside {splat}; {_NO_PHOTOGRAPHS}")
     held_out = tuple(posed.find(name) for name in names)
     for index in range(len(posed)):
-        posed.photo(index)  # is there, and of its camera's size
+        posed.photo(index)  # checks that it exists with its camera's size
     subject = Subject(splat, read_splats(splat), posed, held_out, run)
     if len(subject.training) < 2:
         raise InputError(
@@ -106,7 +107,7 @@ def read_subject(path: Path, data: Path | None = None, images: Path | None = Non
 
 
 def _of_a_fit(folder: Path) -> tuple[PosedPhotos, list[str]]:
-    """The photographs that a scene of `cus-fit` was fitted to, and the paths of those that it was scored at."""
+    """The photographs that a scene of `cus-fit` was fitted to, and the paths of the held-out ones."""
     record = read_json(folder / "fit.json")
     scene, images = record.get("scene"), record.get("images")
     if not isinstance(scene, str):
@@ -124,7 +125,7 @@ def _held_out(record: dict[str, Any]) -> list[str]:
 
 @torch.no_grad()
 def check_belongs(subject: Subject) -> None:
-    """Refuse Gaussians that do not look like the photographs. Raises InputError."""
+    """Refuse Gaussians that do not match the photographs. Raises InputError."""
     chosen = subject.training
     step = -(-len(chosen) // COMPARED)
     posed = subject.posed.select(chosen[::step])
@@ -157,7 +158,7 @@ def check_belongs(subject: Subject) -> None:
 
 
 def _correlation(first: Tensor, second: Tensor, mask: Tensor) -> float:
-    """Of the brightness of two pictures [3, H, W], a little blurred, over the mask [H, W] bool."""
+    """Correlation of the brightness of two slightly blurred pictures [3, H, W] over the mask [H, W] bool."""
     pair = F.avg_pool2d(torch.stack([first, second]).mean(dim=1), 3, stride=1, padding=1, count_include_pad=False)
     values = pair[:, mask] - pair[:, mask].mean(dim=1, keepdim=True)
     lengths = values.norm(dim=1).clamp(min=1e-9)

@@ -1,4 +1,4 @@
-"""Fit the Gaussian scene of a finished run anew, from what its stages recorded."""
+"""Refits the Gaussian scene of a finished run from the recorded results of its stages."""
 
 import os
 import shutil
@@ -31,10 +31,10 @@ from cus.inference.settings import InferSettings, fingerprint
 from cus.splats import FitConfig
 
 _NEEDED = ("scene", "conditioning", "frames", "cloud")
-# What a fit replaces, the record of it first: what is cut off between two of them is made again by --resume.
+# Files that a fit replaces, starting with its record: after an interruption, --resume makes them again.
 _MADE = ("state/splat.safetensors", "splat.ply", "splat.mp4", "report.html", "run.json")
 
-# The settings of a fit that run.json and the report show, beside the confidences.
+# Settings of a fit shown in run.json and the report, besides the confidences.
 _REPORTED = (
     "iterations",
     "strategy",
@@ -51,14 +51,14 @@ _REPORTED = (
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A run of `cus-infer` as its folder holds it.
+    """A run of `cus-infer` read from its folder.
 
     Attributes:
-        path: the folder.
-        settings: of the run.
-        summary: its `run.json`.
-        results: what the report shows of all stages but the Gaussian scene.
-        made: the frames, and what they were made from.
+        path: folder of the run.
+        settings: settings of the run.
+        summary: content of `run.json`.
+        results: results that the report shows, except for the Gaussian scene.
+        made: frames with their inputs.
         posed: the photographs' files with their cameras.
     """
 
@@ -76,7 +76,7 @@ def is_run(path: Path) -> bool:
 
 
 def read_run(path: Path, device: torch.device | str = "cpu") -> RecordedRun:
-    """Read what a run has recorded. Raises InputError where a stage that the fit needs is missing or damaged."""
+    """Read what a run has recorded. Raises InputError if a stage that the fit needs is missing or damaged."""
     summary = read_record(path)
     keys = summary["stages"]
     states = {name: _recorded(path, name, device, keys.get(name)) for name in _NEEDED}
@@ -97,7 +97,7 @@ def read_run(path: Path, device: torch.device | str = "cpu") -> RecordedRun:
     )
     scales = (scene.cameras.Ks.cpu() / posed.Ks)[:, (0, 1), (0, 1)]
     sizes = (torch.tensor(posed.sizes) * scales).round()
-    # Runs of earlier versions did not record which pixels count; padding is black.
+    # Runs of earlier versions did not record valid pixels; padding is black.
     valid = states["scene"].tensors.get("valid", scene.images.sum(dim=1) > 0).bool()
     batch = Batch(PhotoSet(scene.images, valid, scales), None, scene.cameras.Ks[:, 0, 0], sizes, posed.origin)
     cloud, verdict, crop = cloud_from(states["cloud"]), *seen_in(states["conditioning"])
@@ -128,23 +128,23 @@ def refit(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Fit the run's Gaussian scene anew and replace `splat.ply`, `splat.mp4`, `report.html` and `run.json`.
+    """Refit the run's Gaussian scene and replace `splat.ply`, `splat.mp4`, `report.html` and `run.json`.
 
-    All of them are made before the first is replaced.
+    All of them are written before the first is replaced.
 
     Args:
-        run: what was recorded.
-        options: how to fit.
-        on_progress: called with (steps done, all steps, PSNR and number of Gaussians in words).
+        run: recorded run.
+        options: options of the fit.
+        on_progress: called with (steps done, total steps, text with PSNR and number of Gaussians).
         out: another folder, which becomes a copy of the run with the new scene; None: the run's own.
-        resume: go on with a fit of the same options that was cut off.
-        overwrite: replace an earlier run in `out`.
+        resume: whether to continue an interrupted fit with the same options.
+        overwrite: whether to replace an earlier run in `out`.
 
     Returns:
-        The folder that holds the new scene.
+        The folder with the new scene.
 
     Raises:
-        InputError: options that cannot be, a folder that cannot be written or holds an earlier run, a full disk.
+        InputError: invalid options, a folder that is not writable or holds an earlier run, or a full disk.
     """
     results, made, valid = run.results, run.made, run.results.batch.set.valid
     config = options.config(made.frames.device, made.cameras.width, made.cameras.height)
@@ -157,7 +157,7 @@ def refit(
         splat = results.splat = fit(made, made.cloud, options, on_progress, checkpoint, photographs, valid)
         results.antialiased = config.antialiased
         results.seconds["splat"] = time.perf_counter() - started
-        # Earlier words on a scene that is no more.
+        # Notes about the replaced scene.
         notes = [note for note in run.summary["notes"] if not note.startswith(f"{STAGES['splat']}:")]
         results.notes = [*notes, *splat.notes, *unread]
         settings = replace(run.settings, out=folder.path, splat_iterations=config.iterations)
@@ -175,7 +175,7 @@ def refit(
 
 
 def recorded_photographs(run: RecordedRun) -> tuple[list[Tensor] | None, list[str]]:
-    """The run's photographs at their own resolution, or None and a note where they cannot be read any more."""
+    """The run's photographs at full resolution, or None and a note if they can no longer be read."""
     posed, part = run.posed, run.results.batch.set
     height, width = part.images.shape[-2:]
     try:
@@ -192,7 +192,7 @@ def recorded_photographs(run: RecordedRun) -> tuple[list[Tensor] | None, list[st
 
 
 def _summary(run: RecordedRun, options: FitOptions, config: FitConfig, folder: RunFolder) -> dict[str, Any]:
-    """The run's `run.json` with the new fit in place of the earlier one."""
+    """The run's `run.json` with the new fit instead of the earlier one."""
     results = run.results
     used = {name: getattr(config, name) for name in _REPORTED}
     used |= {"image_confidence": options.image_confidence, "pixel_confidence": options.pixel_confidence}
@@ -213,7 +213,7 @@ def _summary(run: RecordedRun, options: FitOptions, config: FitConfig, folder: R
 def _replace_all(
     folder: RunFolder, settings: InferSettings, run: RecordedRun, splat: Splat, summary: dict[str, Any], key: str
 ) -> None:
-    """Make everything new beside what is there, then put it in place."""
+    """Write all new files next to the old ones, then replace those."""
     part = RunFolder(folder.path / f"{PART}refit")
     try:
         shutil.rmtree(part.path, ignore_errors=True)
@@ -227,7 +227,7 @@ def _replace_all(
         summary["files"] = present
         outputs.write_report(part, settings, run.results, summary)
         part.write_json("run.json", summary)
-        # Cameras last, so that a folder never speaks of some that its scene was not fitted with.
+        # Cameras come last, so that the folder never contains cameras that its scene was not fitted with.
         for name in (*_MADE, *((REFINED,) if splat.viewmats is not None else ())):
             target = folder.claim(name)
             with explained(target, folder.remedy):
@@ -239,7 +239,7 @@ def _replace_all(
 
 
 def _write_refined(part: RunFolder, run: RecordedRun, viewmats: Tensor, out: Path) -> None:
-    """The cameras of frames and photographs as the fit has moved them, at the frames' size."""
+    """The cameras of frames and photographs as optimised by the fit, at the frames' size."""
     photos = run.results.inputs.photos
     names = [os.path.relpath(photo.path.resolve(), out.resolve()) for photo in photos]
     cameras = replace(run.made.with_references()[2], viewmats=viewmats)
@@ -247,7 +247,7 @@ def _write_refined(part: RunFolder, run: RecordedRun, viewmats: Tensor, out: Pat
 
 
 def _target(run: RecordedRun, out: Path | None, *, resume: bool, overwrite: bool) -> RunFolder:
-    """The folder to fit in, locked: the run's own, or another one, which becomes a copy of it."""
+    """The locked folder for the fit: the run's own, or another one, which becomes a copy of it."""
     if out is None or out.resolve() == run.path.resolve():
         folder = RunFolder(run.path)
         folder.prepare(resume=True, overwrite=False)
@@ -261,7 +261,7 @@ def _target(run: RecordedRun, out: Path | None, *, resume: bool, overwrite: bool
 
 
 def _copy(source: Path, folder: RunFolder) -> None:
-    """Copy what the run has made, without what the fit makes anew; what else lies in its folder stays there."""
+    """Copy the run's own files except those that the fit replaces; other files in its folder are not copied."""
     made = RunFolder(source)
     for name in made.made:
         if made.is_ours(name) and not name.endswith(("/", ".checkpoint")) and name not in (*_MADE, REFINED):
@@ -270,7 +270,7 @@ def _copy(source: Path, folder: RunFolder) -> None:
 
 
 def _repoint_photos(source: Path, folder: RunFolder) -> None:
-    """Paths of photographs are relative to the folder: make them right for the copy."""
+    """Paths of photographs are relative to the folder: adapt them to the copy."""
     content = read_json(source / "transforms.json")
     for photo in content.get("photos", []):
         photo["file_path"] = os.path.relpath((source / photo["file_path"]).resolve(), folder.path.resolve())
@@ -278,7 +278,7 @@ def _repoint_photos(source: Path, folder: RunFolder) -> None:
 
 
 def _recorded(path: Path, stage: str, device: torch.device | str, key: str | None) -> State:
-    """What a stage left, of the run that `run.json` speaks of: `key` is what it was made from, None where unknown."""
+    """A stage's result in the run of `run.json`; `key` is the fingerprint of its inputs, None if unknown."""
     folder = RunFolder(path)
     state = folder.recorded(stage)
     if state is None or (key is not None and folder.fingerprint_of(stage) != key):

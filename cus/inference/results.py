@@ -1,4 +1,4 @@
-"""What a run makes, stage by stage."""
+"""The results of a run's stages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,10 +19,10 @@ __all__ = ["STAGES", "Results"]
 
 @dataclass
 class Results:
-    """What a run has made so far; None where it has not come to it. `antialiased` says how the scene was fitted.
+    """The results of a run so far; None for stages not reached yet. `antialiased` says how the scene was fitted.
 
-    `verdict` says what is to be expected of the close-up, `plain_crop` [H, W, 3] uint8 is the photograph's own picture.
-    `loading` is the time in seconds that passed before the first stage, `seconds` those of each.
+    `verdict` is the expected quality of the close-up, `plain_crop` [H, W, 3] uint8 the photograph's own picture of it.
+    `loading` is the time in seconds before the first stage, `seconds` that of each stage.
     """
 
     inputs: Inputs
@@ -41,6 +41,6 @@ class Results:
     notes: list[str] = field(default_factory=list)
 
     def keep(self, views: Sequence[int]) -> None:
-        """Go on with these photographs alone: those that the scene estimate could place."""
+        """Keep only these photographs: those that the scene estimate could place."""
         if len(views) < len(self.inputs.photos):
             self.inputs, self.batch = self.inputs.select(views), self.batch.select(views)

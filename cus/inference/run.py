@@ -48,17 +48,17 @@ from cus.scene import SceneEstimate
 
 
 class Run:
-    """One run. Making it checks all inputs, loads the model and prepares the folder; `execute` does the work.
+    """One run. The constructor checks all inputs, loads the model and prepares the folder; `execute` does the work.
 
     Args:
-        settings: what to do.
-        progress: is told of every stage.
-        resume: reuse the stages that the folder holds, where they were made from the same inputs.
-        overwrite: replace an earlier run in the folder.
-        started: when the work began, on the clock of `time.perf_counter`; None is now.
+        settings: settings of the run.
+        progress: callback for each stage.
+        resume: whether to reuse the folder's finished stages that were made from the same inputs.
+        overwrite: whether to replace an earlier run in the folder.
+        started: start of the work on the clock of `time.perf_counter`; None: now.
 
     Raises:
-        InputError: anything that would stop the run later and can be known now.
+        InputError: anything that would stop the run later and can be detected now.
     """
 
     def __init__(
@@ -93,17 +93,17 @@ class Run:
             raise
 
     def _files(self) -> list[Path]:
-        """Everything that the run reads."""
+        """All files that the run reads."""
         settings = self.settings
         path = None if settings.trajectory in get_args(Trajectory) else Path(settings.trajectory)
         model = self.stored.folder if self.stored.hub is None else None
         lora = self.lora.file if self.lora is not None and self.lora.hub is None else None
-        # Frames of videos are written by the run itself; their videos are among what is used.
+        # The run itself writes frames of videos, so only their videos count as inputs.
         photos = [*(view for view in settings.views if view not in self.views.frames), *self.views.sources]
         return [*photos, *(file for file in (settings.cameras, path, model, lora) if file is not None)]
 
     def _get_ready(self, inputs: Inputs, resume: bool) -> None:
-        """Settle what the settings leave open, load the model, and decode the photographs."""
+        """Resolve open settings, load the model and decode the photographs."""
         settings, own = self.settings, sampling_of(self.stored)
         self.sampling = own
         self.frames = settings.frames or own.frames
@@ -125,18 +125,18 @@ class Run:
         self.each = StageCache(self.folder, resume, self.device, self.progress, self.results)
 
     def _plan_memory(self) -> Choice:
-        """How the network uses memory; refuses frames that it cannot hold."""
+        """How the network uses memory; refuses frames that do not fit."""
         width, height = self.size
         clip = Clip(self.frames, height, width, self.passes == 2, self.settings.guidance)
         return plan_memory(self.stored, clip, self.device, self.dtype, self.settings.memory)
 
     def _load(self, memory: Choice) -> CloseUpShotPipeline:
-        """The model, as the settings want it."""
+        """Load the model with the user's settings."""
         settings = self.settings
         bars: list[OnProgress] = []
 
         def fetched(done: int, total: int) -> None:
-            # Most models are here already, and need no bar.
+            # Most models are already local and need no progress bar.
             bars.extend([] if bars else [self.progress.start("Model from the Hub", False)])
             bars[0](done, total)
 
@@ -149,7 +149,7 @@ class Run:
         return pipeline.compile() if settings.compile else pipeline
 
     def planned(self) -> list[str]:
-        """The stages of this run, in order, without the report that closes every run."""
+        """The stages of this run in order, without the report that ends every run."""
         if self.settings.conditioning_only:
             return ["scene", "conditioning"]
         passes = ["coarse", "structure", "frames"] if self.passes == 2 else ["frames"]
@@ -162,23 +162,23 @@ class Run:
     def execute(
         self, on_frames: Callable[[], None] | None = None, on_verdict: Callable[[Verdict], None] | None = None
     ) -> None:
-        """Do what is not finished yet.
+        """Run all unfinished stages.
 
-        However it ends, `run.json` and `report.html` say what is there and what is missing; they are there from the
-        time that frames exist.
+        However it ends, `run.json` and `report.html` describe what exists and what is missing; they exist as soon as
+        there are frames.
 
         Args:
-            on_frames: called when they are, if stages follow.
-            on_verdict: called with what is to be expected of the close-up, long before it is there.
+            on_frames: called when the frames are finished, if stages follow.
+            on_verdict: called with the expected quality of the close-up, long before the frames are finished.
 
         Raises:
             InputError: photographs that cannot be used together, or a full disk.
-            KeyboardInterrupt: as the user asked.
+            KeyboardInterrupt: the user interrupted the run.
         """
         status = "failed"
         try:
             self._work(on_frames, on_verdict)
-            # What the folder still holds of other settings belongs to no run any more.
+            # From here on, files in the folder from other settings no longer belong to any run.
             self.folder.drop_earlier(states=True)
             status = "finished"
         except KeyboardInterrupt:
@@ -194,7 +194,7 @@ class Run:
         settings, results = self.settings, self.results
         scene = self._scene()
         path = results.cameras = self._path(scene)
-        # Read for the conditioning, then again for the fit, so that they take no memory while the network runs.
+        # Read for the conditioning and again for the fit, so that they take no memory while the network runs.
         photos = cache(lambda: photographs(results.inputs, results.batch))
         self._keep_conditioning(scene, path, photos, photos.cache_clear, on_verdict)
         if self.pipeline is None:
@@ -214,7 +214,7 @@ class Run:
             seed=settings.seed,
             each=self.each,
         )
-        # The fit wants the memory, and no later stage the network.
+        # The fit needs the memory, and no later stage needs the network.
         self.pipeline = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -223,7 +223,7 @@ class Run:
             self._splat(made)
 
     def _scene(self) -> SceneEstimate:
-        """Cameras, depth and confidence; the run goes on with the photographs that could be placed."""
+        """Estimate cameras, depth and confidence; the run continues with the photographs that could be placed."""
         settings, results, batch = self.settings, self.results, self.results.batch
         files = [file_digest(view) for view in settings.views]
         posed = results.inputs.posed
@@ -255,7 +255,7 @@ class Run:
         """The cameras of the frames."""
         settings, results = self.settings, self.results
         if settings.trajectory not in get_args(Trajectory):
-            # A file says where every camera stands, and how many there are.
+            # A file determines all cameras and their number.
             path = read_camera_path(settings.trajectory, *self.size, settings.frames, results.batch.origin)
             results.notes.extend(path.notes)
             return path.cameras
@@ -282,7 +282,7 @@ class Run:
             return look(scene, path, recorded.state_of(made), results.inputs, results.batch, taken)
 
         def then(made: Conditioning, state: State) -> None:
-            # The fit, and some kinds, take colours from the photographs' own pixels.
+            # The fit, and some kinds, take colours from full-resolution photographs.
             sizes = [(photo.width, photo.height) for photo in results.inputs.photos]
             if (kind.takes_photographs or "splat" in self.planned()) and (note := oversized(sizes)):
                 results.notes.append(note)
@@ -301,7 +301,7 @@ class Run:
         self.each.add("conditioning", made_from, record, recorded.conditioning_from, then)
 
     def _keep_frames(self, on_frames: Callable[[], None] | None) -> None:
-        """Save what each pass makes, and the point cloud; write the frames and a first report."""
+        """Save the frames of each pass and the point cloud; write the frames and a first report."""
         settings, results, each = self.settings, self.results, self.each
 
         def first(frames: Tensor, _: State) -> None:
@@ -327,12 +327,12 @@ class Run:
         each.add("cloud", (each.key("frames"),), recorded.cloud_state, recorded.cloud_from)
 
     def _splat(self, made: CloseUp) -> None:
-        """The Gaussian scene of frames and photographs."""
+        """Fit the Gaussian scene to frames and photographs."""
         settings, results = self.settings, self.results
         options = FitOptions(iterations=settings.splat_iterations, seed=settings.seed)
         config = options.config(self.device, *self.size)
         made_from = (self.each.key("cloud"), repr(config), settings.seed)
-        # Its name holds what the fit is made from: one of another run is never taken for this one's.
+        # Its name contains the fingerprint of the fit's inputs, so that of another run is never used.
         checkpoint = self.folder.checkpoint("splat", fingerprint(made_from), keep=self.each.resume)
 
         def make(on_progress: OnProgress) -> Splat:
@@ -346,7 +346,7 @@ class Run:
 
     def _report(self, status: str) -> None:
         if not (status == "finished" or self.folder.speaks_of_this_run()):
-            # Nothing was made: the folder is still the earlier run's, and what speaks of that one stays.
+            # Nothing was made: the folder still belongs to the earlier run, so its record and report stay.
             return
         started = time.perf_counter()
         self.progress.start(STAGES["report"], False)
@@ -356,7 +356,7 @@ class Run:
             self.folder.write_json("run.json", self.summary(status))
             self.folder.rewrite()
         except InputError:
-            # After a failure the first error is the one that the user must read.
+            # After a failure, the user must see the first error.
             if status == "finished":
                 raise
         self.progress.finish(STAGES["report"], time.perf_counter() - started)
@@ -367,7 +367,7 @@ class Run:
         self.folder.write_json("run.json", summary)
 
     def summary(self, status: str) -> dict[str, Any]:
-        """What `run.json` holds: settings as used, notes, seconds a stage, peak memory, versions, files."""
+        """Content of `run.json`: resolved settings, notes, seconds per stage, peak memory, versions, files."""
         settings, verdict = self.settings, self.results.verdict
         used = asdict(settings) | {
             "model": self.stored.name,

@@ -1,4 +1,4 @@
-"""What `run.json` says of a run, checked when it is read: it may be of another version, damaged, or written by hand."""
+"""Reads and checks `run.json`: it may be from another version, damaged, or edited by hand."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ class _Settings(BaseModel):
 
 
 class _Record(BaseModel):
-    """The fields that are read back; others are kept as they are."""
+    """The fields that are read back; others are kept unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -39,10 +39,10 @@ class _Record(BaseModel):
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The `run.json` of a run's folder, with every field that is read back.
+    """The `run.json` in a run's folder, with all fields that are read back checked.
 
     Raises:
-        InputError: no JSON, or a field of another type.
+        InputError: invalid JSON, or a field of a wrong type.
     """
     path = folder / NAME
     content = read_json(path, _REMEDY)
@@ -53,14 +53,14 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def recorded_settings(record: dict[str, Any], folder: Path) -> InferSettings:
-    """The settings of a run, its folder where it is now; what other versions wrote beside them is left out.
+    """The settings of a run, with its folder at the current path; unknown settings of other versions are ignored.
 
     Raises:
-        InputError: no photographs, or a setting of another type.
+        InputError: no photographs, or a setting of a wrong type.
     """
     if not record["settings"]["views"]:
         raise InputError(f"{folder / NAME} does not say how the run was made; {_REMEDY}")
-    # Of the memory the record names the plan that was chosen, which is no setting.
+    # The record contains the chosen memory plan, which is not a setting.
     given = {name: value for name, value in record["settings"].items() if name != "memory"} | {"out": str(folder)}
     try:
         settings = TypeAdapter(InferSettings).validate_python(given)

@@ -1,4 +1,4 @@
-"""What a run of `cus-infer` is asked to do."""
+"""Settings of a `cus-infer` run."""
 
 import hashlib
 import json
@@ -22,13 +22,13 @@ DEFAULT_ZOOM = {"zoom": 4.0, "dolly": 2.2, "interpolate": 1.0, "orbit": 1.0}
 
 @dataclass(frozen=True)
 class PhotoSettings:
-    """The photographs, and what estimates their cameras and depth.
+    """The photographs, and the estimator of their cameras and depth.
 
     Attributes:
-        views: photographs; the path starts at the first, and one is enough where a network sees its depth. A folder, a
-            quoted pattern like 'shots/*.jpg' or a video stands for its sharpest pictures, spread over names or time;
-            videos leave theirs in FOLDER/photos
-        max_views: how many photographs at most (default: 8 of folders, patterns and videos, all files that are named)
+        views: photographs; the path starts at the first, and one is enough for networks that estimate depth from one. A
+            folder, a quoted pattern like 'shots/*.jpg' or a video stands for its sharpest pictures, spread over names
+            or time; frames of videos are saved in FOLDER/photos
+        max_views: maximum number of photographs (default: 8 for folders, patterns and videos, else all named files)
         cameras: known cameras of the views: a transforms.json, a COLMAP model, or the folder of a scene; their world
             and scale are kept (default: estimate them)
         focal_35mm: focal length as 35 mm equivalent, in mm (default: EXIF, else a guess that the report names)
@@ -39,7 +39,7 @@ class PhotoSettings:
             is larger than da3; vggt:WEIGHTS or da3:WEIGHTS names other weights, a Hub id such as
             facebook/VGGT-1B-Commercial, a folder or a file. For one photograph: da3, depth-pro, depth-anything-2,
             mono (small and rough), or auto: the first of these whose weights are here
-        all_views: refuse photographs of which one cannot be placed; without it, such a one is left out with a note, as
+        all_views: refuse photographs if one cannot be placed; otherwise such a photograph is left out with a note, as
             long as two remain
     """
 
@@ -61,9 +61,9 @@ class PathSettings:
         trajectory: zoom, dolly, interpolate, orbit, or a JSON file with cameras (transforms.json or a nerfstudio camera
             path)
         zoom: magnification at the end of the path (default: zoom 4, dolly 2.2, interpolate and orbit 1)
-        target: point closed in on, in fractions of the first photograph's width and height; 0,0 is its top-left
+        target: point to approach, in fractions of the first photograph's width and height; 0,0 is its top-left
             corner (default: 0.5,0.5)
-        frames: number of frames (default: the model's, 16 for mini; of a file: all)
+        frames: number of frames (default: the model's, 16 for mini; for a file: all)
     """
 
     trajectory: Annotated[str, option("PATH")] = "zoom"
@@ -74,30 +74,30 @@ class PathSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The model, and how it computes.
+    """The model and its computation.
 
     Attributes:
         model: mini (ships with the package), a checkpoint folder, or a Hub id: org/name, org/name@revision
-        lora: a LoRA for the model: the folder of one that train/unet.py has exported, its file, or a Hub id: org/name,
+        lora: a LoRA for the model: the folder of one exported by train/unet.py, its file, or a Hub id: org/name,
             org/name@revision
         variant: weights of the checkpoint in another precision, such as fp16 (default: the standard ones)
         size: longest side of the frames, in pixels (default: the model's, 512 for mini)
-        steps: sampling steps a pass (default: the model's)
-        guidance: classifier-free guidance scale; 1 is off and twice as fast (default: the model's)
+        steps: sampling steps per pass (default: the model's)
+        guidance: classifier-free guidance scale; 1 turns it off and is twice as fast (default: the model's)
         structure: a second pass, guided by the global point cloud of the first, Section III-D (default: the model's,
             off for mini)
-        conditioning: conditioning images: hierarchical (Section III-B), points (ViewCrafter's own renders), fused,
-            from every photograph at its own resolution, or auto: what the model does best with
+        conditioning: conditioning images: hierarchical (Section III-B), points (ViewCrafter's own renders), fused
+            (from every photograph at full resolution), or auto: the model's best
         suppress_background: remove background points that leak through sparse foregrounds of hierarchical
             conditioning, Section III-C
         seed: seed of every random draw
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the network; auto is bfloat16 where the device computes in it
+        dtype: precision of the network; auto is bfloat16 if the device supports it natively
         memory: how the network uses memory: auto (the fastest plan that fits), low (one frame and one branch of the
-            guidance at a time, networks wait in the main memory) or high (all at once); the need is checked before
+            guidance at a time, unused networks in main memory) or high (all at once); the need is checked before
             anything starts
-        compile: compile the U-Net with torch.compile: pays off over many steps
-        attention: sdpa (PyTorch's own) or xformers, where that is installed
+        compile: compile the U-Net with torch.compile: worthwhile for many steps
+        attention: sdpa (PyTorch's own) or xformers, if installed
     """
 
     model: Annotated[str, option("MODEL")] = "mini"
@@ -119,15 +119,15 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """What is made of it, and where.
+    """The outputs and their folder.
 
     Attributes:
-        out: folder that the run fills
+        out: output folder of the run
         conditioning_only: stop after depth and conditioning images
-        splat: fit a Gaussian scene, which takes most of the time on a CPU; cus-fit FOLDER adds it afterwards
+        splat: fit a Gaussian scene, which takes most of the time on a CPU; cus-fit FOLDER can add it later
         splat_iterations: optimisation steps of the Gaussian scene (default: by backend)
-        fps: frames a second of the videos
-        force: end with status 0 also where the geometry was not found, instead of 3 and a warning; the report notes it
+        fps: frames per second of the videos
+        force: exit with status 0 even if the geometry was not found, instead of 3 and a warning; the report notes it
     """
 
     out: Annotated[Path, option("FOLDER")] = Path("out")
@@ -143,7 +143,7 @@ class InferSettings(OutputSettings, ModelSettings, PathSettings, PhotoSettings):
     """One run, from photographs to a Gaussian scene."""
 
     def check(self) -> None:
-        """Refuse what cannot be done, before anything slow starts. Raises InputError."""
+        """Refuse invalid settings before anything slow starts. Raises InputError."""
         from cus.cameras import trajectories
         from cus.cameras.path_files import read_camera_path
         from cus.conditioning.kinds import KINDS
@@ -158,7 +158,7 @@ class InferSettings(OutputSettings, ModelSettings, PathSettings, PhotoSettings):
                     f"--zoom and --target are for paths that are made here; {self.trajectory} says where every camera "
                     "stands: leave them out"
                 )
-            # Read again at the size of the frames, when that is known; what cannot be read is refused now.
+            # It is read again once the frame size is known; an unreadable file is refused now.
             read_camera_path(self.trajectory, 64, 64, self.frames)
         trajectories.check_arguments(self.end_zoom(), self.target, 1 if self.frames is None else self.frames)
         check_options(self)
@@ -183,7 +183,7 @@ class InferSettings(OutputSettings, ModelSettings, PathSettings, PhotoSettings):
                 raise InputError("xformers computes on CUDA devices only: leave --attention at sdpa, or name a GPU")
 
     def torch_device(self) -> "torch.device":
-        """The device to run on. Raises InputError where it does not exist."""
+        """The device to run on. Raises InputError if it does not exist."""
         return torch_device(self.device)
 
     def torch_dtype(self) -> "torch.dtype":
@@ -196,7 +196,7 @@ class InferSettings(OutputSettings, ModelSettings, PathSettings, PhotoSettings):
 
 
 def torch_device(name: str) -> "torch.device":
-    """The device of a name, "auto" for the best there is. Raises InputError where it does not exist."""
+    """The device with this name, "auto" for the best available. Raises InputError if it does not exist."""
     import torch
 
     if name == "auto":
@@ -211,7 +211,7 @@ def torch_device(name: str) -> "torch.device":
 
 
 def torch_dtype(name: str, device: "torch.device") -> "torch.dtype":
-    """The precision of a name; "auto" is bfloat16 where the device computes in it natively, else what it does well."""
+    """The precision with this name; "auto" is bfloat16 if the device computes in it natively, else a suitable one."""
     import torch
 
     if name != "auto":

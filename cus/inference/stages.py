@@ -1,4 +1,4 @@
-"""The cache of a run's stages: finished ones are read from its folder, the others are computed and saved there."""
+"""The cache of a run's stages: finished ones are loaded from its folder, the others are computed and saved there."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -30,11 +30,11 @@ class StageCache:
     """The `each` (`cus.closeup.Each`) of a run.
 
     Attributes:
-        folder: of the run, prepared.
+        folder: folder of the run, prepared.
         resume: whether to reuse finished stages whose inputs are the same.
-        device: where loaded tensors go.
+        device: device of loaded tensors.
         progress: shows each stage.
-        results: collects the notes and seconds of each stage, and the names of those that were reused.
+        results: collects the notes and seconds of each stage, and the names of the reused ones.
     """
 
     folder: RunFolder
@@ -52,23 +52,23 @@ class StageCache:
         read: Callable[[State], T],
         then: Callable[[T, State], None] | None = None,
     ) -> None:
-        """Keep the result of a stage. One that is not added is computed whenever it is asked for.
+        """Cache the result of a stage. A stage that is not added is computed whenever it is requested.
 
         Args:
-            name: a key of `STAGES`.
+            name: name of the stage in `STAGES`.
             made_from: JSON-like values that determine the result.
-            record: from the result to what is saved.
-            read: the way back.
-            then: called with both when the stage is finished, to write the files that people look at.
+            record: converts the result for saving.
+            read: restores the result from a saved one.
+            then: called with both when the stage is finished, to write files for users.
         """
         self._kept[name] = _Kept(fingerprint([cus.__version__, name, *made_from]), record, read, then)
 
     def key(self, name: str) -> str:
-        """Fingerprint of what determines the result of an added stage."""
+        """Fingerprint of the inputs of an added stage."""
         return self._kept[name].key
 
     def __call__(self, name: str, function: Callable[..., T], *arguments: Any) -> T:
-        """The result of `function(*arguments)`, loaded, or computed and returned as it would be loaded."""
+        """The result of `function(*arguments)`: loaded, or computed and returned as if loaded."""
         if name not in self._kept:
             return function(*arguments)
         kept, label, results = self._kept[name], STAGES[name], self.results

@@ -1,10 +1,10 @@
-"""The cameras of a run's frames: a path that closes in on a target."""
+"""The cameras of a run's frames: a path that approaches a target."""
 
 from cus.cameras import Cameras, trajectories
 from cus.errors import InputError
 from cus.scene import SceneEstimate
 
-# What one photograph shows behind its surfaces is nothing: how far a path may go.
+# Limits of paths from one photograph, which shows nothing behind its surfaces.
 ALONE_DOLLY = 2.5  # magnification at the end: 60 % of the way to the target
 ALONE_ORBIT = 6.0  # degrees to either side, instead of 10
 ALONE_NOTE = (
@@ -14,10 +14,10 @@ ALONE_NOTE = (
 
 
 def check_alone(trajectory: str, zoom: float) -> None:
-    """Refuse a path that one photograph is too little for. Raises InputError.
+    """Refuse a path for which one photograph is not enough. Raises InputError.
 
     Args:
-        trajectory: a name, or a file, which goes where it says.
+        trajectory: name of a trajectory, or path of a file, which is always allowed.
         zoom: magnification at the end.
     """
     if trajectory == "interpolate":
@@ -45,16 +45,16 @@ def target_path(
     """A path that starts at the first view.
 
     Args:
-        trajectory: zoom, dolly, interpolate or orbit.
-        scene: the photographs' estimate.
+        trajectory: name of the trajectory: zoom, dolly, interpolate or orbit.
+        scene: scene estimate for the photographs.
         inside: (width, height) of the first view without padding.
         size: (width, height) of the frames.
         zoom: magnification at the end.
-        target: (u, v), the point closed in on, in fractions of the first view; None is its middle.
-        frames: their number.
+        target: (u, v), point to approach, in fractions of the first view; None: its middle.
+        frames: number of frames.
 
     Raises:
-        InputError: a path that cannot be, or a target at which the first view has no depth.
+        InputError: an invalid path, or a target at which the first view has no depth.
     """
     cameras = scene.cameras.to("cpu").cropped(0, 0, *inside)
     if trajectory in ("dolly", "orbit"):

@@ -1,6 +1,6 @@
-"""What a run's measures mean for its user: good, fair or poor, with what to do, and whether to trust it at all.
+"""Interprets a run's measures for the user: good, fair or poor, with advice, and whether to trust it at all.
 
-The limits are those of docs/report.md, which shows what real photographs measure on either side of them.
+docs/report.md states the limits and shows measurements of real photographs on either side of them.
 """
 
 import math
@@ -14,12 +14,12 @@ from cus.inference.measures import Measures
 Grade = Literal["good", "fair", "poor"]
 ORDER: tuple[Grade, ...] = ("good", "fair", "poor")
 
-# Each: at least the first is good, at least the second fair.
+# Limits of grades: at least the first is good, at least the second fair.
 HELD_OUT = 0.7, 0.4
-HELD_OUT_WEAK = 0.7, 0.6  # where a guess of the focal length is weak: pictures match, but the shape can be far off
+HELD_OUT_WEAK = 0.7, 0.6  # for a weak guess of the focal length: pictures match, but the geometry can be far off
 CONFIDENCE = 0.35, 0.1
 COVERAGE = 0.9, 0.6
-SEEN_BY_TWO = 0.6, 0.0  # a single photograph shows a close-up no worse than its plain crop
+SEEN_BY_TWO = 0.6, 0.0  # a single photograph's close-up is at least as good as its plain crop
 PHOTO_PIXELS = 0.7, 0.3
 
 ADVICE = (
@@ -31,13 +31,13 @@ FOCAL_ADVICE = "give --fov or --focal-35mm, from the data sheet of the camera or
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One finding.
 
     Attributes:
-        name: of it.
+        name: name of the finding.
         grade: good, fair or poor.
-        told: what was measured, a sentence without its full stop.
-        advice: what to do about it, likewise; empty where it is good.
+        told: measurement as a sentence without a full stop.
+        advice: remedy as a sentence without a full stop; empty if good.
     """
 
     name: str
@@ -48,13 +48,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to expect of a close-up.
+    """Expected quality of a close-up.
 
     Attributes:
-        grade: the worst of the findings'.
-        trusted: whether the geometry was found; without it the frames show what is not there.
-        findings: geometry, coverage, detail, and the focal length where it was guessed.
-        measures: what they rest on.
+        grade: the worst grade of the findings.
+        trusted: whether the geometry was found; without it the frames do not show the scene.
+        findings: findings on geometry, coverage, detail, and the focal length if it was guessed.
+        measures: measures behind the findings.
     """
 
     grade: Grade
@@ -64,7 +64,7 @@ class Verdict:
 
     @property
     def headline(self) -> str:
-        """One sentence without its full stop."""
+        """One sentence without a full stop."""
         if not self.trusted:
             return "the geometry of these photographs was not found, and the close-up shows what is not there"
         weak = [finding.name for finding in self.findings if finding.grade == self.grade]
@@ -74,12 +74,12 @@ class Verdict:
 
     @property
     def advice(self) -> list[str]:
-        """What to do, the most urgent first; empty where all is good."""
+        """Advice, the most urgent first; empty if all is good."""
         ranked = sorted(self.findings, key=lambda finding: -ORDER.index(finding.grade))
         return list(dict.fromkeys(finding.advice for finding in ranked if finding.advice))
 
     def to_json(self) -> dict[str, Any]:
-        """For `run.json` and `--json`; what could not be measured is None."""
+        """Values for `run.json` and `--json`; None for measures that are unknown."""
         measures = {
             name: None if math.isnan(value) else round(value, 4) for name, value in asdict(self.measures).items()
         }
@@ -107,7 +107,7 @@ def _is_weak(measures: Measures) -> bool:
 
 
 def _grade(value: float, limits: tuple[float, float]) -> Grade:
-    """What is not known is not good."""
+    """The grade of a value; an unknown value is not good."""
     if math.isnan(value):
         return "fair"
     return "good" if value >= limits[0] else "fair" if value >= limits[1] else "poor"

@@ -1,4 +1,4 @@
-"""Sharp frames of a video, spread over its time."""
+"""Chooses sharp frames of a video, spread over its duration."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from cus.cameras.sharpness import sharpness
 from cus.errors import InputError
 from cus.inference.overlap import overlapping
 
-# What a file's first bytes say of the reader to use: ffmpeg's own guess would follow play lists to other files.
+# The reader to use by a file's first bytes: ffmpeg's own guess would follow playlists to other files.
 _FORMATS = ((b"\x1a\x45\xdf\xa3", "matroska"), (b"RIFF", "avi"), (b"GIF8", "gif"), (b"FLV", "flv"), (b"\0\0\1", "mpeg"))
-# Of a long slot the middle seconds are looked at, and so many frames of them.
+# In a long slot, the middle seconds are examined, and at most this many of their frames.
 _WINDOW = 3.0
 _LOOKED_AT = 12
-# Frames decoded for one slot, from the key frame before it on; without times, for the whole video.
+# Maximum number of frames decoded for one slot, from the preceding key frame; without times, for the whole video.
 _MOST_DECODED = 1500
-# Pixels of anamorphic films are up to twice as wide as high.
+# Pixels of anamorphic videos are up to twice as wide as high.
 _WIDEST_PIXEL = 4.0
 _HDR = {16: "PQ", 18: "HLG"}
 
@@ -33,7 +33,7 @@ class Frame:
     """A frame of a video.
 
     Attributes:
-        seconds: when it is shown.
+        seconds: time at which it is shown.
         pixels: [H, W, 3] uint8 RGB, upright, square pixels.
     """
 
@@ -41,7 +41,7 @@ class Frame:
     pixels: np.ndarray
 
     def grey(self) -> np.ndarray:
-        """[H, W] uint8."""
+        """The frame in grey, [H, W] uint8."""
         return cv2.cvtColor(self.pixels, cv2.COLOR_RGB2GRAY)
 
     def png(self) -> bytes:
@@ -52,17 +52,17 @@ class Frame:
 
 
 def choose_frames(path: Path, start: bytes, count: int) -> tuple[list[Frame], list[str]]:
-    """The sharpest frame of each of `count` equal parts of a video's time, and notes.
+    """The sharpest frame of each of `count` equal parts of a video's duration, and notes.
 
-    Where neighbours would share too little, the parts are those of some time around the middle (`overlapping`).
+    If neighbours would overlap too little, the parts divide a shorter stretch around the middle (`overlapping`).
 
     Args:
-        path: the video.
-        start: its first bytes.
-        count: how many; a video of fewer frames gives all of them.
+        path: video file.
+        start: first bytes of the file.
+        count: number of frames; a video with fewer frames gives all of them.
 
     Raises:
-        InputError: it does not decode, holds no video, or has frames of less than 32 pixels.
+        InputError: the file cannot be decoded, has no video, or its frames are smaller than 32 pixels.
     """
     reader = next((name for magic, name in _FORMATS if start.startswith(magic)), "mp4")
     try:
@@ -88,7 +88,7 @@ class _Chooser:
         self.begin, self.end = self._extent()
 
     def choose(self, count: int, low: float, high: float) -> list[Frame]:
-        """The sharpest frames of the time between two fractions of the whole."""
+        """The sharpest frames between two fractions of the whole duration."""
         begin, end = (self.begin + (self.end - self.begin) * share for share in (low, high))
         edges = [begin + (end - begin) * i / count for i in range(count + 1)]
         chosen: dict[float, Frame] = {}
@@ -100,7 +100,7 @@ class _Chooser:
         return [chosen[time] for time in sorted(chosen)]
 
     def part_note(self, part: float) -> list[str]:
-        """What to say of a choice from a part around the middle."""
+        """A note if only a part around the middle is used."""
         if part == 1:
             return []
         middle, half = (self.begin + self.end) / 2, part * (self.end - self.begin) / 2
@@ -110,7 +110,7 @@ class _Chooser:
         ]
 
     def _extent(self) -> tuple[float, float]:
-        """First and last second; of a video that does not say it, of the frames that are decoded to find out."""
+        """First and last second; if the video does not state them, found by decoding frames."""
         stream, container = self.stream, self.container
         begin = float((stream.start_time or 0) * stream.time_base)
         if stream.duration:
@@ -128,7 +128,7 @@ class _Chooser:
         return min(times), max(times) + 1e-3
 
     def _best(self, early: float, late: float) -> Frame | None:
-        """The sharpest of some frames shown in [early, late); where none is, the one that is shown at that time."""
+        """The sharpest of the frames shown in [early, late); if there are none, the one shown at that time."""
         step = (late - early) / _LOOKED_AT
         best, highest, next_look, shown = None, -1.0, early, None
         for frame in self._frames_from(early):

@@ -1,4 +1,4 @@
-"""Which photographs a run uses: files as they are named, or a choice from a folder, a pattern or a video."""
+"""Chooses the photographs of a run: files by name, or a selection from a folder, a pattern or a video."""
 
 import filecmp
 import glob
@@ -21,7 +21,7 @@ from cus.inference.video_frames import Frame, choose_frames
 
 DEFAULT_MOST = 8
 FRAMES_FOLDER = "photos"
-# Of each part of a folder so many pictures are looked at.
+# Maximum number of pictures examined in each part of a folder.
 _LOOKED_AT = 6
 
 
@@ -30,9 +30,9 @@ class Views:
     """The photographs of a run.
 
     Attributes:
-        paths: the files, in the order of the arguments; those of video frames are yet to be written.
-        frames: the frames of videos, by the paths that they are written to.
-        sources: the files and videos that they are taken from.
+        paths: files in the order of the arguments; those of video frames are still to be written.
+        frames: frames of videos, by the paths to which they will be written.
+        sources: files and videos that they come from.
         notes: what was chosen and why.
     """
 
@@ -42,7 +42,7 @@ class Views:
     notes: tuple[str, ...]
 
     def photo(self, path: Path) -> Photo | None:
-        """What the header of a video's frame will say, or None for any other file."""
+        """The header of a video's frame once written, or None for any other file."""
         frame = self.frames.get(path)
         return None if frame is None else Photo(path, frame.pixels.shape[1], frame.pixels.shape[0], None)
 
@@ -61,19 +61,19 @@ class _Source:
 
 
 def choose_views(views: Sequence[Path], most: int | None, out: Path) -> Views:
-    """The photographs that arguments name.
+    """The photographs specified by arguments.
 
-    A file stands for itself. Of a folder, a pattern (`'shots/*.jpg'`) or a video, the sharpest picture of each of so
-    many equal parts is taken, in the order of names or of time; where neighbours would share too little for their
-    cameras to be found, of the parts of a stretch around the middle (`overlapping`).
+    A file stands for itself. A folder, a pattern (`'shots/*.jpg'`) or a video is divided into equal parts in the order
+    of names or time, and the sharpest picture of each part is taken; if neighbours would overlap too little to find
+    their cameras, a shorter stretch around the middle is divided (`overlapping`).
 
     Args:
         views: files, folders, patterns and videos.
-        most: how many photographs at most; None: 8 where a choice is made, else all.
-        out: the folder of the run, below which frames of videos are to lie.
+        most: maximum number of photographs; None: 8 if a choice is made, else all.
+        out: folder of the run, in which frames of videos will be saved.
 
     Raises:
-        InputError: nothing there, no picture in it, one that is left of several, or the same one twice.
+        InputError: nothing there, no picture in it, only one left of several, or the same one twice.
     """
     sources = [_source(view, alone=len(views) == 1) for view in views]
     _check_repeated([source.path for source in sources])
@@ -103,7 +103,7 @@ def choose_views(views: Sequence[Path], most: int | None, out: Path) -> Views:
 
 
 def _checked(views: Views, sources: Sequence[_Source], most: int | None) -> Views:
-    """Refuse a single photograph where more were meant: its depth would be guessed instead of measured."""
+    """Refuse a single photograph if more were intended: its depth would be guessed instead of measured."""
     meant_one = most == 1 or sum(1 if source.is_file else len(source.pictures) or 2 for source in sources) == 1
     if not views.paths or (len(views.paths) == 1 and not meant_one):
         why = "".join(f" ({note})" for note in views.notes)
@@ -134,7 +134,7 @@ def _source(view: Path, alone: bool) -> _Source:
 
 
 def natural_key(path: Path) -> list[tuple[int, int | str]]:
-    """Sorts names as people do: `2.jpg` before `10.jpg`."""
+    """A key that sorts numbers in names by value: `2.jpg` before `10.jpg`."""
     parts = re.split(r"(\d+)", str(path).casefold())
     return [(1, int(part)) if part.isdecimal() else (0, part) for part in parts]
 
@@ -156,12 +156,12 @@ def _pictures_in(folder: Path) -> tuple[Path, ...]:
 
 
 def _shares(count: int, sources: int) -> list[int]:
-    """`count` photographs divided among sources, at least one each."""
+    """Divide `count` photographs among sources, at least one each."""
     return [max(1, count // sources + (index < count % sources)) for index in range(sources)]
 
 
 def _chosen(pictures: Sequence[Path], count: int, name: str, notes: list[str]) -> list[Path]:
-    """The sharpest readable picture of each of `count` equal parts; all that can be read where there are no more."""
+    """The sharpest readable picture of each of `count` equal parts; all readable ones if there are no more."""
     count = min(count, len(pictures))
     damaged: dict[Path, str] = {}
 
@@ -188,7 +188,7 @@ def _chosen(pictures: Sequence[Path], count: int, name: str, notes: list[str]) -
 
 
 def _sharpest(pictures: Sequence[Path], count: int, damaged: dict[Path, str]) -> list[Path]:
-    """The sharpest of each of `count` equal parts, or none where there are fewer; `damaged` takes what is not read."""
+    """The sharpest of each of `count` equal parts, or none if there are fewer; `damaged` collects unreadable files."""
     if len(pictures) < count:
         return []
     edges = [round(len(pictures) * i / count) for i in range(count + 1)]
@@ -238,7 +238,7 @@ def _without_copies(paths: list[Path], frames: Iterable[Path], notes: list[str])
 
 
 def _copies(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Pairs of files with the same content, the earlier first; what cannot be read is for others to refuse."""
+    """Pairs of files with the same content, the earlier first; unreadable files are ignored here."""
     sizes: dict[int, list[Path]] = {}
     for path in paths:
         if os.path.isfile(path):

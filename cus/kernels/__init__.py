@@ -1,1 +1,1 @@
-"""What compiled kernels share: threads and vectors."""
+"""Shared parts of compiled kernels: threads and vectors."""

@@ -1,9 +1,10 @@
 """Sixteen float32 lanes as a value type for Numba kernels, and masks over them.
 
 Numba's own vectorisation of a compositing loop is fragile and several times slower. Here every operation is one LLVM
-vector instruction, which the compiler lowers to AVX-512, two AVX2 or four SSE or NEON registers by the machine. Only
-for use inside `njit` functions: outside they have no meaning. `multiply_add` is fused where the hardware fuses;
-nothing else is contracted or reassociated, so that two kernels which evaluate the same expression get the same bits.
+vector instruction, which the compiler lowers to AVX-512, two AVX2 or four SSE or NEON registers, depending on the
+machine. Only for use inside `njit` functions: outside they are meaningless. `multiply_add` is fused if the hardware
+supports it; nothing else is contracted or reassociated, so two kernels that evaluate the same expression get the same
+bits.
 
     dx = column_offsets() + x          # Lanes and float32 mix in + - * / and in comparisons, which give a Mask
     alpha = exp2_negative(-sigma) * opacity
@@ -26,12 +27,12 @@ _INTS = ir.VectorType(ir.IntType(32), LANES)
 _BITS = ir.VectorType(ir.IntType(1), LANES)
 # Minimax polynomial of 2^f on [-1/2, 1/2], highest power first; relative error 8e-8 before rounding.
 _EXP2 = (1.3276472e-3, 9.6755414e-3, 5.5507133e-2, 2.4022120e-1, 6.9314697e-1, 1.00000007)
-# Under this 2^x is 0 for every purpose here; the bit pattern below holds for exponents above -127.
+# Below this, 2^x is treated as 0; the bit pattern below holds for exponents above -127.
 _LEAST_EXPONENT = -120.0
 
 
 class LanesType(types.Type):
-    """Sixteen float32."""
+    """Sixteen float32 values."""
 
     def __init__(self) -> None:
         super().__init__(name="Lanes")
@@ -60,19 +61,19 @@ class _MaskModel(models.PrimitiveModel):
 
 
 def _instruction(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Numba's `intrinsic`: the function's arguments but the first are those of the call inside a kernel."""
+    """Numba's `intrinsic`: arguments after the first are those of the call inside a kernel."""
     return intrinsic(function)
 
 
 def _broadcast(builder: Any, scalar: Any) -> Any:
-    """A vector with the scalar in every lane."""
+    """A vector with the scalar in all lanes."""
     vector = ir.VectorType(scalar.type, LANES)
     first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), ir.Constant(_INTS, [0] * LANES))
 
 
 def _fused(builder: Any) -> Any:
-    """LLVM's a * b + c over vectors."""
+    """LLVM's a * b + c for vectors."""
     signature = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
     return cgutils.get_or_insert_function(builder.module, signature, f"llvm.fmuladd.v{LANES}f32")
 
@@ -88,7 +89,7 @@ def _numeric(kind: types.Type) -> bool:
 
 
 def _register(symbol: Any, function: Callable[..., Any]) -> None:
-    """Let an operator on Lanes (and a float32 on one side) mean an intrinsic."""
+    """Map an operator on Lanes (or a float32 on one side) to an intrinsic."""
 
     def meaning(a, b):  # Numba compares its signature with the lambda's: no annotations
         if _numeric(a) and _numeric(b) and (isinstance(a, LanesType) or isinstance(b, LanesType)):
@@ -158,7 +159,7 @@ def bits(typing: Any, mask: types.Type):
 
 @_instruction
 def lowest_bit(typing: Any, value: types.Type):
-    """Place of the lowest bit that is set in an int32 other than 0."""
+    """Position of the lowest set bit in a nonzero int32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
@@ -178,7 +179,7 @@ def select(typing: Any, mask: types.Type, a: types.Type, b: types.Type):
 
 
 def _chosen_by(symbol: str) -> Callable[..., Any]:
-    """Of each two lanes the one that compares so with the other; either operand may be a float32."""
+    """For each pair of lanes the one that compares as given; either operand may be a float32."""
 
     @_instruction
     def function(typing: Any, a: types.Type, b: types.Type):
@@ -196,7 +197,7 @@ smaller, larger = _chosen_by("<"), _chosen_by(">")
 
 @_instruction
 def multiply_add(typing: Any, a: types.Type, b: types.Type, c: types.Type):
-    """Compute a * b + c, fused where the hardware fuses."""
+    """Compute a * b + c, fused if the hardware supports it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         operands = [_as_lanes(context, builder, v, k) for v, k in zip(arguments, signature.args, strict=True)]
@@ -207,7 +208,7 @@ def multiply_add(typing: Any, a: types.Type, b: types.Type, c: types.Type):
 
 @_instruction
 def negative_magnitude(typing: Any, value: types.Type):
-    """-|x|."""
+    """Compute -|x|."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         signs = ir.Constant(_INTS, [-(2**31)] * LANES)
@@ -235,13 +236,13 @@ def column_offsets(typing: Any):
 
 @_instruction
 def row_offsets(typing: Any):
-    """0 0 0 0 1 1 1 1 ...: its rows."""
+    """0 0 0 0 1 1 1 1 ...: the rows of a 4 x 4 block of pixels."""
     constant = ir.Constant(_FLOATS, [float(i // 4) for i in range(LANES)])
     return LANES_TYPE(), lambda context, builder, signature, arguments: constant
 
 
 def _pointer(context: Any, builder: Any, array: tuple[Any, Any], index: tuple[Any, Any]) -> Any:
-    """To the element of an array (type, value) at an index (type, value), as that of a vector."""
+    """A vector pointer to the element of an array (type, value) at an index (type, value)."""
     data = context.make_array(array[0])(context, builder, array[1]).data
     element = builder.gep(data, [context.cast(builder, index[1], index[0], types.intp)])
     return builder.bitcast(element, _FLOATS.as_pointer())
@@ -249,7 +250,7 @@ def _pointer(context: Any, builder: Any, array: tuple[Any, Any], index: tuple[An
 
 @_instruction
 def load(typing: Any, array: types.Type, index: types.Type):
-    """Sixteen values of a contiguous float32 array [n] from `index` on; the caller answers for the bounds."""
+    """Load sixteen values of a contiguous float32 array [n] from `index` on, without a bounds check."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array_type, index_type = signature.args
@@ -261,7 +262,7 @@ def load(typing: Any, array: types.Type, index: types.Type):
 
 @_instruction
 def store(typing: Any, array: types.Type, index: types.Type, value: types.Type):
-    """Write sixteen values into a contiguous float32 array [n] from `index` on."""
+    """Store sixteen values to a contiguous float32 array [n] from `index` on, without a bounds check."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array_type, index_type, _ = signature.args
@@ -274,7 +275,7 @@ def store(typing: Any, array: types.Type, index: types.Type, value: types.Type):
 
 @_instruction
 def prefetch(typing: Any, array: types.Type, index: types.Type):
-    """Have the caches fetch the element of a contiguous array [n] at an index while other work goes on."""
+    """Prefetch the element of a contiguous array [n] at an index into the caches."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array_type, index_type = signature.args
@@ -283,7 +284,7 @@ def prefetch(typing: Any, array: types.Type, index: types.Type):
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        flags = [ir.Constant(number, flag) for flag in (0, 3, 1)]  # to read, to be kept, data
+        flags = [ir.Constant(number, flag) for flag in (0, 3, 1)]  # read access, high locality, data cache
         builder.call(function, [builder.bitcast(element, byte), *flags])
         return context.get_dummy_value()
 
@@ -291,7 +292,7 @@ def prefetch(typing: Any, array: types.Type, index: types.Type):
 
 
 def _folded(builder: Any, vector: Any, fold: Callable[[Any, Any], Any]) -> Any:
-    """The lanes of a vector, folded pairwise into one."""
+    """The lanes of a vector reduced pairwise to one."""
     count = LANES
     while count > 1:
         count //= 2
@@ -328,7 +329,7 @@ def smallest(typing: Any, value: types.Type):
 
 @_instruction
 def exp2_negative(typing: Any, value: types.Type):
-    """2^x for x <= 0, to 2e-7 relative; x under -120 counts as -120, so that no exponent underflows into the sign."""
+    """2^x for x <= 0, relative error 2e-7; x below -120 counts as -120, so no exponent underflows into the sign."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         def constant(number: float) -> Any:
@@ -337,7 +338,7 @@ def exp2_negative(typing: Any, value: types.Type):
         fused = _fused(builder)
         least = constant(_LEAST_EXPONENT)
         x = builder.select(builder.fcmp_ordered(">", arguments[0], least), arguments[0], least)
-        # Truncation rounds x - 1/2 <= 0 upwards: to the nearest whole number of x.
+        # Truncation rounds x - 1/2 <= 0 upwards, i.e. to the nearest whole number of x.
         whole = builder.fptosi(builder.fsub(x, constant(0.5)), _INTS)
         rest = builder.fsub(x, builder.sitofp(whole, _FLOATS))
         power = constant(_float32(_EXP2[0]))
@@ -351,5 +352,5 @@ def exp2_negative(typing: Any, value: types.Type):
 
 
 def _float32(number: float) -> float:
-    """The nearest float32: LLVM wants constants that are exact."""
+    """The nearest float32: LLVM requires exact constants."""
     return float(np.float32(number))

@@ -1,9 +1,8 @@
 """Threads for kernels that release the GIL.
 
-They are torch's own where those can be had. A second pool beside them would be slowed by them: OpenMP's threads keep
-their core busy for milliseconds after each operation of torch, waiting for the next. Numba's pools do not fit either:
-its portable one aborts when two Python threads use it at once (a viewer that renders while a fit runs), the others want
-system libraries.
+These are torch's own threads if available. A second pool would be slowed by them: after each torch operation, OpenMP's
+threads keep their cores busy for milliseconds, waiting for the next. Numba's pools do not fit either: its portable one
+aborts if two Python threads use it at once (a viewer that renders while a fit runs), the others need system libraries.
 """
 
 import ctypes
@@ -17,16 +16,16 @@ from pathlib import Path
 
 import torch
 
-# More pieces than threads, so that none waits long for the last; more cost the interpreter's time between them.
+# More pieces than threads, so that no thread waits long for the last; too many cost the interpreter's time.
 _PIECES_A_THREAD = 16
 _OPENMP_TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def in_pieces(work: Callable[[int, int], object], count: int, pieces_a_thread: int = _PIECES_A_THREAD) -> None:
-    """Call work(first, last) over 0..count on as many threads as torch uses, the caller's among them.
+    """Call work(first, last) over 0..count on as many threads as torch uses, including the caller's.
 
-    Pieces are handed out as threads become free; what a piece is does not depend on that, so that results do not either
-    as long as pieces write to places of their own. The first error is raised after all threads have stopped.
+    Pieces are handed out as threads become free, but their boundaries are fixed, so results are deterministic if pieces
+    write to separate places. The first error is raised after all threads have stopped.
     """
     yield_cores()
     threads = torch.get_num_threads()
@@ -50,7 +49,7 @@ def in_pieces(work: Callable[[int, int], object], count: int, pieces_a_thread: i
 
 
 def _on_threads(worker: Callable[[], None], threads: int) -> None:
-    """Call worker, which does not raise, once on each of several threads; return when all have returned."""
+    """Call worker, which must not raise, once on each of several threads; return when all have returned."""
     parallel = _openmp_parallel()
     if parallel is not None:
         parallel(_OPENMP_TASK(lambda _: worker()), None, threads, 0)
@@ -62,12 +61,12 @@ def _on_threads(worker: Callable[[], None], threads: int) -> None:
 
 
 def yield_cores() -> None:
-    """Have torch's threads give their cores away while they wait for work, which GNU's OpenMP leaves to chance.
+    """Make torch's threads release their cores while they wait for work, which GNU's OpenMP does not guarantee.
 
-    Its threads watch for work for milliseconds before they sleep, unless the process has more of them than the machine
-    has cores; on a machine where others compute too, that makes torch two to four times slower. So a thread of ours
-    holds some that never do anything. `OMP_WAIT_POLICY=PASSIVE` does the same, but is read only when torch is loaded;
-    where that or `GOMP_SPINCOUNT` is set, it holds. Called by whatever computes long; once is enough.
+    Its threads poll for work for milliseconds before they sleep, unless the process has more threads than the machine
+    has cores; on a machine with other load, this makes torch two to four times slower. So one of our threads holds some
+    that never do anything. `OMP_WAIT_POLICY=PASSIVE` does the same, but is read only when torch is loaded; if that or
+    `GOMP_SPINCOUNT` is set, it takes precedence. Called by every long computation; one call is enough.
     """
     if torch.get_num_threads() > 1 and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         _hold_idle_threads()
@@ -81,7 +80,7 @@ def _hold_idle_threads() -> None:
     started = threading.Event()
 
     def hold() -> None:
-        # The threads of a team stay with the thread that made it.
+        # A team's threads belong to the thread that created it.
         parallel(_OPENMP_TASK(lambda _: None), None, os.cpu_count() or 1, 0)
         started.set()
         threading.Event().wait()
@@ -92,9 +91,9 @@ def _hold_idle_threads() -> None:
 
 @functools.cache
 def _openmp_parallel() -> Callable[..., None] | None:
-    """What runs a task on the threads of the OpenMP library that torch brings, GNU's or one that speaks its interface.
+    """The function that runs a task on the threads of torch's OpenMP library, GNU's or a compatible one.
 
-    None where torch brings none (macOS, Windows, some distributions).
+    None if torch has none (macOS, Windows, some distributions).
     """
     for library in sorted((Path(torch.__file__).parent / "lib").glob("lib[gi]*omp*.so*")):
         try:

@@ -1,8 +1,8 @@
 """Checkpoints of ViewCrafter and DynamiCrafter: their names and configs <-> ours, and strict loading.
 
 Their code base is called "lvdm"; its names and options are tables in `cus.lvdm.names`. A checkpoint whose names or
-shapes differ from what its config asks for is refused with the first differences: weights that are close but wrong load
-without an error elsewhere and give black pictures.
+shapes do not match its config is refused with the first differences: elsewhere, weights that are similar but wrong load
+without an error and give black pictures.
 """
 
 from cus.lvdm.assembling import (

@@ -1,4 +1,4 @@
-"""The parts of a checkpoint as our networks, holding the checkpoint's own tensors; and the way back."""
+"""Assembles our networks from the parts of a checkpoint, sharing its tensors; and the inverse."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -41,12 +41,12 @@ REAL_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Part:
-    """A network on the meta device, and where a checkpoint keeps its tensors.
+    """A network on the meta device, and the location of its tensors in a checkpoint.
 
     Attributes:
-        network: of the right sizes, without values.
+        network: network of the right sizes, without values.
         names: module paths, ours -> theirs.
-        prefix: what every name of the part begins with.
+        prefix: prefix of all names of the part.
     """
 
     network: nn.Module
@@ -54,11 +54,11 @@ class Part:
     prefix: str
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor that the checkpoint must hold for this part, by its full name there."""
+        """Shape of every tensor required for this part, by its full name in the checkpoint."""
         return {name: their_shape(ours, tensor.shape) for ours, name, tensor in self._entries()}
 
     def differences(self, tensors: Mapping[str, Tensor]) -> list[str]:
-        """What is missing, unexpected or of another shape, in words; leftovers that are known as such are not."""
+        """Missing, unexpected and differently shaped tensors in words; known leftovers are ignored."""
         given = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name.startswith(self.prefix)}
         wanted = self.shapes()
         found = [f"missing {name} {list(shape)}" for name, shape in wanted.items() if name not in given]
@@ -80,7 +80,7 @@ class Part:
         return found
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give the network the checkpoint's own tensors, which must fit; nothing is copied."""
+        """Assign the checkpoint's tensors, which must match, to the network without copying."""
         filled = {ours: tensors[name].reshape(tensor.shape) for ours, name, tensor in self._entries()}
         self.network.load_state_dict(dict(self.network.state_dict()) | filled, strict=True, assign=True)
 
@@ -89,7 +89,7 @@ class Part:
         return {name: tensor.reshape(their_shape(ours, tensor.shape)) for ours, name, tensor in self._entries()}
 
     def _entries(self) -> list[tuple[str, str, Tensor]]:
-        """Our name, theirs, and the tensor, of every tensor that checkpoints have."""
+        """Our name, the checkpoint's name, and the tensor, for every tensor that checkpoints contain."""
         return [
             (ours, self.prefix + their_name(ours, self.names), tensor)
             for ours, tensor in self.network.state_dict().items()
@@ -98,15 +98,15 @@ class Part:
 
 
 def unet_from_lvdm(state_dict: Mapping[str, Any], config: Mapping[str, Any]) -> UNet:
-    """The U-Net of a checkpoint, holding the checkpoint's own tensors (on the meta device too), in evaluation mode.
+    """The U-Net of a checkpoint, sharing its tensors (on the meta device, too), in evaluation mode.
 
     Args:
-        state_dict: a checkpoint in any form `normalized_state_dict` takes; names outside `model.diffusion_model.` are
-            left alone.
-        config: the `unet_config.params` of its YAML file.
+        state_dict: a checkpoint in any form that `normalized_state_dict` accepts; names outside
+            `model.diffusion_model.` are ignored.
+        config: `unet_config.params` of its YAML file.
 
     Raises:
-        InputError: an option is unknown or asks for another architecture; a name is missing or unexpected; a shape
+        InputError: an option is unknown or requires another architecture; a name is missing or unexpected; or a shape
             differs.
     """
     return _filled(empty_unet(config), normalized_state_dict(state_dict))
@@ -131,12 +131,12 @@ def vae_from_lvdm(state_dict: Mapping[str, Any], config: Mapping[str, Any], skip
     """The first-stage autoencoder of a checkpoint (`first_stage_model.`).
 
     Args:
-        state_dict: as in `unet_from_lvdm`.
-        config: the `first_stage_config.params.ddconfig` of its YAML file.
-        skip: add the skip convolutions, which no public checkpoint has; they are zero and change nothing.
+        state_dict: a checkpoint, as for `unet_from_lvdm`.
+        config: `first_stage_config.params.ddconfig` of its YAML file.
+        skip: whether to add the skip convolutions, which no public checkpoint has; they are zero and change nothing.
 
     Raises:
-        InputError: as in `unet_from_lvdm`.
+        InputError: as for `unet_from_lvdm`.
     """
     vae, tensors = empty_vae(config, skip), normalized_state_dict(state_dict)
     if vae.skip_convs is not None:
@@ -162,15 +162,15 @@ def empty_vae(config: Mapping[str, Any], skip: bool = False, scaling_factor: flo
 
 
 def lvdm_from_vae(vae: Autoencoder) -> dict[str, Tensor]:
-    """The inverse of `vae_from_lvdm`; skip convolutions, for which there are no names, are left out."""
+    """The inverse of `vae_from_lvdm`; skip convolutions, which have no names there, are omitted."""
     return part_of(vae).exported()
 
 
 def image_encoder_from_lvdm(state_dict: Mapping[str, Any], **sizes: int | float) -> ImageEncoder:
-    """The CLIP image tower of a checkpoint (`embedder.model.visual.`), ViT-H-14 unless `sizes` say otherwise.
+    """The CLIP image tower of a checkpoint (`embedder.model.visual.`), ViT-H-14 unless `sizes` differ.
 
     Raises:
-        InputError: as in `unet_from_lvdm`.
+        InputError: as for `unet_from_lvdm`.
     """
     with torch.device("meta"):
         encoder = ImageEncoder(**sizes)  # pyright: ignore[reportArgumentType]
@@ -183,10 +183,10 @@ def lvdm_from_image_encoder(encoder: ImageEncoder) -> dict[str, Tensor]:
 
 
 def text_encoder_from_lvdm(state_dict: Mapping[str, Any], **sizes: int) -> TextEncoder:
-    """The CLIP text tower of a checkpoint (`cond_stage_model.model.`), ViT-H-14 unless `sizes` say otherwise.
+    """The CLIP text tower of a checkpoint (`cond_stage_model.model.`), ViT-H-14 unless `sizes` differ.
 
     Raises:
-        InputError: as in `unet_from_lvdm`.
+        InputError: as for `unet_from_lvdm`.
     """
     with torch.device("meta"):
         encoder = TextEncoder(**sizes)
@@ -201,7 +201,7 @@ def lvdm_from_text_encoder(encoder: TextEncoder) -> dict[str, Tensor]:
 
 
 def image_projector_from_lvdm(state_dict: Mapping[str, Any], config: Mapping[str, Any]) -> ImageProjector:
-    """The image projector of a checkpoint (`image_proj_model.`); arguments and errors as in `unet_from_lvdm`."""
+    """The image projector of a checkpoint (`image_proj_model.`); arguments and errors as for `unet_from_lvdm`."""
     return _filled(empty_image_projector(config), normalized_state_dict(state_dict))
 
 
@@ -243,7 +243,7 @@ def part_of(network: nn.Module) -> Part:
 
 
 def refuse(differences: Collection[str], hint: str = "Check that checkpoint and config belong together.") -> None:
-    """Raise InputError with the first differences, if there are any, and what to do about them."""
+    """Raise InputError with the first differences, if there are any, and a remedy."""
     if differences:
         listed = "\n  ".join(list(differences)[:LISTED])
         raise InputError(
@@ -252,7 +252,7 @@ def refuse(differences: Collection[str], hint: str = "Check that checkpoint and 
 
 
 def _filled(network: Network, tensors: Mapping[str, Tensor]) -> Network:
-    """The network with the checkpoint's tensors; every one must have its place and every place its tensor."""
+    """Fill the network with the checkpoint's tensors; the names must match exactly."""
     part = part_of(network)
     refuse(part.differences(tensors))
     part.fill(tensors)
@@ -262,7 +262,7 @@ def _filled(network: Network, tensors: Mapping[str, Tensor]) -> Network:
 def _check_options(
     what: str, config: Mapping[str, Any], known: set[str], fixed: Mapping[str, Any], ignored: Collection[str] = ()
 ) -> None:
-    """Refuse a config with options unknown, missing or fixed at another value."""
+    """Refuse a config with unknown, missing or unsupported options."""
     unknown = sorted(set(config) - known - set(fixed) - set(ignored))
     missing = sorted(known - set(fixed) - set(config))
     if unknown or missing:

@@ -1,4 +1,4 @@
-"""What a checkpoint of the "lvdm" family is made of: ViewCrafter's sizes, or those of its YAML file."""
+"""The configuration of a checkpoint of the "lvdm" family: ViewCrafter's sizes, or those of its YAML file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from cus.lvdm.names import (
     VIEWCRAFTER_VAE,
 )
 
-# Width of an attention head where open_clip's configurations do not have 64: ViT-H-14, ViT-g-14, ViT-bigG-14.
+# Width of an attention head for open_clip models with other than 64: ViT-H-14, ViT-g-14, ViT-bigG-14.
 HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
 
 
@@ -30,13 +30,13 @@ class LVDMConfig:
 
     Attributes:
         unet: `unet_config.params` of its YAML file.
-        vae: `first_stage_config.params.ddconfig`.
-        projector: `image_proj_stage_config.params`.
+        vae: `first_stage_config.params.ddconfig` of its YAML file.
+        projector: `image_proj_stage_config.params` of its YAML file.
         schedule: arguments of `NoiseSchedule`.
-        scaling_factor: of the latents.
-        height: of the frames it was trained with, pixels.
-        width: likewise.
-        any_towers: take the sizes of the CLIP towers from their tensors; else they are ViT-H-14.
+        scaling_factor: scale of the latents.
+        height: frame height of the training in pixels.
+        width: frame width of the training in pixels.
+        any_towers: whether to take the sizes of the CLIP towers from their tensors; else they are ViT-H-14.
     """
 
     unet: Mapping[str, Any] = field(default_factory=lambda: VIEWCRAFTER_UNET)
@@ -50,10 +50,10 @@ class LVDMConfig:
 
     @classmethod
     def read(cls, path: str | Path) -> "LVDMConfig":
-        """The config in a YAML file as ViewCrafter and DynamiCrafter ship them; what it leaves out is their default.
+        """Read the config from a YAML file of ViewCrafter or DynamiCrafter; missing values take their defaults.
 
         Raises:
-            InputError: the file cannot be read, lacks a section, or asks for another kind of model.
+            InputError: the file cannot be read, lacks a section, or describes another kind of model.
         """
         path = Path(path)
         try:
@@ -91,7 +91,7 @@ def _section(config: Any, path: str, file: Path) -> dict[str, Any]:
 
 
 def _schedule(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `NoiseSchedule` for the options of a YAML file, with its code's defaults."""
+    """Arguments of `NoiseSchedule` for the options of a YAML file, with defaults as in their code."""
     return {
         "num_timesteps": int(params.get("timesteps", 1000)),
         "beta_start": float(params.get("linear_start", 1e-4)),
@@ -103,7 +103,7 @@ def _schedule(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def image_encoder_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of `ImageEncoder` read off a checkpoint's shapes; empty where the tensors that tell are not there."""
+    """Arguments of `ImageEncoder` according to a checkpoint's shapes; empty if these tensors are missing."""
     told = [
         tensors.get(f"{IMAGE_ENCODER_PREFIX}{name}")
         for name in ("conv1.weight", "positional_embedding", "proj", "transformer.resblocks.0.mlp.c_fc.weight")
@@ -124,7 +124,7 @@ def image_encoder_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def text_encoder_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of `TextEncoder`, as `image_encoder_sizes`."""
+    """Arguments of `TextEncoder`, like `image_encoder_sizes`."""
     told = [
         tensors.get(f"{TEXT_ENCODER_PREFIX}{name}")
         for name in ("token_embedding.weight", "positional_embedding", "text_projection")

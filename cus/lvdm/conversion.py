@@ -1,4 +1,4 @@
-"""A whole checkpoint -> a folder that `CloseUpShotPipeline.from_pretrained` reads, and back."""
+"""Converts a whole checkpoint to a folder for `CloseUpShotPipeline.from_pretrained`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
 from cus.output_folder import check_replaceable, new_folder
 
-# What fills the folder, as its list of files says.
+# Kind of the folder, as in its list of files.
 MODEL = "a converted model"
 PROMPT, NEGATIVE_PROMPT = "Rotating view of a scene", ""
 TITLES = {
@@ -38,20 +38,19 @@ TITLES = {
     TextEncoder: "Text tower",
     PromptEmbeddings: "Prompts",
 }
-# Called with the stage, and bytes done and in all.
+# Called with the stage, bytes done and total bytes.
 OnStage = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """How a checkpoint becomes a folder.
+    """Options of the conversion of a checkpoint to a folder.
 
     Attributes:
         dtype: type of the stored weights; None keeps the checkpoint's.
-        shard_bytes: largest file of weights, if no tensor is larger.
-        frames: length of the clips that the model was trained with. No config says it: those of the public 25-frame
-            model say 16.
-        overwrite: replace a model that was converted earlier; no other folder.
+        shard_bytes: maximum size of a file of weights, if no tensor is larger.
+        frames: clip length of the model's training. No config states it: those of the public 25-frame model say 16.
+        overwrite: whether to replace an earlier converted model; no other folder is replaced.
     """
 
     dtype: torch.dtype | None = torch.float16
@@ -62,13 +61,13 @@ class ConversionOptions:
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written.
+    """Summary of a conversion.
 
     Attributes:
-        path: where.
-        parameters: of the networks in it.
-        size: bytes of weights.
-        notes: what a person should know, a line each.
+        path: path of the folder.
+        parameters: number of parameters of all networks.
+        size: size of the weights in bytes.
+        notes: messages for the user, one line each.
     """
 
     path: Path
@@ -79,7 +78,7 @@ class Converted:
 
 @dataclass(frozen=True)
 class Assembled:
-    """The networks of a checkpoint, holding its tensors, and what it was checked against."""
+    """The networks of a checkpoint, sharing its tensors, and the facts it was checked against."""
 
     unet: UNet
     vae: Autoencoder
@@ -97,21 +96,21 @@ def convert_checkpoint(
     options: ConversionOptions | None = None,
     on_stage: OnStage | None = None,
 ) -> Converted:
-    """Turn a checkpoint of ViewCrafter or DynamiCrafter into a model folder.
+    """Convert a checkpoint of ViewCrafter or DynamiCrafter to a model folder.
 
-    Names, shapes and noise schedule are all checked before anything is written, the values while they are. Tensors are
-    mapped from the file and written one at a time.
+    Names, shapes and noise schedule are all checked before anything is written, and values while they are written.
+    Tensors are mapped from the file and written one at a time.
 
     Args:
-        source: `.ckpt` or `.safetensors` with the whole model: U-Net, autoencoder, projector and both CLIP towers.
-        folder: what to write; it appears when it is complete.
-        config: its sizes; ViewCrafter's without.
+        source: `.ckpt` or `.safetensors` file with the whole model: U-Net, autoencoder, projector and both CLIP towers.
+        folder: folder to write; it appears when it is complete.
+        config: sizes of the model; None: ViewCrafter's.
         options: types and sizes of the files.
-        on_stage: told how far it is.
+        on_stage: callback for progress.
 
     Raises:
         InputError: the file cannot be read, is another model, or has values that are not finite; the target exists, or
-            cannot be written. Nothing is left of the folder then.
+            is not writable. The partial folder is removed.
     """
     source, folder = Path(source), Path(folder)
     config, options, report = config or LVDMConfig(), options or ConversionOptions(), on_stage or silent
@@ -142,14 +141,14 @@ def convert_checkpoint(
 
 
 def assembled(tensors: Mapping[str, Tensor], config: LVDMConfig) -> Assembled:
-    """Every network of a checkpoint, each name and shape checked, holding the checkpoint's own tensors.
+    """Assemble every network of a checkpoint, sharing its tensors, after checking each name and shape.
 
     Args:
-        tensors: from `load_lvdm_checkpoint`; on the meta device names and shapes are checked alike.
-        config: its sizes.
+        tensors: tensors from `load_lvdm_checkpoint`; on the meta device, names and shapes are checked equally.
+        config: sizes of the model.
 
     Raises:
-        InputError: with the first differences, and what the file looks like where that can be told.
+        InputError: the checkpoint does not match; the message has the first differences and the apparent kind of file.
     """
     unet, vae = empty_unet(config.unet), empty_vae(config.vae, scaling_factor=config.scaling_factor)
     projector = empty_image_projector(config.projector)
@@ -174,7 +173,7 @@ def assembled(tensors: Mapping[str, Tensor], config: LVDMConfig) -> Assembled:
 
 @torch.no_grad()
 def prompt_embeddings(encoder: TextEncoder, on_stage: OnStage | None = None) -> PromptEmbeddings:
-    """The two prompts of the model through its text tower, computed in float32.
+    """Encode the model's two prompts with its text tower in float32.
 
     Raises:
         InputError: a value of the tower is not finite.
@@ -214,7 +213,7 @@ def _write_component(folder: Path, network: nn.Module, options: ConversionOption
 
 
 def _check(tensors: Mapping[str, Tensor], parts: list[Part], schedule: NoiseSchedule) -> None:
-    """Refuse a checkpoint with a difference anywhere: all parts, the schedule, and what belongs to none."""
+    """Refuse a checkpoint with any difference in the parts, the schedule, or additional tensors."""
     found: list[str] = []
     for part in parts:
         title = TITLES[type(part.network)]
@@ -244,7 +243,7 @@ def _check(tensors: Mapping[str, Tensor], parts: list[Part], schedule: NoiseSche
 def _check_widths(
     unet: UNet, vae: Autoencoder, projector: ImageProjector, image_encoder: ImageEncoder, text_encoder: TextEncoder
 ) -> None:
-    """Refuse parts that each are whole, but were not made for each other."""
+    """Refuse parts that are complete but do not match each other."""
     pairs = (
         ("image tower", image_encoder.config["width"], "image projector", projector.config["token_dim"]),
         ("image projector", projector.config["context_dim"], "U-Net's context", unet.config["context_dim"]),
@@ -255,7 +254,7 @@ def _check_widths(
 
 
 def _sampling(config: LVDMConfig, options: ConversionOptions) -> dict[str, Any]:
-    """How ViewCrafter samples; its weights know its own point renders and never saw structure guidance."""
+    """ViewCrafter's sampling settings; its training used its own point renders and no structure guidance."""
     return asdict(
         Sampling(
             steps=50,
@@ -274,4 +273,4 @@ def _sampling(config: LVDMConfig, options: ConversionOptions) -> dict[str, Any]:
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """Ignore progress."""

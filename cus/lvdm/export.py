@@ -1,4 +1,4 @@
-"""A model folder -> one file under the names that ViewCrafter's own loader looks for."""
+"""Exports a model folder to one file with the names that ViewCrafter's own loader expects."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -37,20 +37,19 @@ def export_checkpoint(
 ) -> Converted:
     """Write a model folder as a checkpoint in ViewCrafter's layout: `{"state_dict": ...}`, or safetensors.
 
-    The inverse of `convert_checkpoint`, bit by bit where `dtype` is None. The text tower is not in a folder: without
-    `complete_from` it is left out, and the noise schedule is written as the buffers that follow from it.
+    The inverse of `convert_checkpoint`, bit by bit if `dtype` is None. Folders do not contain the text tower: without
+    `complete_from` it is missing; the noise schedule is written as the buffers derived from it.
 
     Args:
-        folder: what `convert_checkpoint` or `save_pretrained` wrote.
-        target: a `.ckpt` or `.safetensors` file; it appears when it is complete.
-        dtype: type of the weights; None keeps them as they are stored.
-        complete_from: a checkpoint whose tensors are taken where the folder has none; the others must be of the same
-            shapes.
-        overwrite: replace a file that is there.
-        on_stage: told how far it is.
+        folder: model folder written by `convert_checkpoint` or `save_pretrained`.
+        target: `.ckpt` or `.safetensors` file; it appears when it is complete.
+        dtype: type of the weights; None keeps them as stored.
+        complete_from: checkpoint that provides tensors that the folder lacks; shapes of all others must match.
+        overwrite: whether to replace an existing file.
+        on_stage: callback for progress.
 
     Raises:
-        InputError: the folder is no complete model; the target exists, has another suffix, or cannot be written.
+        InputError: the folder is not a complete model; the target exists, has another suffix, or is not writable.
     """
     folder, target, report = Path(folder), Path(target), on_stage or silent
     if target.suffix not in (".ckpt", ".safetensors"):
@@ -81,9 +80,9 @@ def export_checkpoint(
 def _write_pickled(
     path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, on_bytes: OnBytes, exact: Collection[str]
 ) -> None:
-    """As `write_safetensors`, in PyTorch's format, whose writer wants every tensor as it is written.
+    """Like `write_safetensors`, in PyTorch's format, whose writer needs every tensor in its final dtype.
 
-    Mapped from a file they need no memory, so where the type changes, there is such a file in between.
+    Mapped from a file, tensors need no memory, so a dtype conversion goes through a temporary mapped file.
     """
     if dtype is None:
         for name, tensor in tensors.items():
@@ -115,7 +114,7 @@ def _counter(report: OnStage, total: int) -> OnBytes:
 
 
 def _networks(folder: Path) -> list[nn.Module]:
-    """The networks of a folder that a checkpoint has too, holding tensors that are mapped from its files."""
+    """The networks of a folder that checkpoints contain, with tensors mapped from its files."""
     index = _config(folder, "model_index.json")
     if index.get("_class_name") != CloseUpShotPipeline.__name__:
         raise InputError(
@@ -156,7 +155,7 @@ def _notes(networks: list[nn.Module]) -> list[str]:
 
 
 def _completed(tensors: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
-    """With the tensors of `source` that are not in `tensors`; what both have must be of one shape."""
+    """Add the tensors of `source` that are missing in `tensors`; common ones must have equal shapes."""
     original = load_lvdm_checkpoint(source)
     differences = [
         f"{source} has no {name}" for name in tensors if name not in original and name not in SCHEDULE_BUFFERS

@@ -1,6 +1,6 @@
-"""How ViewCrafter's and DynamiCrafter's checkpoints (code base "lvdm") call and configure what `cus.models` has.
+"""Names and options of ViewCrafter's and DynamiCrafter's checkpoints (code base "lvdm") for `cus.models`.
 
-All of it is data that runs both ways: options theirs -> ours, and module paths ours -> theirs.
+These are tables for both directions: options theirs -> ours, and module paths ours -> theirs.
 """
 
 import re
@@ -20,7 +20,7 @@ PROJECTOR_PREFIX = "image_proj_model."
 IMAGE_ENCODER_PREFIX = "embedder.model.visual."
 TEXT_ENCODER_PREFIX = "cond_stage_model.model."
 EMA_PREFIX = "model_ema."
-# What follows from the noise schedule, as buffers of their model; `scale_arr` is the dynamic rescale.
+# Buffers of their model derived from the noise schedule; `scale_arr` is the dynamic rescale.
 SCHEDULE_BUFFERS = (
     "betas",
     "alphas_cumprod",
@@ -36,8 +36,8 @@ SCHEDULE_BUFFERS = (
     "posterior_mean_coef2",
     "scale_arr",
 )
-# What a checkpoint may hold besides, and nothing reads: what remains of the text tower in the image embedder, parts of
-# CLIP's loss, constants.
+# Additional tensors that a checkpoint may hold but nothing reads: the rest of the text tower in the image embedder,
+# parts of CLIP's loss, constants.
 LEFTOVERS = re.compile(
     r"embedder\.(mean|std)"
     r"|embedder\.model\.(positional_embedding|text_projection|logit_scale|attn_mask)"
@@ -94,7 +94,7 @@ VIEWCRAFTER_VAE: dict[str, Any] = {
     "dropout": 0.0,
 }
 
-# Their option -> ours.
+# Their option names -> ours.
 UNET_OPTIONS = {
     "in_channels": "in_channels",
     "out_channels": "out_channels",
@@ -108,7 +108,7 @@ UNET_OPTIONS = {
     "context_dim": "context_dim",
     "default_fs": "default_fps",
 }
-# Options of theirs with one value in every public checkpoint, which is the architecture `UNet` has.
+# Options with the same value in every public checkpoint, which matches `UNet`.
 UNET_FIXED = {
     "use_linear": True,
     "temporal_conv": True,
@@ -120,7 +120,7 @@ UNET_FIXED = {
     "image_cross_attention_scale_learnable": False,
     "fs_condition": True,
 }
-# Options that change no value of the result.
+# Options that do not affect the result.
 UNET_IGNORED = {"use_checkpoint", "temporal_length", "addition_attention", "use_fp16"}
 
 RES_BLOCK = {
@@ -238,7 +238,8 @@ def vae_names(vae: Autoencoder) -> dict[str, str]:
             names |= _nested(f"{part}.mid_block.resnets.{i}", f"{part}.mid.block_{i + 1}", VAE_BLOCK)
         names |= _nested(f"{part}.mid_block.attentions.0", f"{part}.mid.attn_1", VAE_ATTENTION)
         for level in range(last + 1):
-            # Theirs numbers the decoder's levels as the encoder's, by size; diffusers in the order they run.
+            # Theirs numbers the decoder's levels like the encoder's, by size; diffusers numbers them in execution
+            # order.
             theirs = f"{part}.{levels}.{level}"
             ours = f"{part}.{levels}_blocks.{level if part == 'encoder' else last - level}"
             for j in range(blocks + (part == "decoder")):
@@ -256,7 +257,7 @@ def projector_names(projector: ImageProjector) -> dict[str, str]:
 
 
 def tower_names(encoder: ImageEncoder | TextEncoder) -> dict[str, str]:
-    """Module paths of a CLIP tower, ours -> theirs (without prefix); both are open_clip's own."""
+    """Module paths of a CLIP tower, ours -> theirs (without prefix); both match open_clip's."""
     return {name: name.removeprefix("tower.") for name in encoder.state_dict()}
 
 
@@ -278,7 +279,7 @@ def their_name(name: str, modules: Mapping[str, str]) -> str:
 
 
 def their_shape(name: str, shape: torch.Size) -> tuple[int, ...]:
-    """The checkpoint's shape of one of our tensors: some of theirs end in axes of length 1 that ours do without."""
+    """The checkpoint's shape of one of our tensors: some of theirs end in additional axes of length 1."""
     if name.endswith(".weight"):
         if ".temporal.convs." in name or name.startswith("init_attention.proj_"):
             return (*shape, 1)

@@ -1,4 +1,4 @@
-"""Checkpoint files and their layouts -> one flat dict of tensors, which stay in the file until they are used."""
+"""Reads checkpoint files of all layouts into one flat dict of tensors, which stay in the file until used."""
 
 import pickle
 import re
@@ -22,7 +22,7 @@ ZIP_START = b"PK\x03\x04"
 def load_lvdm_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Read a `.ckpt` (as data only, no code in it is run) or `.safetensors` file into one flat, normalised state dict.
 
-    The tensors are mapped from the file: no more of it is in memory than the system keeps for a while.
+    The tensors are memory-mapped: only what the system caches is in memory.
 
     Raises:
         InputError: the file is missing, cannot be read as tensors, or is not a checkpoint of a known form.
@@ -73,20 +73,20 @@ def _pickled(path: Path, start: bytes) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """What torch says, without its advice on how to switch the check off."""
+    """Torch's message without its advice on how to disable the check."""
     if named := re.search(r"GLOBAL:? ([\w.]+)", str(error)):
         return f"it wants {named[1]}"
     return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].strip()
 
 
 def normalized_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """One form for the forms in which the checkpoints are published.
+    """Normalise the published forms of checkpoints to one flat state dict.
 
-    Takes a bare state dict, `{"state_dict": ...}` or DeepSpeed's `{"module": ...}`, whose names carry a prefix; gives
-    the newer name `fps_embedding` to what older files call `framestride_embed`.
+    Accepts a bare state dict, `{"state_dict": ...}` or DeepSpeed's `{"module": ...}`, whose names have a prefix;
+    renames `framestride_embed` of older files to `fps_embedding`.
 
     Raises:
-        InputError: there are no tensors, a DeepSpeed key lacks the prefix, or both names of one tensor are there.
+        InputError: there are no tensors, a DeepSpeed key lacks the prefix, or a tensor exists under both names.
     """
     if isinstance(checkpoint.get("module"), Mapping):
         tensors = checkpoint["module"]

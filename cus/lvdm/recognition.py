@@ -1,4 +1,4 @@
-"""What a file that is no ViewCrafter checkpoint looks like, for the message that refuses it."""
+"""Recognises files that are not ViewCrafter checkpoints, for the error message."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cus.lvdm.names import IMAGE_ENCODER_PREFIX, UNET_PREFIX, VIEWCRAFTER_UNET
 
-# Parts of names, all of which a kind of file has -> what it is called.
+# Parts of names that all occur in a kind of file -> its description.
 FAMILIES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("lora_down",), "a LoRA, which changes a model and is none"),
     (("lora_A",), "a LoRA, which changes a model and is none"),
@@ -28,7 +28,7 @@ FAMILIES: tuple[tuple[tuple[str, ...], str], ...] = (
 
 
 def recognised(tensors: Mapping[str, Tensor]) -> str | None:
-    """What the file seems to be, in words, or None where its names do not tell."""
+    """A description of the file, or None if its names are not recognised."""
     for parts, family in FAMILIES:
         if all(any(part in name for name in tensors) for part in parts):
             return family

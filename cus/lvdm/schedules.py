@@ -1,4 +1,4 @@
-"""The noise schedule as a checkpoint of the "lvdm" family holds it: tables that all follow from alpha_bar."""
+"""The noise schedule in a checkpoint of the "lvdm" family: tables derived from alpha_bar."""
 
 from collections.abc import Mapping
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 from cus.diffusion.schedule import NoiseSchedule
 
-# Two tables are the same up to rounding in the precision that the checkpoint is kept in; their numbers lie in [0, 1].
+# Tolerance for two tables to be equal up to rounding in the checkpoint's precision; values are in [0, 1].
 TOLERANCES = {torch.float16: 1e-3, torch.bfloat16: 8e-3}
 TABLES = ("alphas_cumprod", "scale_arr")
 
 
 def schedule_buffers(schedule: NoiseSchedule) -> dict[str, Tensor]:
-    """The buffers that their model of this schedule has, float32 (its `register_schedule`, v-prediction)."""
+    """The buffers of their model for this schedule, float32 (its `register_schedule`, v-prediction)."""
     alpha_bar = schedule.alpha_bar
     previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
     alphas = alpha_bar / previous
     betas = 1 - alphas
     variance = betas * (1 - previous) / (1 - alpha_bar)
-    # Theirs appends a whole schedule of the last value to the falling part; what is beyond the last step is not read.
+    # Theirs appends a whole schedule of the last value to the falling part; entries after the last step are not read.
     falling = schedule.rescale[: schedule.config["rescale_steps"]]
     tables = {
         "betas": betas,
@@ -28,7 +28,7 @@ def schedule_buffers(schedule: NoiseSchedule) -> dict[str, Tensor]:
         "sqrt_alphas_cumprod": alpha_bar.sqrt(),
         "sqrt_one_minus_alphas_cumprod": (1 - alpha_bar).sqrt(),
         "log_one_minus_alphas_cumprod": (1 - alpha_bar).log(),
-        # With v-prediction theirs are zero: at zero terminal SNR the last would be infinite.
+        # Theirs are zero with v-prediction: at zero terminal SNR the last would be infinite.
         "sqrt_recip_alphas_cumprod": torch.zeros_like(alpha_bar),
         "sqrt_recipm1_alphas_cumprod": torch.zeros_like(alpha_bar),
         "posterior_variance": variance,
@@ -42,9 +42,9 @@ def schedule_buffers(schedule: NoiseSchedule) -> dict[str, Tensor]:
 
 
 def schedule_differences(tensors: Mapping[str, Tensor], schedule: NoiseSchedule) -> list[str]:
-    """How the noise levels and the dynamic rescale in a checkpoint differ from a schedule, in words.
+    """Differences in noise levels and dynamic rescale between a checkpoint and a schedule, in words.
 
-    Tables that are not there are not compared: of the buffers only these two are independent facts.
+    Missing tables are not compared: only these two of the buffers are independent.
     """
     ours = {"alphas_cumprod": schedule.alpha_bar, "scale_arr": schedule.rescale}
     found = []
@@ -57,7 +57,7 @@ def schedule_differences(tensors: Mapping[str, Tensor], schedule: NoiseSchedule)
             found.append(f"{name} is {list(theirs.shape)}, expected {steps} steps")
             continue
         off = (theirs[:steps].double() - ours[name]).abs()
-        # Not "greater than": what is not a number differs, too.
+        # Not "greater than", so that NaN differs, too.
         if not bool((off <= TOLERANCES.get(theirs.dtype, 1e-5)).all()):
             worst = int(off.nan_to_num(torch.inf).argmax())
             found.append(

@@ -1,4 +1,4 @@
-"""Writing weights a tensor at a time."""
+"""Writes weights one tensor at a time."""
 
 import json
 import math
@@ -25,17 +25,17 @@ DTYPE_NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-SPARE_BYTES = 2**24  # room for configs, headers and what the file system keeps for itself
+SPARE_BYTES = 2**24  # space for configs, headers and the file system's own data
 OnBytes = Callable[[int], None]
 
 
 def stored_dtype(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
-    """The type that a tensor is written in: `dtype` for real numbers, its own for others or where `dtype` is None."""
+    """The dtype to write a tensor in: `dtype` for real numbers; its own for others, or if `dtype` is None."""
     return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
 
 
 def stored_bytes(tensors: Iterable[Tensor], dtype: torch.dtype | None) -> int:
-    """Size of tensors once written, without headers."""
+    """Size of tensors in bytes once written, without headers."""
     return sum(tensor.numel() * stored_dtype(tensor, dtype).itemsize for tensor in tensors)
 
 
@@ -46,19 +46,19 @@ def write_safetensors(
     on_bytes: OnBytes,
     exact: Collection[str] = (),
 ) -> None:
-    """Write tensors in the safetensors format, one at a time: no two of them are in memory together.
+    """Write tensors in the safetensors format, one at a time: only one is in memory.
 
-    The library's own writer wants all of a file's tensors in memory, in the type they are written in.
+    The library's own writer needs all of a file's tensors in memory, in their final dtype.
 
     Args:
-        path: the file.
-        tensors: by name; those that are mapped from a file are read when it is their turn.
-        dtype: type of the real numbers, or None to keep each.
+        path: file to write.
+        tensors: tensors by name; those mapped from a file are read one by one.
+        dtype: dtype of the real numbers, or None to keep each.
         on_bytes: called with the number of bytes after each tensor.
-        exact: names of tensors that keep their type.
+        exact: names of tensors that keep their dtype.
 
     Raises:
-        InputError: a value is not finite, or not in `dtype`.
+        InputError: a value is not finite, or exceeds the range of `dtype`.
     """
     types = {name: stored_dtype(tensor, None if name in exact else dtype) for name, tensor in tensors.items()}
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -78,10 +78,10 @@ def write_safetensors(
 
 
 def check_finite(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
-    """Refuse a tensor with values that are not finite, or will not be in another type.
+    """Refuse a tensor with values that are not finite, or would not be in another dtype.
 
     Raises:
-        InputError: with the tensor's name.
+        InputError: names the tensor.
     """
     if not tensor.is_floating_point() or not tensor.numel():
         return
@@ -101,9 +101,9 @@ def check_finite(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
 def write_network(
     folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, shard_bytes: int, on_bytes: OnBytes
 ) -> None:
-    """Write a network's tensors as diffusers does: one file, or shards of at most `shard_bytes` and their index.
+    """Write a network's tensors in diffusers' layout: one file, or shards of at most `shard_bytes` and their index.
 
-    A tensor larger than a shard has one of its own. Arguments and errors as in `write_safetensors`.
+    A tensor larger than a shard gets its own. Arguments and errors as for `write_safetensors`.
     """
     shards = shards_of(tensors, dtype, shard_bytes)
     if len(shards) == 1:
@@ -119,7 +119,7 @@ def write_network(
 
 
 def shards_of(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, shard_bytes: int) -> list[dict[str, Tensor]]:
-    """Tensors in their order, cut where the next one would make a shard larger than `shard_bytes`."""
+    """Split tensors, in order, into shards of at most `shard_bytes`."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():
@@ -133,10 +133,10 @@ def shards_of(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, shard_by
 
 
 def check_space(target: Path, size: int) -> None:
-    """Refuse to begin where `size` bytes cannot be written: no folder, no permission, or no room.
+    """Refuse to start if `size` bytes cannot be written: no folder, no permission, or no space.
 
     Raises:
-        InputError: with the reason; what is needed and what is free.
+        InputError: gives the reason, or the space needed and free.
     """
     folder = target.resolve().parent
     while not folder.exists():

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that holds everything it shows, and needs no network."""
+"""The report of a run: one self-contained HTML page that needs no network."""
 
 import base64
 import tempfile
@@ -16,17 +16,17 @@ from cus.report.viewer import ViewerData, viewer_context
 
 JPEG_QUALITY = 90
 LARGEST_PREVIEW = 720
-# The pictures that the page opens with are looked at closely.
+# Larger than other pictures, because readers look at the opening pictures closely.
 OPENING_QUALITY, LARGEST_OPENING = 96, 2048
 
 
 @dataclass(frozen=True)
 class Pane:
-    """One of the pictures that the page opens with.
+    """One of the page's opening pictures.
 
     Attributes:
-        title: what it is, in a few words.
-        told: a sentence more, without its full stop.
+        title: title in a few words.
+        told: an additional sentence, without a full stop.
         picture: [H, W, 3] uint8.
     """
 
@@ -37,31 +37,31 @@ class Pane:
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a report can show; a part that is None is said to be missing.
+    """The contents of a report; parts that are None are reported as missing.
 
     Attributes:
         title: heading of the page.
-        settings: name -> value, as used.
-        notes: what the reader should know, e.g. that a focal length was guessed.
+        settings: name -> value as used.
+        notes: messages for the reader, e.g. that a focal length was guessed.
         opening: pictures of the same part of the scene: the plain crop of a photograph, and the close-up.
-        pairs: further pictures, two of the same part beside each other.
-        verdict: what is to be expected of it: grade, trusted, forced, headline, advice and findings, each with name,
-            grade, told and advice; grades are good, fair and poor.
-        missing: stages that the run did not finish.
-        running: whether they were still to come when the page was written.
+        pairs: additional pairs of pictures of the same part, shown side by side.
+        verdict: expected quality: grade, trusted, forced, headline, advice and findings, each with name, grade, told
+            and advice; grades are good, fair and poor.
+        missing: stages that the run has not finished.
+        running: whether these were still to come when the page was written.
         inputs: (name, [H, W, 3] uint8) for each photograph.
         depths: [V, H, W] z-depths of the inputs, 0 = none.
-        confidences: [V, H, W] in [0, 1].
-        sequences: label -> [T, H, W, 3] uint8, shown in step with each other: conditioning, frames, renders.
-        coverage: [T] share of each conditioning image that the warp covers.
+        confidences: [V, H, W] confidences in [0, 1].
+        sequences: label -> [T, H, W, 3] uint8, shown in sync: conditioning, frames, renders.
+        coverage: [T] fraction of each conditioning image that the warp covers.
         timings: stage -> seconds.
-        seconds: in all, what lies between the stages included.
-        reused: stages taken over from an earlier run.
-        peak_memory_bytes: of the process.
+        seconds: total seconds, including the time between stages.
+        reused: stages reused from an earlier run.
+        peak_memory_bytes: peak memory of the process in bytes.
         versions: package -> version.
-        files: what the run has left, relative to the report.
+        files: files of the run, relative to the report.
         fps: frames per second of the players.
-        viewer: the Gaussian scene to walk in.
+        viewer: Gaussian scene for the interactive viewer.
     """
 
     title: str
@@ -88,7 +88,7 @@ class ReportData:
 
 
 def jpeg_uri(picture: np.ndarray, largest: int = LARGEST_PREVIEW, quality: int = JPEG_QUALITY) -> str:
-    """[H, W, 3] uint8 RGB as a data URI, shrunk to at most 720 pixels a side, or what `largest` says."""
+    """[H, W, 3] uint8 RGB as a data URI, shrunk to at most `largest` pixels a side."""
     scale = min(1.0, largest / max(picture.shape[:2]))
     if scale < 1:
         picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -107,7 +107,7 @@ def video_uri(frames: np.ndarray, fps: int) -> str:
 
 
 def _inputs(data: ReportData, limits: tuple[float, float]) -> list[dict[str, Any]]:
-    """A row a photograph; one colour means the same depth in all of them."""
+    """One row per photograph, with a common colour scale of depths."""
     rows = []
     for index, (name, picture) in enumerate(data.inputs):
         row: dict[str, Any] = {"name": name, "photo": jpeg_uri(picture)}
@@ -136,7 +136,7 @@ def _timings(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _legend(colorize: Any, values: np.ndarray) -> str:
-    """A CSS gradient of a colour map, left to right over `values`."""
+    """A CSS gradient of a colour map over `values`, left to right."""
     colors = colorize(values[None])[0]
     return "linear-gradient(to right, " + ", ".join(f"rgb({r},{g},{b})" for r, g, b in colors) + ")"
 

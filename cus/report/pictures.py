@@ -1,11 +1,11 @@
-"""Arrays as pictures: colour maps for depth and confidence."""
+"""Converts arrays to pictures: colour maps for depth and confidence."""
 
 import cv2
 import numpy as np
 
 
 def depth_range(depth: np.ndarray) -> tuple[float, float]:
-    """The 2nd and 98th percentile of the known depths, at least a little apart; (1, 2) where nothing is known."""
+    """The 2nd and 98th percentile of the known depths, always distinct; (1, 2) if none is known."""
     known = depth[depth > 0]
     if known.size == 0:
         return 1.0, 2.0
@@ -14,7 +14,7 @@ def depth_range(depth: np.ndarray) -> tuple[float, float]:
 
 
 def _mapped(values: np.ndarray, colormap: int) -> np.ndarray:
-    """[H, W] in [0, 1] -> [H, W, 3] uint8 RGB."""
+    """Apply a colour map: [H, W] in [0, 1] -> [H, W, 3] uint8 RGB."""
     levels = (np.clip(values, 0, 1) * 255).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, colormap), cv2.COLOR_BGR2RGB)
 
@@ -35,5 +35,5 @@ def colorize_depth(depth: np.ndarray, limits: tuple[float, float] | None = None)
 
 
 def colorize_confidence(confidence: np.ndarray) -> np.ndarray:
-    """Confidence [H, W] in [0, 1] -> [H, W, 3] uint8: viridis, yellow is sure."""
+    """Confidence [H, W] in [0, 1] -> [H, W, 3] uint8: viridis, yellow is high."""
     return _mapped(confidence, cv2.COLORMAP_VIRIDIS)

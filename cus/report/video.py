@@ -1,4 +1,4 @@
-"""Videos that every browser plays: H.264, 4:2:0, even sizes, index first."""
+"""Videos that all browsers can play: H.264, 4:2:0, even sizes, index first."""
 
 import errno
 import os
@@ -16,13 +16,13 @@ def write_video(path: Path | str, frames: np.ndarray, fps: int, crf: int = 16) -
     """Write an mp4.
 
     Args:
-        path: ends in .mp4.
+        path: file to write, ending in .mp4.
         frames: [T, H, W, 3] uint8 RGB; odd sizes are padded by repeating the last row or column.
         fps: frames per second.
         crf: quality, 0 (lossless) to 51.
 
     Raises:
-        InputError: the installed PyAV has no H.264 encoder, or it does not encode these frames.
+        InputError: the installed PyAV has no H.264 encoder, or cannot encode these frames.
         OSError: the file cannot be written.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
@@ -31,7 +31,7 @@ def write_video(path: Path | str, frames: np.ndarray, fps: int, crf: int = 16) -
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     try:
         with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-            # Without it, libx264's macroblock tree encodes the same frames differently from one time to the next.
+            # Otherwise libx264's macroblock tree encodes the same frames differently each time.
             options = {"crf": str(crf), "x264-params": "cpu-independent=1"}
             stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
             stream.height, stream.width = frames.shape[1:3]
@@ -46,7 +46,7 @@ def write_video(path: Path | str, frames: np.ndarray, fps: int, crf: int = 16) -
 
 
 def read_video(path: Path | str) -> np.ndarray:
-    """All frames [T, H, W, 3] uint8 of a video. Raises InputError where it does not decode."""
+    """All frames [T, H, W, 3] uint8 of a video. Raises InputError if it cannot be decoded."""
     try:
         with av.open(str(path)) as container:
             return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])

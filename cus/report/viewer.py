@@ -1,4 +1,4 @@
-"""The interactive viewer of the report: Gaussians and cameras packed into the page, with the scripts that show them."""
+"""The report's interactive viewer: Gaussians and cameras packed into the page, with the scripts that show them."""
 
 import base64
 import json
@@ -10,10 +10,10 @@ import numpy as np
 from markupsafe import Markup
 
 NEAR_PLANE = 0.01
-# Of packed Gaussians, so that the page stays one that browsers open at once: 300,000 without view dependence.
+# Maximum size of packed Gaussians, so that browsers open the page quickly: 300,000 without view dependence.
 LARGEST_DATA = 9_600_000
-# 32 bytes: the centre as it is; then 16-bit fields: three quaternion components with the place of the fourth, three
-# logarithms of scales, three degree-0 coefficients, opacity.
+# 32 bytes: the centre in float32; then 16-bit fields: three quaternion components with the index of the fourth,
+# three logarithms of scales, three degree-0 coefficients, opacity.
 ROW = np.dtype([("position", "<f4", 3), ("fields", "<u2", 10)])
 SCRIPTS = ("viewer_math.js", "viewer_sort.js", "viewer_renderer.js", "viewer_controls.js", "viewer.js")
 PROGRAMS = ("splat", "screen", "lines")
@@ -24,11 +24,11 @@ class Splats:
     """N Gaussians as plain arrays (docs/conventions.md).
 
     Attributes:
-        means: [N, 3] scene units.
-        quats: [N, 4] wxyz, any length but zero.
+        means: [N, 3] centres in scene units.
+        quats: [N, 4] orientations wxyz, of any length but zero.
         scales: [N, 3] standard deviations, scene units, > 0.
-        opacities: [N] in (0, 1).
-        sh: [N, K, 3] coefficients, K in {1, 4, 9, 16}.
+        opacities: [N] opacities in (0, 1).
+        sh: [N, K, 3] harmonics coefficients, K in {1, 4, 9, 16}.
     """
 
     means: np.ndarray
@@ -41,20 +41,20 @@ class Splats:
         return len(self.means)
 
     def select(self, index: np.ndarray) -> "Splats":
-        """The Gaussians that an index picks, in its order."""
+        """The Gaussians that an index selects, in its order."""
         arrays = (self.means, self.quats, self.scales, self.opacities, self.sh)
         return Splats(*(array[index] for array in arrays))
 
 
 @dataclass(frozen=True)
 class Views:
-    """Cameras that the viewer offers.
+    """Cameras offered in the viewer.
 
     Attributes:
-        names: V of them.
+        names: V names.
         viewmats: [V, 4, 4] world-to-camera.
-        Ks: [V, 3, 3] pixels.
-        sizes: (width, height) of each view, pixels.
+        Ks: [V, 3, 3] intrinsics in pixels.
+        sizes: (width, height) of each view in pixels.
     """
 
     names: list[str]
@@ -65,15 +65,15 @@ class Views:
 
 @dataclass(frozen=True)
 class ViewerData:
-    """What the viewer shows.
+    """The contents of the viewer.
 
     Attributes:
-        splats: the scene, at least one Gaussian.
-        path: cameras of the frames, at least one; the first is where the viewer starts.
+        splats: Gaussian scene, at least one Gaussian.
+        path: cameras of the frames, at least one; the viewer starts at the first.
         photos: cameras of the photographs.
-        poster: [H, W, 3] uint8, shown where there is no WebGL2.
-        frames_per_second: at which the path plays.
-        antialiased: as the scene was fitted: whether opacities make up for the low-pass filter.
+        poster: [H, W, 3] uint8, shown without WebGL2.
+        frames_per_second: speed of the path's playback.
+        antialiased: whether the scene was fitted with opacities compensated for the low-pass filter.
     """
 
     splats: Splats
@@ -86,15 +86,15 @@ class ViewerData:
 
 @dataclass(frozen=True)
 class Packed:
-    """Gaussians in the form that the page holds.
+    """Gaussians in the page's format.
 
     Attributes:
         rows: N rows of `ROW`.
         harmonics: [N, W] uint8, coefficients above degree 0 in signed bytes, padded to whole 32-bit words.
-        degree: of the harmonics, 0 to 3.
-        log_scales: (low, high), what the scale fields 0 and 65535 stand for.
-        colors: likewise for the degree-0 coefficients.
-        bands: largest coefficient of each degree 1 to 3, what byte 127 stands for.
+        degree: degree of the harmonics, 0 to 3.
+        log_scales: (low, high), log scales represented by 0 and 65535.
+        colors: (low, high), degree-0 coefficients represented by 0 and 65535.
+        bands: largest coefficient of each degree 1 to 3, represented by byte 127.
     """
 
     rows: np.ndarray
@@ -106,18 +106,18 @@ class Packed:
 
 
 def bytes_each(degree: int) -> int:
-    """Of one packed Gaussian."""
+    """Size of one packed Gaussian in bytes."""
     return ROW.itemsize + 4 * (0, 3, 6, 12)[degree]
 
 
 def _stepped(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """Values as uint16 between their extremes, and these."""
+    """Values quantised to uint16 between their extremes, and these extremes."""
     low, high = float(values.min()), float(values.max())
     return np.rint((values - low) * (65535 / max(high - low, 1e-12))).astype(np.uint16), (low, high)
 
 
 def _packed_quats(quats: np.ndarray) -> np.ndarray:
-    """[N, 3] uint16: all but the largest component in 15 bits each, its place in the top bits of the first two."""
+    """[N, 3] uint16: all but the largest component in 15 bits each, its index in the top bits of the first two."""
     quats = quats / np.linalg.norm(quats, axis=1, keepdims=True)
     largest = np.abs(quats).argmax(axis=1)
     picked = np.take_along_axis(quats, largest[:, None], axis=1)
@@ -130,7 +130,7 @@ def _packed_quats(quats: np.ndarray) -> np.ndarray:
 
 
 def pack(splats: Splats) -> Packed:
-    """Quantise; see `Packed` and `ROW`. Raises ValueError where there is no Gaussian."""
+    """Quantise Gaussians (`Packed`, `ROW`). Raises ValueError if there are none."""
     if len(splats) == 0:
         raise ValueError("there is no Gaussian to pack")
     rows = np.zeros(len(splats), ROW)
@@ -154,8 +154,8 @@ def pack(splats: Splats) -> Packed:
 
 
 def contributions(splats: Splats, views: Views) -> np.ndarray:
-    """[N] how much of a picture each Gaussian covers where it covers most: opacity times the area of its two largest
-    axes, in pixels^2 of a picture 1000 pixels wide; 0 where no view has its centre in or beside the picture.
+    """[N] largest area of a picture that each Gaussian covers: opacity times the area of its two largest axes, in
+    pixels^2 of a picture 1000 pixels wide; 0 if no view has its centre in or near the picture.
     """
     axes = np.sort(splats.scales, axis=1)
     areas = splats.opacities * axes[:, 1] * axes[:, 2]
@@ -172,7 +172,7 @@ def contributions(splats: Splats, views: Views) -> np.ndarray:
 
 
 def thinned(splats: Splats, views: list[Views], largest_data: int) -> Splats:
-    """The Gaussians that contribute most to any of the views, as many as `largest_data` bytes hold, in their order."""
+    """The Gaussians that contribute most to any of the views, as many as fit into `largest_data` bytes, in order."""
     limit = largest_data // bytes_each(round(splats.sh.shape[1] ** 0.5) - 1)
     if len(splats) <= limit:
         return splats
@@ -181,7 +181,7 @@ def thinned(splats: Splats, views: list[Views], largest_data: int) -> Splats:
 
 
 def _view_entries(views: Views) -> list[dict[str, Any]]:
-    """Views as the scripts take them: rotation row by row, centre of the camera, intrinsics."""
+    """Views for the scripts: rotation row by row, camera centre, intrinsics."""
     entries = []
     for name, viewmat, K, size in zip(views.names, views.viewmats, views.Ks, views.sizes, strict=True):
         rotation, translation = viewmat[:3, :3].astype(np.float64), viewmat[:3, 3].astype(np.float64)
@@ -203,7 +203,7 @@ def _text(name: str) -> str:
 
 
 def _script_json(value: Any) -> Markup:
-    """JSON that may stand in a script element: no text in it can end the element."""
+    """JSON that is safe in a script element: no text in it can end the element."""
     return Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))
 
 
@@ -212,7 +212,7 @@ def _base64(array: np.ndarray) -> Markup:
 
 
 def viewer_context(data: ViewerData) -> dict[str, Any]:
-    """What `viewer.html` and `viewer.css` are filled with."""
+    """Template variables of `viewer.html` and `viewer.css`."""
     kept = thinned(data.splats, [data.path, data.photos], LARGEST_DATA)
     packed = pack(kept)
     scene = {

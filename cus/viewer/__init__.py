@@ -1,4 +1,4 @@
-"""Looking at a Gaussian scene: camera paths, recordings and their measures, and a server for the browser."""
+"""Viewing a Gaussian scene: camera paths, recordings and their measures, and a server for the browser."""
 
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ __all__ = [
     "record",
     "view_depth",
 ]
-# The command reads its options before the rasterizer is imported.
+# The command parses its options before the rasterizer is imported.
 _HOMES = {
     "FrameMeasures": "cus.viewer.steadiness",
     "PathRequest": "cus.viewer.requests",

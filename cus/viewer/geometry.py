@@ -1,4 +1,4 @@
-"""Cameras as the browser's viewer wants them, and back. Both are OpenCV (docs/conventions.md): no axes change."""
+"""Converts cameras to those of the browser's viewer, and back. Both are OpenCV (docs/conventions.md)."""
 
 import math
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from cus.cameras.conversions import viewmats_from_c2w
 
 @dataclass(frozen=True)
 class Eye:
-    """Where a browser looks from; its lens is symmetric about the middle of the picture.
+    """A browser's viewpoint; its lens is symmetric about the middle of the picture.
 
     Attributes:
-        position: [3], world.
-        look_at: [3], world: the point that is orbited.
-        up: [3], unit length.
+        position: [3] world position.
+        look_at: [3] world point to orbit.
+        up: [3] unit vector.
         half_tangents: (x, y): half width and half height of the picture at distance 1.
     """
 
@@ -28,16 +28,16 @@ class Eye:
     half_tangents: tuple[float, float]
 
     def vertical_fov(self, aspect: float) -> float:
-        """Vertical field of view in radians that shows the whole picture in a window of width / height `aspect`."""
+        """Vertical field of view in radians that shows the whole picture in a window with aspect ratio `aspect`."""
         across, down = self.half_tangents
         return 2 * math.atan(max(down, across / aspect))
 
 
 def eye_of(camera: Cameras, distance: float) -> Eye:
-    """The eye that sees a camera's picture, looking at the point `distance` away in its middle.
+    """The eye that sees a camera's picture, looking at the point at `distance` in its middle.
 
-    Exact for a principal point in the middle; for another (a zoom that closes in beside it) the eye turns to the
-    picture's middle, which a symmetric lens can only do by foreshortening it differently.
+    Exact for a principal point in the middle; otherwise (e.g. a zoom towards another point) the eye turns to the
+    picture's middle, which changes the foreshortening because its lens is symmetric.
     """
     c2w, K = camera.c2w[0].double().numpy(), camera.Ks[0].double().numpy()
     ray = np.array([(camera.width / 2 - K[0, 2]) / K[0, 0], (camera.height / 2 - K[1, 2]) / K[1, 1], 1.0])
@@ -65,8 +65,8 @@ def wxyz_of(camera: Cameras) -> np.ndarray:
 def frustum_corners(camera: Cameras) -> np.ndarray:
     """[4, 3] corners of a camera's picture in its own axes: top left, top right, bottom right, bottom left.
 
-    The pyramid that they make with the camera's centre has the volume of a cube of side 1, whatever the lens: a longer
-    lens gives a longer and slimmer one, so that those of a zoom do not lie on top of each other.
+    The pyramid of these corners and the camera's centre has the volume of a cube of side 1 for any lens: a longer lens
+    gives a longer and slimmer one, so that those of a zoom do not coincide.
     """
     K = camera.Ks[0].double().numpy()
     pixels = np.array([[0, 0], [camera.width, 0], [camera.width, camera.height], [0, camera.height]], np.float64)

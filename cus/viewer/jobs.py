@@ -1,4 +1,4 @@
-"""Work beside the server: playing a path, and rendering one video at a time."""
+"""Background work of the server: playing a path, and rendering one video at a time."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class Player:
-    """Calls `show(frame)` at a steady rate until the path ends or it is paused; a new start ends the one before."""
+    """Calls `show(frame)` at a steady rate until the path ends or it is paused; a new start ends the previous one."""
 
     def __init__(self) -> None:
         self._pause: threading.Event | None = None
@@ -22,7 +22,7 @@ class Player:
         pause = self._pause = threading.Event()
 
         def run() -> None:
-            # The browser's clock, not the number of updates, says where the path is: slow links skip frames.
+            # The position follows the clock, not the number of updates: slow links skip frames.
             started = time.monotonic()
             shown = first - 1
             while not pause.is_set() and shown < frames - 1:
@@ -36,17 +36,17 @@ class Player:
         threading.Thread(target=run, name="cus-view player", daemon=True).start()
 
     def pause(self) -> None:
-        """Stop showing."""
+        """Pause playback."""
         if self._pause is not None:
             self._pause.set()
 
 
 class Stopped(Exception):
-    """Raised inside a job that is asked to stop."""
+    """Raised inside a job that has been stopped."""
 
 
 class OneAtATime:
-    """Runs a job in a thread; refuses another while it runs."""
+    """Runs a job in a thread; refuses another while it is running."""
 
     def __init__(self) -> None:
         self._busy = threading.Lock()
@@ -54,7 +54,7 @@ class OneAtATime:
         self._thread: threading.Thread | None = None
 
     def start(self, job: Callable[[Callable[[], None]], None]) -> bool:
-        """Run `job(check)` in a thread; False where one runs already. `check()` raises `Stopped` after `stop`."""
+        """Run `job(check)` in a thread; False if one is running. `check()` raises `Stopped` after `stop`."""
         if not self._busy.acquire(blocking=False):
             return False
         self._stop.clear()
@@ -76,11 +76,11 @@ class OneAtATime:
         return True
 
     def cancel(self) -> None:
-        """Ask the job to stop."""
+        """Tell the job to stop."""
         self._stop.set()
 
     def stop(self) -> None:
-        """Ask the job to stop, and wait a second for it; its thread does not keep the process alive."""
+        """Tell the job to stop, and wait up to a second; its thread does not keep the process alive."""
         self.cancel()
         if self._thread is not None:
             self._thread.join(timeout=1)

@@ -1,4 +1,4 @@
-"""Which pages may talk to the viewer: any page in a browser can open a websocket here; it only says whose it is."""
+"""Restricts which pages may connect: any page in a browser can open a websocket here, but it states its origin."""
 
 import http
 from collections.abc import Iterator, Sequence
@@ -12,18 +12,18 @@ _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def may_connect(origin: str | None, host: str | None, listening: str, allowed: Sequence[str]) -> bool:
-    """Whether a request is from the viewer's own page, or from one that the user lets in.
+    """Whether a request comes from the viewer's own page, or from one that the user allows.
 
     Args:
-        origin: the request's Origin header; None where it is from no page.
-        host: its Host header, the address that the browser believes to talk to.
-        listening: the address that the server listens on.
-        allowed: origins that the user lets in.
+        origin: Origin header of the request; None if it is not from a page.
+        host: Host header, the address that the browser used.
+        listening: address that the server listens on.
+        allowed: origins that the user allows.
     """
     if origin is not None and origin.rstrip("/") in {each.rstrip("/") for each in allowed}:
         return True
     if _is_local(listening) and _name(f"//{host}") not in (*_LOCAL, listening):
-        # A name of another site that its owner lets point at this machine.
+        # Another site's domain name that its owner points at this machine (DNS rebinding).
         return False
     return origin is None or urlsplit(origin).netloc.lower() == (host or "").lower()
 
@@ -40,7 +40,7 @@ def _name(address: str) -> str | None:
 
 
 def check_origins(allowed: Sequence[str]) -> None:
-    """Raise InputError for what is no origin."""
+    """Raise InputError for an invalid origin."""
     for origin in allowed:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
@@ -49,13 +49,13 @@ def check_origins(allowed: Sequence[str]) -> None:
 
 @contextmanager
 def foreign_pages_refused(listening: str, allowed: Sequence[str]) -> Iterator[None]:
-    """Have the websocket server that is started inside answer 403 to pages that may not connect.
+    """Make the websocket server started inside answer 403 to pages that may not connect.
 
-    viser starts its server with `websockets.asyncio.server.serve` and hands no option through; so that function is
-    another one for as long as the block lasts.
+    viser starts its server with `websockets.asyncio.server.serve` and passes no options through, so that function is
+    replaced during the block.
 
     Raises:
-        RuntimeError: no server was started that way, so that nothing would be checked.
+        RuntimeError: no server was started that way, so nothing would be checked.
     """
     import websockets.asyncio.server as websockets
 

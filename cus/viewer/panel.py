@@ -1,4 +1,4 @@
-"""The controls beside the picture: what is shown, where to look from, paths, recording."""
+"""The controls next to the picture: contents, viewpoint, paths, recording."""
 
 import tempfile
 from collections.abc import Callable
@@ -26,11 +26,11 @@ NOWHERE = "choose ..."
 
 @dataclass(frozen=True)
 class ChosenPath:
-    """The path that is played and recorded.
+    """The path to play and record.
 
     Attributes:
-        label: for people.
-        cameras: T of them.
+        label: user-visible name.
+        cameras: T cameras of the path.
     """
 
     label: str
@@ -38,11 +38,11 @@ class ChosenPath:
 
 
 class Panel:
-    """The controls of a viewer, shared by all its clients; jumps and paths move the client that asks for them.
+    """The controls of a viewer, shared by all clients; jumps and paths move only the client that uses them.
 
     Args:
         server: viser's server.
-        stage: its scene.
+        stage: contents of its scene.
     """
 
     def __init__(self, server: "viser.ViserServer", stage: Stage) -> None:
@@ -53,8 +53,8 @@ class Panel:
         self.waiting_for_click = False
 
     def build(self) -> None:
-        """Add the controls to the server, and look after clients."""
-        # Beside the picture, not over it; and no button that would send the scene through somebody's server.
+        """Add the controls to the server, and handle clients."""
+        # Next to the picture, not over it; without the button that would share the scene through an external server.
         self.server.gui.configure_theme(show_logo=False, show_share_button=False)
         self.server.gui.main_panel.dock_right()
         self.controls["status"] = self.server.gui.add_markdown(self._welcome())
@@ -69,14 +69,14 @@ class Panel:
 
         @self.server.on_client_connect
         def _(client: "viser.ClientHandle") -> None:
-            # Only now is the shape of its window known, which the field of view depends on.
+            # Only now is the window's aspect ratio known, on which the field of view depends.
             self.stage.place(client, self.scene.first_camera())
             client.camera.on_update(lambda _: self.stage.follow(client))
 
         self.server.on_client_disconnect(self.stage.forget)
 
     def stop(self) -> None:
-        """End playing and recording."""
+        """Stop playback and recording."""
         self.player.pause()
         self.recorder.stop()
 
@@ -95,7 +95,7 @@ class Panel:
         return "  \n".join(lines)
 
     def _guarded(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
-        """The callback, with what the user can put right said in the panel."""
+        """The callback, with the user's errors shown in the panel."""
 
         @wraps(callback)
         def guarded(event: Any) -> None:
@@ -213,7 +213,7 @@ class Panel:
         self._choose(event.client, self._request((u, v)), self.stage.camera_of_client(event.client))
 
     def _choose(self, client: "viser.ClientHandle", request: PathRequest, start: Cameras | None) -> None:
-        """Build a path, show its way, and put the client at its start."""
+        """Build a path, draw it, and move the client to its start."""
         self.player.pause()
         cameras = build_path(self.scene, request, start)
         label = request.kind if request.kind in ("run", "orbit") else f"{request.kind}_x{request.factor:g}"
@@ -226,7 +226,7 @@ class Panel:
         self.say(f"Path: {label}, {len(cameras)} frames. Play it, or record it.")
 
     def _scrub(self, event: Any) -> None:
-        # Without a client it was the player that moved the slider.
+        # Without a client, the player moved the slider.
         if event.client is not None and self.path is not None:
             self.player.pause()
             self._show_frame(event.client, self.path, int(event.target.value))
@@ -276,7 +276,7 @@ class Panel:
     def _render(
         self, client: "viser.ClientHandle", path: ChosenPath, recording: Recording, check: Callable[[], None]
     ) -> None:
-        """In the recorder's thread: render, and offer the video to the client that asked for it."""
+        """In the recorder's thread: render, and offer the video to the client that started it."""
         bar = self.controls["progress"]
         bar.value, bar.visible, self.controls["cancel"].visible = 0.0, True, True
         self.say(f"Recording {path.label} ...")

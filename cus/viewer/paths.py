@@ -1,4 +1,4 @@
-"""Camera paths through a Gaussian scene: the run's own, walking in, zooming in, swinging around."""
+"""Camera paths through a Gaussian scene: that of the run, approaching, zooming, orbiting."""
 
 import torch
 
@@ -10,21 +10,21 @@ from cus.viewer.requests import DEFAULT_FRAMES, PathRequest
 from cus.viewer.scene import ViewScene, camera_of
 from cus.viewer.steadiness import COVERED
 
-# Depth under a target is measured in a window of this share of the picture's width, in a picture of this many pixels.
+# Depth at a target is measured in a window of this fraction of the width, in a picture of this many pixels.
 WINDOW_SHARE = 1 / 20
 DEPTH_SIDE = 640
 
 
 def build_path(scene: ViewScene, request: PathRequest, start: Cameras | None = None) -> Cameras:
-    """The cameras of a path, at the picture size of its start.
+    """The cameras of a path, with the picture size of its start.
 
     Args:
-        scene: what the path goes through.
-        request: which path.
-        start: one camera that the path starts at; by default `scene.first_camera()`. Not used by "run".
+        scene: scene of the path.
+        request: the path to build.
+        start: camera at which the path starts; by default `scene.first_camera()`. Unused for "run".
 
     Raises:
-        InputError: see `PathRequest.check`, or no surface under the target of a walk or an orbit.
+        InputError: an invalid request (`PathRequest.check`), or no surface at the target of a walk or an orbit.
     """
     request.check(scene)
     if request.kind == "run":
@@ -41,7 +41,7 @@ def build_path(scene: ViewScene, request: PathRequest, start: Cameras | None = N
 
 
 def _run_path(posed: PosedPhotos, frames: int | None) -> Cameras:
-    """The run's cameras at the size of their first picture; with a number of frames, interpolated between them."""
+    """The run's cameras at the size of their first picture; with `frames`, interpolated to this number."""
     width, height = posed.sizes[0]
     cameras = Cameras.cat([camera_of(posed, i).resized(width, height) for i in range(len(posed))])
     if frames is None or frames == len(cameras) or len(cameras) < 2:
@@ -53,18 +53,18 @@ def _run_path(posed: PosedPhotos, frames: int | None) -> Cameras:
 def view_depth(
     gaussians: Gaussians, camera: Cameras, target: Target | None = None, *, near_plane: float = 0.01
 ) -> float:
-    """z-depth of the surface that a camera sees at `target` (u, v), in scene units.
+    """z-depth in scene units of the surface that a camera sees at `target` (u, v).
 
     The median of the expected depth over the covered pixels of a small window.
 
     Args:
         gaussians: the scene.
-        camera: one camera.
-        target: fractions of the picture's width and height; None is its middle.
-        near_plane: Gaussians nearer than this are left out, scene units.
+        camera: one camera of the scene.
+        target: fractions of the picture's width and height; None: its middle.
+        near_plane: Gaussians nearer than this are culled, in scene units.
 
     Raises:
-        InputError: no surface there.
+        InputError: there is no surface.
     """
     u, v = target or (0.5, 0.5)
     scale = min(1.0, DEPTH_SIDE / max(camera.width, camera.height))
@@ -83,10 +83,10 @@ def view_depth(
 
 
 def run_target(scene: ViewScene) -> Target:
-    """Where the run's path ends, as a target (u, v) of the first camera: the surface in its last picture's middle.
+    """The end of the run's path as a target (u, v) of the first camera: the surface at its last picture's middle.
 
     Raises:
-        InputError: no run, no surface there, or a point that the first camera does not see.
+        InputError: there is no run, no surface, or the first camera does not see the point.
     """
     if scene.frames is None:
         raise InputError("there is no path of a run here to take the target from")

@@ -1,4 +1,4 @@
-"""Recording a camera path into a video, and measuring what it shows."""
+"""Records a camera path as a video, and measures its frames."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -21,16 +21,16 @@ OnProgress = Callable[[int, int], None]
 
 
 def sized(cameras: Cameras, longest_side: int) -> Cameras:
-    """The same views in pictures of that longest side, pixels; both sides even, as video codecs want them."""
+    """The same views with this longest side in pixels; both sides even, as video codecs require."""
     scale = longest_side / max(cameras.width, cameras.height)
     width, height = (max(2, 2 * round(side * scale / 2)) for side in (cameras.width, cameras.height))
     return cameras.resized(width, height)
 
 
 def check_output(path: Path, *, measure: bool, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
-    """Raise InputError where a video (and its measures) cannot be written, or would replace what is not given up.
+    """Raise InputError if a video (and its measures) cannot be written, or would replace something without permission.
 
-    Beside a video only measures of an earlier recording are replaced, and never any of the `inputs`.
+    Of the files next to the video only measures of an earlier recording are replaced, and never any of `inputs`.
     """
     inputs = list(inputs)
     if path.suffix.lower() != ".mp4":
@@ -63,19 +63,19 @@ def _holds_measures(path: Path) -> bool:
 def record(
     scene: ViewScene, path: Cameras, out: Path, recording: Recording, on_progress: OnProgress | None = None
 ) -> Steadiness | None:
-    """Render a path and write it to `out`, an mp4 that appears when it is complete.
+    """Render a path and write it to `out` as an mp4, atomically.
 
-    With `recording.measure`, the measures are written beside it, as `<name>.json`, and returned.
+    With `recording.measure`, the measures are written next to it as `<name>.json`, and returned.
 
     Args:
-        scene: what is seen.
-        path: T cameras; their picture size gives the aspect.
-        out: the video.
+        scene: scene to render.
+        path: T cameras; their picture size gives the aspect ratio.
+        out: video file to write.
         recording: size, frame rate, background.
-        on_progress: called with (frames done, all frames).
+        on_progress: called with (frames done, total frames).
 
     Raises:
-        InputError: a size or number of frames that cannot be, or a place that cannot be written to.
+        InputError: an invalid size or number of frames, or a path that is not writable.
     """
     recording.check(len(path))
     cameras = sized(path, recording.size)
@@ -108,7 +108,7 @@ def _measures(shot: Shot, needles: float, following: Shot | None) -> FrameMeasur
 
 @torch.no_grad()
 def shots(scene: ViewScene, cameras: Cameras, background: Color = (0.0, 0.0, 0.0)) -> Iterator[tuple[Shot, float]]:
-    """Render cameras one after the other, antialiased: each a `Shot` and its share of needles."""
+    """Render cameras one by one, antialiased: a `Shot` and its fraction of needles each."""
     g = scene.gaussians
     near_plane = scene.near_plane()
     behind = torch.tensor([background]).to(g.means)

@@ -1,4 +1,4 @@
-"""What the viewer can be asked for: a camera path, and a recording of it."""
+"""Requests to the viewer: a camera path, and a recording of it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
@@ -34,13 +34,13 @@ class PathRequest:
     """A path to build.
 
     Attributes:
-        kind: walk: from the first photograph straight towards the surface under the target; zoom: lengthen the lens;
-            orbit: swing about the target and back; run: the path of the run's frames
-        factor: walk: distance to the target's surface at the start over that at the end, at least 1; zoom:
-            magnification of the last frame; orbit: of all frames; not used by run (default: 3; orbit 1)
-        target: point to go to, in fractions of the first photograph's width and height; 0,0 is its top-left corner;
-            not used by run (default: 0.5,0.5)
-        frames: number of frames (default: 49; run: as many as the run has)
+        kind: walk: from the first photograph straight towards the surface at the target; zoom: lengthen the lens;
+            orbit: swing around the target and back; run: the path of the run's frames
+        factor: walk: distance to the target's surface at the start divided by that at the end, at least 1; zoom:
+            magnification of the last frame; orbit: of all frames; unused by run (default: 3; orbit 1)
+        target: point to approach, in fractions of the first photograph's width and height; 0,0 is its top-left corner;
+            unused by run (default: 0.5,0.5)
+        frames: number of frames (default: 49; run: as in the run)
     """
 
     kind: Annotated[PathKind, option(name="path")] = "walk"
@@ -54,7 +54,7 @@ class PathRequest:
         return (1.0 if self.kind == "orbit" else 3.0) if self.factor is None else self.factor
 
     def check(self, scene: "ViewScene") -> None:
-        """Raise InputError, before anything slow, for a path that cannot be built in `scene`."""
+        """Raise InputError for a path that cannot be built in `scene`, before anything slow."""
         from cus.cameras.trajectories import check_arguments
 
         if self.kind not in get_args(PathKind):
@@ -70,13 +70,13 @@ class PathRequest:
 
 @dataclass(frozen=True)
 class Recording:
-    """How a path is recorded.
+    """How to record a path.
 
     Attributes:
         size: longest side of the video, in pixels
-        fps: frames a second
-        background: black, white, or R,G,B in 0 to 1: what is behind the Gaussians
-        measure: state holes, popping and needles of every frame, as a table and in a JSON file beside the video
+        fps: frames per second
+        background: black, white, or R,G,B in 0 to 1: colour behind the Gaussians
+        measure: report holes, popping and needles of every frame, as a table and in a JSON file next to the video
     """
 
     size: Annotated[int, option("PIXELS")] = 960
@@ -85,7 +85,7 @@ class Recording:
     measure: Flag = False
 
     def check(self, frames: int) -> None:
-        """Raise InputError for a recording that cannot be made."""
+        """Raise InputError for an invalid recording."""
         if not SMALLEST_SIDE <= self.size <= LARGEST_SIDE:
             raise InputError(
                 f"the size of a recording must be {SMALLEST_SIDE} to {LARGEST_SIDE} pixels, got {self.size}"

@@ -1,4 +1,4 @@
-"""What there is to look at: Gaussians, and where a folder has them, photographs, frames and points."""
+"""The scene to view: Gaussians and, if a folder has them, photographs, frames and points."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from cus.splats import Gaussians, read_splats
 from cus.splats.ply import load_point_cloud
 
 SPLAT_FILES = ("splat.ply", "splat.spz", "splat.splat")
-# Of a scene without cameras: its picture size in pixels, and its vertical field of view by focal / height.
+# For a scene without cameras: picture size in pixels, and vertical field of view as focal / height.
 DEFAULT_SIZE = (1280, 720)
 DEFAULT_FOCAL = 1.0
 
@@ -25,7 +25,7 @@ class Points:
     """A coloured point cloud.
 
     Attributes:
-        positions: [N, 3] float32, scene units.
+        positions: [N, 3] float32 in scene units.
         colors: [N, 3] uint8 RGB.
     """
 
@@ -35,15 +35,15 @@ class Points:
 
 @dataclass(frozen=True)
 class ViewScene:
-    """A scene to look at.
+    """A scene to view.
 
     Attributes:
-        name: of the file or folder, for titles.
-        gaussians: the scene.
-        photos: the photographs with their cameras, or None.
-        frames: the frames of the run's path with theirs, or None.
-        points: the fused point cloud, or None.
-        notes: what the user should know about what was found.
+        name: name of the file or folder, for titles.
+        gaussians: Gaussians of the scene.
+        photos: photographs with their cameras, or None.
+        frames: frames of the run's path with their cameras, or None.
+        points: fused point cloud, or None.
+        notes: messages for the user about what was found.
     """
 
     name: str
@@ -54,18 +54,18 @@ class ViewScene:
     notes: tuple[str, ...] = ()
 
     def first_camera(self) -> Cameras:
-        """Where looking starts: the first photograph's camera, else the path's first, else one that sees all."""
+        """The start camera: the first photograph's, else the path's first, else one that sees everything."""
         posed = self.photos or self.frames
         return default_camera(self.gaussians) if posed is None else camera_of(posed, 0)
 
     def unit(self) -> float:
-        """A typical distance in scene units: the median z-depth of the Gaussians before the first camera."""
+        """A typical distance in scene units: the median z-depth of the Gaussians in front of the first camera."""
         _, depths = self.first_camera().project(self.gaussians.means)
         seen = depths[depths > 0]
         return seen.median().item() if seen.numel() else max(robust_bounds(self.gaussians)[1].max().item(), 1e-6)
 
     def near_plane(self) -> float:
-        """Where pictures of this scene begin, in scene units: a hundredth of `unit`."""
+        """Near plane for pictures of this scene in scene units: a hundredth of `unit`."""
         return 0.01 * self.unit()
 
 
@@ -76,7 +76,7 @@ def camera_of(posed: PosedPhotos, index: int) -> Cameras:
 
 
 def picture_of(posed: PosedPhotos, index: int, longest_side: int) -> np.ndarray | None:
-    """[h, w, 3] uint8 RGB, straightened and shrunk to a longest side in pixels; None where the file is gone or bad."""
+    """[h, w, 3] uint8 RGB, undistorted and shrunk to a longest side in pixels; None if the file is missing or bad."""
     width, height = posed.sizes[index]
     scale = min(1.0, longest_side / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -88,9 +88,9 @@ def picture_of(posed: PosedPhotos, index: int, longest_side: int) -> np.ndarray 
 
 
 def robust_bounds(gaussians: Gaussians) -> tuple[Tensor, Tensor]:
-    """Centre [3] and half sizes [3] of the box from the 5th to the 95th percentile of the centres, in each axis.
+    """Centre [3] and half sizes [3] of the box from the 5th to the 95th percentile of the centres along each axis.
 
-    A few stray Gaussians far out do not move it.
+    A few stray Gaussians far away do not affect it.
     """
     order = gaussians.means.sort(dim=0).values
     last = len(gaussians) - 1
@@ -99,7 +99,7 @@ def robust_bounds(gaussians: Gaussians) -> tuple[Tensor, Tensor]:
 
 
 def default_camera(gaussians: Gaussians) -> Cameras:
-    """A camera for a scene that comes without any: it looks along +z, y down, and has the robust bounds in view."""
+    """A camera for a scene without any: it looks along +z, y down, and sees the robust bounds."""
     center, half = robust_bounds(gaussians)
     width, height = DEFAULT_SIZE
     focal = DEFAULT_FOCAL * height
@@ -112,10 +112,10 @@ def default_camera(gaussians: Gaussians) -> Cameras:
 
 
 def load_scene(path: Path | str, cameras: Path | str | None = None) -> ViewScene:
-    """Read an output folder, or a splat file with, where `cameras` is given, the cameras of a `transforms.json`.
+    """Read an output folder, or a splat file with the cameras of a `transforms.json`, if given.
 
     Raises:
-        InputError: nothing there, no Gaussians in the folder, or a file that cannot be used.
+        InputError: the path does not exist, contains no Gaussians, or a file cannot be used.
     """
     path = Path(path)
     if not path.exists():
@@ -148,18 +148,18 @@ def _splat_file(folder: Path) -> Path:
 
 
 def _load_cameras(path: Path) -> tuple[PosedPhotos, PosedPhotos | None]:
-    """Photographs and the frames of the run's path; another program's file has photographs alone, called frames."""
+    """Photographs and the frames of the run's path; another program's file only has photographs, called frames."""
     file = path / "transforms.json" if path.is_dir() else path
     if file.suffix.lower() == ".json" and file.is_file() and "photos" in read_json(file):
         return load_transforms(file, "photos"), load_transforms(file)
     try:
         return open_scene(path), None
     except InputError:
-        # Cameras can be looked from without their photographs; what is wrong with the cameras is said here.
+        # Cameras are useful without their photographs; problems with the cameras themselves are reported here.
         return open_cameras(path), None
 
 
 def load_points(path: Path) -> Points:
-    """Read the coloured points that `cus.splats.save_point_cloud` writes. Raises InputError for another file."""
+    """Read coloured points written by `cus.splats.save_point_cloud`. Raises InputError for another file."""
     points, colors = load_point_cloud(path)
     return Points(points.numpy(), (colors * 255).round().to(torch.uint8).numpy())

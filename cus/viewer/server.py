@@ -1,4 +1,4 @@
-"""The page in the browser: viser's server with our scene and our panel. The one file that imports viser."""
+"""The browser page: viser's server with our scene and our panel. The only file that imports viser."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from cus.viewer.stage import Stage
 
 
 def _viser() -> ModuleType:
-    """The optional package. Raises InputError, with how to install it, where it is missing."""
+    """The optional package. Raises InputError with installation instructions if it is missing."""
     try:
         import viser
     except ImportError as error:
@@ -28,7 +28,7 @@ def _viser() -> ModuleType:
 
 
 def free_port(host: str, port: int) -> int:
-    """The port, or any free one for 0. Raises InputError where it is taken or the address is not this machine's."""
+    """The port, or any free one for 0. Raises InputError if it is in use or the address is not local."""
     if not 0 <= port <= 65535:
         raise InputError(f"a port is a number from 0 to 65535, got {port}")
     try:
@@ -44,7 +44,7 @@ def free_port(host: str, port: int) -> int:
 
 
 def check_server(host: str, port: int, max_gaussians: int | None, origins: Sequence[str] = ()) -> None:
-    """Raise InputError, before anything is loaded, where a viewer could not be started."""
+    """Raise InputError if a viewer could not be started, before anything is loaded."""
     check_origins(origins)
     if not host.strip():
         raise InputError("--host is empty: give an address to listen on, 0.0.0.0 for all of this machine")
@@ -58,14 +58,14 @@ class Viewer:
     """A page that shows a scene; ends with the `with` block or `close`.
 
     Args:
-        scene: what is shown.
+        scene: scene to show.
         host: address to listen on.
-        port: 0 takes any free one.
+        port: port to listen on; 0 takes any free one.
         max_gaussians: show at most this many in the browser; recordings use all.
-        origins: pages of other sites that may connect, such as "https://hub.example.org".
+        origins: other sites whose pages may connect, such as "https://hub.example.org".
 
     Raises:
-        InputError: viser is not installed, or the port is taken.
+        InputError: viser is not installed, or the port is in use.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class Viewer:
         origins: Sequence[str] = (),
     ) -> None:
         viser = _viser()
-        # A browser that opens a connection ahead and drops it would be reported with a traceback.
+        # A browser that opens a connection in advance and drops it would be reported with a traceback.
         logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
         self.host, self.port = host, free_port(host, port)
-        # It prints its address in a box of its own, whatever it is told; the command says it in one line.
+        # viser always prints its address in a box; the command prints it in one line instead.
         with contextlib.redirect_stdout(io.StringIO()), foreign_pages_refused(host, origins):
             self.server = viser.ViserServer(host, self.port, label=f"CloseUpShot: {scene.name}", verbose=False)
         self.stage = Stage(self.server, scene, max_gaussians)
@@ -90,17 +90,17 @@ class Viewer:
 
     @property
     def address(self) -> str:
-        """Where a browser finds the page."""
+        """The URL of the page."""
         host = "localhost" if self.host in ("0.0.0.0", "::") else self.host
         host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.port}"
 
     def wait(self) -> None:
-        """Until the keyboard interrupts."""
+        """Wait until Ctrl-C."""
         threading.Event().wait()
 
     def close(self) -> None:
-        """End the page, and a recording that is being made."""
+        """Close the page, and stop a running recording."""
         self.panel.stop()
         with contextlib.redirect_stdout(io.StringIO()):
             self.server.stop()

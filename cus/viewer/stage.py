@@ -1,4 +1,4 @@
-"""What stands in the browser's scene: Gaussians, points, and the frusta of cameras with their pictures."""
+"""Contents of the browser's scene: Gaussians, points, and the frusta of cameras with their pictures."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,27 +17,27 @@ from cus.viewer.scene import ViewScene, camera_of, picture_of
 if TYPE_CHECKING:
     import viser
 
-# The viewer stores covariances in half precision and clips at fixed distances, so a scene is shown at this size: its
-# `ViewScene.unit` becomes this many of the viewer's units.
+# The viewer stores covariances in half precision and clips at fixed distances, so a scene is scaled such that its
+# `ViewScene.unit` is this many of the viewer's units.
 SHOWN_UNIT = 10.0
 NEAR, FAR = 0.01, 10_000.0
 PICTURE_SIDE = 480
 GROUPS = {"photographs": (255, 140, 0), "path": (70, 130, 255)}
-# Smaller than the photographs': a path starts where a photograph stands, and the two pictures would lie in one plane.
+# Smaller than the photographs': a path starts at a photograph, and the two pictures would be coplanar.
 GROUP_SIZES = {"photographs": 1.0, "path": 0.8}
 
 
 @dataclass
 class Frustum:
-    """A camera in the scene.
+    """A camera in the browser's scene.
 
     Attributes:
-        name: of its picture.
+        name: name of its picture.
         group: "photographs" or "path".
-        camera: the camera, in scene units.
-        frame: the node at the camera's centre, in its axes.
-        lines: its edges.
-        picture: its picture, or None.
+        camera: camera in scene units.
+        frame: node at the camera's centre, in its axes.
+        lines: edges of the frustum.
+        picture: node of its picture, or None.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Frustum:
     picture: Any | None
 
     def corners(self, size: float) -> np.ndarray:
-        """[4, 3] corners of the picture in the camera's axes, for frusta of that size."""
+        """[4, 3] corners of the picture in the camera's axes, for frusta of the given size."""
         return size * GROUP_SIZES[self.group] * frustum_corners(self.camera)
 
     def resize(self, size: float) -> None:
-        """Draw at a size: the side of the cube that has the pyramid's volume, in the viewer's units."""
+        """Draw at a size in the viewer's units: the side of the cube with the pyramid's volume."""
         corners = self.corners(size)
         edges = [(np.zeros(3), corner) for corner in corners]
         edges += [(corners[i], corners[(i + 1) % 4]) for i in range(4)]
@@ -69,15 +69,15 @@ class Stage:
 
     Attributes:
         server: viser's server.
-        scene: what is shown.
-        max_gaussians: show at most this many.
-        shown: which groups of frusta are switched on.
-        frusta: the cameras that stand in the scene.
-        distance: a typical one (`ViewScene.unit`), scene units.
+        scene: scene to show.
+        max_gaussians: maximum number of Gaussians shown.
+        shown: whether each group of frusta is visible.
+        frusta: frusta of the cameras.
+        distance: typical distance (`ViewScene.unit`) in scene units.
         scale: the viewer's units per scene unit.
-        size: of the frusta, scene units.
-        placed: the eye that each client was last given, by its id, and the aspect of its window then.
-        gaussians: viser's handle, likewise `points` and `line`, where there are any.
+        size: size of the frusta in scene units.
+        placed: last eye set for each client, by its id, and the aspect ratio of its window at that time.
+        gaussians: viser's handle; so are `points` and `line`, if any.
     """
 
     server: "viser.ViserServer"
@@ -94,7 +94,7 @@ class Stage:
     line: Any = None
 
     def build(self) -> None:
-        """Add everything to the server's scene, and let every client start at the first camera."""
+        """Add everything to the server's scene, and start every client at the first camera."""
         self.distance = self.scene.unit()
         self.scale = SHOWN_UNIT / self.distance
         first = self.scene.first_camera()
@@ -120,9 +120,9 @@ class Stage:
         return Eye(eye.position * self.scale, eye.look_at * self.scale, eye.up, eye.half_tangents)
 
     def place(self, client: "viser.ClientHandle", camera: Cameras) -> None:
-        """Let a client see what `camera` sees."""
+        """Give a client the view of `camera`."""
         eye = self.eye(camera)
-        # Read once: the window may change under our hands, and `follow` must then see that it has.
+        # Read once: the window may change concurrently, and `follow` must then notice.
         aspect = client.camera.aspect
         with client.atomic():
             client.camera.up_direction = eye.up
@@ -133,17 +133,17 @@ class Stage:
         self.hide_near_frusta()
 
     def follow(self, client: "viser.ClientHandle") -> None:
-        """After a client's view has changed: a picture still fits its window, and no frustum is in the way."""
+        """React to a client's changed view: fit the picture to its window, and hide frusta in the way."""
         placed, aspect = self.placed.get(client.client_id), client.camera.aspect
         if placed is not None and abs(aspect - placed[1]) > 1e-3:
-            # Elsewhere, the user has moved away, or the client has yet to say that it stands where it was placed.
+            # Elsewhere, the user has moved away, or the client has not yet reported its new position.
             if np.allclose(client.camera.position, placed[0].position, atol=1e-3):
                 self.placed[client.client_id] = placed[0], aspect
                 client.camera.fov = placed[0].vertical_fov(aspect)
         self.hide_near_frusta()
 
     def forget(self, client: "viser.ClientHandle") -> None:
-        """After a client has gone."""
+        """Forget a client that has left."""
         self.placed.pop(client.client_id, None)
         self.hide_near_frusta()
 
@@ -154,7 +154,7 @@ class Stage:
         return camera_from_eye(view.wxyz, position, view.fov, view.image_width, view.image_height)
 
     def show(self, group: str, visible: bool) -> None:
-        """Switch a group of frusta on or off."""
+        """Show or hide a group of frusta."""
         self.shown[group] = visible
         self.hide_near_frusta()
 
@@ -166,7 +166,7 @@ class Stage:
         self.hide_near_frusta()
 
     def hide_near_frusta(self) -> None:
-        """Hide the frusta that a client stands in: their pictures would be all that it sees."""
+        """Hide the frusta around a client's position: their pictures would fill its view."""
         eyes = [np.asarray(c.camera.position) / self.scale for c in self.server.get_clients().values()]
         for frustum in self.frusta:
             reach = frustum.corners(self.size)[0, 2]
@@ -175,7 +175,7 @@ class Stage:
             frustum.frame.visible = self.shown[frustum.group] and not inside
 
     def show_line(self, path: Cameras) -> None:
-        """Draw the way of a path's centres, replacing an earlier one; a path that stands still has none."""
+        """Draw the line of a path's centres, replacing an earlier one; a path without motion has none."""
         if self.line is not None:
             self.line.remove()
             self.line = None
@@ -217,7 +217,7 @@ class Stage:
             )
 
     def _frustum_size(self) -> float:
-        """In scene units: a share of the scene's typical distance, and not so large that neighbours overlap."""
+        """Frustum size in scene units: a fraction of the typical distance, limited to avoid overlapping neighbours."""
         size = 0.1 * self.distance
         cameras = self._cameras()
         if len(cameras) > 1:
@@ -249,7 +249,7 @@ class Stage:
 
 
 def most_visible(gaussians: Gaussians, count: int | None) -> Gaussians:
-    """The `count` Gaussians of the largest opacity x area (the two longest axes), in their order; None keeps all."""
+    """The `count` Gaussians with the largest opacity x area (the two longest axes), in order; None keeps all."""
     if count is None or count >= len(gaussians):
         return gaussians
     longest = gaussians.scales.topk(2, dim=1).values

@@ -1,4 +1,4 @@
-"""What can go wrong when walking into a Gaussian scene, in numbers: holes, popping, needles."""
+"""Measures artefacts of walking into a Gaussian scene: holes, popping, needles."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 
-# What counts as covered by Gaussians: half of the light is theirs.
+# Opacity from which a pixel counts as covered by Gaussians.
 COVERED = 0.5
 BLOCK = 16
 WORST_SHARE = 0.01
-# Depths this much apart, relatively, belong to different surfaces.
+# Depths with a larger relative difference belong to different surfaces.
 SAME_SURFACE = 0.05
-# Both pictures are blurred by this many pixels before they are compared, so that resampling does not count as change.
+# Both pictures are blurred by this many pixels before the comparison, so that resampling does not count as change.
 BLUR_SIGMA = 1.0
 NEEDLE_RATIO = 10.0
 NEEDLE_LENGTH = 1 / 20
@@ -28,9 +28,9 @@ class Shot:
 
     Attributes:
         camera: one camera.
-        picture: [3, H, W] in [0, 1].
-        alphas: [H, W] in [0, 1].
-        depths: [H, W] expected z-depths, scene units; meaningful where alphas are above one half.
+        picture: [3, H, W] RGB in [0, 1].
+        alphas: [H, W] opacities in [0, 1].
+        depths: [H, W] expected z-depths in scene units; meaningful where alphas are above one half.
     """
 
     camera: Cameras
@@ -44,11 +44,11 @@ class FrameMeasures:
     """Measures of one frame of a path.
 
     Attributes:
-        uncovered: share of pixels with alpha below one half.
-        needles: share of the visible Gaussians that are needles (`needle_share`).
-        change: mean absolute difference to the next frame on co-visible pixels, of 255; None for the last frame.
+        uncovered: fraction of pixels with alpha below one half.
+        needles: fraction of the visible Gaussians that are needles (`needle_share`).
+        change: mean absolute difference from the next frame on co-visible pixels, of 255; None for the last frame.
         popping: the same over the worst 1 % of blocks of 16x16 pixels, of 255; None for the last frame.
-        co_visible: share of pixels that were compared; None for the last frame.
+        co_visible: fraction of pixels that were compared; None for the last frame.
     """
 
     uncovered: float
@@ -65,7 +65,7 @@ class Steadiness:
     frames: tuple[FrameMeasures, ...]
 
     def summary(self) -> dict[str, float]:
-        """The worst frame of each measure, and the means of those that have one."""
+        """The worst frame for each measure, and their means."""
         changes = [f.change for f in self.frames if f.change is not None]
         popping = [f.popping for f in self.frames if f.popping is not None]
         return {
@@ -78,11 +78,11 @@ class Steadiness:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, for a file."""
+        """All measures, for a file."""
         return {"summary": self.summary(), "frames": [asdict(frame) for frame in self.frames]}
 
     def table(self, rows: int = 9) -> str:
-        """A few frames, evenly spread, and the worst of each column, as text."""
+        """A few evenly spaced frames, and the worst of each column, as text."""
         lines = ["frame   uncovered   change   popping   needles"]
         picked = range(len(self.frames))
         if len(self.frames) > rows:
@@ -105,28 +105,28 @@ def _row(label: str, frame: FrameMeasures) -> str:
 
 
 def uncovered_share(alphas: Tensor) -> float:
-    """Share of pixels whose light is less than half the Gaussians': alphas [H, W] in [0, 1]."""
+    """Fraction of pixels with alphas [H, W] below one half."""
     return (alphas < COVERED).float().mean().item()
 
 
 def needle_share(conics: Tensor, visible: Tensor, longest_side: int, ratio: float = NEEDLE_RATIO) -> float:
-    """Share of the visible Gaussians that look like needles in a view.
+    """Fraction of the visible Gaussians that look like needles in a view.
 
     A needle's longest axis, as projected and smoothed for the picture, is more than `ratio` times its shortest, and its
-    length (four standard deviations) more than 1/20 of the picture's longest side.
+    length (four standard deviations) is more than 1/20 of the picture's longest side.
 
     Args:
         conics: [N, 3] upper triangles of the inverse 2D covariances (xx, xy, yy), 1 / pixels^2.
-        visible: [N] bool.
-        longest_side: of the picture, pixels.
-        ratio: as above.
+        visible: [N] bool, whether a Gaussian is visible.
+        longest_side: longest side of the picture in pixels.
+        ratio: minimum ratio of axes of a needle.
     """
     if not bool(visible.any()):
         return 0.0
     xx, xy, yy = conics[visible].double().unbind(1)
     middle, spread = (xx + yy) / 2, (((xx - yy) / 2).square() + xy.square()).sqrt()
     largest = middle + spread
-    # The product of the eigenvalues over the larger one: their difference would cancel for long thin Gaussians.
+    # The product of the eigenvalues over the larger one: a difference would cancel for long thin Gaussians.
     smallest = ((xx * yy - xy.square()) / largest).clamp_min(torch.finfo(torch.float64).tiny)
     lengths = 4 / smallest.sqrt()
     needles = ((largest / smallest).sqrt() > ratio) & (lengths > NEEDLE_LENGTH * longest_side)
@@ -134,11 +134,11 @@ def needle_share(conics: Tensor, visible: Tensor, longest_side: int, ratio: floa
 
 
 def compare(first: Shot, second: Shot) -> tuple[float, float, float]:
-    """How much the scene changes between two views of it, beyond what the cameras' motion explains.
+    """How much the scene changes between two views, beyond the effect of the cameras' motion.
 
-    Each picture's pixels are found in the other through their expected depth. A pixel counts if it lies on a surface in
-    both pictures, inside one surface (not at a depth edge), and nothing nearer hides it in the other. What vanishes
-    from in front of something else therefore counts, in the direction that starts from it.
+    Pixels of each picture are located in the other by their expected depth. A pixel counts if it lies on a surface in
+    both pictures, inside one surface (not at a depth edge), and nothing nearer hides it in the other. So something that
+    vanishes in front of something else counts in the direction that starts from it.
 
     Returns:
         The mean absolute difference, of 255, over both directions; the worse direction's mean over its worst 1 % of
@@ -154,7 +154,7 @@ def compare(first: Shot, second: Shot) -> tuple[float, float, float]:
 
 
 def _difference(source: Shot, other: Shot) -> tuple[Tensor, Tensor]:
-    """[H, W] mean absolute difference of `source`'s pixels to where `other` shows them; [H, W] where that counts."""
+    """[H, W] mean absolute difference between `source` and `other` at corresponding points; [H, W] where it counts."""
     points = source.camera.backproject(source.depths[None]).reshape(-1, 3)
     pixels, depths = (values[0].unflatten(0, source.depths.shape) for values in other.camera.project(points))
     size = pixels.new_tensor([other.camera.width, other.camera.height])
@@ -168,7 +168,7 @@ def _difference(source: Shot, other: Shot) -> tuple[Tensor, Tensor]:
 
 
 def _depth_edges(depths: Tensor) -> Tensor:
-    """[H, W] bool: within two pixels, depths are further apart than one surface's."""
+    """[H, W] bool: pixels within two pixels of a depth discontinuity."""
     padded = F.pad(depths[None, None], (2, 2, 2, 2), mode="replicate")
     nearest, farthest = -F.max_pool2d(-padded, 5, 1)[0, 0], F.max_pool2d(padded, 5, 1)[0, 0]
     return farthest > nearest * (1 + SAME_SURFACE)
@@ -184,7 +184,7 @@ def _blurred(picture: Tensor) -> Tensor:
 
 
 def _worst_blocks(difference: Tensor, counted: Tensor) -> float:
-    """Mean over the worst 1 % (at least one) of the blocks that are counted for at least a half; 0 without any."""
+    """Mean over the worst 1 % (at least one) of the blocks of which at least half counts; 0 without any."""
     maps = torch.stack([difference * counted, counted.to(difference)])[:, None]
     total, share = F.avg_pool2d(maps, BLOCK, ceil_mode=True, count_include_pad=False)[:, 0]
     means = (total / share)[share >= 0.5]

@@ -1,4 +1,4 @@
-"""Photographs of a scene cut to the frames of its clips."""
+"""Photographs of a scene cropped to the frames of its clips."""
 
 import math
 import re
@@ -12,13 +12,13 @@ from cus.cameras import Cameras, PosedPhotos
 from cus.datasets.photo_windows import PhotoWindow, read_window
 from cus.errors import InputError
 
-# Photographs a little smaller than the frames are enlarged: DL3DV's images_4 are 960x540, frames often 1024x576.
+# Photographs slightly smaller than the frames are enlarged: DL3DV's images_4 are 960x540, frames often 1024x576.
 MOST_ENLARGED = 1.25
 
 
 @dataclass(frozen=True)
 class Framed:
-    """Photographs at the size of the frames.
+    """Photographs at the frame size.
 
     Attributes:
         images: [V, 3, H, W] float32 RGB in [0, 1].
@@ -32,7 +32,7 @@ class Framed:
 
 
 def in_order(posed: PosedPhotos) -> PosedPhotos:
-    """The photographs in the order of their names, numbers by value: that in which they were taken, as a rule.
+    """The photographs sorted by name, numbers by value: usually the order in which they were taken.
 
     Raises:
         InputError: a photograph is listed twice.
@@ -47,7 +47,7 @@ def in_order(posed: PosedPhotos) -> PosedPhotos:
 
 
 def segments_of(photographs: int, length: int, most: int) -> list[range]:
-    """Segments of `length` consecutive photographs, each beginning where the one before ends; at most `most`."""
+    """Segments of `length` consecutive photographs, each starting where the previous one ends; at most `most`."""
     if photographs <= length:
         return [range(photographs)]
     starts = range(0, photographs - length + 1, length - 1)
@@ -56,7 +56,7 @@ def segments_of(photographs: int, length: int, most: int) -> list[range]:
 
 
 def pixels_a_frame(size: tuple[int, int], width: int, height: int) -> float:
-    """Pixels of a photograph a pixel of a frame that shows as much of it as the frame's aspect allows."""
+    """Photograph pixels per pixel of a frame that shows as much of it as the frame's aspect ratio allows."""
     return min(size[0] / width, size[1] / height)
 
 
@@ -71,7 +71,7 @@ def require_pixels(posed: PosedPhotos, width: int, height: int) -> None:
 
 
 def read_framed(posed: PosedPhotos, width: int, height: int) -> Framed:
-    """Photographs shrunk and cut at their middle to width x height pixels.
+    """Photographs shrunk and centre-cropped to width x height pixels.
 
     Raises:
         InputError: photographs that are missing, damaged, or much smaller than that.
@@ -87,7 +87,7 @@ def read_framed(posed: PosedPhotos, width: int, height: int) -> Framed:
 
 
 def framed_cameras(posed: PosedPhotos, width: int, height: int) -> Cameras:
-    """The cameras of `read_framed`, without reading a photograph."""
+    """The cameras of `read_framed`, without reading photographs."""
     parts = []
     for index, size in enumerate(posed.sizes):
         step = pixels_a_frame(size, width, height)
@@ -100,14 +100,14 @@ def framed_cameras(posed: PosedPhotos, width: int, height: int) -> Cameras:
 
 
 def read_crops(posed: PosedPhotos, indices: list[int], zoom: float, target: Tensor, size: tuple[int, int]) -> Framed:
-    """Windows of several photographs around the same point, from their own pixels.
+    """Windows of several photographs around the same point, from full-resolution pixels.
 
     Args:
-        posed: the scene, at the size of its files.
-        indices: which photographs, of one size.
-        zoom: how many times narrower the window is than the widest one of its aspect.
-        target: [3] the world point in the middle of each window; a window that reaches outside is moved inside.
-        size: (width, height) in pixels that it is shrunk to.
+        posed: photographs of the scene, with cameras at their file sizes.
+        indices: indices of the photographs, all of one size.
+        zoom: factor by which the window is narrower than the widest one of its aspect ratio.
+        target: [3] world point at the centre of each window; a window that extends outside is moved inside.
+        size: (width, height) in pixels to which the windows are shrunk.
 
     Raises:
         InputError: photographs that cannot be read.

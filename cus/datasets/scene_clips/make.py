@@ -1,4 +1,4 @@
-"""The clips of one posed scene, each with the verdicts of all filters, kept or not."""
+"""Makes the clips of one posed scene, each with the verdicts of all filters, kept or not."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -35,19 +35,19 @@ from cus.estimators import estimate_scene
 from cus.splats import FitRecord
 
 OnStage = Callable[[str, float], None]
-"""Called with the name of what is done and the share of the scene's work so far."""
+"""Called with the name of the current step and the fraction of the scene's work done so far."""
 
-# Of a scene's work, as the fit at full size takes most of it.
+# Fractions of a scene's work; the fit at full size takes most of it.
 _CHECKED, _FITTED = 0.05, 0.8
 
 
 @dataclass(frozen=True)
 class MadeClip:
-    """A clip, or why it is none.
+    """A clip, or the reason why there is none.
 
     Attributes:
-        clip: None where a filter refused it or it could not be made.
-        facts: segment, kind of path and truth, verdicts or the reason: what the manifest keeps.
+        clip: the clip; None if a filter refused it or it could not be made.
+        facts: segment, kind of path and truth, verdicts or the reason, for the manifest.
     """
 
     clip: Clip | None
@@ -56,13 +56,13 @@ class MadeClip:
 
 @dataclass
 class SceneRecord:
-    """What is known of a scene beside its clips.
+    """Facts about a scene besides its clips.
 
     Attributes:
-        verdicts: of the scene as a whole.
-        notes: of its reader and of the work.
-        seconds: by stage.
-        counts: photographs, steps of the fit, segments: what the seconds belong to.
+        verdicts: verdicts on the whole scene.
+        notes: notes of its reader and of the work.
+        seconds: seconds for each stage.
+        counts: numbers of photographs, steps of the fit and segments that the seconds refer to.
     """
 
     verdicts: list[Verdict] = field(default_factory=list)
@@ -72,7 +72,7 @@ class SceneRecord:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the time that the block takes to a stage."""
+        """Add the duration of the block to a stage."""
         started = time.perf_counter()
         try:
             yield
@@ -93,17 +93,17 @@ def scene_clips(
     """Make the clips of a scene; on a CPU the same scene, recipe and seed give the same clips.
 
     Args:
-        posed: the scene.
-        name: of the scene; part of every seed.
-        recipe: see `SceneRecipe`.
-        record: receives what is known of the scene.
-        seed: of everything.
-        device: to work on.
-        on_stage: told of progress.
+        posed: photographs of the scene with cameras.
+        name: name of the scene; part of every seed.
+        recipe: settings of the clips.
+        record: receives the facts about the scene.
+        seed: seed of all random draws.
+        device: device to compute on.
+        on_stage: callback for progress.
 
     Raises:
         InputError: photographs that cannot be read, are too small or too few, cameras that do not fit them, or a fit
-            that cannot start. A segment in which the estimator finds nothing is a clip that was not made.
+            that cannot start. A segment for which the estimator fails gives a clip without content.
     """
     tell = on_stage or (lambda stage, share: None)
     device = torch.device(device)
@@ -139,7 +139,7 @@ def _check(posed: PosedPhotos, recipe: SceneRecipe, record: SceneRecord) -> None
 def _truth(
     posed: PosedPhotos, recipe: SceneRecipe, record: SceneRecord, seed: int, device: torch.device, tell: OnStage
 ) -> SceneTruth | None:
-    """The fitted scene; None where it is not good enough to render ground truth."""
+    """The fitted scene; None if it is not good enough to render ground truth."""
     steps = recipe.truth.iterations
     watched = FitRecord(on_progress=lambda done, total: tell("fit", _CHECKED + (_FITTED - _CHECKED) * done / total))
     with record.timed("start"):
@@ -155,7 +155,7 @@ def _truth(
 
 @dataclass(frozen=True)
 class _Segment:
-    """Consecutive photographs, whose first and last ones are the references."""
+    """Consecutive photographs with the first and last one as references."""
 
     posed: PosedPhotos
     name: str

@@ -1,4 +1,4 @@
-"""Random target paths through a segment of a scene: close-ups by a longer lens or from nearer by, and regular views."""
+"""Random target paths through a segment of a scene: close-ups by zooming or moving closer, and regular views."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from cus.scene import SceneEstimate
 
 
 def draw_zoom(bounds: tuple[float, float], rng: np.random.Generator) -> float:
-    """A focal length factor, even in its logarithm."""
+    """Draw a focal length factor, uniform in its logarithm."""
     low, high = np.log(bounds[0]), np.log(bounds[1])
     return float(np.exp(rng.uniform(low, high)))
 
@@ -18,14 +18,14 @@ def draw_zoom(bounds: tuple[float, float], rng: np.random.Generator) -> float:
 def draw_path(
     photographs: Cameras, depth: Tensor, scale: float, recipe: SceneRecipe, rng: np.random.Generator
 ) -> tuple[Cameras, str, float]:
-    """Target cameras of a random path through a segment, its name, and its largest magnification.
+    """Draw a random path through a segment: target cameras, its name, and its largest magnification.
 
     Args:
-        photographs: cameras of the segment's photographs, of frames.
-        depth: [H, W] z-depths of the first one, 0 = none.
-        scale: of the scene, where the target has no depth.
-        recipe: see `SceneRecipe`.
-        rng: draws all.
+        photographs: cameras of the segment's photographs, at frame size.
+        depth: [H, W] z-depths of the first photograph, 0 = none.
+        scale: scene scale, used as depth if the target has none.
+        recipe: settings of the clips.
+        rng: generator of all draws.
     """
     target = _draw_target(rng)
     close, nearer = rng.random() < recipe.close_up_share, rng.random() < recipe.nearer_share
@@ -42,7 +42,7 @@ def draw_path(
 
 
 def draw_point(scene: SceneEstimate, rng: np.random.Generator) -> Tensor:
-    """[3] a point of the surface that the first view shows; where it has no depth there, as far away as the scene."""
+    """Draw a surface point [3] seen by the first view; without a depth there, its distance is the scene scale."""
     target = _draw_target(rng)
     camera = scene.cameras[0]
     depth = _depth_at(scene.depths[0], target) or scene.scale
@@ -52,7 +52,7 @@ def draw_point(scene: SceneEstimate, rng: np.random.Generator) -> Tensor:
 
 
 def _draw_target(rng: np.random.Generator) -> tuple[float, float]:
-    """A point (u, v) of a picture, in fractions of its width and height, away from its border."""
+    """Draw a point (u, v) of a picture in fractions of its width and height, away from its border."""
     return float(rng.uniform(0.2, 0.8)), float(rng.uniform(0.2, 0.8))
 
 

@@ -1,4 +1,4 @@
-"""What the clips of posed scenes look like: every number of it in one place."""
+"""All settings of the clips of posed scenes."""
 
 from dataclasses import dataclass, field
 
@@ -8,21 +8,21 @@ from cus.limits import limited
 
 @dataclass
 class TruthRecipe:
-    """How a scene of Gaussians is fitted to all photographs of a scene, to render close-ups from (Fig. 7).
+    """How to fit Gaussians to all photographs of a scene, to render close-ups as ground truth (Fig. 7).
 
     Attributes:
-        size: longest side in pixels at which whole photographs are shown to the fit.
-        full_size: longest side in pixels at which crops of them are: the paper takes four times 960x540. Smaller
-            photographs are shown as they are.
-        crops: of each photograph, a round of whole ones.
-        iterations: steps of one picture each.
-        max_gaussians: there are never more.
-        sh_degree: of the colours, 0 to 3.
-        exposure: learn a colour transform a photograph.
-        cloud_views: photographs, spread evenly, whose estimated depths make the cloud that the fit starts from.
-        cloud_size: their longest side in pixels.
-        estimator: of these depths.
-        hold_out: one photograph in so many is kept from the fit and scores it.
+        size: longest side in pixels of whole photographs in the fit.
+        full_size: longest side in pixels of the photographs that crops are taken from: the paper uses four times
+            960x540. Smaller photographs keep their size.
+        crops: number of crops of each photograph per round of whole ones.
+        iterations: number of steps of one picture each.
+        max_gaussians: maximum number of Gaussians.
+        sh_degree: degree of the colours' harmonics, 0 to 3.
+        exposure: whether to learn a colour transform per photograph.
+        cloud_views: number of photographs, evenly spaced, whose estimated depths give the fit's starting cloud.
+        cloud_size: longest side of these in pixels.
+        estimator: estimator of these depths.
+        hold_out: one photograph in this many is held out of the fit to score it.
     """
 
     size: int = limited(960, low=32, high=8192)
@@ -40,21 +40,22 @@ class TruthRecipe:
 
 @dataclass
 class Filters:
-    """What a clip must be like to be kept. Every value is in the manifest, kept or not.
+    """Criteria for keeping a clip. All values are in the manifest, whether the clip is kept or not.
 
     Attributes:
-        most_epipolar_error: of the scene's cameras, in pixels of photographs shrunk to 640; see `SceneCheck`.
-        least_held_out_psnr: dB of the fit at photographs that it did not see, their mean. Below, the scene has
-            photographic clips only.
-        least_opacity: mean opacity of the emptiest frame of pseudo ground truth: the rest is background. Of
-            photographs, the share of pixels that lens and mask leave.
-        least_sharpness: mean gradient of the targets, over that of the conditioning, where both are known: a truth that
-            is blurrier than what is warped teaches blur.
-        least_distance: of the nearest hundredth of a frame's surface from its camera, in scene scales.
-        most_inside: share of the frames whose camera stands behind a surface in all references that look there.
-        least_coverage: share of the frames that the references show.
-        least_agreement: dB between targets and conditioning where both are known: below, the references' depths are
-            wrong altogether.
+        most_epipolar_error: maximum error of the scene's cameras, in pixels of photographs shrunk to 640
+            (`SceneCheck`).
+        least_held_out_psnr: minimum mean PSNR of the fit at held-out photographs, in dB. Below it, the scene only has
+            photographic clips.
+        least_opacity: minimum mean opacity of the emptiest frame of pseudo ground truth: the rest is background. For
+            photographs, the minimum fraction of pixels that lens and mask leave.
+        least_sharpness: minimum ratio of the mean gradients of the targets and the conditioning, where both are known:
+            ground truth that is blurrier than the warped references teaches blur.
+        least_distance: minimum distance of the nearest hundredth of a frame's surface from its camera, in scene scales.
+        most_inside: maximum fraction of frames whose camera is behind a surface in all references that see its place.
+        least_coverage: minimum fraction of the frames that the references show.
+        least_agreement: minimum PSNR between targets and conditioning where both are known, in dB: below it, the
+            references' depths are completely wrong.
     """
 
     most_epipolar_error: float = limited(1.5, above=0)
@@ -69,28 +70,29 @@ class Filters:
 
 @dataclass
 class SceneRecipe:
-    """Which clips a scene gives.
+    """The clips to make from a scene.
 
     Attributes:
-        frames: length of a clip.
-        width: of its frames and references, in pixels.
-        height: likewise; photographs of another aspect are cut at their middle.
-        segment: photographs from a segment's first reference to its last one, both included. A shorter scene is one
-            segment.
-        segments: most segments of a scene, spread evenly.
-        pseudo: clips a segment with renders of a fit as ground truth; 0 leaves the fit out.
-        photographic: clips a segment with photographs between the references as ground truth, at full resolution.
-        close_up_share: of the pseudo clips; the others show regular views.
-        nearer_share: of the close-ups that walk in; the others lengthen the lens.
+        frames: number of frames per clip.
+        width: width of frames and references in pixels.
+        height: height of frames and references in pixels; photographs of another aspect ratio are centre-cropped.
+        segment: number of photographs from a segment's first reference to its last one, inclusive. A shorter scene is
+            one segment.
+        segments: maximum number of segments of a scene, evenly spaced.
+        pseudo: number of clips per segment with renders of a fit as ground truth; 0 skips the fit.
+        photographic: number of clips per segment with full-resolution photographs between the references as ground
+            truth.
+        close_up_share: fraction of close-ups among the pseudo clips; the others show regular views.
+        nearer_share: fraction of the close-ups that move closer; the others zoom.
         zoom: range of focal length factors.
-        nearer: range of the share of the depth that is walked.
-        photograph_scales: how many times as large as the frames the photographs of a segment are that the fused warp
-            samples; each segment draws one of these, and takes the largest that its photographs have the pixels for.
-        checked_pairs: pairs of photographs whose matches are held against the cameras, at most.
-        estimator: of the references' depths; their cameras are the given ones.
-        others: further warps that the clips hold beside the fused one, see `OTHER_WARPS`.
-        truth: of pseudo ground truth.
-        filters: of clips.
+        nearer: range of the fraction of the depth by which the camera moves closer.
+        photograph_scales: possible sizes, relative to the frames, of a segment's photographs for the fused warp; each
+            segment draws one, limited to what its photographs' resolution allows.
+        checked_pairs: maximum number of pairs of photographs whose matches are used to check the cameras.
+        estimator: estimator of the references' depths; their cameras are the given ones.
+        others: names of additional warps in the clips besides the fused one, from `OTHER_WARPS`.
+        truth: settings of the pseudo ground truth.
+        filters: criteria for keeping clips.
     """
 
     frames: int = limited(25, low=1, high=1000)

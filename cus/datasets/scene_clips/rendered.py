@@ -1,4 +1,4 @@
-"""Pictures of a fitted scene, and how near they come to photographs."""
+"""Renders of a fitted scene, and their PSNR against photographs."""
 
 import math
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rendered:
-    """What a fit shows to N cameras.
+    """Renders of a fit from N cameras.
 
     Attributes:
         images: [N, 3, H, W] in [0, 1], over black.
-        alphas: [N, H, W] opacities.
-        depths: [N, H, W] z-depths in scene units, 0 where less than half is opaque.
+        alphas: [N, H, W] opacities in [0, 1].
+        depths: [N, H, W] z-depths in scene units, 0 where the opacity is below one half.
     """
 
     images: Tensor
@@ -22,6 +22,6 @@ class Rendered:
 
 
 def psnr(images: Tensor, targets: Tensor, mask: Tensor) -> float:
-    """PSNR in dB of images [..., 3, H, W] in [0, 1] against targets, over mask [..., H, W]; infinite where equal."""
+    """PSNR in dB of images [..., 3, H, W] in [0, 1] against targets, over mask [..., H, W]; infinite for equal ones."""
     errors = (images.clamp(0, 1) - targets).square().mean(dim=-3)[mask]
     return -10 * math.log10(float(errors.mean())) if len(errors) and float(errors.mean()) > 0 else math.inf

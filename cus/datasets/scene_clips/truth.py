@@ -1,7 +1,7 @@
 """Pseudo ground truth: a scene of Gaussians fitted to all photographs, at more pixels than any frame shows (Fig. 7).
 
-Fitted to photographs of a frame's size, Gaussians become needles that only fit the views they have seen. Crops of the
-photographs at their own resolution take turns with whole ones, so that close-ups are rendered from what was seen.
+Fitted to photographs of the frame size, Gaussians become needles that only fit the training views. Full-resolution
+crops of the photographs take turns with whole ones, so that close-ups are based on observed detail.
 """
 
 from dataclasses import dataclass, replace
@@ -26,8 +26,8 @@ class SceneTruth:
 
     Attributes:
         gaussians: the scene.
-        antialiased: how it was fitted, and is rendered.
-        held_out: dB of the renders of photographs that the fit did not see, by name.
+        antialiased: whether the fit used antialiased rendering, which renders use, too.
+        held_out: PSNR in dB of renders of held-out photographs, by name.
     """
 
     gaussians: Gaussians
@@ -36,12 +36,12 @@ class SceneTruth:
 
     @property
     def held_out_psnr(self) -> float:
-        """Mean over the photographs held out."""
+        """Mean PSNR over the held-out photographs in dB."""
         return float(np.mean(list(self.held_out.values())))
 
     @torch.no_grad()
     def render(self, cameras: Cameras) -> Rendered:
-        """Pictures over black, one camera after the other."""
+        """Render pictures over black, one camera after the other."""
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         g = self.gaussians
         cameras = cameras.to(g.device)
@@ -62,12 +62,12 @@ class SceneTruth:
 
 @dataclass(frozen=True)
 class FitStart:
-    """What a fit begins with.
+    """The inputs of a fit.
 
     Attributes:
-        views: photographs that it sees.
-        cloud: of their estimated depths.
-        held_out: photographs that score it.
+        views: photographs that supervise the fit.
+        cloud: point cloud of their estimated depths.
+        held_out: photographs that score the fit.
     """
 
     views: Views
@@ -76,12 +76,12 @@ class FitStart:
 
 
 def fit_start(posed: PosedPhotos, recipe: TruthRecipe, device: torch.device) -> FitStart:
-    """Read the photographs of a scene and estimate depths to start from.
+    """Read the photographs of a scene and estimate depths for the fit's starting cloud.
 
     Args:
-        posed: three photographs or more, at the size of their files.
-        recipe: see `TruthRecipe`.
-        device: to fit on.
+        posed: three or more photographs, with cameras at their file sizes.
+        recipe: settings of the fit.
+        device: device of the fit.
 
     Raises:
         InputError: photographs that cannot be read, or no depth.
@@ -103,16 +103,16 @@ def fit_start(posed: PosedPhotos, recipe: TruthRecipe, device: torch.device) -> 
 
 
 def fit_truth(start: FitStart, recipe: TruthRecipe, seed: int = 0, record: FitRecord | None = None) -> SceneTruth:
-    """Fit a scene of Gaussians and score it.
+    """Fit Gaussians to a scene and score them.
 
     Args:
-        start: of `fit_start`, with the same recipe.
-        recipe: see `TruthRecipe`.
-        seed: of the fit.
-        record: how the fit is watched.
+        start: result of `fit_start` with the same recipe.
+        recipe: settings of the fit.
+        seed: seed of the fit.
+        record: callbacks and checkpoint of the fit.
 
     Raises:
-        InputError: a fit that cannot start.
+        InputError: the fit cannot start.
     """
     cameras = start.views.cameras
     config = fit_config(recipe, start.views.images.device, cameras.width * cameras.height)
@@ -122,13 +122,13 @@ def fit_truth(start: FitStart, recipe: TruthRecipe, seed: int = 0, record: FitRe
 
 
 def held_out_of(photographs: int, one_in: int) -> list[int]:
-    """Photographs, spread evenly, that a fit does not see: at least one, never the first or last of three or more."""
+    """Evenly spaced photographs to hold out of a fit: at least one, never the first or last of three or more."""
     count = max(1, photographs // one_in)
     return [int((place + 0.5) * photographs / count) for place in range(count)]
 
 
 def fit_config(recipe: TruthRecipe, device: torch.device, pixels: int) -> FitConfig:
-    """The fit's settings for images of so many pixels. Raises InputError for what cannot be."""
+    """The fit's settings for images of `pixels` pixels. Raises InputError for invalid ones."""
     config = replace(
         FitConfig.for_backend(device=device),
         iterations=recipe.iterations,
@@ -144,7 +144,7 @@ def fit_config(recipe: TruthRecipe, device: torch.device, pixels: int) -> FitCon
 
 
 def start_cloud(posed: PosedPhotos, recipe: TruthRecipe, device: torch.device) -> ColoredCloud:
-    """What the estimated depths of some photographs agree on. Raises InputError."""
+    """The point cloud of consistent estimated depths of some photographs. Raises InputError."""
     count = min(recipe.cloud_views, len(posed))
     chosen = posed.select(np.linspace(0, len(posed) - 1, count).round().astype(int).tolist())
     width, height = chosen.sizes[0]

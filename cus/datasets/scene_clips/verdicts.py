@@ -1,4 +1,4 @@
-"""Filters of clips: each gives a value, what it is held to, and so a verdict that the manifest keeps."""
+"""Filters of clips: each compares a measured value with a bound and gives a verdict for the manifest."""
 
 import math
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from cus.conditioning import Conditioning
 from cus.datasets.scene_clips.recipe import Filters
 from cus.datasets.scene_clips.rendered import Rendered, psnr
 
-# A camera is behind a surface that is nearer to a reference than the camera is, by more than this share.
+# A camera is behind a surface that is nearer to a reference than the camera is by more than this fraction.
 _BEHIND = 0.02
 _NEAREST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One filter's.
+    """The verdict of one filter.
 
     Attributes:
-        name: of what was measured.
-        value: as measured; None where it could not be, which passes.
-        bound: what it is held to.
-        is_least: whether the value must be at least the bound; else at most.
+        name: name of the measurement.
+        value: measured value; None if it could not be measured, which passes.
+        bound: bound for the value.
+        is_least: whether the bound is a minimum; else it is a maximum.
     """
 
     name: str
@@ -37,13 +37,13 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the clip may stay."""
+        """Whether the clip passes the filter."""
         if self.value is None:
             return True
         return self.value >= self.bound if self.is_least else self.value <= self.bound
 
     def entry(self) -> dict[str, Any]:
-        """What JSON keeps of it."""
+        """Its entry in JSON."""
         return {**asdict(self), "value": _finite(self.value), "passed": self.passed}
 
 
@@ -57,10 +57,10 @@ def conditioning_verdicts(
     """Coverage, agreement and sharpness of a clip.
 
     Args:
-        targets: [T, 3, H, W].
-        valid: [T, H, W] bool, where they are known.
-        conditioning: of the same cameras.
-        filters: the bounds.
+        targets: [T, 3, H, W] ground truth of the frames.
+        valid: [T, H, W] bool, where the targets are known.
+        conditioning: conditioning of the same cameras.
+        filters: bounds of the filters.
     """
     known = conditioning.masks & valid
     agreement = psnr(conditioning.images, targets, known)
@@ -72,7 +72,7 @@ def conditioning_verdicts(
 
 
 def sharpness(targets: Tensor, conditioning: Tensor, known: Tensor) -> float | None:
-    """Mean gradient of targets over that of conditioning [T, 3, H, W], between known [T, H, W] pixels; None: flat."""
+    """Ratio of mean gradients of targets and conditioning [T, 3, H, W], between known [T, H, W] pixels; None: flat."""
     pairs = known[..., 1:] & known[..., :-1]
     gradients = [images.diff(dim=-1).abs().mean(dim=1)[pairs] for images in (targets, conditioning)]
     if not len(gradients[0]) or float(gradients[1].mean()) < 1e-4:
@@ -83,15 +83,15 @@ def sharpness(targets: Tensor, conditioning: Tensor, known: Tensor) -> float | N
 def truth_verdicts(
     truth: Rendered, path: Cameras, seen: Rendered, references: Cameras, scale: float, filters: Filters
 ) -> list[Verdict]:
-    """Opacity, nearest surface, and whether cameras stand inside of something, of rendered ground truth.
+    """Opacity, nearest surface, and cameras inside geometry, for rendered ground truth.
 
     Args:
-        truth: of the path.
-        path: T cameras.
-        seen: the same scene as the references see it.
-        references: V cameras.
-        scale: of the scene.
-        filters: the bounds.
+        truth: renders along the path.
+        path: T cameras of the frames.
+        seen: renders of the same scene from the references.
+        references: V cameras of the references.
+        scale: scene scale.
+        filters: bounds of the filters.
     """
     nearest = [_nearest(depth) for depth in truth.depths]
     known = [depth for depth in nearest if depth is not None]
@@ -104,16 +104,16 @@ def truth_verdicts(
 
 
 def _nearest(depth: Tensor) -> float | None:
-    """The hundredth of a frame's known depths [H, W] that is nearest ends here."""
+    """The first percentile of a frame's known depths [H, W]."""
     values = depth[depth > 0]
     return float(np.quantile(values.numpy(), _NEAREST_SHARE)) if len(values) else None
 
 
 def inside_geometry(centers: Tensor, depths: Tensor, references: Cameras) -> float:
-    """Share of camera centres [T, 3] that are hidden in every reference into whose picture they fall.
+    """Fraction of camera centres [T, 3] that are hidden in every reference whose picture contains them.
 
     Args:
-        centers: of the cameras in question; those in no reference's picture are taken to be free.
+        centers: centres of the cameras to check; those in no reference's picture count as free.
         depths: [V, H, W] z-depths of the references, 0 = none.
         references: V cameras of H x W pixels.
     """
@@ -129,5 +129,5 @@ def inside_geometry(centers: Tensor, depths: Tensor, references: Cameras) -> flo
 
 
 def all_passed(verdicts: Sequence[Verdict]) -> bool:
-    """Whether a clip stays."""
+    """Whether a clip is kept."""
     return all(verdict.passed for verdict in verdicts)
