@@ -43,7 +43,7 @@ from cus.viewer.scene import ViewScene, camera_of
 RATES = 0.5
 # Needles begin anew as discs: the longest half axis is at most this many times the second one.
 LONGEST = 2.0
-# The walk towards the target: frames, their longest side in pixels, frames a second of the video.
+# The path towards the target: number of frames, their longest side in pixels, frames per second of the video.
 WALK_FRAMES, WALK_SIDE, WALK_FPS = 25, 512, 8
 # Pictures are shown at these factors, as far as the path goes, and at its end.
 SHOWN_FACTORS = (1.0, 3.0, 9.0, 27.0)

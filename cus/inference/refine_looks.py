@@ -23,7 +23,7 @@ PROBES, PROBE_SEED = 8, 20_011
 KEPT = 0.5, 0.2
 # Of the share of needles before, and as it is: as much is good; no more than before, or as much as the last, is fair.
 FEWER_NEEDLES, FEW_NEEDLES, SOME_NEEDLES = 0.2, 1e-3, 5e-3
-# Photographs may be matched so many dB less than before; an overfitted scene that still matches them this well is fair.
+# Photographs may be matched worse than before by this many dB; an overfitted scene that still matches them is fair.
 LOST, MATCHED = 0.1, 30.0
 MORE_PHOTOGRAPHS = "take more photographs of this part of the scene, nearer to each other, or check their cameras"
 
