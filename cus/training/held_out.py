@@ -8,6 +8,7 @@ from torch import Tensor
 from cus.datasets.clips import Clip, clip_paths, load_clip
 from cus.datasets.structures import read_structure, require_structures
 from cus.errors import InputError
+from cus.models.gradient_similarity import deviation, gmsd_map
 from cus.models.perceptual import SMALLEST, PerceptualDistance
 from cus.splats.ssim import ssim
 from cus.training.pictures import box_blurred, psnr
@@ -45,7 +46,7 @@ def judge() -> PerceptualDistance | None:
 
 
 def clip_scores(clip: Clip, frames: Tensor, distance: PerceptualDistance | None = None) -> dict[str, float]:
-    """Scores of generated frames, of the conditioning, and of the conditioning's best box blur: PSNR in dB and SSIM.
+    """Scores of generated frames and of the conditioning: PSNR in dB, also of its best box blur, SSIM and GMSD.
 
     With a `distance` that of frames and of conditioning, too, where pictures are large enough for it.
     """
@@ -56,6 +57,8 @@ def clip_scores(clip: Clip, frames: Tensor, distance: PerceptualDistance | None 
         "psnr_blurred": blurred,
         "ssim": float(ssim(frames, clip.targets).mean()),
         "ssim_conditioning": float(ssim(clip.conditioning, clip.targets).mean()),
+        "gmsd": _gmsd(frames, clip.targets),
+        "gmsd_conditioning": _gmsd(clip.conditioning, clip.targets),
     }
     if distance is not None and min(clip.targets.shape[-2:]) >= SMALLEST:
         scores["st_lpips"] = float(distance(frames, clip.targets).mean())
@@ -63,7 +66,13 @@ def clip_scores(clip: Clip, frames: Tensor, distance: PerceptualDistance | None 
     return scores
 
 
+def _gmsd(images: Tensor, targets: Tensor) -> float:
+    """Mean over the pictures [T, 3, H, W]; in double precision, as cus-eval computes it."""
+    pairs = zip(images.double().clamp(0, 1), targets.double(), strict=True)
+    return sum(float(deviation(gmsd_map(*pair))) for pair in pairs) / len(images)
+
+
 def guided_scores(clip: Clip, frames: Tensor, distance: PerceptualDistance | None) -> dict[str, float]:
     """Scores of the second pass's frames, to be compared with those of the first."""
     scores = clip_scores(clip, frames, distance)
-    return {f"{name}_guided": scores[name] for name in ("psnr", "ssim", "st_lpips") if name in scores}
+    return {f"{name}_guided": scores[name] for name in ("psnr", "ssim", "gmsd", "st_lpips") if name in scores}

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cus.evaluation.metrics.halving import halved, halved_mask, yiq
 from cus.evaluation.metrics.inputs import checked
+from cus.models.halving import halved, halved_mask, yiq
 
 _C, _ALPHA = 30.0, 4.2  # for values in [0, 255]
 _SCALES = 3
