@@ -5,9 +5,9 @@
     python benchmarks/conditioning.py --only-fused             # prints the fused warp's table alone
     python benchmarks/conditioning.py --quick --no-write       # small sizes, to see that it runs
 
-The compiled kernels are compared with the tensor operations that say the same ("plain torch"), turn by turn in one
-process; times are the least of the repeats after one warm-up call. Other programs on the machine are part of what is
-measured, and plain torch suffers from them most.
+The compiled kernels are compared with equivalent tensor operations ("plain torch"), alternately in one process; times
+are the minimum of the repeats after one warm-up call. Other programs on the machine affect the results, and plain torch
+most.
 """
 
 import argparse
@@ -38,9 +38,9 @@ CASES = {
     "views": [(512, 288, 2, 10), (512, 288, 4, 10), (512, 288, 8, 10)],
 }
 QUICK_CASES = {"size": [(128, 72, 2, 3), (256, 144, 2, 3)], "targets": [(128, 72, 2, 6)], "views": [(128, 72, 4, 3)]}
-# Of the fused warp alone, beside those of the others: the goal's size, with fewer targets and more references.
+# For the fused warp, in addition to the others' cases: the goal's size, with fewer targets and more references.
 FUSED_CASES = [(1024, 576, 2, 5), (1024, 576, 4, 5), GOAL]
-# The tensor operations go through the picture once for each of ten layers, and take minutes for more than this.
+# The tensor operations process the picture once for each of ten layers, and take minutes for more than this.
 PLAIN_POINTS, QUICK_PLAIN_POINTS = (256, 144, 2, 5), (128, 72, 2, 2)
 SWEEP_SIZES, QUICK_SWEEP_SIZES = [(256, 170), (384, 256), (512, 341), (640, 426)], [(160, 106)]
 SWEEP_PLANES = 128
@@ -48,7 +48,7 @@ Case = tuple[int, int, int, int]
 
 
 def best_seconds(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """The least time of each, turn by turn, after a call each that warms up."""
+    """The minimum time of each work, alternately, after a warm-up call for each."""
     best = [float("inf")] * len(works)
     for turn in range(repeats + 1):
         for index, work in enumerate(works):
@@ -60,7 +60,7 @@ def best_seconds(works: Sequence[Callable[[], object]], repeats: int) -> list[fl
 
 
 def scene_and_targets(case: Case) -> tuple[SceneEstimate, Cameras]:
-    """A scene, and a zoom (x1 to x4) that goes through all views."""
+    """A scene, and a zoom (x1 to x4) that visits all views."""
     width, height, views, frames = case
     scene = boards_before_a_wall(views, width, height)
     zoom = trajectories.zoom(scene.cameras, zoom=4.0, frames=frames)
@@ -69,19 +69,19 @@ def scene_and_targets(case: Case) -> tuple[SceneEstimate, Cameras]:
 
 
 def conditioning_work(case: Case, backend: Backend) -> Callable[[], Conditioning]:
-    """The hierarchical warp, in one form."""
+    """The hierarchical warp with one backend."""
     scene, targets = scene_and_targets(case)
     return lambda: hierarchical_warp(scene, targets, backend=backend)
 
 
 def points_work(case: Case, backend: Backend, shrink_references: bool = False) -> Callable[[], Conditioning]:
-    """ViewCrafter's point render, in one form."""
+    """ViewCrafter's point render with one backend."""
     scene, targets = scene_and_targets(case)
     return lambda: render_scene_points(scene, targets, shrink_references=shrink_references, backend=backend)
 
 
 def conditioning_tables(cases: dict[str, list[Case]], repeats: int) -> list[str]:
-    """A table for each thing that the cost grows with."""
+    """A table for each dimension of the cost."""
     lines = []
     for name, rows in cases.items():
         lines += [
@@ -109,13 +109,13 @@ def fused_work(case: Case) -> Callable[[], Conditioning]:
 
 
 def agreement_work(case: Case) -> Callable[[], SceneEstimate]:
-    """The agreement alone."""
+    """Only the agreement."""
     scene, _ = scene_and_targets(case)
     return lambda: agree(scene)
 
 
 def fused_table(cases: Sequence[Case], repeats: int) -> Iterator[str]:
-    """Lines as they are measured, a row a case: fused warp, what of it is paid once, hierarchical warp, in one run."""
+    """Lines as they are measured, one row per case: fused warp, its one-time part, hierarchical warp, in one run."""
     yield "| size | views | targets | fused | of it agreement, once | hierarchical | x hierarchical |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for case in dict.fromkeys(cases):
@@ -129,7 +129,7 @@ def fused_table(cases: Sequence[Case], repeats: int) -> Iterator[str]:
 
 
 def points_table(rows: list[Case], plain: Case, repeats: int) -> list[str]:
-    """A row a size, references at a density for each target or shrunk once; and what tensor operations take."""
+    """One row per size, with references shrunk for each target or once; and the time of tensor operations."""
     lines = [
         "| size | views | targets | shrunk per target | once (ViewCrafter) | ns per target and reference pixel |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -149,7 +149,7 @@ def points_table(rows: list[Case], plain: Case, repeats: int) -> list[str]:
 
 
 def estimate_work(case: Case) -> Callable[[], object]:
-    """Depth and confidence of all views, whose cameras are known."""
+    """Depth and confidence of all views with known cameras."""
     scene = boards_before_a_wall(case[2], case[0], case[1])
     return lambda: estimate_scene(scene.images, scene.cameras, "stereo")
 
@@ -164,30 +164,30 @@ WORKS: dict[str, Callable[[Case], Callable[[], object]]] = {
 
 
 def peak_memory(what: str, case: Case) -> float:
-    """MiB that a work of `WORKS` adds to a process at most, its result included; measured in a process of its own."""
+    """Maximum MiB that a work of `WORKS` adds to a process, including its result; measured in a separate process."""
     command = [sys.executable, __file__, "--peak-memory", what, *map(str, case)]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(run.stdout)
 
 
 def print_peak_memory(what: str, case: Case) -> None:
-    """What `peak_memory` runs, on Linux."""
-    WORKS[what]((160, 106, 2, 2))()  # small, so that compiled code and libraries are there already
+    """The work of `peak_memory`'s process, on Linux."""
+    WORKS[what]((160, 106, 2, 2))()  # small, to load compiled code and libraries first
     work = WORKS[what](case)
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of making the scene
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak after making the scene
     before = _kibibytes("VmRSS")
     work()
     print((_kibibytes("VmHWM") - before) / 1024)
 
 
 def _kibibytes(field: str) -> int:
-    """Of this process, from the system."""
+    """A field of this process's status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
 def sweep_table(sizes: list[tuple[int, int]], repeats: int) -> list[str]:
-    """A row a size: all of the estimate of a pair with known cameras, and its matching costs in both forms."""
+    """One row per size: the whole estimate of a pair with known cameras, and its matching costs with both backends."""
     lines = [
         "| size | depth of both | matching costs of one | in plain torch | x plain torch | ns a pixel and plane |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -213,7 +213,7 @@ def sweep_table(sizes: list[tuple[int, int]], repeats: int) -> list[str]:
 
 
 def main() -> None:
-    """Measure, print, and write the tables beside this file."""
+    """Measure, print, and write the tables next to this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="calls a time (default: %(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: one a core)")

@@ -1,16 +1,16 @@
-r"""Table IV of the paper on a run: what the confidences of Eqs. 9 and 10 are worth in the Gaussian scene.
+r"""Table IV of the paper for a run: the effect of the confidences of Eqs. 9 and 10 on the Gaussian scene.
 
     cus-infer --views examples/courtyard/a.jpg examples/courtyard/b.jpg \
         --cameras examples/courtyard/transforms.json --no-splat --out out/courtyard
     python benchmarks/confidences.py out/courtyard examples/courtyard/transforms.json
 
-The scene is fitted to the generated frames and the photographs of the run, once for each row, and rendered where
-photographs were taken that the run never saw: those of the transforms.json that are no views of it, or `--photographs`.
-The run's own cameras must be of that file, too. `--crops 2 4` compares close-ups of the held-out photographs instead:
-their central crops at full resolution, shrunk to the frames' size. A row is the mean over `--seeds` seeds; PSNR in dB.
+The scene is fitted to the generated frames and the photographs of the run, once per row, and rendered from photographs
+that the run never saw: those in the transforms.json that are not its views, or `--photographs`. The run's cameras must
+come from the same file. `--crops 2 4` compares close-ups of the held-out photographs instead: their central crops at
+full resolution, shrunk to the frames' size. A row is the mean over `--seeds` seeds; PSNR in dB.
 
-`--swap 6` puts the question to frames that disagree, as those of a model that invents do: in each frame six random
-rectangles show what is elsewhere in it, and the cloud is fused anew.
+`--swap 6` tests inconsistent frames, like those of a model that invents content: in each frame six random rectangles
+show another part of it, and the cloud is fused anew.
 """
 
 import argparse
@@ -41,7 +41,7 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Truth:
-    """A close-up that a camera really saw: picture [3, H, W]."""
+    """The ground truth of a close-up: picture [3, H, W]."""
 
     name: str
     camera: Cameras
@@ -66,7 +66,7 @@ def truths(posed: PosedPhotos, indices: list[int], crops: list[float], longest: 
 
 
 def check_world(run: RecordedRun, posed: PosedPhotos) -> None:
-    """Raise InputError where the run's photographs do not stand where the file says: nothing could be compared."""
+    """Raise InputError if the run's photographs are not at the file's poses: nothing could be compared."""
     photos = run.results.inputs.photos
     known = posed.match(tuple(photo.path for photo in photos))
     placed = run.made.scene.cameras.viewmats
@@ -75,7 +75,7 @@ def check_world(run: RecordedRun, posed: PosedPhotos) -> None:
 
 
 def swapped(frames: Tensor, count: int, seed: int) -> Tensor:
-    """Frames [T, 3, H, W] in which `count` rectangles of about a sixth of the sides each show another part of it."""
+    """Frames [T, 3, H, W] with `count` rectangles, about a sixth of the sides, that show another part of the frame."""
     generator = torch.Generator().manual_seed(seed)
     out, size = frames.clone(), torch.tensor(frames.shape[-2:])
     for before, after in zip(frames, out, strict=True):
@@ -90,7 +90,7 @@ def swapped(frames: Tensor, count: int, seed: int) -> Tensor:
 def evaluate(
     made: CloseUp, cloud: FusedCloud, valid: Tensor, options: FitOptions, against: list[Truth], seeds: int
 ) -> list[tuple[float, float]]:
-    """(PSNR, SSIM) at each truth, means over the seeds."""
+    """(PSNR, SSIM) for each truth, means over the seeds."""
     views = supervision(made, cloud, options, valid=valid)
     config = options.config(views.images.device, views.cameras.width, views.cameras.height)
     totals = torch.zeros(len(against), 2)

@@ -1,6 +1,6 @@
-"""Pictures of an evaluation side by side, for a page: a line a case, a column a row, the truth first.
+"""Pictures of an evaluation side by side, for a page: one line per case, one column per row, the truth first.
 
-It reads what `cus-eval` leaves:
+It reads the output of `cus-eval`:
 `python benchmarks/contact_sheet.py eval/courtyard sheet.jpg --rows hierarchical frames splat`.
 """
 

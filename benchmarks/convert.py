@@ -1,12 +1,12 @@
-"""Seconds, memory and disk of `cus-convert` at full size, with a checkpoint of the right names and random values.
+"""Time, memory and disk space of `cus-convert` at full size, with a checkpoint with the right names and random values.
 
     python benchmarks/convert.py                        # writes benchmarks/convert.md; needs 30 GB of disk for a while
     python benchmarks/convert.py --folder /scratch --dtypes float16 --no-write
 
 The checkpoint has every tensor of ViewCrafter's (the reference's list, and open_clip's ViT-H-14 in both embedders). It
-is converted to a folder and back by the command itself, in a process of its own. What that process keeps in memory of
-its own is read every 10 ms; pages of the mapped files, which the system takes back as it likes, are not counted. Then
-the U-Net is loaded from the folder, and the file that was written back is compared with the first, all bit by bit.
+is converted to a folder and back by the command itself, in a separate process, whose private memory is read every 10
+ms; pages of mapped files, which the system can reclaim, are not counted. Then the U-Net is loaded from the folder, and
+the exported file is compared with the original, all bit by bit.
 """
 
 import argparse
@@ -34,20 +34,20 @@ from cus.lvdm.writing import write_safetensors
 from cus.models.unet import UNet
 
 NAMES = Path(__file__).resolve().parent.parent / "tests" / "golden" / "viewcrafter_checkpoint_keys.json"
-PERIOD = 0.01  # seconds between two looks at the memory
-COMPARED = 40  # tensors of the U-Net
+PERIOD = 0.01  # seconds between two readings of the memory
+COMPARED = 40  # number of compared tensors of the U-Net
 
 
 @dataclass(frozen=True)
 class Run:
-    """Of one command: seconds, and the peak of its own memory in bytes."""
+    """Seconds and peak private memory in bytes of one command."""
 
     seconds: float
     memory: int
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """Of every tensor of the checkpoint but its schedule."""
+    """Shapes of all tensors of the checkpoint except its schedule."""
     from open_clip import get_model_config
     from open_clip.model import CLIP
 
@@ -61,7 +61,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def write_checkpoint(path: Path, dtype: torch.dtype) -> None:
-    """A file laid out as ViewCrafter's, in little memory: all tensors are windows on one table of random numbers."""
+    """Write a file in ViewCrafter's layout with little memory: all tensors are views of one table of random numbers."""
     wanted = shapes()
     longest = max(torch.Size(shape).numel() for shape in wanted.values())
     table = 0.02 * torch.randn(longest + 4096, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
@@ -85,7 +85,7 @@ def own_memory(process: int) -> int:
 
 
 def measured(*arguments: object) -> Run:
-    """`cus-convert` in a process of its own."""
+    """Run `cus-convert` in a separate process and measure it."""
     command = [sys.executable, "-m", "cus.cli.convert", *map(str, arguments)]
     started, peak = time.perf_counter(), 0
     process = subprocess.Popen(command)
@@ -101,12 +101,12 @@ def measured(*arguments: object) -> Run:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files."""
+    """Bytes of all files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def check_unet(folder: Path, original: dict[str, Tensor]) -> tuple[float, int]:
-    """Seconds to load the U-Net of a folder, and how many of its tensors were compared with the checkpoint's."""
+    """Seconds to load the U-Net of a folder, and the number of its tensors compared with the checkpoint's."""
     started = time.perf_counter()
     unet = UNet.from_pretrained(folder / "unet", torch_dtype=torch.float16)
     seconds = time.perf_counter() - started
@@ -119,12 +119,12 @@ def check_unet(folder: Path, original: dict[str, Tensor]) -> tuple[float, int]:
 
 
 def check_back(path: Path, original: dict[str, Tensor]) -> int:
-    """How many tensors of the file written back are the first one's, rounded to float16: all, or it ends here."""
+    """The number of tensors in the exported file equal to the original's, rounded to float16; exits on a difference."""
     back, exact = load_lvdm_checkpoint(path), schedule_buffers(NoiseSchedule())
     if back.keys() != original.keys():
         raise SystemExit("the file written back has other names")
     for name, tensor in back.items():
-        # What the folder does not hold comes from the first file as it is.
+        # Tensors that the folder lacks come from the original file.
         expected = original[name] if name in exact or tensor.dtype == original[name].dtype else original[name].half()
         if tensor.dtype != expected.dtype or not torch.equal(tensor, expected):
             raise SystemExit(f"{name} came back as another")
@@ -132,7 +132,7 @@ def check_back(path: Path, original: dict[str, Tensor]) -> int:
 
 
 def lines_of(dtype: str, scratch: Path) -> list[str]:
-    """Measure one type of checkpoint; a row of the table, and what was compared."""
+    """Measure one type of checkpoint; returns a row of the table, and what was compared."""
     checkpoint, folder, back = scratch / "model.ckpt", scratch / "folder", scratch / "back.ckpt"
     write_checkpoint(checkpoint, getattr(torch, dtype))
     there = measured(checkpoint, folder)
@@ -150,7 +150,7 @@ def lines_of(dtype: str, scratch: Path) -> list[str]:
 
 
 def main() -> None:
-    """Measure, print, and write the table beside this file."""
+    """Measure, print, and write the table next to this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, metavar="FOLDER", help="where to work (default: the system's own)")
     parser.add_argument(

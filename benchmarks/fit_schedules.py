@@ -1,4 +1,4 @@
-r"""What the settings of a fit, such as its iterations and images of half size at the start, do to a run's scene.
+r"""The effect of a fit's settings, such as iterations and half-size images at the start, on a run's scene.
 
     cus-infer --views examples/courtyard/a.jpg examples/courtyard/b.jpg --no-splat
     python benchmarks/fit_schedules.py out \
@@ -6,8 +6,8 @@ r"""What the settings of a fit, such as its iterations and images of half size a
         --fits iterations=1000 iterations=800,coarse_share=0
 
 A row is one fit: the defaults with these settings of `FitConfig` changed, its CPU seconds (of all threads), and PSNR in
-dB and SSIM of its renders, before any video compresses them: at each close-up ZOOM=FILE, a picture that the first
-photograph's camera would take with a lens so many times as long, and at the run's photographs, at the frames' size.
+dB and SSIM of its renders, before video compression: at each close-up ZOOM=FILE, a picture taken by the first
+photograph's camera with a lens that many times as long, and at the run's photographs, at the frames' size.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from cus.splats import FitConfig, fit_views, render
 
 @dataclass(frozen=True)
 class Truth:
-    """What a camera sees: its name, the camera and the picture [3, H, W]."""
+    """The ground truth of a camera: its name, the camera and the picture [3, H, W]."""
 
     name: str
     camera: Cameras
@@ -60,7 +60,7 @@ def truths(run: RecordedRun, close_ups: list[str]) -> list[Truth]:
 
 
 def changed(config: FitConfig, text: str) -> FitConfig:
-    """The settings with NAME=VALUE,... changed. Raises InputError for what is no setting or cannot be."""
+    """The settings with NAME=VALUE,... changed. Raises InputError for unknown or invalid settings."""
     pairs: dict[str, Any] = {}
     for pair in filter(None, text.split(",")):
         name, _, value = pair.partition("=")

@@ -1,14 +1,14 @@
-"""Seconds and memory of the full-size networks, with random weights: a denoising step, and whole calls in every plan.
+"""Time and memory of the full-size networks with random weights: a denoising step, and whole calls with each plan.
 
     python benchmarks/full_size.py                                       # on a CPU: steps, and whole calls of one step
     python benchmarks/full_size.py --calls --sizes 576x1024 --plans low  # a part: other rows of the page stay
     python benchmarks/full_size.py --device cuda                         # on a GPU: whole calls of 50 steps
 
-Rows are kept in benchmarks/full_size.json and drawn into benchmarks/full_size.md (--no-write prints alone). Weights are
-random and small: time and memory do not depend on values. Each row runs in a process of its own. The need is what
-`cus.diffusion.memory` says beforehand; measured is the peak of the process above what it held before the networks were
-made, on CUDA the allocator's own peak. ViewCrafter's README says 120 s and 23.5 GB for 50 steps of 25 frames at
-576x1024 on an A100: the named baseline.
+Rows are stored in benchmarks/full_size.json and rendered to benchmarks/full_size.md (--no-write only prints). Weights
+are random and small: time and memory do not depend on values. Each row runs in a separate process. The need is the
+prediction of `cus.diffusion.memory`; measured is the peak of the process above its memory before the networks were
+made, on CUDA the allocator's peak. The baseline is ViewCrafter's README: 120 s and 23.5 GB for 50 steps of 25 frames at
+576x1024 on an A100.
 """
 
 import argparse
@@ -37,15 +37,15 @@ BASELINE_SECONDS, BASELINE_GB, BASELINE_STEPS = 120, 23.5, 50
 
 @dataclass(frozen=True)
 class FullSize:
-    """One row.
+    """One row of the table.
 
     Attributes:
-        kind: "step", the U-Net alone without guidance, or "call", the pipeline.
-        plan: name of a memory plan; of a call.
-        height: of the frames, in pixels.
-        width: likewise.
-        steps: of a call.
-        device: where.
+        kind: "step" for the U-Net alone without guidance, or "call" for the pipeline.
+        plan: name of a call's memory plan.
+        height: frame height in pixels.
+        width: frame width in pixels.
+        steps: number of a call's denoising steps.
+        device: device to compute on.
         dtype: name of the weights' precision.
     """
 
@@ -58,12 +58,12 @@ class FullSize:
     dtype: str
 
     def tiny(self) -> Callable[[], object]:
-        """The libraries' first use, on a small network."""
+        """The libraries' first use, with a small network."""
         layer = nn.Conv2d(8, 8, 3).to(self.device, DTYPES[self.dtype])
         return lambda: layer(torch.ones(1, 8, 8, 8, device=self.device, dtype=DTYPES[self.dtype]))
 
     def work(self) -> Callable[[], object]:
-        """Networks with random weights, and the call."""
+        """Networks with random weights, and the call to measure."""
         if self.kind == "step":
             return self._step()
         pipeline = randomized(DTYPES[self.dtype]).use(PLANS[self.plan], self.device)
@@ -82,7 +82,7 @@ class FullSize:
         return step
 
     def need(self) -> int | None:
-        """Bytes that the run is said to need; of a call."""
+        """Predicted bytes of a call; None for a step."""
         if self.kind == "step":
             return None
         clip = Clip(FRAMES, self.height, self.width)
@@ -98,7 +98,7 @@ def on_meta(dtype: torch.dtype) -> CloseUpShotPipeline:
 
 
 def randomized(dtype: torch.dtype) -> CloseUpShotPipeline:
-    """The full-size pipeline with small random weights, norms as they start."""
+    """The full-size pipeline with small random weights and initial norms."""
     pipeline = on_meta(dtype)
     torch.manual_seed(0)
     for name in NETWORKS:
@@ -128,7 +128,7 @@ def line(row: FullSize, result: Measured, need: float, machine: str) -> str:
 
 
 def page(kept: dict[str, dict[str, Any]]) -> str:
-    """Everything that was measured."""
+    """The page with all measurements."""
     lines = [line(FullSize(**k["row"]), Measured(**k["measured"]), k["need"], k["machine"]) for k in kept.values()]
     head = [
         "# Full size",
@@ -142,7 +142,7 @@ def page(kept: dict[str, dict[str, Any]]) -> str:
 
 
 def machine_name() -> str:
-    """What the numbers depend on, in short."""
+    """A short description of the machine."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return (

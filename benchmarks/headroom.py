@@ -1,15 +1,15 @@
-"""What separates conditioning images from the truth: exposure, alignment, or detail that is not there.
+"""What separates conditioning images from the truth: exposure, alignment, or missing detail.
 
     python data/make_cases.py out=runs/validation "scenes=[castle,door]" cases=5
     python benchmarks/headroom.py runs/validation
 
-For each case it prints the PSNR of the conditioning image, and its PSNR after corrections that are fitted to the
-truth, so that no method can have them all: one affine map of its colours; the best linear filter of 7x7 pixels (blur,
+For each case it prints the PSNR of the conditioning image, and its PSNR after corrections fitted to the truth, which
+are upper bounds for any method: one affine map of its colours; the best linear filter of 7x7 pixels (blur,
 sharpening, a shift); dense optical flow to the truth, smoothed by Gaussians of several widths (the wider, the more of
 it is large-scale geometry).
-The last column is the correlation, over pixels and both axes, of the displacement between the two references' warps,
-which a model sees, with the displacement to the truth, which it would have to know: near 0, what a model is shown
-does not tell it how to realign the picture.
+The last column is the correlation, over pixels and both axes, between the displacement of the two references' warps,
+which a model sees, and the displacement to the truth, which it would need to know: near 0, its inputs do not tell a
+model how to realign the picture.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from cus.datasets.clips import Clip, clip_paths, load_clip
 from cus.evaluation.metrics.psnr import color_corrected_psnr, psnr
 
 SMOOTHING = (0, 4, 16)  # pixels
-# In pixels, of the displacements that are correlated.
+# Smoothing in pixels of the displacements that are correlated.
 CORRELATED = 4
 COLUMNS = ("shown", "colours", "filter", *(f"flow {sigma}" for sigma in SMOOTHING), "correlation")
 FILTER = 7  # pixels along a side
@@ -44,12 +44,12 @@ def dense_flow(first: Tensor, second: Tensor) -> np.ndarray:
 
 
 def smoothed(flow: np.ndarray, sigma: float) -> np.ndarray:
-    """Each component under a Gaussian of so many pixels."""
+    """Each component smoothed by a Gaussian of `sigma` pixels."""
     return cv2.GaussianBlur(flow, (0, 0), sigma) if sigma else flow
 
 
 def displaced(picture: Tensor, flow: np.ndarray) -> Tensor:
-    """[3, H, W] picture(p + flow), by Lanczos interpolation."""
+    """[3, H, W] picture(p + flow) by Lanczos interpolation."""
     y, x = np.mgrid[: flow.shape[0], : flow.shape[1]].astype(np.float32)
     values = picture.permute(1, 2, 0).numpy()
     moved = cv2.remap(values, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT)
@@ -57,9 +57,9 @@ def displaced(picture: Tensor, flow: np.ndarray) -> Tensor:
 
 
 def filtered(picture: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """[3, H, W] the picture under the linear filter that brings it nearest to the truth.
+    """[3, H, W] the picture after the linear filter that best matches it to the truth.
 
-    It is one for all channels and its taps sum to 1, so that it cannot correct the exposure.
+    The filter is the same for all channels and its taps sum to 1, so that it cannot correct the exposure.
     """
     padded = F.pad(picture[:, None], (FILTER // 2,) * 4, mode="reflect")
     differences = F.unfold(padded, FILTER).double() - picture.double().flatten(1)[:, None]  # [3, taps, H W]
@@ -70,7 +70,7 @@ def filtered(picture: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 
 
 def correlation(clip: Clip, flow: np.ndarray, mask: Tensor) -> float:
-    """Of the displacement between the two references' warps with the one to the truth; NaN without two."""
+    """Correlation of the displacement between the two references' warps with that to the truth; NaN without two."""
     layers = clip.layers
     if layers is None:
         return float("nan")
@@ -83,7 +83,7 @@ def correlation(clip: Clip, flow: np.ndarray, mask: Tensor) -> float:
 
 
 def headroom(clip: Clip) -> list[float]:
-    """The columns of one case."""
+    """The columns of one case's row."""
     shown, truth, mask = clip.conditioning[0], clip.targets[0], clip.masks[0]
     flow = dense_flow(truth, shown)
     realigned = [psnr(displaced(shown, smoothed(flow, sigma)), truth, mask) for sigma in SMOOTHING]

@@ -1,10 +1,10 @@
-"""Score checkpoints on held-out clips, beside what they are shown.
+"""Score checkpoints on held-out clips, next to their conditioning.
 
     python data/make_cases.py out=runs/validation "scenes=[castle,door]" cases=5
     python benchmarks/held_out.py runs/validation mini runs/unet/export
 
 It prints the means of PSNR, SSIM and ST-LPIPS (extra `metrics`) over whole frames, for each scene and over all clips.
-Training scores crops of a few of them as it goes (`held_out=`); this takes all.
+Training scores crops of a few of them as it goes (`held_out=`); this script uses all.
 """
 
 import argparse
@@ -28,7 +28,7 @@ Scores = tuple[float, float, float]
 
 
 def scorer() -> Callable[[Tensor, Tensor], Scores]:
-    """Means of the measures over frames [T, 3, H, W] in [0, 1]."""
+    """A function that averages the measures over frames [T, 3, H, W] in [0, 1]."""
     distance = PerceptualDistance.load("alex")
 
     def score(frames: Tensor, targets: Tensor) -> Scores:
@@ -40,7 +40,7 @@ def scorer() -> Callable[[Tensor, Tensor], Scores]:
 
 
 def frames_of(pipeline: CloseUpShotPipeline, clip: Clip) -> Tensor:
-    """What a checkpoint makes of a clip, with the same noise for every clip."""
+    """A checkpoint's frames for a clip, with the same noise for every clip."""
     draws = torch.Generator().manual_seed(0)
     with torch.no_grad():
         return pipeline(clip.references, clip.shown, generator=draws, dtype=torch.bfloat16)

@@ -1,7 +1,7 @@
-"""Learning curve of a training: scores of held-out clips over steps, beside those of their conditioning.
+"""Learning curve of a training: scores of held-out clips over steps, next to those of their conditioning.
 
-It reads what `train/unet.py` leaves: `python benchmarks/learning_curve.py runs/unet curve.png`. Of several runs, each
-after the other's weights, the steps are added up.
+It reads the output of `train/unet.py`: `python benchmarks/learning_curve.py runs/unet curve.png`. For several runs,
+each started from the previous one's weights, the steps are added up.
 """
 
 import argparse
@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# What is drawn: the measure's name in log.jsonl, its title, and the sign of a gain.
+# Curves: the measure's name in log.jsonl, its title, and the sign of a gain.
 MEASURES = (("psnr", "PSNR gain (dB)", 1), ("ssim", "SSIM gain", 1), ("st_lpips", "ST-LPIPS gain", -1))
 
 
 def scores(runs: list[Path]) -> list[dict[str, Any]]:
-    """Lines of the runs' logs that hold scores, their steps counted on from run to run."""
+    """Lines with scores in the runs' logs, with steps accumulated over the runs."""
     found, before = [], 0
     for run in runs:
         path = run / "log.jsonl"
@@ -30,7 +30,7 @@ def scores(runs: list[Path]) -> list[dict[str, Any]]:
 
 
 def gains(lines: list[dict[str, Any]], name: str, sign: int) -> tuple[list[int], list[float]]:
-    """Steps, and how much better than its conditioning a measure is."""
+    """Steps, and the gain of a measure over the conditioning."""
     found = [(line["step"], sign * (line[name] - line[f"{name}_conditioning"])) for line in lines if name in line]
     return [step for step, _ in found], [gain for _, gain in found]
 

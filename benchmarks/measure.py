@@ -1,4 +1,4 @@
-"""Seconds and peak memory of a piece of work, in a process of its own."""
+"""Time and peak memory of a task, in a separate process."""
 
 import ctypes
 import gc
@@ -12,33 +12,33 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-# Children are forked from a process that has only imported: its modules cost each of them nothing, and what it holds is
-# the same for all.
+# Children are forked from a process that only imports: modules cost each child nothing, and its memory is the same for
+# all.
 _METHODS = multiprocessing.get_all_start_methods()
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if "forkserver" in _METHODS else "spawn")
 
 
 class Task(Protocol):
-    """What is measured; it must survive pickling."""
+    """A task to measure; it must be picklable."""
 
     def tiny(self) -> Callable[[], object]:
-        """The same work at its smallest: it loads compiled code and libraries, before anything is measured."""
+        """The same work at its smallest: it loads compiled code and libraries before the measurement."""
         ...
 
     def work(self) -> Callable[[], object]:
-        """Make the inputs; the result is what is timed, and may be called again and again."""
+        """Make the inputs; the returned function is timed, and may be called repeatedly."""
         ...
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one task.
+    """Measurements of one task.
 
     Attributes:
-        seconds: Median of the calls.
-        memory: Bytes at the peak, above what the process held before the inputs were made: inputs, weights and results
-            are counted, imported code is not. On CUDA, what the allocator handed out at the peak, in all.
-        error: Why there are no numbers, or None.
+        seconds: Median duration of the calls.
+        memory: Peak bytes above the process's memory before the inputs were made: inputs, weights and results count,
+            imported code does not. On CUDA, the allocator's total peak.
+        error: Reason why there are no numbers, or None.
     """
 
     seconds: float = float("nan")
@@ -47,7 +47,7 @@ class Measured:
 
 
 def preload(modules: list[str]) -> None:
-    """Name what the children's common ancestor imports; call before the first `measured`."""
+    """Set the imports of the children's common ancestor; call before the first `measured`."""
     root = str(Path(__file__).resolve().parent.parent)
     paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
@@ -59,9 +59,9 @@ def measured(task: Task, repeats: int, patience: float) -> Measured:
     """Median seconds and peak memory of a task.
 
     Args:
-        task: What to do.
-        repeats: Calls that count, after one that warms up.
-        patience: Seconds after which no further call is made; a first call that takes so long counts itself.
+        task: Task to measure.
+        repeats: Number of calls that count, after a warm-up call.
+        patience: Seconds after which no further call is made; a first call that takes this long counts itself.
     """
     ours, theirs = _CONTEXT.Pipe(duplex=False)
     process = _CONTEXT.Process(target=_child, args=(task, repeats, patience, theirs))
@@ -82,7 +82,7 @@ def measured(task: Task, repeats: int, patience: float) -> Measured:
 def _child(task: Task, repeats: int, patience: float, answer: Connection) -> None:
     try:
         answer.send(_measure(task, repeats, patience))
-    except Exception as error:  # whatever it is, the other sizes are measured all the same, and the table says it
+    except Exception as error:  # whatever it is, measure the other sizes, and report it in the table
         answer.send(Measured(error=f"{type(error).__name__}: {str(error).splitlines()[0]}"))
 
 
@@ -113,16 +113,16 @@ def _measure(task: Task, repeats: int, patience: float) -> Measured:
 
 
 def _return_memory() -> None:
-    """Give what is free back to the system, or the first megabytes of the work would seem to cost nothing."""
+    """Return free memory to the system; otherwise the first megabytes of the work would seem to cost nothing."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):  # no glibc
+    except (AttributeError, OSError, TypeError):  # not glibc
         return
 
 
 def _forget_peak() -> None:
-    """Let the system's peak start anew, so that making inputs is no part of it; it stays elsewhere than on Linux."""
+    """Reset the system's peak, so that making inputs is not included; only possible on Linux."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -1,6 +1,6 @@
-"""PyTorch3D's point rasterizer: a baseline for `render_points`, and what `render_discs` must equal.
+"""PyTorch3D's point rasterizer: a baseline for `render_points`, and the reference for `render_discs`.
 
-Imported only where it is installed.
+Imported only if it is installed.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from cus.cameras import Cameras
 
 
 def nearest_points(points: Tensor, colors: Tensor, targets: Cameras) -> Callable[[], Tensor]:
-    """What renders the nearest point of each pixel, one target after the other: images [T, H, W, 3], one scale only."""
+    """A function that renders the nearest point of each pixel: images [T, H, W, 3], one scale only."""
     # The shorter side spans 2 units: discs with a pixel's diameter.
     rasterizers = _rasterizers(targets, 1 / min(targets.width, targets.height), 1)
     cloud = Pointclouds([points], features=[colors])
@@ -35,7 +35,7 @@ def nearest_points(points: Tensor, colors: Tensor, targets: Cameras) -> Callable
 def composited_discs(
     points: Tensor, colors: Tensor, targets: Cameras, radius: float, points_per_pixel: int
 ) -> tuple[Tensor, Tensor]:
-    """Images [T, 3, H, W] and the depths of their nearest points [T, H, W], 0 where there is none."""
+    """Images [T, 3, H, W] and the depths of their nearest points [T, H, W], 0 where there are none."""
     cloud = Pointclouds([points], features=[colors])
     images, depths = [], []
     for rasterizer in _rasterizers(targets, radius, points_per_pixel):
@@ -46,9 +46,9 @@ def composited_discs(
 
 
 def _rasterizers(targets: Cameras, radius: float, points_per_pixel: int) -> list[PointsRasterizer]:
-    """One a target."""
+    """One rasterizer per target."""
     size = (targets.height, targets.width)
-    # Without bins, which hold a limited number of points each.
+    # Without bins, which limit the number of points per bin.
     settings = PointsRasterizationSettings(
         image_size=size, radius=radius, points_per_pixel=points_per_pixel, bin_size=0
     )

@@ -3,8 +3,8 @@
     python benchmarks/rasterizer.py                 # every backend that runs here; writes benchmarks/rasterizer.md
     python benchmarks/rasterizer.py --no-write --repeats 5 --backends cpu torch
 
-Times are medians after one warm-up call, of `rasterization` from world-space Gaussians to the picture (forward), and
-with the gradients of all of them (forward + backward). Other programs on the machine are part of what is measured.
+Times are medians after one warm-up call, for `rasterization` from world-space Gaussians to the picture (forward), and
+with all gradients (forward + backward). Other programs on the machine affect the results.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from cus.splats.rasterization import rasterization
 from cus.splats.rasterize_gsplat import gsplat_available
 
 SIZES = ((50_000, 512, 288), (200_000, 960, 540))
-# What is measured: backend and side of the tiles. Plain torch is fastest with tiles smaller than the default.
+# Rows: backend and tile size. Plain torch is fastest with tiles smaller than the default.
 ROWS = {"torch": ("torch", 16), "torch, small tiles": ("torch", 8), "cpu": ("cpu", 16), "gsplat": ("gsplat", 16)}
 FIRST_CALL = """
 import time, torch
@@ -40,7 +40,7 @@ print(time.perf_counter() - started)
 
 
 def median_seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median over calls after one that warms up."""
+    """Median duration of calls after a warm-up call."""
     work()
     seconds = []
     for _ in range(repeats):
@@ -53,7 +53,7 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def measure(row: str, size: tuple[int, int, int], repeats: int) -> tuple[float, float]:
-    """Seconds of forward, and of forward and backward."""
+    """Seconds for forward, and for forward and backward."""
     (backend, tile), (count, width, height) = ROWS[row], size
     device = "cuda" if backend == "gsplat" else "cpu"
     scene = {name: value.float().to(device).requires_grad_() for name, value in crowd(count, width, height).items()}
@@ -72,7 +72,7 @@ def measure(row: str, size: tuple[int, int, int], repeats: int) -> tuple[float, 
 
 
 def first_call_seconds() -> tuple[float, float]:
-    """Of the CPU kernels in a new process: where they have to be compiled, and where the cache has them."""
+    """Seconds of the CPU kernels' first call in a new process: with compilation, and with a warm cache."""
     root = Path(__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"NUMBA_CACHE_DIR": cache, "PYTHONPATH": str(root)}
@@ -83,7 +83,7 @@ def first_call_seconds() -> tuple[float, float]:
 
 
 def speed_table(backends: list[str], repeats: int) -> list[str]:
-    """A row a backend and size, with the ratio to plain torch as it is called by default."""
+    """One row per backend and size, with the ratio to plain torch with default options."""
     rows = [row for row, (backend, _) in ROWS.items() if backend in backends]
     lines = [
         "| Gaussians, picture | backend | forward | forward + backward | x torch, forward | x torch, both |",
@@ -103,7 +103,7 @@ def speed_table(backends: list[str], repeats: int) -> list[str]:
 
 
 def thread_lines(repeats: int) -> list[str]:
-    """How the CPU kernels gain from threads, alternating so that other programs disturb both alike."""
+    """Speedup of the CPU kernels by threads, alternating so that other programs affect both equally."""
     most = torch.get_num_threads()
     lines = ["| threads | forward | forward + backward |", "| --- | ---: | ---: |"]
     runs: dict[int, list[tuple[float, float]]] = {1: [], most: []}
@@ -120,7 +120,7 @@ def thread_lines(repeats: int) -> list[str]:
 
 
 def main() -> None:
-    """Measure, print, and write the table beside this file."""
+    """Measure, print, and write the table next to this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = ["torch", "cpu", *(["gsplat"] if gsplat_available() else [])]
     parser.add_argument("--backends", nargs="+", choices=known, default=known, help="default: all that run here")
@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def machine_lines(load: float) -> list[str]:
-    """What the numbers depend on."""
+    """The machine and versions behind the numbers."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return [
         f"{torch.get_num_threads()} threads, {platform.machine()} ({torch.backends.cpu.get_cpu_capability()}), {gpu}, "

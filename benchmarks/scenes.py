@@ -1,4 +1,4 @@
-"""Scenes that benchmarks and tests share."""
+"""Scenes shared by benchmarks and tests."""
 
 import torch
 from torch import Tensor
@@ -8,15 +8,15 @@ from cus.estimators import SceneEstimate
 
 
 def crowd(count: int, width: int, height: int, seed: int = 7) -> dict[str, Tensor]:
-    """One view of many small Gaussians, discs and needles that hide each other, some half outside: like a fitted scene.
+    """One view of many small overlapping Gaussians, discs and needles, some half outside: like a fitted scene.
 
-    About fifty count at a pixel, whatever the count and the size of the picture.
+    About fifty contribute to each pixel, whatever the count and the size of the picture.
 
     Args:
-        count: N.
-        width: Of the picture, pixels.
-        height: Likewise.
-        seed: Of the draw.
+        count: Number of Gaussians N.
+        width: Picture width in pixels.
+        height: Picture height in pixels.
+        seed: Seed of the draw.
 
     Returns:
         The tensors of `cus.splats.rasterization` [N, ...], float64 with values that float32 holds exactly.
@@ -44,13 +44,13 @@ def crowd(count: int, width: int, height: int, seed: int = 7) -> dict[str, Tenso
 
 
 def boards_before_a_wall(views: int, width: int, height: int, seed: int = 3) -> SceneEstimate:
-    """A textured wall with boards at several depths before it, seen by cameras side by side: exact depths.
+    """A textured wall with boards at several depths in front, seen by cameras side by side, with exact depths.
 
     Args:
-        views: V.
-        width: Of the pictures, pixels.
-        height: Likewise.
-        seed: Of the texture and of the confidences, which are random.
+        views: Number of views V.
+        width: Picture width in pixels.
+        height: Picture height in pixels.
+        seed: Seed of the texture and of the random confidences.
 
     Returns:
         V views over 0.3 units; the wall is 8 away, the boards 3 to 6.

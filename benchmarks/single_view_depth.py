@@ -1,13 +1,13 @@
-"""Depth of single pictures against exact depth, on sets of posed views that nothing was trained on.
+"""Depth of single pictures against exact depth, on sets of posed views not used in any training.
 
     python data/make_views.py out=runs/views_held_out sets=60 first_seed=900000 depths=true
     python benchmarks/single_view_depth.py runs/views_held_out constant ramp mono
     python benchmarks/single_view_depth.py runs/views_held_out da3 depth-anything-2 mono:runs/mono/export
 
-Of every set the first view is seen, with its focal length. Depths are scaled by the medians (AbsRel, RMSE in scene
-units, share within a factor of 1.25), and averaged over the sets. "constant" is one plane that faces the camera; "ramp"
-is the plane, the same in all pictures, of inverse depth that falls from bottom to top and fits the exact depths of all
-sets best: what the mere place in a picture tells.
+Estimators see the first view of every set, with its focal length. Depths are scaled by the medians (AbsRel, RMSE in
+scene units, fraction within a factor of 1.25), and averaged over the sets. "constant" is one plane that faces the
+camera; "ramp" is the plane of inverse depth, the same in all pictures, that decreases from bottom to top and best fits
+the exact depths of all sets: the information in the position alone.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def constant(views: PosedViews) -> Tensor:
 
 
 def ramp(sets: Sequence[PosedViews]) -> Depth:
-    """The plane of inverse depth over the row that fits all sets best, each in units of its median."""
+    """The plane of inverse depth over the row that best fits all sets, each in units of its median."""
     rows, inverse = [], []
     for views in sets:
         depth = exact(views)
@@ -56,7 +56,7 @@ def ramp(sets: Sequence[PosedViews]) -> Depth:
 
 
 def estimated(estimator: str) -> Depth:
-    """What an estimator sees in the first view."""
+    """An estimator's depth of the first view."""
 
     def depth_of(views: PosedViews) -> Tensor:
         return estimate_scene(views.images[:1], estimator=estimator, focals=views.cameras.Ks[:1, 0, 0]).depths[0]
@@ -65,7 +65,7 @@ def estimated(estimator: str) -> Depth:
 
 
 def exact(views: PosedViews) -> Tensor:
-    """[H, W] of the first view."""
+    """Exact depths [H, W] of the first view."""
     if views.depths is None:
         raise InputError("a set has no exact depths; build the sets with depths=true")
     return views.depths[0]

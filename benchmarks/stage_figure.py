@@ -1,4 +1,4 @@
-"""A figure a stage: time and memory over what grows, both axes logarithmic."""
+"""One figure per stage: time and memory over size, both axes logarithmic."""
 
 import importlib.util
 import io
@@ -11,13 +11,13 @@ from benchmarks.growth import exponent
 from benchmarks.stage_series import METHODS
 from cus.errors import InputError
 
-# Blue, vermilion, green: told apart by most eyes (Okabe and Ito).
+# Blue, vermilion, green: distinguishable for most people (Okabe and Ito).
 _COLORS = ("#0072b2", "#d55e00", "#009e73")
 _MARKS = ("o", "s", "^")
 
 
 def check_figures() -> None:
-    """Raise InputError where figures cannot be made, before anything is measured."""
+    """Raise InputError if figures cannot be made, before anything is measured."""
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError("figures need matplotlib: pip install 'closeupshot[dev]', or give --no-write")
 
@@ -50,7 +50,7 @@ def figure(part: dict[str, Any]) -> bytes:
 
 
 def _dress(panels: Any, series: dict[str, Any], first: bool) -> None:
-    """Axes of one column: the amounts that were measured, labelled; a legend that states the exponents."""
+    """Format the axes of one column: labels at the measured sizes; a legend with the exponents."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     amounts = sorted({row["amount"] for row in series["rows"]})

@@ -1,4 +1,4 @@
-"""From the measurements of all stages to tables, figures and docs/performance.md."""
+"""Makes tables, figures and docs/performance.md from the measurements of all stages."""
 
 import json
 import os
@@ -11,14 +11,14 @@ from benchmarks.stage_figure import figure
 from benchmarks.stage_series import METHODS
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-# Where pages, figures and results lie below the repository's root.
+# Paths of pages, figures and results relative to the repository's root.
 PAGE, FIGURES, RESULTS = "docs/performance.md", "docs/figures", "benchmarks/stages.json"
-# What is kept grows at most in proportion in every stage: nothing keeps pairs.
+# Results grow at most proportionally in every stage: nothing stores pairs.
 MEMORY_EXPECTED = 1.0
 
 
 def write_page(root: Path, results: dict[str, Any]) -> None:
-    """Write the results, a figure a stage, and the measured part of the page; the rest of the page stays.
+    """Write the results, one figure per stage, and the measured part of the page; the rest of the page stays.
 
     Raises:
         ValueError: the page lacks the two marks.
@@ -32,7 +32,7 @@ def write_page(root: Path, results: dict[str, Any]) -> None:
 
 
 def around_results(root: Path) -> tuple[str, str]:
-    """What stands before and after the marks in the page. Raises ValueError where it lacks them."""
+    """The page before and after the marks. Raises ValueError if it lacks them."""
     before, begin, rest = (root / PAGE).read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -51,7 +51,7 @@ def page_lines(results: dict[str, Any]) -> list[str]:
 
 
 def growth_lines(stages: dict[str, Any]) -> list[str]:
-    """A row for each stage, thing that grows, and form: fitted exponents of time and memory."""
+    """One row per stage, dimension, and implementation: fitted exponents of time and memory."""
     lines = [
         "| stage | form | time grows as | last step | at most | verdict | memory grows as | verdict |",
         "| --- | --- | ---: | ---: | ---: | --- | ---: | --- |",
@@ -74,7 +74,7 @@ def growth_lines(stages: dict[str, Any]) -> list[str]:
 
 
 def stage_lines(part: dict[str, Any]) -> list[str]:
-    """Heading, machine, and a table for each thing that grows."""
+    """Heading, machine, and one table per dimension."""
     lines = [f"## {part['label']}", "", part["about"], "", part["machine"]]
     for series in part["series"]:
         found = _by_method(series)
@@ -98,7 +98,7 @@ def stage_lines(part: dict[str, Any]) -> list[str]:
 
 
 def columns(rows: Sequence[dict[str, Any]]) -> tuple[list[float], list[float], list[float]]:
-    """Amounts, seconds and bytes of the rows that were measured."""
+    """Amounts, seconds and bytes of the measured rows."""
     good = [row for row in rows if row["error"] is None]
     return [row["amount"] for row in good], [row["seconds"] for row in good], [row["memory"] for row in good]
 
@@ -119,7 +119,7 @@ def _cells(row: dict[str, Any]) -> str:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     partial = path.with_name(f".{path.name}.part")
     partial.write_bytes(content)
     os.replace(partial, path)

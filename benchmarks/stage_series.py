@@ -1,4 +1,4 @@
-"""Which sizes each stage is measured at, in which forms, and how its cost may grow."""
+"""The sizes and implementations for which each stage is measured, and how its cost may grow."""
 
 import importlib.util
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from benchmarks.stage_works import Size
 from cus.inference.settings import InferSettings
 from cus.splats.rasterize_gsplat import gsplat_available
 
-# What the names of the forms mean to a reader.
+# Reader-visible names of the implementations.
 METHODS = {
     "cpu": "CPU kernels",
     "torch": "plain torch",
@@ -23,13 +23,13 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Series:
-    """Sizes that differ in one thing.
+    """Sizes that differ in one dimension.
 
     Attributes:
-        grows: What differs: a key of `AMOUNTS`.
-        sizes: Ascending.
-        expected: The largest exponent of time that the method itself asks for.
-        why: Where it is not 1.
+        grows: Name of the dimension: a key of `AMOUNTS`.
+        sizes: Sizes in ascending order.
+        expected: Largest exponent of time that the method itself requires.
+        why: Reason if the exponent is not 1.
     """
 
     grows: str
@@ -40,15 +40,15 @@ class Series:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the way from photographs to a Gaussian scene.
+    """A stage between photographs and a Gaussian scene.
 
     Attributes:
-        label: Heading.
-        about: What is measured.
-        methods: Forms of it that run here; the project's own default first.
-        baseline: The form that the others are compared with, or None.
-        series: What its cost grows with.
-        smallest: Width in pixels below which it has nothing to work on.
+        label: Heading of the stage.
+        about: Description of the measurement.
+        methods: Implementations that run here; the project's default first.
+        baseline: Implementation that the others are compared with, or None.
+        series: Series of sizes, one per dimension of its cost.
+        smallest: Minimum width in pixels for this stage.
     """
 
     label: str
@@ -73,13 +73,13 @@ AMOUNTS = {
 
 
 def stages(device: str) -> dict[str, Stage]:
-    """All stages, with the forms that run on a device."""
+    """All stages, with the implementations that run on a device."""
     dtype = str(InferSettings((), device=device).torch_dtype()).removeprefix("torch.")
     return _geometry(device) | _networks(tuple(dict.fromkeys((dtype, "float32")))) | _splats(device)
 
 
 def absent(device: str) -> list[str]:
-    """A line for each baseline that does not run here, saying why."""
+    """One line for each baseline that does not run here, with the reason."""
     lines = []
     if device == "cpu":
         lines.append("gsplat needs a CUDA device: not measured here.")
@@ -91,7 +91,7 @@ def absent(device: str) -> list[str]:
 
 
 def quick(stage: Stage) -> Stage:
-    """The stage at two small sizes a series: to see that it runs."""
+    """The stage at two small sizes per series, to check that it runs."""
 
     def small(size: Size) -> Size:
         target = None if size.target_width is None else size.target_width // 2

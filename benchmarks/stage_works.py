@@ -1,4 +1,4 @@
-"""What each stage does on made-up inputs of a size: the work that `benchmarks/stages.py` times."""
+"""The work of each stage on synthetic inputs of a given size, timed by `benchmarks/stages.py`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,14 +30,14 @@ PHOTOGRAPHED = 3  # seed of the procedural scene that the estimator sees
 
 @dataclass(frozen=True)
 class Size:
-    """How much there is to do; pictures are 16:9.
+    """The amount of work; pictures are 16:9.
 
     Attributes:
-        width: Of the pictures in pixels; of a stage with targets, of the references.
-        target_width: Of the targets; None is `width`.
-        views: Photographs, or views to fuse, or images to fit to.
-        frames: Targets, or frames of a clip.
-        count: Gaussians or points.
+        width: Picture width in pixels; for a stage with targets, that of the references.
+        target_width: Target width in pixels; None: `width`.
+        views: Number of photographs, views to fuse, or images to fit.
+        frames: Number of targets, or frames of a clip.
+        count: Number of Gaussians or points.
     """
 
     width: int = 512
@@ -48,12 +48,12 @@ class Size:
 
     @property
     def height(self) -> int:
-        """Of the pictures."""
+        """Picture height in pixels."""
         return self.width * 9 // 16
 
     @property
     def target_size(self) -> tuple[int, int]:
-        """(width, height) of the targets."""
+        """(width, height) of the targets in pixels."""
         width = self.target_width or self.width
         return width, width * 9 // 16
 
@@ -65,14 +65,14 @@ TINY_PHOTOGRAPHS = Size(width=256)
 
 @dataclass(frozen=True)
 class StageTask:
-    """One stage, in one form, at one size: a `Task` of `benchmarks.measure`.
+    """One stage, with one implementation, at one size: a `Task` of `benchmarks.measure`.
 
     Attributes:
-        stage: A key of `WORKS`.
-        method: Which form of it.
-        size: How much to do.
-        device: A torch device.
-        model: As `CloseUpShotPipeline.from_pretrained` takes it.
+        stage: Name of the stage in `WORKS`.
+        method: Name of the implementation.
+        size: Amount of work.
+        device: Torch device to compute on.
+        model: Model, as for `CloseUpShotPipeline.from_pretrained`.
     """
 
     stage: str
@@ -82,13 +82,13 @@ class StageTask:
     model: str = "mini"
 
     def tiny(self) -> Work:
-        """At the smallest size."""
+        """The stage at the smallest size."""
         return replace(self, size=TINY_PHOTOGRAPHS if self.stage == "estimator" else TINY).work()
 
     def work(self) -> Work:
-        """The stage, its inputs made."""
+        """The stage with prepared inputs."""
         torch.manual_seed(0)
-        # The library warns of configuration defaults once for each network and process.
+        # The library warns about configuration defaults once per network and process.
         logging.set_verbosity_error()
         return WORKS[self.stage](self)
 
@@ -97,7 +97,7 @@ def estimator(task: StageTask) -> Work:
     """Depth of V photographs, with their cameras ("given") or without ("estimated")."""
     scene = random_scene(PHOTOGRAPHED)
     pair = sample_reference_cameras(scene, 0, task.size.width, task.size.height)
-    # More views stand between the two: farther apart they would ask for more planes as well.
+    # More views are placed between the two: a larger distance would also need more planes.
     taken = trajectories.interpolate(pair, frames=task.size.views)
     images, focals = photograph(scene, taken, supersample=1)[0].to(task.device), taken.Ks[:, 0, 0]
     cameras = taken if task.method == "given" else None
@@ -105,7 +105,7 @@ def estimator(task: StageTask) -> Work:
 
 
 def conditioning(task: StageTask) -> Work:
-    """V views warped along a zoom of T targets."""
+    """Warp V views along a zoom of T targets."""
     scene = _scene(task)
     targets = trajectories.zoom(scene.cameras.to("cpu"), 4.0, frames=task.size.frames).resized(*task.size.target_size)
     backend: Any = task.method
@@ -113,13 +113,13 @@ def conditioning(task: StageTask) -> Work:
 
 
 def fusion(task: StageTask) -> Work:
-    """V views with exact depth into one cloud."""
+    """Fuse V views with exact depth into one cloud."""
     scene = _scene(task)
     return lambda: fuse_views(scene.images, scene.depths, scene.cameras, scale=scene.scale)
 
 
 def points(task: StageTask) -> Work:
-    """A cloud seen from T targets."""
+    """Render a cloud from T targets."""
     size = task.size
     scene = {name: value.float().to(task.device) for name, value in crowd(size.count, size.width, size.height).items()}
     cameras = Cameras(scene["viewmats"].cpu(), scene["Ks"].cpu(), size.width, size.height)
@@ -135,7 +135,7 @@ def unet(task: StageTask) -> Work:
     """One step of the denoiser on a clip of T frames, without guidance."""
     folder = checked_folder(task.model, "CloseUpShotPipeline")
     network = _loaded(UNet, folder, "unet", task)
-    # Their sizes alone: the weights of the other parts are no part of what is measured.
+    # Only their sizes: weights of the other parts are not measured.
     sizes = skeleton(open_model(folder))
     projector: dict[str, Any] = cast(Any, ImageProjector).load_config(folder, subfolder="image_projector")
     image_tokens, config, multiple = projector["num_tokens"], network.config, sizes.size_multiple
@@ -153,7 +153,7 @@ def encoding(task: StageTask) -> Work:
 
 
 def decoding(task: StageTask) -> Work:
-    """T frames from latents, with the skips of their conditioning images where the decoder has them."""
+    """T frames from latents, with the skips of their conditioning images if the decoder has them."""
     vae, frames = _autoencoder(task), _frames(task)
     h, w = frames.shape[-2] // vae.downsample, frames.shape[-1] // vae.downsample
     latents = torch.randn(len(frames), vae.latent_channels, h, w, device=task.device)
@@ -182,7 +182,7 @@ def fit(task: StageTask) -> Work:
 
 
 def rendering(task: StageTask) -> Work:
-    """One frame of a Gaussian scene."""
+    """Render one frame of a Gaussian scene."""
     gaussians, camera = _gaussians(task)
     backend: Any = task.method
     return lambda: render(gaussians, camera, backend=backend)
@@ -211,12 +211,12 @@ def _autoencoder(task: StageTask) -> FirstStage:
 
 
 def _loaded(kind: Any, folder: str, subfolder: str, task: StageTask) -> Any:
-    """One network of a pipeline's folder, its weights in the precision of the method, as `cus-infer` loads it."""
+    """One network of a pipeline's folder, with weights in the implementation's precision, as loaded by `cus-infer`."""
     return kind.from_pretrained(folder, subfolder=subfolder, dtype=getattr(torch, task.method)).eval().to(task.device)
 
 
 def _frames(task: StageTask) -> Tensor:
-    """[T, 3, H, W], cut to whole multiples of 8, which every autoencoder takes."""
+    """[T, 3, H, W], cropped to multiples of 8, which every autoencoder accepts."""
     return torch.rand(task.size.frames, 3, task.size.height // 8 * 8, task.size.width // 8 * 8, device=task.device)
 
 
@@ -229,7 +229,7 @@ def _gaussians(task: StageTask) -> tuple[Gaussians, Cameras]:
 
 
 def _inferring(work: Work) -> Work:
-    """The work of a network as `cus-infer` calls it: without gradients."""
+    """Run a network's work like `cus-infer`: without gradients."""
 
     def call() -> object:
         with torch.inference_mode():

@@ -1,13 +1,13 @@
-"""Time and peak memory of every stage, over sizes, and how both grow: docs/performance.md.
+"""Time and peak memory of every stage over sizes, and their growth: docs/performance.md.
 
     python benchmarks/stages.py                                  # all; some minutes on two cores
     python benchmarks/stages.py --stages conditioning fusion     # replaces these stages' part of the page
     python benchmarks/stages.py --redraw                         # the page again, from what was measured
     python benchmarks/stages.py --quick --no-write               # two small sizes each, to see that it runs
 
-Each size is measured in a process of its own: the median of a few calls, and the peak of memory above what the process
-held before its inputs were made. A power law is fitted to each series; its exponent is 1 where the cost is
-proportional. Other programs on the machine are part of what is measured: the page states the load. Results are kept in
+Each size is measured in a separate process: the median of a few calls, and the peak of memory above the process's
+memory before its inputs were made. A power law is fitted to each series; its exponent is 1 for a proportional cost.
+Other programs on the machine affect the results: the page states the load. Results are stored in
 benchmarks/stages.json, the figures in docs/figures.
 """
 
@@ -32,11 +32,11 @@ from benchmarks.stage_series import AMOUNTS, Stage, absent, quick, stages  # noq
 from benchmarks.stage_works import WORKS, StageTask  # noqa: E402
 from cus.errors import InputError  # noqa: E402
 
-PATIENCE, QUICK_PATIENCE = 2.0, 0.2  # seconds of calls a size
+PATIENCE, QUICK_PATIENCE = 2.0, 0.2  # seconds of calls per size
 
 
 def measure_stage(name: str, stage: Stage, repeats: int, patience: float, device: str, model: str) -> dict[str, Any]:
-    """The stage's part of benchmarks/stages.json."""
+    """Measure one stage: its part of benchmarks/stages.json."""
     part: dict[str, Any] = {
         "label": stage.label,
         "about": stage.about,
@@ -61,7 +61,7 @@ def measure_stage(name: str, stage: Stage, repeats: int, patience: float, device
 
 
 def main() -> int:
-    """Measure, print, and write after each stage, so that nothing measured is lost."""
+    """Measure, print, and write after each stage, so that no measurement is lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", nargs="+", choices=WORKS, default=list(WORKS), help="default: all")
     parser.add_argument("--quick", action="store_true", help="two small sizes each; never written to the page")

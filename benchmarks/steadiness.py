@@ -1,11 +1,11 @@
-"""How steady conditioning images and frames are along a path: what changes beyond the cameras' motion.
+"""Steadiness of conditioning images and frames along a path: changes beyond the effect of the cameras' motion.
 
     cus-infer --views a.jpg b.jpg --frames 25 --no-splat --out out
     python benchmarks/steadiness.py out
 
-Neighbouring pictures of the run's path are warped onto each other through the depth of its conditioning, and compared
-as `cus-view --measure` compares renders: the mean absolute difference of co-visible pixels, and the same over the worst
-1 % of blocks ("popping"), both of 255. All rows are compared through the same depth. The warps are made anew from
+Neighbouring pictures of the run's path are warped onto each other with the depth of its conditioning, and compared
+like renders in `cus-view --measure`: the mean absolute difference of co-visible pixels, and the same over the worst
+1 % of blocks ("popping"), both of 255. All rows are compared with the same depth. The warps are recomputed from
 the run's scene and photographs.
 """
 
@@ -27,7 +27,7 @@ from cus.viewer.steadiness import Shot, compare
 
 
 def changes(pictures: Tensor, masks: Tensor, depths: Tensor, cameras: Cameras) -> tuple[float, float, float]:
-    """Mean change, popping and share of compared pixels, averaged over neighbours of [T, 3, H, W] pictures."""
+    """Mean change, popping and fraction of compared pixels, averaged over neighbours of [T, 3, H, W] pictures."""
     shots = [Shot(cameras[t], pictures[t], masks[t].float(), depths[t]) for t in range(len(cameras))]
     found = torch.tensor([compare(*pair) for pair in zip(shots, shots[1:], strict=False)], dtype=torch.float64)
     change, popping, share = found.mean(dim=0).tolist()

@@ -1,10 +1,10 @@
-r"""The example in one picture: both photographs above, the generated and the true close-up below.
+r"""The example in one picture: both photographs at the top, the generated and the true close-up below.
 
     cus-infer --views examples/courtyard/a.jpg examples/courtyard/b.jpg \
         --trajectory interpolate --zoom 4 --frames 5 --quick
     python examples/picture.py out docs/figures/close_up.jpg
 
-The close-up is the path's middle frame: half-way between the photographs, where no camera stood, at four times the
+The close-up is the path's middle frame: halfway between the photographs, where there was no camera, at four times the
 focal length. `courtyard/close_between4.jpg` is its ground truth.
 """
 

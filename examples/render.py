@@ -1,9 +1,9 @@
-"""Renders the example scene: two photographs of a courtyard table, and what a camera sees that comes closer.
+"""Renders the example scene: two photographs of a courtyard table, and the views of a camera that comes closer.
 
     python examples/render.py FOLDER        # examples/courtyard holds the result; about seven minutes on one core
 
-Writes a.jpg and b.jpg (the photographs), close_*.jpg (ground truth that no method gets to see) and transforms.json;
-files of those names that are there are never replaced.
+Writes a.jpg and b.jpg (the photographs), close_*.jpg (ground truth that no method sees) and transforms.json; existing
+files with these names are never replaced.
 """
 
 import argparse
@@ -45,13 +45,13 @@ class Builder:
         self.solids.append(Solid(shape, material, torch.tensor(at), turn_z(yaw)))
 
     def lean(self, shape: Shape, material: Material, at: tuple[float, float, float], pitch: float, yaw: float) -> None:
-        """Place a shape tilted back by `pitch` before it is turned by `yaw`."""
+        """Place a shape tilted back by `pitch`, then rotated by `yaw`."""
         c, s = math.cos(pitch), math.sin(pitch)
         tilt = torch.tensor([[1.0, 0, 0], [0, c, -s], [0, s, c]])
         self.solids.append(Solid(shape, material, torch.tensor(at), turn_z(yaw) @ tilt))
 
     def book(self, at: tuple[float, float, float], half: tuple[float, float, float], yaw: float) -> float:
-        """A closed book lying at `at`; returns the height of its upper side."""
+        """Place a closed book lying at `at`; returns the height of its top."""
         x, y, z = at
         a, b, c = half
         cover = draw_print(self.rng, 2 * a, 2 * b, 768, "poster")
@@ -87,7 +87,7 @@ def walls_and_ground(build: Builder) -> None:
 
 
 def table(build: Builder) -> None:
-    """An oak table with a cloth and what stands on it."""
+    """An oak table with a cloth and objects on it."""
     top = 0.62
     build.put(Box(0.80, 0.36, 0.018, 0.005), Wood(*OAK, 0.12, 2.4, 0.3, seed=11), (0.0, 0.0, top - 0.018))
     build.put(Box(0.72, 0.30, 0.04), Wood(*OAK, 0.0, seed=12), (0.0, 0.0, top - 0.075))
@@ -167,7 +167,7 @@ def courtyard() -> Scene:
 
 
 def photograph_cameras() -> Cameras:
-    """Where the two photographs were taken: 24 cm apart, by hand."""
+    """Cameras of the two photographs: 24 cm apart, handheld."""
     focal = focal_from_35mm(FOCAL_35MM, WIDTH, HEIGHT)
     K = torch.tensor([[focal, 0, WIDTH / 2], [0, focal, HEIGHT / 2], [0, 0, 1]])
     a = look_at(torch.tensor([-0.42, -2.55, 1.36]), torch.tensor([0.02, 0.15, 0.66]))
@@ -189,7 +189,7 @@ def close_up_cameras(photographs: Cameras) -> tuple[list[str], Cameras]:
 
 
 def save_photo(path: Path, image: torch.Tensor) -> None:
-    """JPEG with the EXIF tags that a camera writes: make, model, focal length, its 35 mm equivalent."""
+    """Write a JPEG with a camera's EXIF tags: make, model, focal length, its 35 mm equivalent."""
     pixels = (image.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
     photo = Image.fromarray(pixels)
     exif = photo.getexif()

@@ -1,4 +1,4 @@
-"""Score a default run of the example against what a camera really sees there.
+"""Score a default run of the example against ground truth.
 
     cus-infer --views examples/courtyard/a.jpg examples/courtyard/b.jpg && python examples/score.py out
 

@@ -1,4 +1,4 @@
-"""Training and example scenes made by this project, and the clips and comparisons that are made of them.
+"""Procedural training and example scenes, and the clips and comparisons made from them.
 
-It uses `cus` and is no part of it: it is not installed, and scripts of a checkout find it beside `cus/`.
+It uses `cus` but is not part of it: it is not installed, and scripts of a checkout find it next to `cus/`.
 """

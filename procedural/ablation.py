@@ -1,6 +1,6 @@
-"""Table III as one recipe: a model for each line, trained equally long from the same seed; then what compares them.
+"""Table III as one recipe: a model for each line, trained equally long from the same seed, then compared.
 
-train/ablation.py is the command. Lines differ in what of the same clips they are shown.
+train/ablation.py is the command. Lines differ in the inputs that they see from the same clips.
 """
 
 import json
@@ -30,12 +30,12 @@ EVALUATION = "evaluation.yaml"
 
 @dataclass
 class Line:
-    """One model.
+    """One model of the table.
 
     Attributes:
-        name: of its folder; rows of the evaluation name it as their `model`.
-        settings: what it does differently, each "key=value" of train/unet.py.
-        coarse: an earlier line: this one is trained on the same clips with structure images of that line's first pass.
+        name: name of its folder, by which rows of the evaluation refer to it as their `model`.
+        settings: settings that differ in this line, each "key=value" of train/unet.py.
+        coarse: name of an earlier line whose first pass makes structure images for this line's clips.
     """
 
     name: str = MISSING
@@ -48,16 +48,15 @@ class Ablation:
     """Settings of train/ablation.py.
 
     Attributes:
-        out: folder; each line is a training run in it, <out>/<name>.
-        clips: folder of data/make_photographic.py, with the warps that the lines ask for (`recipe.others`).
-        held_out: folder of clips that every line is scored on at its end; empty scores none.
-        recipe: of all lines, a config of train/unet.py.
-        steps: of every line.
-        settings: of all lines, each "key=value" over the recipe.
-        lines: in the order of training.
-        coarse_frames: length of the paths that structure images are made of; as long as the evaluation's (`frames`) is
-            right.
-        evaluation: the table; each row with a network names its line as `model`.
+        out: output folder; each line is a training run in <out>/<name>.
+        clips: folder of data/make_photographic.py, with the warps that the lines need (`recipe.others`).
+        held_out: folder of clips on which every line is scored at its end; empty: none.
+        recipe: config of train/unet.py for all lines.
+        steps: number of training steps of every line.
+        settings: settings of all lines, each "key=value" overriding the recipe.
+        lines: lines in the order of training.
+        coarse_frames: length of the paths for structure images; should equal the evaluation's `frames`.
+        evaluation: settings of the table; each row with a network gives its line's name as `model`.
     """
 
     out: str = MISSING
@@ -72,19 +71,19 @@ class Ablation:
 
 
 def run(ablation: Ablation, on_progress: OnProgress) -> Path:
-    """Train the lines that are not done, and write `<out>/evaluation.yaml` for cus-eval.
+    """Train all unfinished lines, and write `<out>/evaluation.yaml` for cus-eval.
 
     Args:
-        ablation: see `Ablation`.
-        on_progress: called with (steps of all lines done, and scenes where structure images are made; all of them).
+        ablation: settings of the ablation.
+        on_progress: called with (steps of all lines done, plus scenes with structure images; total).
 
     Returns:
-        The file for cus-eval.
+        Path of the file for cus-eval.
 
     Raises:
-        InputError: settings or clips that cannot be used, before training starts; a line that its own settings end
-            before `steps`.
-        KeyboardInterrupt: after an interrupt, when all is saved.
+        InputError: unusable settings or clips, before training starts; or a line whose own settings end it before
+            `steps`.
+        KeyboardInterrupt: the user interrupted the training, after everything is saved.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise InputError("the lines are trained in one process: start train/ablation.py with python")
@@ -93,7 +92,7 @@ def run(ablation: Ablation, on_progress: OnProgress) -> Path:
     folder = OutputFolder(Path(ablation.out), "an ablation", REMEDY)
     folder.open(("settings.yaml", EVALUATION, "done-*.json"), inputs=[Path(ablation.clips)])
     try:
-        # The table may be laid out anew, and lines be added; each line's own config.yaml holds it to its settings.
+        # The table's layout may change, and lines be added; each line's own config.yaml protects its settings.
         kept = replace(ablation, evaluation=EvalSettings())
         configs.write(kept, folder, "settings.yaml", ("out", "clips", "held_out", "recipe", "settings", "lines"))
         progress = _Progress(ablation, on_progress)
@@ -109,7 +108,7 @@ def run(ablation: Ablation, on_progress: OnProgress) -> Path:
 
 
 class _Progress:
-    """Adds up the counts of lines and of the clips between them."""
+    """Adds up the progress of lines and of the clips between them."""
 
     def __init__(self, ablation: Ablation, report: OnProgress) -> None:
         coarse = [line for line in ablation.lines if line.coarse]
@@ -121,13 +120,13 @@ class _Progress:
         self.report(self.before + done, self.total)
 
     def finish(self, count: int) -> None:
-        """A part of `count` units is through."""
+        """Mark a part of `count` units as finished."""
         self.before += count
         self.report(self.before, self.total)
 
 
 def _check(ablation: Ablation) -> None:
-    """Refuse what a line could only be refused for after hours. Raises InputError."""
+    """Refuse problems that would otherwise stop a line only after hours. Raises InputError."""
     if not ablation.lines:
         raise InputError("there is no line to train; name some under lines, see configs/mini/table3.yaml")
     names: list[str] = []
@@ -140,7 +139,7 @@ def _check(ablation: Ablation) -> None:
             raise InputError(f"line {line.name}: coarse={line.coarse} is no earlier line; there are {', '.join(names)}")
         names.append(line.name)
         config = _config(ablation, line, Path(ablation.clips))
-        # One pixel: whether the clips hold what the line reads, not whether its windows fit.
+        # One pixel: checks whether the clips hold the line's inputs, not whether its windows fit.
         layers, shown = config.sampling.layers, config.conditioning
         LayeredCrops(Path(ablation.clips), 1, (1, 1), 0, layers, 1, shown, config.structure_share)
     if any(line.coarse for line in ablation.lines):
@@ -149,7 +148,7 @@ def _check(ablation: Ablation) -> None:
 
 def _arguments(ablation: Ablation, line: Line, clips: Path) -> list[str]:
     folders = {"out": Path(ablation.out) / line.name, "clips": clips, "held_out": ablation.held_out}
-    # Quoted: a folder's name may look like something else in YAML.
+    # Quoted, because a folder's name may look like another YAML type.
     own = [f"{name}={json.dumps(str(path))}" for name, path in folders.items()]
     loop = [f"loop.steps={ablation.steps}", f"loop.sample_every={ablation.steps if ablation.held_out else 0}"]
     return [*ablation.settings, *line.settings, *own, *loop]
@@ -163,7 +162,7 @@ def _config(ablation: Ablation, line: Line, clips: Path) -> UNetConfig:
 
 
 def _train(ablation: Ablation, line: Line, clips: Path, folder: OutputFolder, progress: _Progress) -> None:
-    """Train a line to its end, unless that is done: then its mark is there, which follows the last export."""
+    """Train a line to its end, unless its mark exists, which is written after the last export."""
     run, mark = folder.path / line.name, f"done-{line.name}.json"
     if not (folder.is_ours(mark) and is_exported(run)):
         arguments = [ablation.recipe, *_arguments(ablation, line, clips)]
@@ -173,7 +172,7 @@ def _train(ablation: Ablation, line: Line, clips: Path, folder: OutputFolder, pr
 
 
 def _recipe_of_clips(ablation: Ablation) -> PhotographicClips:
-    """How the clips were made. Raises InputError where data/make_photographic.py did not make them."""
+    """The settings that made the clips. Raises InputError if data/make_photographic.py did not make them."""
     path = Path(ablation.clips) / "settings.yaml"
     if not path.is_file():
         raise InputError(
@@ -184,14 +183,14 @@ def _recipe_of_clips(ablation: Ablation) -> PhotographicClips:
 
 
 def _with_structure(ablation: Ablation, line: Line, progress: _Progress) -> Path:
-    """The clips with structure images of another line's first pass; their folder."""
+    """The folder of the clips with structure images from another line's first pass."""
     model = Path(ablation.out) / line.coarse / "export"
     out = Path(ablation.out) / f"coarse-{line.coarse}"
     own = {"out": str(out), "coarse": str(model), "coarse_frames": ablation.coarse_frames}
     recipe = replace(_recipe_of_clips(ablation), **own, part=0, parts=1)
     photographic_clips.build(recipe, progress)
     progress.finish(recipe.scenes)
-    # The lines see the same items in the same order only where the clips are the same.
+    # The lines see the same items in the same order only if the clips are the same.
     given, made = ({path.name for path in clip_paths(folder)} for folder in (Path(ablation.clips), out))
     if given != made:
         raise InputError(
@@ -202,7 +201,7 @@ def _with_structure(ablation: Ablation, line: Line, progress: _Progress) -> Path
 
 
 def _table(ablation: Ablation) -> EvalSettings:
-    """The evaluation with the lines' models for their names. Raises InputError where a row names no line."""
+    """The evaluation, with lines' names replaced by their models. Raises InputError if a row names no line."""
     names = [line.name for line in ablation.lines]
     rows = []
     for row in ablation.evaluation.rows:

@@ -1,7 +1,7 @@
-"""Close-up clips of scenes whose geometry is known: references, a path, and what an estimator would make of them.
+"""Close-up clips of scenes with known geometry: references, a path, and simulated errors of an estimator.
 
-The targets are rendered; the conditioning is warped from the references with depths and cameras that err the way a
-stereo estimator's do, by the code that inference uses (Section IV-A, with rendered scenes for pseudo ground truth).
+The targets are rendered; the conditioning is warped from the references by the code of inference, with depths and
+cameras that have the errors of a stereo estimator (Section IV-A, with rendered scenes as pseudo ground truth).
 """
 
 import math
@@ -21,28 +21,28 @@ from cus.estimators import SceneEstimate
 from cus.limits import limited
 
 Renderer = Callable[[Cameras], tuple[Tensor, Tensor]]
-"""Images [N, 3, H, W] in [0, 1] and z-depths [N, H, W] of cameras."""
+"""Renders images [N, 3, H, W] in [0, 1] and z-depths [N, H, W] from cameras."""
 
 
 @dataclass
 class ClipRecipe:
-    """What the clips of a data set look like.
+    """Settings of the clips of a data set.
 
     Attributes:
-        frames: length of a clip.
-        width: of the target pictures at inference, in pixels; a clip holds a window of them.
-        height: likewise.
-        window_width: of the window; equal to `width` keeps the whole picture.
-        window_height: likewise.
-        close_up_fraction: share of clips that zoom in by `zoom` or walk in by `walk`; the others show regular views.
+        frames: number of frames per clip.
+        width: width of the whole target pictures in pixels; a clip holds a window of them.
+        height: height of the whole target pictures in pixels.
+        window_width: width of the window in pixels; equal to `width` keeps the whole picture.
+        window_height: height of the window in pixels.
+        close_up_fraction: fraction of clips that zoom in by `zoom` or move in by `walk`; the others show regular views.
         zoom: range of focal length factors.
-        walk: range of the share of the depth that a dolly covers.
-        depth_noise: largest relative error of depths.
+        walk: range of the fraction of the depth that a dolly covers.
+        depth_noise: largest relative error of the depths.
         pose_noise: largest camera error, in degrees, and in hundredths of the baseline.
-        conditioning: the kind of conditioning images, a name in `cus.conditioning.kinds.KINDS`.
-        suppress_fraction: share of clips whose hierarchical conditioning has leaked background removed, as at inference
-            (Eq. 5).
-        structure_fraction: share of clips with the image of a global point cloud (Section III-D).
+        conditioning: kind of the conditioning images, a name in `cus.conditioning.kinds.KINDS`.
+        suppress_fraction: fraction of clips whose hierarchical conditioning has leaked background removed, as in
+            inference (Eq. 5).
+        structure_fraction: fraction of clips with an image of a global point cloud (Section III-D).
     """
 
     frames: int = limited(8, low=1, high=1000)
@@ -61,14 +61,14 @@ class ClipRecipe:
 
 
 def make_clip(render: Renderer, references: Cameras, recipe: ClipRecipe, seed: int, info: dict | None = None) -> Clip:
-    """A clip of one scene.
+    """Make a clip of one scene.
 
     Args:
-        render: shows the scene to cameras.
-        references: cameras of the photographs, `recipe.width` x `recipe.height` in proportion.
-        recipe: see `ClipRecipe`.
-        seed: of the path and of all errors; the same seed gives the same clip.
-        info: stored in the clip, with the path.
+        render: renders the scene from cameras.
+        references: cameras of the photographs, with the aspect ratio `recipe.width` x `recipe.height`.
+        recipe: settings of the clip.
+        seed: seed of the path and all errors; the same seed gives the same clip.
+        info: values to store in the clip, in addition to the path.
     """
     rng = np.random.default_rng([seed, 4])
     images, depths = render(references)
@@ -109,10 +109,10 @@ def _window_of(conditioning: Conditioning, x: int, y: int, window: Cameras) -> C
 
 
 def imperfect(scene: SceneEstimate, recipe: ClipRecipe, rng: np.random.Generator) -> SceneEstimate:
-    """The scene as a stereo estimator might give it.
+    """Add the errors of a stereo estimator to a scene.
 
     Smooth errors and fine noise of the depth, foreground fattened at edges, patches that are wrong or missing (with low
-    confidence), small errors of pose. The first camera stays, as it is what everything is measured from.
+    confidence), small pose errors. The first camera stays, because everything is measured relative to it.
     """
     views, height, width = scene.depths.shape
     strength = recipe.depth_noise * float(rng.random()) ** 2
@@ -139,7 +139,7 @@ def imperfect(scene: SceneEstimate, recipe: ClipRecipe, rng: np.random.Generator
 
 
 def _path(scene: SceneEstimate, recipe: ClipRecipe, rng: np.random.Generator) -> tuple[Cameras, str, float]:
-    """Target cameras of a random path with its name and largest magnification."""
+    """A random path: target cameras, its name and largest magnification."""
     target = (float(rng.uniform(0.15, 0.85)), float(rng.uniform(0.15, 0.85)))
     height, width = scene.depths.shape[1:]
     at = scene.depths[0, int(target[1] * (height - 1)), int(target[0] * (width - 1))]
@@ -163,7 +163,7 @@ def _path(scene: SceneEstimate, recipe: ClipRecipe, rng: np.random.Generator) ->
 
 
 def _shaken(cameras: Cameras, recipe: ClipRecipe, rng: np.random.Generator) -> Cameras:
-    """Cameras with small errors of rotation and position, except the first."""
+    """Cameras with small errors of rotation and position, except for the first."""
     viewmats = cameras.viewmats.clone()
     baseline = float((cameras.centers[1:] - cameras.centers[:1]).norm(dim=-1).mean()) if len(cameras) > 1 else 0.0
     for view in range(1, len(cameras)):
@@ -171,7 +171,7 @@ def _shaken(cameras: Cameras, recipe: ClipRecipe, rng: np.random.Generator) -> C
         axis = rng.normal(size=3)
         axis *= angle / np.linalg.norm(axis)
         cross = torch.tensor([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]]).float()
-        # The camera turns about itself and drifts: its depths turn with it, as in a real estimate.
+        # The camera rotates and drifts; its depths rotate with it, as in a real estimate.
         viewmats[view] = torch.block_diag(torch.linalg.matrix_exp(cross), torch.ones(1, 1)) @ viewmats[view]
         drift = rng.normal(size=3) * 0.01 * recipe.pose_noise * baseline
         viewmats[view, :3, 3] += torch.from_numpy(drift).float()
@@ -181,7 +181,7 @@ def _shaken(cameras: Cameras, recipe: ClipRecipe, rng: np.random.Generator) -> C
 def _structure(
     targets: Tensor, depths: Tensor, cameras: Cameras, conditioning: Tensor, rng: np.random.Generator
 ) -> Tensor:
-    """The picture of a fused cloud as pass 1 leaves it: right geometry with gaps, colours between truth and blur."""
+    """A fused cloud's picture as after pass 1: correct geometry with gaps, colours between truth and blur."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     blurred = F.avg_pool2d(F.pad(targets, (2, 2, 2, 2), mode="replicate"), 5, 1)
     share = float(rng.uniform(0, 0.5))
@@ -195,7 +195,7 @@ def _structure(
 
 
 def _blobs(shape: tuple[int, ...] | torch.Size, size: int, generator: torch.Generator) -> Tensor:
-    """Smooth noise [N, H, W] of about unit variance with features of `size` pixels."""
+    """Smooth noise [N, H, W] with a variance of about 1 and features of `size` pixels."""
     count, height, width = shape
     coarse = torch.randn(count, 1, height // size + 3, width // size + 3, generator=generator)
     return 1.6 * F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)[:, 0]

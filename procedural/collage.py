@@ -1,8 +1,8 @@
-"""Collage scenes: boards, boxes and ellipsoids with bitmap textures, cast by rays in a fraction of a second.
+"""Collage scenes: textured boards, boxes and ellipsoids, ray cast in a fraction of a second.
 
 The scenes of `procedural.tracer` look better and cost a hundred times more: those are for examples and
-evaluation, these for training clips in volume. World and cameras follow docs/conventions.md; lengths are in metres, the
-viewer stands near the origin and looks along +z.
+evaluation, these for training clips in volume. World and cameras follow docs/conventions.md; lengths are in metres,
+and the viewer is near the origin and looks along +z.
 """
 
 import math
@@ -27,13 +27,13 @@ class Solid:
 
     Attributes:
         flat: whether it is a board (its third axis is the normal) or an ellipsoid.
-        center: [3].
+        center: [3] world position of the centre.
         axes: [3, 3] orthonormal, rows are the axes in the world.
         radii: [3] half extents along the axes.
-        texture: index of its texture.
-        offset: [2] where in the texture its surface coordinates start, in metres.
-        density: texels per metre.
-        round: boards only: an ellipse instead of a rectangle.
+        texture: index of its texture in the scene.
+        offset: [2] origin of its surface coordinates in the texture, in metres.
+        density: texture resolution in texels per metre.
+        round: for boards: an ellipse instead of a rectangle.
     """
 
     flat: bool
@@ -67,13 +67,13 @@ class Solid:
 
 @dataclass(frozen=True)
 class Collage:
-    """A scene.
+    """A scene of solids.
 
     Attributes:
-        solids: what stands in it.
-        textures: mip pyramids, each a list of [3, h, w], both halving.
+        solids: solids in the scene.
+        textures: mip pyramids, each a list of [3, h, w], halved in both directions.
         sun: [3] unit vector towards the light.
-        ambient: share of light that comes from everywhere.
+        ambient: fraction of light that comes from all directions.
         exposure: factor on all colours.
     """
 
@@ -85,7 +85,7 @@ class Collage:
 
     @staticmethod
     def random(seed: int) -> "Collage":
-        """The same seed gives the same scene: ground, back wall, side boards, and things at several depths."""
+        """A random scene, deterministic for a seed: ground, back wall, side boards, and things at several depths."""
         rng = np.random.default_rng([seed, 77])
         count = int(rng.integers(5, 9))
         textures = [pyramid(torch.from_numpy(random_texture(rng)).permute(2, 0, 1)) for _ in range(count)]
@@ -105,7 +105,7 @@ class Collage:
 
 
 def reference_cameras(seed: int, width: int, height: int, views: int = 2) -> Cameras:
-    """`views` cameras near the origin, 5 to 18 % of their distance from the scene apart, looking at one place."""
+    """`views` cameras near the origin, spaced by 5 to 18 % of their distance from the scene, looking at one point."""
     rng = np.random.default_rng([seed, 78])
     focal = 0.5 * max(width, height) / math.tan(math.radians(float(rng.uniform(45, 65))) / 2)
     focus = np.array([rng.normal(0, 0.2), rng.normal(0, 0.15), rng.uniform(2.6, 4.0)])
@@ -119,18 +119,18 @@ def reference_cameras(seed: int, width: int, height: int, views: int = 2) -> Cam
 
 
 def render(scene: Collage, cameras: Cameras, supersample: int = 2) -> tuple[Tensor, Tensor]:
-    """Images [N, 3, H, W] in [0, 1] and exact z-depths [N, H, W] at the pixel centres (0: nothing there).
+    """Images [N, 3, H, W] in [0, 1] and exact z-depths [N, H, W] at the pixel centres (0: nothing).
 
     Args:
-        scene: what to look at.
-        cameras: N cameras.
-        supersample: samples of a pixel along each axis.
+        scene: scene to render.
+        cameras: N cameras of the pictures.
+        supersample: number of samples per pixel along each axis.
     """
     return pictures(scene, cameras, supersample), exact_depths(scene, cameras)
 
 
 def pictures(scene: Collage, cameras: Cameras, supersample: int = 2) -> Tensor:
-    """Images [N, 3, H, W] in [0, 1]: means of `supersample` x `supersample` samples a pixel."""
+    """Images [N, 3, H, W] in [0, 1]: means of `supersample` x `supersample` samples per pixel."""
     images = []
     for index in range(len(cameras)):
         camera = cameras[index]
@@ -140,12 +140,12 @@ def pictures(scene: Collage, cameras: Cameras, supersample: int = 2) -> Tensor:
 
 
 def exact_depths(scene: Collage, cameras: Cameras) -> Tensor:
-    """z-depths [N, H, W] at the pixel centres; 0: nothing there."""
+    """z-depths [N, H, W] at the pixel centres; 0: nothing."""
     return torch.stack([_cast(scene, cameras[index], shade=False)[1] for index in range(len(cameras))])
 
 
 def _cast(scene: Collage, camera: Cameras, shade: bool = True) -> tuple[Tensor, Tensor]:
-    """Colours [3, H, W] and z-depths [H, W], one ray a pixel; rays have z = 1 in the camera, so t is the z-depth."""
+    """Colours [3, H, W] and z-depths [H, W], one ray per pixel; rays have z = 1 in the camera, so t is the z-depth."""
     pixels = F.pad(camera.pixel_centers(), (0, 1), value=1.0).reshape(-1, 3)
     rotation = camera.c2w[0, :3, :3]
     directions = pixels @ torch.linalg.inv(camera.Ks[0]).T @ rotation.T
@@ -163,7 +163,7 @@ def _cast(scene: Collage, camera: Cameras, shade: bool = True) -> tuple[Tensor, 
         rows = (owner == index).nonzero()[:, 0]
         if len(rows):
             t, uv, normals = solid.intersect(camera.centers[0], directions[rows])
-            # A slanted surface is foreshortened: half a level finer than the slanted axis asks for.
+            # A slanted surface is foreshortened: use half a level finer than the slanted axis requires.
             cosine = (normals * F.normalize(directions[rows], dim=-1)).sum(-1).abs().clamp(min=0.05)
             footprint = t / camera.Ks[0, 0, 0] / cosine.sqrt() * solid.density
             albedo = _look_up(scene.textures[solid.texture], (uv + solid.offset) * solid.density, footprint)
@@ -173,7 +173,7 @@ def _cast(scene: Collage, camera: Cameras, shade: bool = True) -> tuple[Tensor, 
 
 
 def _look_up(levels: Sequence[Tensor], texels: Tensor, footprint: Tensor) -> Tensor:
-    """Colours [3, N] at positions [N, 2] in finest texels (mirrored outside), each from its footprint's level."""
+    """Colours [3, N] at positions [N, 2] in finest texels (mirrored outside), each from the level of its footprint."""
     level = footprint.log2().round().clamp(0, len(levels) - 1).long()
     colors = torch.empty(3, len(texels))
     size = torch.tensor(levels[0].shape[:0:-1])
@@ -187,7 +187,7 @@ def _look_up(levels: Sequence[Tensor], texels: Tensor, footprint: Tensor) -> Ten
 
 
 def pyramid(texture: Tensor) -> list[Tensor]:
-    """Mip levels of a texture [3, h, w], each half of the one before, until a side has 8 texels."""
+    """Mip levels of a texture [3, h, w], each half the size of the previous one, until a side has 8 texels."""
     levels = [texture]
     while min(levels[-1].shape[1:]) > 8:
         levels.append(F.avg_pool2d(levels[-1][None], 2)[0])
@@ -195,7 +195,7 @@ def pyramid(texture: Tensor) -> list[Tensor]:
 
 
 def axes_turned(yaw: float, pitch: float) -> Tensor:
-    """[3, 3] rows: axes of a board that faces the viewer, turned about y, then tipped about its own x."""
+    """[3, 3] axes as rows for a board facing the viewer, rotated about y, then about its own x."""
     c, s, k, m = math.cos(yaw), math.sin(yaw), math.cos(pitch), math.sin(pitch)
     turn = torch.tensor([[c, 0, -s], [0, 1, 0], [s, 0, c]])
     return torch.tensor([[1, 0, 0], [0, k, m], [0, -m, k]]) @ turn

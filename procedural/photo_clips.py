@@ -1,7 +1,7 @@
-"""Training clips through what inference runs: estimated depths, fused conditioning with layers, real pictures' detail.
+"""Training clips made like in inference: estimated depths, fused conditioning with layers, detail of real pictures.
 
-Two kinds. "estimated": references of a scene of photographs go through the stereo estimator. "exact": a photograph on a
-plane, whose exact depths are made wrong smoothly; cheap, and its pairs are exact where the depth is.
+There are two kinds. "estimated": references of a scene of photographs go through the stereo estimator. "exact": a
+photograph on a plane, with smooth errors added to its exact depths; cheap, and exact where the depth is exact.
 """
 
 import math
@@ -27,26 +27,26 @@ from procedural.photographs import Photograph, as_taken
 
 @dataclass
 class PhotoClipRecipe:
-    """What the clips of a data set look like.
+    """Settings of the clips of a data set.
 
     Attributes:
-        frames: length of a clip: neighbours on a path.
-        width: of a whole target picture and of the references at the estimator, in pixels.
-        height: likewise.
-        window_width: of the window of the target that a clip holds, in pixels.
-        window_height: likewise.
-        windows: clips made of one scene: the estimate is what costs.
-        path_frames: length of the path that the neighbours are taken from.
-        zoom: range of magnifications at the path's end.
-        exact_fraction: share of the scenes that are "exact".
-        photograph_scales: how many times as large as what the estimator sees the photographs of a scene are; each scene
-            draws one. At 4, a close-up of x4 shows their own pixels, as people's photographs do: a model has to leave
-            alone what is sharp already.
-        errors: of "exact" scenes' depths and cameras; its other fields do not matter here.
-        least_coverage: windows of which the references show less are left out.
-        least_detail: most of the windows whose neighbouring pixels differ by less, on average, are left out.
-        least_psnr: windows whose fused image is further from the truth, in dB, are left out: there the estimate put
-            something elsewhere, and a model would learn to hedge.
+        frames: number of frames per clip: neighbours on a path.
+        width: width of whole target pictures, and of the estimator's references, in pixels.
+        height: height of whole target pictures, and of the estimator's references, in pixels.
+        window_width: width in pixels of a clip's window of the target.
+        window_height: height in pixels of a clip's window of the target.
+        windows: number of clips per scene, which share the costly estimate.
+        path_frames: length of the path from which the neighbours are taken.
+        zoom: range of magnifications at the end of the path.
+        exact_fraction: fraction of scenes of kind "exact".
+        photograph_scales: possible sizes of a scene's photographs relative to the estimator's; each scene draws one. At
+            4, an x4 close-up shows their own pixels, as real photographs do: a model must learn to leave alone what is
+            already sharp.
+        errors: errors of the depths and cameras of "exact" scenes; its other fields are ignored.
+        least_coverage: windows of which the references show a smaller fraction are left out.
+        least_detail: most windows with a smaller mean difference of neighbouring pixels are left out.
+        least_psnr: windows whose fused image has a lower PSNR in dB against the truth are left out: there the estimate
+            is wrong, and a model would learn to hedge.
     """
 
     frames: int = 4
@@ -66,34 +66,34 @@ class PhotoClipRecipe:
     others: list[str] = limited(default_factory=list, choices=tuple(OTHER_WARPS))
 
 
-SAMPLES = 4  # of a reference's pixel along each axis: about a close-up's pixels
-LEAST_SAMPLES = 2  # of a photograph's own pixel along each axis, as of a target's
+SAMPLES = 4  # samples per reference pixel along each axis: about a close-up's pixels
+LEAST_SAMPLES = 2  # samples per photograph pixel along each axis, as for a target's
 
 Guide = Callable[[References, Cameras, int], Tensor]
-"""Structure images [n, 3, H, W] of the last n cameras of a path. Raises InputError where there are none."""
+"""Makes structure images [n, 3, H, W] of the last n cameras of a path. Raises InputError if it cannot."""
 
 
 def make_photo_clips(
     photographs: Sequence[Photograph], recipe: PhotoClipRecipe, seed: int, guide: Guide | None = None
 ) -> list[Clip]:
-    """The clips of one scene; the same seed, photographs and recipe give the same clips.
+    """Make the clips of one scene; the same seed, photographs and recipe give the same clips.
 
     Args:
-        photographs: what its surfaces may carry.
-        recipe: see `PhotoClipRecipe`.
-        seed: of everything.
-        guide: makes the clips' structure images; without one, or where it refuses, they have none.
+        photographs: photographs available for its surfaces.
+        recipe: settings of the clips.
+        seed: seed of all random draws.
+        guide: makes the clips' structure images; without one, or if it raises InputError, they have none.
 
     Returns:
-        At most `recipe.windows` clips with layers; none where the estimator finds nothing in the scene.
+        At most `recipe.windows` clips with layers; none if the estimator finds nothing in the scene.
     """
     rng = np.random.default_rng([seed, 82])
     exact = bool(rng.random() < recipe.exact_fraction)
     scene, used = random_photo_scene(photographs, seed, plane=exact)
     scale = int(rng.choice(recipe.photograph_scales))
     cameras = collage.reference_cameras(seed, recipe.width, recipe.height)
-    # Sampled as densely as close-ups are and averaged, as photographs are shrunk. A coarser mip level would be
-    # blurrier, and a model that learns from blurrier references than it will see sharpens too much.
+    # Sampled as densely as close-ups, then averaged, like shrunk photographs. A coarser mip level would be blurrier,
+    # and a model that learns from references that are blurrier than those in inference sharpens too much.
     samples = max(SAMPLES // scale, LEAST_SAMPLES)
     seen = collage.pictures(scene, cameras.resized(scale * recipe.width, scale * recipe.height), samples)
     pictures = as_taken(seen, rng, shrunk=scale == 1)
@@ -133,7 +133,7 @@ def _clip(
     recipe: PhotoClipRecipe,
     rng: np.random.Generator,
 ) -> Clip | None:
-    """The clip of a window (its left upper corner) of a path; None: the recipe leaves it out."""
+    """The clip of a window (given its top left corner) of a path; None if the recipe leaves it out."""
     window = path.cropped(*corner, recipe.window_width, recipe.window_height)
     try:
         warped = fused_warp(references.agreed, window, references.photographs, agreed=True)
@@ -162,7 +162,7 @@ def _estimate(
     recipe: PhotoClipRecipe,
     rng: np.random.Generator,
 ) -> SceneEstimate:
-    """Depths by the estimator with the given cameras, or the exact ones made wrong."""
+    """Depths by the estimator with the given cameras, or the exact ones with errors."""
     if not exact:
         return estimate_scene(images, cameras, "stereo")
     depths = collage.exact_depths(scene, cameras)
@@ -171,7 +171,7 @@ def _estimate(
 
 
 def _path(cameras: Cameras, recipe: PhotoClipRecipe, rng: np.random.Generator) -> tuple[Cameras, float]:
-    """Whole pictures of a path that zooms in, up to a clip's last one, and its largest magnification."""
+    """A path that zooms in, as whole pictures up to a clip's last one, and its largest magnification."""
     low, high = recipe.zoom
     zoom = float(np.exp(rng.uniform(math.log(low), math.log(high))))
     target = (float(rng.uniform(0.2, 0.8)), float(rng.uniform(0.2, 0.8)))
@@ -182,7 +182,7 @@ def _path(cameras: Cameras, recipe: PhotoClipRecipe, rng: np.random.Generator) -
 
 
 def _corner(recipe: PhotoClipRecipe, rng: np.random.Generator) -> tuple[int, int]:
-    """Left upper corner (x, y) of a window of the pictures of a path."""
+    """Top left corner (x, y) of a window in the pictures of a path."""
     x = int(rng.integers(recipe.width - recipe.window_width + 1))
     y = int(rng.integers(recipe.height - recipe.window_height + 1))
     return x, y

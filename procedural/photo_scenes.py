@@ -1,7 +1,7 @@
-"""Scenes whose surfaces carry photographs: relief, ragged boards, posts and print with the detail of real pictures.
+"""Scenes textured with photographs: relief, ragged boards, posts and print with the detail of real pictures.
 
-They are collages (`procedural.collage`) with two more kinds of board. A close-up's target is rendered at about one
-texel a pixel, so that it is as sharp as a photograph; its references see four times less.
+They are collages (`procedural.collage`) with two additional kinds of board. A close-up's target is rendered at about
+one texel per pixel, so that it is as sharp as a photograph; its references have a quarter of this resolution.
 """
 
 import math
@@ -18,18 +18,18 @@ from procedural.collage import FAR, Collage, Solid, axes_turned, pyramid
 from procedural.photographs import Photograph, random_part
 from procedural.textures import fractal_noise, lettering
 
-STEPS = 10  # of the march through a relief, before it is halved five times
+STEPS = 10  # steps of the march through a relief, before five bisections
 PIXELS_ACROSS = 384 * 4.0  # of a whole picture at the magnification that targets are made for
 
 
 @dataclass(frozen=True)
 class ReliefBoard(Solid):
-    """A board whose surface stands out of its plane towards the viewer.
+    """A board whose surface protrudes from its plane towards the viewer.
 
     Attributes:
-        heights: [S, S] in [0, 1] over `extent` metres, mirrored beyond.
-        extent: metres that the map of heights spans along each axis.
-        amplitude: metres that a height of 1 stands out.
+        heights: [S, S] heights in [0, 1] over `extent` metres, mirrored beyond.
+        extent: size in metres of the height map along each axis.
+        amplitude: protrusion in metres for a height of 1.
     """
 
     heights: Tensor = field(default_factory=lambda: torch.zeros(2, 2))
@@ -37,7 +37,7 @@ class ReliefBoard(Solid):
     amplitude: float = 0.0
 
     def intersect(self, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Solid`: the first crossing of the relief, by steps of equal height and then by halving."""
+        """Hits as for `Solid`: the first crossing of the relief, by steps of equal height and then bisection."""
         start = self.axes @ (origin - self.center)
         slopes = directions @ self.axes.T
         side = 1.0 if float(start[2]) > 0 else -1.0
@@ -54,7 +54,7 @@ class ReliefBoard(Solid):
         return torch.where(inside, high, FAR), uv, facing
 
     def _first_crossing(self, start: Tensor, slopes: Tensor, top: Tensor, bottom: Tensor, side: float) -> Tensor:
-        """Where rays first cross the relief, between the planes of its highest and lowest points: their t [N]."""
+        """Parameter t [N] where rays first cross the relief, between the planes of its highest and lowest points."""
         if self.amplitude == 0:
             return bottom
         low, high = top, bottom
@@ -72,7 +72,7 @@ class ReliefBoard(Solid):
         return high
 
     def _above(self, start: Tensor, slopes: Tensor, t: Tensor, side: float) -> Tensor:
-        """Metres that the ray's points are above the surface."""
+        """Height in metres of the ray's points above the surface."""
         uv = start[:2] + t[:, None] * slopes[:, :2]
         heights = _mirrored(self.heights, (uv + self.offset) / self.extent)
         return side * (start[2] + t * slopes[:, 2]) - self.amplitude * heights
@@ -80,25 +80,25 @@ class ReliefBoard(Solid):
 
 @dataclass(frozen=True)
 class RaggedBoard(Solid):
-    """A flat board that is there only where its mask is: foliage, fences, silhouettes.
+    """A flat board that exists only where its mask is set: foliage, fences, silhouettes.
 
     Attributes:
-        mask: [S, S], above 0.5 where there is something, over `extent` metres.
-        extent: metres that the mask spans along each axis.
+        mask: [S, S], above 0.5 where the board exists, over `extent` metres.
+        extent: size in metres of the mask along each axis.
     """
 
     mask: Tensor = field(default_factory=lambda: torch.ones(2, 2))
     extent: float = 1.0
 
     def intersect(self, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Solid`."""
+        """Hits as for `Solid`, only where the mask is set."""
         t, uv, normals = super().intersect(origin, directions)
         there = _mirrored(self.mask, (uv + self.offset) / self.extent) > 0.5
         return torch.where(there, t, FAR), uv, normals
 
 
 def _mirrored(values: Tensor, places: Tensor) -> Tensor:
-    """[S, S] map at places [N, 2] in units of its side, mirrored beyond; bilinear [N]."""
+    """Bilinear look-up [N] in a map [S, S] at positions [N, 2] in units of its side, mirrored beyond."""
     grid = places % 2
     grid = torch.where(grid > 1, 2 - grid, grid) * 2 - 1
     found = F.grid_sample(values[None, None], grid[None, None], padding_mode="border", align_corners=False)
@@ -106,12 +106,12 @@ def _mirrored(values: Tensor, places: Tensor) -> Tensor:
 
 
 def random_photo_scene(photographs: Sequence[Photograph], seed: int, plane: bool = False) -> tuple[Collage, list[int]]:
-    """A scene of random photographs; the same seed and photographs give the same scene.
+    """A scene with random photographs; the same seed and photographs give the same scene.
 
     Args:
-        photographs: what may be used.
-        seed: of everything.
-        plane: one photograph on one board, at times with a faint relief: exact pairs under homographies.
+        photographs: photographs to choose from.
+        seed: seed of all random draws.
+        plane: use a single photograph on one board, sometimes with a faint relief: exact pairs under homographies.
 
     Returns:
         The scene, and the indices of the photographs in it.
@@ -137,19 +137,19 @@ def random_photo_scene(photographs: Sequence[Photograph], seed: int, plane: bool
         for _ in range(int(rng.integers(2, 9))):
             solids.append(makers.thing(back))
     sun = F.normalize(torch.from_numpy(rng.normal([0, -1, -0.8], [1, 0.4, 0.4])).float(), dim=0)
-    # Photographs hold their own light: little is added.
+    # Photographs already contain light: add only a little.
     return Collage(solids, textures, sun, float(rng.uniform(0.8, 1.0)), float(rng.uniform(0.85, 1.15))), used
 
 
 @dataclass
 class _Makers:
-    """Random solids."""
+    """Makes random solids."""
 
     rng: np.random.Generator
     textures: int
 
     def thing(self, back: float) -> Solid:
-        """Something between the viewer and the back wall."""
+        """A random object between the viewer and the back wall."""
         rng = self.rng
         z = float(rng.uniform(0.5, 0.95)) * back
         x, y = float(rng.normal(0, 0.28)) * z, float(rng.normal(0, 0.18)) * z
@@ -169,7 +169,7 @@ class _Makers:
     def relief(
         self, center: tuple[float, float, float], radii: tuple[float, float], yaw: float, pitch: float, amplitude: float
     ) -> ReliefBoard:
-        """A board of photographs in relief."""
+        """A board in relief, textured with a photograph."""
         rng = self.rng
         rough = fractal_noise(rng, float(rng.uniform(1.4, 2.6)), 256)
         low, high = np.quantile(rough, [0.02, 0.98])
@@ -200,7 +200,7 @@ class _Makers:
         """Centre, axes, radii, texture, offset and density of a solid."""
         rng = self.rng
         depth = max(1.0, float(center[2]))
-        # Texels a metre such that a pixel of a close-up covers about one.
+        # Texels per metre such that a pixel of a close-up covers about one texel.
         density = float(rng.uniform(0.9, 1.7)) * PIXELS_ACROSS / depth
         return (
             torch.tensor([float(c) for c in center]),

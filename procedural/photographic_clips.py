@@ -22,18 +22,18 @@ from procedural.photographs import Photograph, read_manifest
 
 @dataclass
 class PhotographicClips:
-    """What to build.
+    """Settings of the clips to build.
 
     Attributes:
-        out: folder of the clips.
-        photographs: manifest of the photographs, see `procedural.photographs`.
-        scenes: how many; each gives up to `recipe.windows` clips.
+        out: output folder of the clips.
+        photographs: manifest of the photographs (`procedural.photographs`).
+        scenes: number of scenes; each gives up to `recipe.windows` clips.
         first_seed: seed of the first scene; scene i has `first_seed + i`. Keep training and held-out ranges apart.
-        recipe: of each clip.
-        coarse: model whose first pass makes the clips' structure images: a folder or Hub id; empty makes none. All else
-            of the clips does not depend on it.
-        coarse_frames: length of the path that it makes, a clip's own frames included.
-        part: this process's share, 0 .. parts - 1.
+        recipe: settings of each clip.
+        coarse: model whose first pass makes the clips' structure images: a folder or Hub id; empty: none. Everything
+            else in the clips is independent of it.
+        coarse_frames: length of the path that it renders, including a clip's own frames.
+        part: index of this process's share, 0 .. parts - 1.
         parts: number of processes.
     """
 
@@ -49,7 +49,7 @@ class PhotographicClips:
 
 
 def build(settings: PhotographicClips, on_progress: Callable[[int, int], None]) -> None:
-    """Build what is missing, and list in `<out>/photographs-*.json` which photographs entered. Raises InputError."""
+    """Build missing clips, and list the photographs used in `<out>/photographs-*.json`. Raises InputError."""
     if settings.part >= settings.parts:
         raise InputError(f"part must be less than parts ({settings.parts}), got {settings.part}")
     photographs = read_manifest(Path(settings.photographs))
@@ -59,7 +59,7 @@ def build(settings: PhotographicClips, on_progress: Callable[[int, int], None]) 
     share = f"-{settings.part}-of-{settings.parts}"
     folder.open(planned, share=share)
     try:
-        # A clip depends on its seed and the photographs, not on how many there are.
+        # A clip depends on its seed and the photographs, not on the number of clips.
         config.write(settings, folder, "settings.yaml", ("out", "scenes", "first_seed", "part", "parts"))
         if guide is not None:
             guide.record(folder)
@@ -83,8 +83,8 @@ def _scene(
     seed: int,
     guide: Guide | None,
 ) -> set[str]:
-    """Make the clips of a scene unless that is done; names of the photographs in them."""
-    # A scene is done when its mark is there; one of which the estimator made nothing has a mark alone.
+    """Make the clips of a scene unless it is done; returns the names of the photographs in them."""
+    # A scene is done if its mark exists; one for which the estimator failed only has a mark.
     mark = f"scene-{seed:07d}.json"
     if folder.is_ours(mark):
         return set(read_json(folder.path / mark)["photographs"])

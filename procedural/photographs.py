@@ -1,8 +1,8 @@
-"""Photographs that may enter training, from a manifest that states each one's licence.
+"""Photographs for training, from a manifest that states each one's licence.
 
-A manifest is JSON beside (or above) the files: `{"photographs": [{"file": "a.jpg", "licence": "CC BY-SA 3.0", "source":
-"where from", "credit": "who"}, ...]}`, paths relative to the manifest. Weights inherit the question of what they were
-trained on, so nothing without a licence that permits it is read.
+A manifest is JSON next to (or above) the files: `{"photographs": [{"file": "a.jpg", "licence": "CC BY-SA 3.0",
+"source": "where from", "credit": "who"}, ...]}`, paths relative to the manifest. Licences of training data may extend
+to the weights, so photographs without a licence that permits this are not read.
 """
 
 import json
@@ -22,7 +22,7 @@ PERMITTED = ("cc0", "public domain", "unrestricted", "cc by 2.0", "cc by 3.0", "
     "cc by-sa 3.0",
     "cc by-sa 4.0",
 )
-SMALLEST = 480  # pixels of the shorter side: less gives no sharp texture
+SMALLEST = 480  # pixels of the shorter side: smaller photographs give no sharp texture
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Photograph:
     """An entry of a manifest.
 
     Attributes:
-        path: the file.
+        path: path of the file.
         licence: one of `PERMITTED`, as written.
-        source: where it comes from.
-        credit: whom the licence wants named, or nothing.
+        source: where it was obtained.
+        credit: attribution required by the licence, or empty.
     """
 
     path: Path
@@ -42,16 +42,16 @@ class Photograph:
     credit: str
 
     def entry(self) -> dict[str, str]:
-        """What a record of the training says of it; no paths of this machine."""
+        """Its entry in a record of the training, without local paths."""
         return {"file": self.path.name, "licence": self.licence, "source": self.source, "credit": self.credit}
 
 
 def read_manifest(path: Path) -> list[Photograph]:
-    """The photographs of a manifest, in its order.
+    """Read the photographs of a manifest, in its order.
 
     Raises:
-        InputError: no manifest, an entry without file or licence, a licence that does not permit it, or a file that is
-            missing, unreadable or too small.
+        InputError: no manifest, an entry without file or licence, a licence that does not permit training, or a file
+            that is missing, unreadable or too small.
     """
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))["photographs"]
@@ -80,7 +80,7 @@ def read_manifest(path: Path) -> list[Photograph]:
 
 
 def random_part(photograph: Photograph, rng: np.random.Generator, longest: int = 1280) -> Tensor:
-    """A photograph as a texture [3, h, w] in [0, 1], shrunk a little so that it is sharp to the pixel."""
+    """A photograph as a texture [3, h, w] in [0, 1], shrunk slightly so that it is sharp to the pixel."""
     pixels = inspect_photo(photograph.path).pixels()
     height, width = pixels.shape[:2]
     # Stored pictures are rarely sharp to the pixel.
@@ -97,14 +97,15 @@ def random_part(photograph: Photograph, rng: np.random.Generator, longest: int =
 
 
 def as_taken(pictures: Tensor, rng: np.random.Generator, differences: float = 1.0, shrunk: bool = False) -> Tensor:
-    """Pictures [V, 3, H, W] in [0, 1] as cameras deliver them: exposure, white balance, noise, JPEG.
+    """Add the effects of cameras to pictures [V, 3, H, W] in [0, 1]: exposure, white balance, noise, JPEG.
 
     Args:
-        pictures: what the lens shows.
-        rng: of everything.
+        pictures: ideal pictures.
+        rng: generator of all draws.
         differences: strength of exposure and colour differences between the pictures.
-        shrunk: they stand for photographs of several times as many pixels, which averages most of the noise and all
-            of JPEG's traces away. A model that learns from noisier ones than it will see smooths what it should keep.
+        shrunk: whether they stand for shrunk photographs of several times as many pixels, which averages out most of
+            the noise and all JPEG artefacts. A model that learns from noisier references than those in inference
+            oversmooths.
     """
     taken = []
     noise = float(rng.uniform(0, 0.012)) * (0.2 if shrunk else 1)
@@ -113,7 +114,7 @@ def as_taken(pictures: Tensor, rng: np.random.Generator, differences: float = 1.
     for picture in pictures:
         gain = np.exp(rng.normal(0, 0.04 * differences) + rng.normal(0, 0.012 * differences, 3))
         values = picture.permute(1, 2, 0).numpy() * gain.astype(np.float32)
-        # Shot noise: bright pixels have more of it, in absolute terms.
+        # Shot noise: brighter pixels have more of it in absolute terms.
         strength = noise * (0.4 + 0.6 * np.sqrt(np.clip(values, 0, 1)))
         values = values + strength * rng.standard_normal(values.shape, dtype=np.float32)
         stored = np.ascontiguousarray(np.clip(values * 255 + 0.5, 0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""A ray-traced scene as posed photographs on disk, to try what reads such scenes; data/make_scene.py is its command."""
+"""A ray-traced scene as posed photographs on disk, to test scene readers; data/make_scene.py is its command."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ from procedural import tracer
 
 @dataclass
 class PosedScene:
-    """What to render.
+    """Settings of the scene to render.
 
     Attributes:
-        out: folder of `images/` and `transforms.json`, as nerfstudio has them.
-        seed: of the scene and its cameras.
-        views: photographs, on a path past the scene.
-        width: of a photograph, in pixels.
-        height: likewise.
-        supersample: samples a pixel along each axis.
+        out: output folder of `images/` and `transforms.json`, in nerfstudio's layout.
+        seed: seed of the scene and its cameras.
+        views: number of photographs, on a path past the scene.
+        width: width of the photographs in pixels.
+        height: height of the photographs in pixels.
+        supersample: number of samples per pixel along each axis.
     """
 
     out: str = MISSING
@@ -37,7 +37,7 @@ class PosedScene:
 
 
 def build(settings: PosedScene, on_progress: Callable[[int, int], None]) -> None:
-    """Render the photographs that are missing, then write their cameras. Raises InputError."""
+    """Render missing photographs, then write their cameras. Raises InputError."""
     scene = tracer.random_scene(settings.seed)
     ends = tracer.sample_reference_cameras(scene, settings.seed, settings.width, settings.height, views=3)
     cameras = trajectories.interpolate(ends, frames=settings.views)

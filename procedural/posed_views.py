@@ -20,19 +20,19 @@ from procedural import collage, tracer
 
 @dataclass
 class ProceduralViews:
-    """What to build.
+    """Settings of the sets to build.
 
     Attributes:
-        out: folder of the sets.
-        sets: how many, each of a scene of its own.
+        out: output folder of the sets.
+        sets: number of sets, each with its own scene.
         scenes: "traced" (rooms and yards) or "collage".
         first_seed: seed of the first set; set i has `first_seed + i`. Keep training and held-out ranges apart.
-        views: of a scene, on a path between two photographs that stand 5 to 18 % of their distance apart.
-        width: of a view, in pixels.
-        height: likewise.
-        supersample: samples a pixel along each axis.
-        depths: write exact depths, too, to evaluate with; training never reads them.
-        part: this process's share, 0 .. parts - 1.
+        views: number of views of a scene, on a path between two photographs spaced by 5 to 18 % of their distance.
+        width: width of the views in pixels.
+        height: height of the views in pixels.
+        supersample: number of samples per pixel along each axis.
+        depths: whether to write exact depths, too, for evaluation; training never reads them.
+        part: index of this process's share, 0 .. parts - 1.
         parts: number of processes.
     """
 
@@ -68,7 +68,7 @@ def _scene(settings: ProceduralViews, seed: int) -> tuple[Callable[[Cameras], tu
 
 
 def build(settings: ProceduralViews, on_progress: Callable[[int, int], None]) -> None:
-    """Build what is missing. Raises InputError."""
+    """Build missing sets. Raises InputError."""
     if settings.part >= settings.parts:
         raise InputError(f"part must be less than parts ({settings.parts}), got {settings.part}")
     folder = OutputFolder(Path(settings.out), "sets of posed views", REMEDY)

@@ -20,18 +20,18 @@ from procedural.close_up_clips import ClipRecipe, make_clip
 
 @dataclass
 class ProceduralClips:
-    """What to build.
+    """Settings of the clips to build.
 
     Attributes:
-        out: folder of the clips.
-        clips: how many.
+        out: output folder of the clips.
+        clips: number of clips.
         scenes: "collage" (fast), "traced" (slower, closer to photographs).
         first_seed: seed of the first clip; clip i has `first_seed + i`. Keep training and held-out ranges apart.
-        supersample: samples a pixel along each axis.
-        reference_widths: widths of the reference pictures, taken in turns. Photographs are warped at sizes from the
-            frames' own to several times that.
-        recipe: of each clip.
-        part: this process's share, 0 .. parts - 1.
+        supersample: number of samples per pixel along each axis.
+        reference_widths: widths of the reference pictures, used in turn. Photographs are warped at sizes from that of
+            the frames to several times that.
+        recipe: settings of each clip.
+        part: index of this process's share, 0 .. parts - 1.
         parts: number of processes.
     """
 
@@ -55,7 +55,7 @@ def scene_of(
     height = round(width * recipe.height / recipe.width)
     if settings.scenes == "collage":
         scene = collage.Collage.random(seed)
-        # Large references have pixels enough: edges need no further samples there.
+        # Large references have enough pixels: edges need no additional samples there.
         samples = {width: 1} if width > 1.5 * recipe.width else {}
         return (
             lambda c: collage.render(scene, c, samples.get(c.width, settings.supersample)),
@@ -67,13 +67,13 @@ def scene_of(
 
 
 def build(settings: ProceduralClips, on_progress: Callable[[int, int], None]) -> None:
-    """Build what is missing. Raises InputError."""
+    """Build missing clips. Raises InputError."""
     if settings.part >= settings.parts:
         raise InputError(f"part must be less than parts ({settings.parts}), got {settings.part}")
     folder = OutputFolder(Path(settings.out), "training clips", REMEDY)
     folder.open(("settings.yaml", "clip-*.safetensors"), share=f"-{settings.part}-of-{settings.parts}")
     try:
-        # A clip depends on its seed, not on how many there are.
+        # A clip depends on its seed, not on the number of clips.
         config.write(settings, folder, "settings.yaml", ("out", "clips", "first_seed", "part", "parts"))
         indices = range(settings.part, settings.clips, settings.parts)
         for done, index in enumerate(indices):

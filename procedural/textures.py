@@ -1,6 +1,6 @@
-"""Textures that are drawn in milliseconds, for training clips in volume.
+"""Textures drawn in milliseconds, for training clips in volume.
 
-Most are "dead leaves": shapes of all sizes that cover each other, with the edges and the spectrum of photographs (Lee,
+Most are "dead leaves": overlapping shapes of all sizes, with the edges and the spectrum of photographs (Lee,
 Mumford and Huang, 2001); training on them transfers to photographs (Achddou et al., 2021). Rules, bricks and lettering
 add the straight and repeated structure that dead leaves lack.
 """
@@ -26,7 +26,7 @@ def random_texture(rng: np.random.Generator) -> np.ndarray:
 
 
 def fractal_noise(rng: np.random.Generator, exponent: float, size: int = SIZE) -> np.ndarray:
-    """Noise [size, size] of unit variance whose amplitude falls as 1 / frequency^exponent; it tiles."""
+    """Tileable noise [size, size] of variance 1 whose amplitude falls as 1 / frequency^exponent."""
     frequencies = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]).astype(np.float32)
     frequencies[0, 0] = 1
     spectrum = np.fft.rfft2(rng.standard_normal((size, size), dtype=np.float32)) / frequencies**exponent
@@ -36,8 +36,8 @@ def fractal_noise(rng: np.random.Generator, exponent: float, size: int = SIZE) -
 
 
 def random_color(rng: np.random.Generator, near: np.ndarray | None = None, spread: float = 0.15) -> np.ndarray:
-    """An RGB colour [3]: a muted one, or one around `near`."""
-    # As in photographs, neighbouring colours differ in lightness first and in hue much less.
+    """A random RGB colour [3]: a muted one, or one near `near`."""
+    # As in photographs, neighbouring colours differ mainly in lightness and much less in hue.
     tint = rng.normal(0, 1, 3)
     tint -= tint.mean()
     if near is not None:
@@ -101,7 +101,7 @@ def _rules(rng: np.random.Generator) -> np.ndarray:
 
 
 def lettering(rng: np.random.Generator) -> np.ndarray:
-    """Lines of print in many sizes [SIZE, SIZE, 3] in [0, 1]."""
+    """Lines of print in several sizes [SIZE, SIZE, 3] in [0, 1]."""
     paper, ink = random_color(rng), random_color(rng)
     image = np.full((SIZE, SIZE, 3), paper * 255, np.uint8)
     y = 0

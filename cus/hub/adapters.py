@@ -1,4 +1,4 @@
-"""Finding a stored LoRA: a file, a folder, a training run, or a repository of the Hub."""
+"""Finds a stored LoRA: a file, a folder, a training run, or a repository on the Hub."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,12 +10,12 @@ from cus.hub.fetch import HubModel, open_hub, parse_id
 
 @dataclass(frozen=True)
 class StoredLora:
-    """The file of a LoRA, which is here.
+    """A LoRA with a local file.
 
     Attributes:
-        source: as the user wrote it.
-        file: safetensors, in diffusers' form.
-        hub: the commit that it comes from; None for a folder or a file.
+        source: name as written by the user.
+        file: safetensors file in diffusers' format.
+        hub: commit that it comes from; None for a folder or file.
     """
 
     source: str
@@ -24,7 +24,7 @@ class StoredLora:
 
     @property
     def name(self) -> str:
-        """What it is called in records: one of the Hub with its commit, a folder as it was written."""
+        """Its name in records: a Hub LoRA with its commit, a folder as the user wrote it."""
         return self.source if self.hub is None else f"{self.hub.id}@{self.hub.commit}"
 
 

@@ -1,4 +1,4 @@
-"""Materials of things that people make or polish: stone, cloth, painted metal, pottery. See `materials`."""
+"""Materials of manufactured or polished things: stone, cloth, painted metal, pottery (see `materials`)."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Marble:
     seed: int = 0
 
     def appearance(self, texels: Texels) -> Appearance:
-        """See `Material`."""
+        """Veins warped by noise over a polished ground, with crystals."""
         u, v, footprint = texels
         warp = fbm(u, v, self.scale, footprint, octaves=9, gain=0.55, seed=self.seed)
         second = fbm(u, v, self.scale * 2.3, footprint, octaves=9, gain=0.6, seed=self.seed + 1)
@@ -46,7 +46,7 @@ class Granite:
     seed: int = 0
 
     def appearance(self, texels: Texels) -> Appearance:
-        """See `Material`."""
+        """Chips of two sizes over a grained ground."""
         u, v, footprint = texels
         coarse = cells(u / self.size, v / self.size, 0.95, self.seed)
         fine = cells(u / self.size * 3.1, v / self.size * 3.1, 0.95, self.seed + 1)
@@ -75,7 +75,7 @@ class Cloth:
     seed: int = 0
 
     def appearance(self, texels: Texels) -> Appearance:
-        """See `Material`."""
+        """Threads and their relief, tinted by the plaid or stripes."""
         u, v, footprint = texels
         folds = fbm(u, v, 3.5, footprint, octaves=4, gain=0.45, seed=self.seed)
         slubs = fbm(u, v, 30.0, footprint, octaves=6, gain=0.75, seed=self.seed + 1)
@@ -107,7 +107,7 @@ class Metal:
     seed: int = 0
 
     def appearance(self, texels: Texels) -> Appearance:
-        """See `Material`."""
+        """Paint, with rust where it is chipped, and scratches."""
         u, v, footprint = texels
         decay = fbm(u, v, 3.0, footprint, octaves=10, gain=0.66, seed=self.seed)
         streaks = fbm(u, v, 14.0, footprint, octaves=5, gain=0.7, stretch=0.08, seed=self.seed + 1)
@@ -139,7 +139,7 @@ class Glaze:
     seed: int = 0
 
     def appearance(self, texels: Texels) -> Appearance:
-        """See `Material`."""
+        """Bands and motif under a glossy glaze with crackle."""
         u, v, footprint = texels
         hand = fbm(u, v, 12.0, footprint, octaves=8, gain=0.6, seed=self.seed)
         w = v + 0.004 * hand.value

@@ -27,18 +27,18 @@ _PROFILES = (
 
 @dataclass
 class Arrangement:
-    """Solids being put together, with the places on the floor that are taken."""
+    """Solids being assembled, with the occupied places on the floor."""
 
     rng: np.random.Generator
     solids: list[Solid] = field(default_factory=list)
     taken: list[tuple[float, float, float]] = field(default_factory=list)
 
     def add(self, shape: Shape, material: Material, at: tuple[float, float, float], yaw: float = 0.0) -> None:
-        """Place a shape with its origin at `at`, turned by `yaw` radians about the vertical."""
+        """Place a shape with its origin at `at`, rotated by `yaw` radians about the vertical."""
         self.solids.append(Solid(shape, material, torch.tensor(at, dtype=torch.float32), turn_z(yaw)))
 
     def free_place(self, radius: float, reach: tuple[float, float], tries: int = 40) -> tuple[float, float] | None:
-        """A spot within |x| <= reach[0], |y| <= reach[1] with a disc of `radius` to itself; None if all is full."""
+        """A free disc of `radius` within |x| <= reach[0], |y| <= reach[1]; None if there is no space."""
         for _ in range(tries):
             x, y = self.rng.uniform(-reach[0], reach[0]), self.rng.uniform(-reach[1], reach[1])
             if all(math.hypot(x - a, y - b) > radius + r for a, b, r in self.taken):
@@ -48,7 +48,7 @@ class Arrangement:
 
 
 def random_scene(seed: int) -> Scene:
-    """A random room or yard; the same seed gives the same scene. Sizes are those of the real world, in metres."""
+    """A random room or yard, deterministic for a seed. Sizes are realistic, in metres."""
     rng = np.random.default_rng([seed, 20251])
     indoor = bool(rng.random() < 0.55)
     scene = Arrangement(rng)
@@ -102,7 +102,7 @@ def _sky(rng: np.random.Generator) -> Sky:
 
 
 def _enclose(scene: Arrangement, indoor: bool, depth: float) -> None:
-    """Ground, and a room's two walls with prints and skirting, or a yard's facade and low walls."""
+    """Add ground, and a room's two walls with prints and skirting, or a yard's facade and low walls."""
     rng = scene.rng
     turn = float(rng.uniform(-0.4, 0.4))
     scene.add(Plane(60.0, 60.0), palette.floor(rng, indoor), (0.0, 0.0, 0.0), turn if not indoor else 0.0)
@@ -177,7 +177,7 @@ def _table(scene: Arrangement, at: tuple[float, float]) -> None:
 
 
 def _furniture(scene: Arrangement, reach: tuple[float, float]) -> None:
-    """A chest, crate, column or hedge."""
+    """Add a chest, crate, column or hedge."""
     rng = scene.rng
     place = scene.free_place(0.4, reach)
     if place is None:
@@ -232,10 +232,10 @@ def _books(scene: Arrangement, at: tuple[float, float, float], wide: float, yaw:
 
 
 def _thing(scene: Arrangement, at: tuple[float, float, float], size: float) -> None:
-    """Something about `size` in radius standing at `at`."""
+    """Add an object of about `size` in radius standing at `at`."""
     rng = scene.rng
     x, y, z = at
-    # The cut of round textures points away from the cameras, which stand on the -y side.
+    # The seam of round textures points away from the cameras, which are on the -y side.
     yaw = -math.pi / 2 + float(rng.uniform(-0.5, 0.5))
     kind = rng.choice(["turned", "turned", "turned", "ball", "box", "tin", "books"])
     if kind == "turned":

@@ -1,7 +1,7 @@
 """Procedural materials: colour, relief and gloss as functions of the position on a surface, detailed at every octave.
 
-A material is a frozen dataclass whose `appearance` is called with the points that show it and nothing else. Colours are
-linear light in [0, 1]. Lengths are scene units, read as metres.
+A material is a frozen dataclass whose `appearance` depends only on the given surface points. Colours are linear light
+in [0, 1]. Lengths are in scene units, interpreted as metres.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ Color = tuple[float, float, float]
 
 
 class Texels(NamedTuple):
-    """Surface coordinates to be coloured.
+    """Surface points to be coloured.
 
     Attributes:
-        u: [N] in scene units.
-        v: [N] in scene units.
+        u: [N] surface coordinate in scene units.
+        v: [N] surface coordinate in scene units.
         footprint: [N] spacing of the samples on the surface, in scene units.
     """
 
@@ -30,7 +30,7 @@ class Texels(NamedTuple):
 
 
 class Appearance(NamedTuple):
-    """What the light meets.
+    """Surface properties for shading.
 
     Attributes:
         albedo: [3, N] linear reflectance.
@@ -46,7 +46,7 @@ class Appearance(NamedTuple):
 
 
 class Material(Protocol):
-    """Colours texels."""
+    """A material that colours texels."""
 
     def appearance(self, texels: Texels) -> Appearance:
         """The appearance at each texel."""
@@ -54,17 +54,17 @@ class Material(Protocol):
 
 
 def column(color: Color, like: Tensor) -> Tensor:
-    """A colour as [3, 1] beside `like`."""
+    """A colour as [3, 1] with the device and dtype of `like`."""
     return torch.tensor(color, dtype=like.dtype, device=like.device)[:, None]
 
 
 def mix(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """From a (t = 0) to b (t = 1); colours [3, 1] or [3, N], t [N]."""
+    """Interpolate from a (t = 0) to b (t = 1); colours [3, 1] or [3, N], t [N]."""
     return a + (b - a) * t
 
 
 def grain_of(texels: Texels, seed: int, frequency: float = 90.0, amplitude: float = 1.0) -> Noise:
-    """Fine isotropic roughness from a centimetre down to a tenth of a millimetre."""
+    """Fine isotropic roughness from a centimetre to a tenth of a millimetre."""
     grain = fbm(texels.u, texels.v, frequency, texels.footprint, octaves=7, gain=0.75, seed=seed + 40)
     return Noise(grain.value * amplitude, grain.du * amplitude, grain.dv * amplitude)
 
@@ -80,7 +80,7 @@ class Plaster:
     seed: int = 0
 
     def appearance(self, texels: Texels) -> Appearance:
-        """See `Material`."""
+        """A stained wall with trowel marks and grain."""
         u, v, footprint = texels
         broad = fbm(u, v, 0.9, footprint, octaves=9, gain=0.62, seed=self.seed)
         grain = grain_of(texels, self.seed, 60.0)
@@ -93,7 +93,7 @@ class Plaster:
 
 @dataclass(frozen=True)
 class Bricks:
-    """Running bond with mortar, a tone of its own for each brick, pitted faces."""
+    """Running bond with mortar, a different tone for each brick, pitted faces."""
 
     color: Color = (0.42, 0.16, 0.09)
     other: Color = (0.55, 0.30, 0.18)
@@ -104,7 +104,7 @@ class Bricks:
     seed: int = 0
 
     def appearance(self, texels: Texels) -> Appearance:
-        """See `Material`."""
+        """Bricks and mortar by the distance to the brick's edges."""
         u, v, footprint = texels
         warp = fbm(u, v, 6.0, footprint, octaves=6, gain=0.6, seed=self.seed + 1)
         course = v / self.height
@@ -146,7 +146,7 @@ class Tiles:
     seed: int = 0
 
     def appearance(self, texels: Texels) -> Appearance:
-        """See `Material`."""
+        """Tiles, their inlays and grout."""
         u, v, footprint = texels
         a, b = u / self.size, v / self.size
         column_index, row = a.floor(), b.floor()
@@ -157,7 +157,7 @@ class Tiles:
         face = smoothstep(0.5 * self.joint - 0.5 * soft, 0.5 * self.joint + 0.5 * soft, nearest)
         identity = random_at(a, b, self.seed)
         chequer = (column_index + row) % 2
-        # Stone figure continues within a tile and jumps between tiles.
+        # Stone patterns continue within a tile and jump between tiles.
         figure = fbm(u + 7.3 * identity, v - 5.1 * identity, 5.0, footprint, octaves=9, gain=0.62, seed=self.seed)
         veins = 1 - smoothstep(0.0, 0.05, figure.value.abs())
         base = mix(column(self.color, u), column(self.other, u), chequer)
@@ -194,7 +194,7 @@ class Wood:
     seed: int = 0
 
     def appearance(self, texels: Texels) -> Appearance:
-        """See `Material`."""
+        """Grain, pores and knots of each board, and the gaps between boards."""
         u, v, footprint = texels
         if self.upright:
             u, v = v, -u
@@ -212,7 +212,7 @@ class Wood:
         else:
             identity, face, ramp = torch.zeros_like(u), torch.ones_like(u), torch.zeros_like(u)
             across, edge_v, edge_u = v, ramp, ramp + 1
-        # A board is cut from its own place of the trunk.
+        # Each board is cut from a different part of the trunk.
         a, b = u + 13.7 * identity, v + 9.1 * identity
         bend = fbm(a, b, 1.3, footprint, octaves=3, stretch=4.0, seed=self.seed)
         rings = fbm(a, b + 0.05 * bend.value, 0.7, footprint, octaves=7, gain=0.68, stretch=28.0, seed=self.seed + 1)
@@ -242,7 +242,7 @@ class Stones:
     seed: int = 0
 
     def appearance(self, texels: Texels) -> Appearance:
-        """See `Material`."""
+        """Rounded stones, and dirt in the joints."""
         u, v, footprint = texels
         bend = fbm(u, v, 2.0 / self.size * 0.25, footprint, octaves=4, gain=0.5, seed=self.seed)
         cell = cells((u + 0.15 * self.size * bend.value) / self.size, v / self.size, 0.7, self.seed)
@@ -269,7 +269,7 @@ class Soil:
     seed: int = 0
 
     def appearance(self, texels: Texels) -> Appearance:
-        """See `Material`."""
+        """Patches of two colours with fine relief."""
         u, v, footprint = texels
         patches = fbm(u, v, 0.7, footprint, octaves=10, gain=0.68, seed=self.seed)
         blades = fbm(u, v, 12.0, footprint, octaves=6, gain=0.8, stretch=2.5, seed=self.seed + 1)

@@ -1,6 +1,6 @@
 """Lattice noise with analytic slopes, for textures that have detail at every octave.
 
-Everything is a function of position alone, so a point of a surface has the same colour from every camera. Octaves
+Everything depends only on the position, so a surface point has the same colour from every camera. Octaves
 whose cells are smaller than the sample spacing (`footprint`) fade out: their mean is zero, so a distant view sees the
 average of what a close-up resolves. Arrays are component first: coordinates are separate contiguous tensors [N].
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 _BITS = 8
 _PERIOD = 1 << _BITS
 _MASK = _PERIOD - 1
-_TURN = 0.6435  # radians between octaves (a 3-4-5 triangle): the lattices of two octaves never line up
+_TURN = 0.6435  # radians between octaves (a 3-4-5 triangle): the lattices of two octaves never align
 _LACUNARITY = 2.03  # not 2: cells of successive octaves must not share corners
 
 
@@ -33,9 +33,9 @@ class Cells(NamedTuple):
     Attributes:
         nearest: [N] distance to the nearest point, in cells.
         border: [N] second smallest minus smallest distance: 0 on the border between two cells.
-        identity: [N] random number in [0, 1) of the nearest point's cell.
+        identity: [N] random number in [0, 1) that identifies the nearest point's cell.
         du: [N] first component of the offset from the nearest point, in cells.
-        dv: [N] second component.
+        dv: [N] second component of the offset from the nearest point, in cells.
     """
 
     nearest: Tensor
@@ -59,7 +59,7 @@ def smoothstep(low: float | Tensor, high: float | Tensor, x: Tensor) -> Tensor:
 
 
 def random_at(u: Tensor, v: Tensor, seed: int = 0) -> Tensor:
-    """A random number in [0, 1) for the integer position (floor u, floor v); [N] each."""
+    """Random numbers [N] in [0, 1) for the integer positions (floor u, floor v)."""
     row = (u.floor() + seed * 37 % 256).to(torch.int32) & _MASK
     column = (v.floor() + seed * 101 % 256).to(torch.int32) & _MASK
     return _lattice(u.device, 1 + seed % 3).index_select(0, row * _PERIOD + column) * 0.5 + 0.5
@@ -104,10 +104,10 @@ def fbm(
         v: [N] coordinate in scene units.
         frequency: Cells per unit of the first octave.
         footprint: [N] distance between neighbouring samples on the surface, in scene units.
-        octaves: At most this many octaves, each 2.03 times finer than the one before.
-        gain: Amplitude of an octave relative to the one before.
-        stretch: Frequency along v relative to u; octaves turn against each other only where it is 1.
-        seed: Chooses independent fields.
+        octaves: Maximum number of octaves, each 2.03 times finer than the previous one.
+        gain: Amplitude of an octave relative to the previous one.
+        stretch: Frequency along v relative to u; octaves are rotated against each other only if it is 1.
+        seed: Selects independent fields.
     """
     total: Noise | None = None
     norm = (1 - gain**octaves) / (1 - gain) if gain != 1 else octaves
@@ -136,7 +136,7 @@ def fbm(
 
 
 def cells(u: Tensor, v: Tensor, jitter: float = 0.8, seed: int = 0) -> Cells:
-    """Worley noise on cells of size 1: nearest jittered lattice point, its identity, and the distance to the border."""
+    """Worley noise with cells of size 1: nearest jittered lattice point, its identity, distance to the border."""
     u0, v0 = u.floor(), v.floor()
     fu, fv = u - u0, v - v0
     row0, column0 = u0.to(torch.int32) + seed * 13, v0.to(torch.int32) + seed * 29

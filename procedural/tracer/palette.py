@@ -9,7 +9,7 @@ from procedural.tracer.materials import Bricks, Color, Material, Plaster, Soil, 
 
 
 def tint(rng: np.random.Generator, value: tuple[float, float], saturation: tuple[float, float] = (0.1, 0.6)) -> Color:
-    """A random linear colour of given brightness and saturation; warm hues are more frequent, as around us."""
+    """A random linear colour of given brightness and saturation; warm hues are more frequent, as in real scenes."""
     hue = rng.normal(0.08, 0.07) % 1 if rng.random() < 0.55 else rng.random()
     r, g, b = colorsys.hsv_to_rgb(hue, rng.uniform(*saturation), rng.uniform(*value))
     return float(r), float(g), float(b)
@@ -68,7 +68,7 @@ def wall(rng: np.random.Generator) -> Material:
 
 
 def tiles(rng: np.random.Generator, size: float) -> Tiles:
-    """Plain, chequered or ornamented."""
+    """Plain, chequered or ornamented tiles."""
     color = tint(rng, (0.3, 0.75), (0.05, 0.5))
     other = tint(rng, (0.08, 0.5), (0.05, 0.6)) if rng.random() < 0.5 else _jitter(rng, color, 0.1)
     ornament = float(rng.uniform(0.5, 0.9)) if rng.random() < 0.4 else 0.0
@@ -77,7 +77,7 @@ def tiles(rng: np.random.Generator, size: float) -> Tiles:
 
 
 def floor(rng: np.random.Generator, indoor: bool) -> Material:
-    """Boards, tiles or carpet inside; cobbles, gravel, grass or paving outside."""
+    """Boards, tiles or carpet indoors; cobbles, gravel, grass or paving outdoors."""
     if indoor:
         kind = rng.choice(["wood", "wood", "tiles", "tiles", "granite", "cloth"])
         if kind == "wood":
@@ -133,7 +133,7 @@ def glaze(rng: np.random.Generator) -> Glaze:
 
 
 def thing(rng: np.random.Generator) -> Material:
-    """Something to make an object of."""
+    """A material for an object."""
     kind = rng.choice(["wood", "marble", "granite", "metal", "glaze", "cloth", "stone"])
     if kind == "wood":
         return wood(rng, board=0.0, upright=bool(rng.random() < 0.5))

@@ -1,4 +1,4 @@
-"""Printed matter: posters, covers and labels with lettering, drawn once into a bitmap and looked up in mip levels."""
+"""Printed matter: posters, covers and labels with lettering, drawn once to a bitmap and sampled from mip levels."""
 
 from dataclasses import dataclass, field
 
@@ -27,11 +27,11 @@ class Picture:
     """A print of size `width` x `height` around (0, 0) of the surface, repeated beyond, on slightly worn paper.
 
     Attributes:
-        width: Extent along u.
-        height: Extent along v.
+        width: Width along u in scene units.
+        height: Height along v in scene units.
         bitmap: [3, h, w] linear colours, row 0 at the top (largest v).
-        gloss: Strength of the highlight.
-        seed: Of the wear.
+        gloss: Strength of the highlight, 0 to 1.
+        seed: Seed of the wear.
     """
 
     width: float
@@ -48,7 +48,7 @@ class Picture:
         object.__setattr__(self, "_levels", tuple(levels))
 
     def appearance(self, texels: Texels) -> Appearance:
-        """See `Material`."""
+        """The print and its wear, from the mip level of the footprint."""
         u, v, footprint = texels
         x, y = u / self.width + 0.5, 0.5 - v / self.height
         texel = self.width / self.bitmap.shape[2]
@@ -84,10 +84,10 @@ def draw_print(
     """A random poster, cover or label of the given size in scene units; the longer side has `pixels` pixels.
 
     Args:
-        rng: Source of all choices.
-        width: Extent along u.
-        height: Extent along v.
-        pixels: Resolution of the longer side.
+        rng: Generator of all draws.
+        width: Width along u in scene units.
+        height: Height along v in scene units.
+        pixels: Number of pixels on the longer side.
         style: "poster" (picture with title), "text" (a printed page) or "label" (bands and a word).
     """
     scale = pixels / max(width, height)
@@ -112,7 +112,7 @@ def _word(rng: np.random.Generator, syllables: int) -> str:
 
 
 def _letter(canvas: np.ndarray, rng: np.random.Generator, text: str, box: tuple[int, int, int, int], ink) -> None:
-    """Write `text` as large as fits into box (x, y, width, height)."""
+    """Draw `text` as large as fits into box (x, y, width, height)."""
     font = int(rng.choice(_FONTS))
     x, y, width, height = box
     (w, h), base = cv2.getTextSize(text, font, 1.0, 2)

@@ -1,8 +1,8 @@
-"""The ray tracer: what cameras see of a procedural scene, with exact depth.
+"""The ray tracer: renders a procedural scene from cameras, with exact depth.
 
 Directions are not normalised but have z = 1 in the camera, so the parameter of a hit along its ray is its z-depth.
-A pixel is the mean of `supersample`^2 samples in linear light; the tone curve comes after, as in a camera. Each sample
-looks at its own point of the sun's disc, which makes shadows soft without noise.
+A pixel is the mean of `supersample`^2 samples in linear light; the tone curve is applied afterwards, as in a camera.
+Each sample uses a different point of the sun's disc, which makes shadows soft without noise.
 """
 
 import math
@@ -17,8 +17,8 @@ from procedural.tracer.materials import Texels
 from procedural.tracer.scene import Scene, Solid
 from procedural.tracer.shapes import NEVER, length
 
-_SAMPLES = 1 << 16  # rays in flight: bounds memory, and keeps arrays in the processor's cache
-_LIFT = 2e-3  # shadow rays start this far off the surface
+_SAMPLES = 1 << 16  # rays in flight: bounds the memory, and keeps arrays in the processor's cache
+_LIFT = 2e-3  # offset of shadow rays from the surface
 _OCCLUSION_TAPS = (0.06, 0.18, 0.5)
 _OCCLUSION_WEIGHTS = (0.45, 0.40, 0.35)
 
@@ -38,17 +38,18 @@ def render(
     exposures: Tensor | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Photographs of a scene and their exact depth.
+    """Render photographs of a scene and their exact depths.
 
     Args:
-        scene: What to look at.
-        cameras: N cameras; the result lies on their device.
+        scene: Scene to render.
+        cameras: N cameras; the result is on their device.
         supersample: Samples per pixel along each axis, at least 1.
-        exposures: [N] factors on the light of each photograph; none changes it.
-        on_progress: Called with (cameras done, all cameras).
+        exposures: Factors [N] on the light of each photograph; None: 1.
+        on_progress: Called with (cameras done, total cameras).
 
     Returns:
-        Images [N, 3, H, W] in [0, 1] (sRGB) and z-depths [N, H, W] at the pixel centres, 0 where only sky is seen.
+        Images [N, 3, H, W] in [0, 1] (sRGB) and z-depths [N, H, W] at the pixel centres, 0 where only the sky is
+        visible.
     """
     if supersample < 1:
         raise ValueError(f"supersample is {supersample}; it must be at least 1")
@@ -89,7 +90,7 @@ def _depth(scene: Scene, camera: Cameras) -> Tensor:
 
 
 def _linear_image(scene: Scene, camera: Cameras, supersample: int) -> Tensor:
-    """[3, H, W] linear light."""
+    """Linear light [3, H, W] of one picture."""
     device, count = camera.Ks.device, supersample * supersample
     step = max(1, _SAMPLES // (camera.width * count))
     offsets = (torch.arange(supersample, device=device) + 0.5) / supersample
@@ -103,7 +104,7 @@ def _linear_image(scene: Scene, camera: Cameras, supersample: int) -> Tensor:
             torch.arange(camera.width, device=device),
             indexing="ij",
         )
-        # [samples, pixels]: neighbours in memory are neighbours in view.
+        # [samples, pixels]: neighbours in memory are neighbours in the picture.
         xs = x.flatten() + offsets.repeat(supersample)[:, None]
         ys = y.flatten() + offsets.repeat_interleave(supersample)[:, None]
         origin, directions = _rays(camera, xs.flatten(), ys.flatten())
@@ -115,7 +116,7 @@ def _linear_image(scene: Scene, camera: Cameras, supersample: int) -> Tensor:
 
 
 def _rays(camera: Cameras, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Origin [3, 1] and directions [3, N] in the world through pixel positions x, y [N]."""
+    """Origin [3, 1] and directions [3, N] in the world of rays through pixel positions x, y [N]."""
     K, c2w = camera.Ks[0], camera.c2w[0]
     b = (y - K[1, 2]) / K[1, 1]
     a = (x - K[0, 2] - K[0, 1] * b) / K[0, 0]
@@ -123,7 +124,7 @@ def _rays(camera: Cameras, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sun_directions(scene: Scene, count: int, device: torch.device) -> Tensor:
-    """[3, count] unit vectors spread over the sun's disc (a sunflower)."""
+    """[3, count] unit vectors spread over the sun's disc (a sunflower pattern)."""
     sun = torch.tensor(scene.light.sun_direction)
     helper = torch.tensor([1.0, 0, 0]) if abs(sun[2]) > 0.9 else torch.tensor([0, 0, 1.0])
     side = torch.nn.functional.normalize(torch.linalg.cross(sun, helper), dim=0)
@@ -136,10 +137,10 @@ def _sun_directions(scene: Scene, count: int, device: torch.device) -> Tensor:
 
 
 def _balls(scene: Scene, origins: Tensor, slack: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean of the origins [3, 1], centres of the bounding balls about it [K, 3], and for each ball and origin the
+    """Mean of the origins [3, 1], centres of the bounding balls relative to it [K, 3], and for each ball and origin the
     squared distance to the centre minus the squared radius widened by `slack` [K, N]: negative inside.
     """
-    # About the mean, because float32 would lose the difference of two large squares.
+    # Relative to the mean, because float32 would lose the difference of two large squares.
     mean = origins.mean(dim=1, keepdim=True)
     origins = origins - mean
     centers = torch.stack([solid.position for solid in scene.solids]).to(origins.device) - mean.T
@@ -152,7 +153,7 @@ def _balls(scene: Scene, origins: Tensor, slack: float) -> tuple[Tensor, Tensor,
 
 
 def _candidates(scene: Scene, origins: Tensor, directions: Tensor) -> Tensor:
-    """[K, N] bool: which rays with unit directions meet the bounding ball of which solid ahead of their origin."""
+    """[K, N] bool: which rays with unit directions hit which solid's bounding ball ahead of their origin."""
     mean, centers, outside = _balls(scene, origins, 0.0)
     along = centers @ directions - ((origins - mean) * directions).sum(0)
     return along.clamp_(min=0).square_() >= outside
@@ -181,7 +182,7 @@ def _intersect(solid: Solid, origins: Tensor, directions: Tensor, rays: Tensor) 
 
 
 def _shadowed(scene: Scene, points: Tensor, suns: Tensor) -> Tensor:
-    """[N] bool: does anything stand between the points [3, N] and the sun."""
+    """[N] bool: whether anything is between the points [3, N] and the sun."""
     dark = torch.zeros(points.shape[1], dtype=torch.bool, device=points.device)
     candidates = _candidates(scene, points, suns)
     for k, solid in enumerate(scene.solids):
@@ -192,7 +193,7 @@ def _shadowed(scene: Scene, points: Tensor, suns: Tensor) -> Tensor:
 
 
 def _occlusion(scene: Scene, points: Tensor, normals: Tensor) -> Tensor:
-    """[N] share of the sky that surrounding surfaces leave open, from distances at a few steps along the normal."""
+    """[N] fraction of the sky that surrounding surfaces leave open, from distances at a few steps along the normal."""
     taps = points.new_tensor(_OCCLUSION_TAPS)[:, None]
     free = taps.expand(-1, points.shape[1]).clone()
     _, _, outside = _balls(scene, points, 2 * _OCCLUSION_TAPS[-1])
@@ -239,7 +240,7 @@ def _shade_hits(
         patch = solid.shape.patch(solid.to_shape(points.index_select(1, rays)))
         rotation = solid.rotation.to(points.device)
         base = rotation @ patch.normals
-        # A slanted surface is sampled more thinly along the slant: the geometric mean of the two spacings.
+        # A slanted surface is sampled more sparsely along the slant: use the geometric mean of the two spacings.
         cosine = (base * views.index_select(1, rays)).sum(0).abs().clamp(min=0.08)
         look = solid.material.appearance(Texels(patch.u, patch.v, footprint[rays] / cosine.sqrt()))
         bent = patch.normals - patch.tangents_u * look.du - patch.tangents_v * look.dv
@@ -259,11 +260,11 @@ def _shade_hits(
 
 
 def _combine(scene, views, t, albedo, normals, gloss, direct, suns, openness) -> Tensor:
-    """Sun, sky, light from the ground, highlights and haze: [3, N]."""
+    """Combine sun, sky, light from the ground, highlights and haze: [3, N]."""
     sun, sky, ground = (views.new_tensor(c)[:, None] for c in (scene.light.sun, scene.light.sky, scene.light.ground))
     upward = 0.5 + 0.5 * normals[2]
     ambient = (ground + (sky - ground) * upward) * openness
-    # A weak light from behind the camera's side keeps shaded faces from going flat.
+    # A weak light from the camera's side keeps shaded faces from looking flat.
     fill = 0.12 * (normals[0] * suns[0] + normals[1] * suns[1])
     ambient = ambient * (1 + fill)
     half = suns - views

@@ -8,21 +8,21 @@ from torch import Tensor
 
 from procedural.tracer.shapes import NEAR, NEVER, Cylinder, Patch, length
 
-_ROWS = 65  # samples of the profile
-_BLOCK = 8  # positions along the ray looked at in one go
+_ROWS = 65  # number of samples of the profile
+_BLOCK = 8  # number of positions along the ray evaluated at once
 _BLOCKS = 6
 _BISECTIONS = 14
 
 
 @dataclass(frozen=True)
 class Revolved:
-    """A solid of revolution of half height `z` whose radius passes smoothly through `radii`, bottom to top.
+    """A solid of revolution of half height `z` whose radius interpolates `radii` smoothly, bottom to top.
 
     Attributes:
         radii: At least two radii at equal steps of height.
-        z: Half height.
-        even: Whether u measures true lengths at every height, which speckles and grain want, rather than angles times
-            the widest radius, which motifs that run around want.
+        z: Half height in scene units.
+        even: Whether u measures true lengths at every height, as speckles and grain need, rather than angles times
+            the widest radius, as motifs around the body need.
     """
 
     radii: tuple[float, ...]
@@ -37,11 +37,11 @@ class Revolved:
 
     @property
     def radius(self) -> float:
-        """See `Shape`."""
+        """Radius of a ball about the origin that contains the shape."""
         return math.hypot(float(self._profile.max()), self.z)
 
     def intersect(self, origins: Tensor, directions: Tensor) -> Tensor:
-        """See `Shape`: the first sign change of (distance from axis - radius), then bisection; the lids are exact."""
+        """The first sign change of (distance from axis - radius), then bisection; the lids are exact."""
         count = max(origins.shape[1], directions.shape[1])
         origins, directions = origins.expand(3, count), directions.expand(3, count)
         enter, leave = self._interval(origins, directions)
@@ -50,7 +50,7 @@ class Revolved:
         step = (leave - enter) / (_BLOCK * _BLOCKS)
         starts_inside = torch.zeros_like(enter, dtype=torch.bool)
         starts_inside[active] = self._field(origins[:, active] + directions[:, active] * enter[active]) < 0
-        # Entering through a lid: the ray is already inside the profile where it reaches the slab between the lids.
+        # A ray that enters through a lid is already inside the profile where it reaches the slab between the lids.
         best = torch.where(starts_inside & (enter > NEAR), enter, best)
         active = active[~starts_inside[active]]
         offsets = torch.arange(1, _BLOCK + 1, device=enter.device, dtype=enter.dtype)[:, None]
@@ -71,7 +71,7 @@ class Revolved:
         return torch.where(best > NEAR, best, NEVER)
 
     def patch(self, points: Tensor) -> Patch:
-        """See `Shape`: u runs around (its cut towards -x), v along the profile; on the lids u is x and v is y."""
+        """Surface coordinates: u around (its seam towards -x), v along the profile; on the lids u is x and v is y."""
         distance = length(points[:2]).clamp(min=1e-6)
         zero, one = torch.zeros_like(distance), torch.ones_like(distance)
         radial = torch.stack([points[0] / distance, points[1] / distance, zero])
@@ -90,7 +90,7 @@ class Revolved:
         return Patch(points, normals, u, v, tangents_u, tangents_v)
 
     def distance(self, points: Tensor) -> Tensor:
-        """See `Shape`: to the profile sideways, shortened by its steepest slope so that it is never too long."""
+        """Distance to the profile sideways, divided by its steepest slope so that it is a lower bound."""
         steepest = float((self._profile[1:] - self._profile[:-1]).abs().max()) * (_ROWS - 1) / (2 * self.z)
         across = self._field(points) / math.sqrt(1 + steepest**2)
         up = points[2].abs() - self.z
@@ -98,7 +98,7 @@ class Revolved:
         return outside + torch.maximum(across, up).clamp(max=0)
 
     def _interval(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """First and last t [N] within the enclosing cylinder and past the near limit; first > last if there is none."""
+        """First and last t [N] in the enclosing cylinder and beyond the near limit; first > last if there is none."""
         squared = (directions[:2] * directions[:2]).sum(0).clamp(min=1e-12)
         nearest = -(origins[:2] * directions[:2]).sum(0) / squared
         foot = origins[:2] + nearest * directions[:2]

@@ -1,4 +1,4 @@
-"""What a procedural scene is made of: solids, a sun, a sky."""
+"""The parts of a procedural scene: solids, a sun, a sky."""
 
 import math
 from dataclasses import dataclass, field
@@ -27,25 +27,25 @@ class Solid:
     rotation: Tensor = field(default_factory=lambda: torch.eye(3))
 
     def to_shape(self, points: Tensor) -> Tensor:
-        """World points [3, N] in the shape's frame."""
+        """Transform world points [3, N] to the shape's frame."""
         return self.rotation.to(points.device).T @ (points - self.position.to(points.device)[:, None])
 
     def turn_to_shape(self, directions: Tensor) -> Tensor:
-        """World directions [3, N] in the shape's frame."""
+        """Rotate world directions [3, N] to the shape's frame."""
         return self.rotation.to(directions.device).T @ directions
 
 
 @dataclass(frozen=True)
 class Light:
-    """Sunlight and what the sky gives.
+    """Light of the sun and the sky.
 
     Attributes:
         sun_direction: Unit vector towards the sun.
         sun: Colour and strength of direct light.
-        sky: Of light from above.
-        ground: Of light from below.
+        sky: Colour and strength of light from above.
+        ground: Colour and strength of light from below.
         softness: Radius of the sun's disc in radians; wider is softer.
-        haze: Share of the horizon's colour mixed in per unit of distance.
+        haze: Fraction of the horizon's colour mixed in per unit of distance.
     """
 
     sun_direction: tuple[float, float, float]
@@ -81,15 +81,15 @@ class Sky:
 
 @dataclass(frozen=True)
 class Scene:
-    """Solids under a sky. The world's z axis points up; lengths are read as metres.
+    """Solids under a sky. The world's z axis points up; lengths are interpreted as metres.
 
     Attributes:
-        solids: What can be seen.
-        light: The sun and the sky's light.
-        sky: What shows where nothing is hit.
-        focus: [3] point that the layout is about.
+        solids: Visible solids.
+        light: Light of the sun and the sky.
+        sky: Background where rays hit nothing.
+        focus: World point [3] at the centre of the layout.
         exposure: Factor on the light before the tone curve.
-        stage: Where cameras may stand: (distance to `focus`, first and last azimuth in radians, largest height).
+        stage: Range of camera positions: (distance to `focus`, first and last azimuth in radians, largest height).
     """
 
     solids: tuple[Solid, ...]
@@ -100,7 +100,7 @@ class Scene:
     stage: tuple[float, float, float, float] = (4.0, -2.2, -0.9, 1.8)
 
     def distance(self, points: Tensor) -> Tensor:
-        """[N] distance (or a bound below it) from world points [3, N] to the nearest surface, negative inside."""
+        """[N] distance (or a lower bound) from world points [3, N] to the nearest surface, negative inside."""
         nearest = torch.full_like(points[0], math.inf)
         for solid in self.solids:
             nearest = torch.minimum(nearest, solid.shape.distance(solid.to_shape(points)))

@@ -1,7 +1,7 @@
-"""Shapes that rays meet exactly. Every shape lives in its own frame (z up) and answers three questions about it.
+"""Shapes with exact ray intersections. Every shape is defined in its own frame (z up).
 
 Rays are `origins + t * directions` with directions of any length; arrays are component first, [3, N], and either of
-the two may be [3, 1]. `distance` is a signed distance (or a bound below it) that serves ambient occlusion and keeps
+the two may be [3, 1]. `distance` is a signed distance (or a lower bound) for ambient occlusion and for keeping
 cameras out of walls.
 """
 
@@ -17,15 +17,15 @@ NEAR = 1e-3
 
 
 class Patch(NamedTuple):
-    """Where rays met a shape, in the shape's frame.
+    """Surface points hit by rays, in the shape's frame.
 
     Attributes:
-        points: [3, N].
-        normals: [3, N] unit normals to shade with (edges may be rounded off).
+        points: [3, N] positions.
+        normals: [3, N] unit normals for shading (edges may be rounded off).
         u: [N] surface coordinate in scene units.
         v: [N] surface coordinate in scene units.
-        tangents_u: [3, N] direction in which u grows.
-        tangents_v: [3, N] direction in which v grows.
+        tangents_u: [3, N] direction in which u increases.
+        tangents_v: [3, N] direction in which v increases.
     """
 
     points: Tensor
@@ -37,15 +37,15 @@ class Patch(NamedTuple):
 
 
 class Shape(Protocol):
-    """What the renderer asks of a shape."""
+    """The interface of shapes for the renderer."""
 
     @property
     def radius(self) -> float:
-        """Radius of a ball about the origin that holds the shape (inf if none does)."""
+        """Radius of a ball about the origin that contains the shape (inf if none does)."""
         ...
 
     def intersect(self, origins: Tensor, directions: Tensor) -> Tensor:
-        """[N] smallest t > 0 at which the ray enters the shape from outside, inf where it does not."""
+        """[N] smallest t > 0 at which the ray enters the shape from outside, inf if it does not."""
         ...
 
     def patch(self, points: Tensor) -> Patch:
@@ -58,7 +58,7 @@ class Shape(Protocol):
 
 
 def length(vectors: Tensor) -> Tensor:
-    """[N] lengths of vectors [D, N]: `torch.norm` over the first axis takes ten times as long."""
+    """[N] lengths of vectors [D, N]: `torch.norm` over the first axis is ten times slower."""
     total = vectors[0] * vectors[0]
     for component in vectors[1:]:
         total = torch.addcmul(total, component, component)
@@ -78,11 +78,11 @@ class Plane:
 
     @property
     def radius(self) -> float:
-        """See `Shape`."""
+        """Half diagonal of the rectangle, or infinite."""
         return math.hypot(self.half_x, self.half_y)
 
     def intersect(self, origins: Tensor, directions: Tensor) -> Tensor:
-        """See `Shape`."""
+        """Intersection with the plane z = 0 from above, within the rectangle."""
         t = -origins[2] / directions[2]
         t = torch.where((t > NEAR) & (directions[2] < 0), t, NEVER)
         if math.isfinite(self.half_x):
@@ -91,12 +91,12 @@ class Plane:
         return t
 
     def patch(self, points: Tensor) -> Patch:
-        """See `Shape`."""
+        """Points with upward normals; u is x and v is y."""
         normals, east, north = (_constant(axis, points) for axis in ((0, 0, 1), (1, 0, 0), (0, 1, 0)))
         return Patch(points, normals, points[0], points[1], east, north)
 
     def distance(self, points: Tensor) -> Tensor:
-        """See `Shape`."""
+        """Distance to the plane or rectangle."""
         if not math.isfinite(self.half_x):
             return points[2]
         x, y = (points[0].abs() - self.half_x).clamp(min=0), (points[1].abs() - self.half_y).clamp(min=0)
@@ -114,11 +114,11 @@ class Box:
 
     @property
     def radius(self) -> float:
-        """See `Shape`."""
+        """Half diagonal of the box."""
         return math.sqrt(self.x**2 + self.y**2 + self.z**2)
 
     def intersect(self, origins: Tensor, directions: Tensor) -> Tensor:
-        """See `Shape`: the slab method."""
+        """Intersection by the slab method."""
         inverse = 1 / directions
         enter: Tensor | None = None
         leave: Tensor | None = None
@@ -132,12 +132,12 @@ class Box:
         return torch.where((enter <= leave) & (enter > NEAR), enter, NEVER)
 
     def patch(self, points: Tensor) -> Patch:
-        """See `Shape`: seen from outside, u runs to the right and v up; on top and bottom u is x and v is y."""
+        """Surface coordinates: seen from outside, u runs right and v up; on top and bottom u is x and v is y."""
         half = points.new_tensor([self.x, self.y, self.z])[:, None]
         bevel = min(self.bevel, 0.9 * min(self.x, self.y, self.z))
         offset = points - points.clamp(-(half - bevel), half - bevel)
         normals = offset / length(offset).clamp(min=1e-9)
-        # The face is the one whose plane is nearest, whatever the rounded normal says.
+        # The face is the one with the nearest plane, whatever the rounded normal.
         x, y, z = (points.abs() - half).unbind(0)
         on_x = (x > y) & (x > z)
         on_z = (z >= y) & ~on_x
@@ -151,7 +151,7 @@ class Box:
         return Patch(points, normals, u, v, tangents_u, tangents_v)
 
     def distance(self, points: Tensor) -> Tensor:
-        """See `Shape`."""
+        """Exact signed distance to the box."""
         half = points.new_tensor([self.x, self.y, self.z])[:, None]
         q = points.abs() - half
         inside = torch.maximum(torch.maximum(q[0], q[1]), q[2]).clamp(max=0)
@@ -166,11 +166,11 @@ class Sphere:
 
     @property
     def radius(self) -> float:
-        """See `Shape`."""
+        """Radius of the ball itself."""
         return self.r
 
     def intersect(self, origins: Tensor, directions: Tensor) -> Tensor:
-        """See `Shape`: by the foot of the perpendicular, which keeps float32 exact far away."""
+        """Intersection from the foot of the perpendicular, which keeps float32 accurate far away."""
         squared = (directions * directions).sum(0)
         nearest = -(origins * directions).sum(0) / squared
         foot = origins + nearest * directions
@@ -179,7 +179,7 @@ class Sphere:
         return torch.where((inside > 0) & (t > NEAR), t, NEVER)
 
     def patch(self, points: Tensor) -> Patch:
-        """See `Shape`: u and v by the sinusoidal projection (true areas, no pinched pole), its cut towards -x."""
+        """Surface coordinates by the sinusoidal projection (true areas, no pinched pole), with the seam towards -x."""
         normals = points / self.r
         longitude = torch.atan2(points[1], points[0])
         latitude = torch.asin(normals[2].clamp(-1, 1))
@@ -189,7 +189,7 @@ class Sphere:
         return Patch(points, normals, longitude * flat * self.r, latitude * self.r, east, north)
 
     def distance(self, points: Tensor) -> Tensor:
-        """See `Shape`."""
+        """Exact signed distance to the sphere."""
         return length(points) - self.r
 
 
@@ -203,11 +203,11 @@ class Cylinder:
 
     @property
     def radius(self) -> float:
-        """See `Shape`."""
+        """Radius of the ball through both rims."""
         return math.hypot(self.r, self.z)
 
     def intersect(self, origins: Tensor, directions: Tensor) -> Tensor:
-        """See `Shape`."""
+        """Intersection with the side and the lids."""
         squared = (directions[:2] * directions[:2]).sum(0).clamp(min=1e-12)
         nearest = -(origins[:2] * directions[:2]).sum(0) / squared
         foot = origins[:2] + nearest * directions[:2]
@@ -220,7 +220,7 @@ class Cylinder:
         return torch.where((inside > 0) & (enter <= leave) & (enter > NEAR), enter, NEVER)
 
     def patch(self, points: Tensor) -> Patch:
-        """See `Shape`: u runs around (its cut towards -x), v up; on the lids u is x and v is y."""
+        """Surface coordinates: u runs around (its seam towards -x), v up; on the lids u is x and v is y."""
         distance = length(points[:2]).clamp(min=1e-6)
         radial = torch.stack([points[0] / distance, points[1] / distance, torch.zeros_like(distance)])
         lid = (points[2].abs() - self.z) > (distance - self.r)
@@ -239,7 +239,7 @@ class Cylinder:
         return Patch(points, normals, u, v, tangents_u, tangents_v)
 
     def distance(self, points: Tensor) -> Tensor:
-        """See `Shape`."""
+        """Exact signed distance to the closed cylinder."""
         across, up = length(points[:2]) - self.r, points[2].abs() - self.z
         outside = length(torch.stack([across, up]).clamp(min=0))
         return outside + torch.maximum(across, up).clamp(max=0)

@@ -1,4 +1,4 @@
-"""Where to stand: reference pairs around a scene and close-up paths that stay out of its geometry."""
+"""Camera placement: reference pairs around a scene, and close-up paths that avoid its geometry."""
 
 import math
 
@@ -14,7 +14,7 @@ _CLEARANCE = 0.25  # metres between a camera and the nearest surface
 
 
 def look_at(center: Tensor, target: Tensor) -> Tensor:
-    """[4, 4] world-to-camera of a level camera at `center` [3] that faces `target` [3]; the world's z points up."""
+    """[4, 4] world-to-camera of a level camera at `center` [3] facing `target` [3]; the world's z points up."""
     forward = torch.nn.functional.normalize(target - center, dim=0)
     right = torch.nn.functional.normalize(torch.linalg.cross(forward, forward.new_tensor([0.0, 0.0, 1.0])), dim=0)
     down = torch.linalg.cross(forward, right)
@@ -25,16 +25,16 @@ def look_at(center: Tensor, target: Tensor) -> Tensor:
 
 
 def sample_reference_cameras(scene: Scene, seed: int, width: int, height: int, views: int = 2) -> Cameras:
-    """Cameras of a few photographs that a visitor would take: side by side, about level, looking at the same things.
+    """Cameras of a few photographs as a visitor would take them: side by side, about level, looking at the same things.
 
-    Neighbours stand 8 to 16 % of their distance apart. The horizontal field of view is 45 to 62 degrees.
+    Neighbours are spaced by 8 to 16 % of their distance. The horizontal field of view is 45 to 62 degrees.
 
     Args:
-        scene: The scene; its `stage` says where to stand.
-        seed: Chooses the cameras.
-        width: Pixels.
-        height: Pixels.
-        views: How many, at least 1.
+        scene: The scene; its `stage` gives the possible positions.
+        seed: Seed of the cameras.
+        width: Picture width in pixels.
+        height: Picture height in pixels.
+        views: Number of cameras, at least 1.
     """
     rng = np.random.default_rng([seed, 4021])
     reach, first, last, tall = scene.stage
@@ -61,7 +61,7 @@ def sample_reference_cameras(scene: Scene, seed: int, width: int, height: int, v
 
 
 def keep_clear(scene: Scene, cameras: Cameras, clearance: float = _CLEARANCE) -> Cameras:
-    """The path up to the first camera nearer than `clearance` to a surface; at least its first camera."""
+    """The path up to the first camera closer than `clearance` to a surface; at least its first camera."""
     free = scene.distance(cameras.centers.T) > clearance
     blocked = (~free).nonzero()[:, 0]
     return cameras[: max(1, int(blocked[0]))] if len(blocked) else cameras

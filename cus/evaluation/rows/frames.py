@@ -22,17 +22,17 @@ class Frames(Row):
 
     Attributes:
         model: "mini", a folder, or a Hub id; None: the evaluation's.
-        lora: for the model: a file, a folder or a Hub id; None: none.
-        conditioning: what the model is shown, "hierarchical", "points" or "fused"; "auto": what it does best with.
-        suppress_background: of hierarchical and fused images: whether leaked background is removed (Eq. 5).
-        scales: of hierarchical images: resolutions as divisors, e.g. [1] or [1, 4]; None: as many as the spacing of the
-            points asks for.
-        shrink_references: of points: whether they are as sparse as ViewCrafter's own, see `render_scene_points`.
-        photo_size: of fused images: longest side in pixels of the photographs that colours are taken from; None: as
-            many as the references have.
-        structure: whether a second pass is guided by the global cloud; None: as the model says.
-        steps: sampling steps; None: as the model says.
-        guidance: classifier-free guidance scale; None: as the model says.
+        lora: LoRA for the model: a file, a folder or a Hub id; None: no LoRA.
+        conditioning: kind of the conditioning images, "hierarchical", "points" or "fused"; "auto": the model's best.
+        suppress_background: for hierarchical and fused images: whether to remove leaked background (Eq. 5).
+        scales: for hierarchical images: divisors of the resolution, e.g. [1] or [1, 4]; None: by the spacing of
+            the points.
+        shrink_references: for points: whether to make them as sparse as ViewCrafter's (`render_scene_points`).
+        photo_size: for fused images: longest side in pixels of the photographs that provide the colours; None: as for
+            the references.
+        structure: whether to add a second pass guided by the global cloud; None: the model's default.
+        steps: number of sampling steps; None: the model's default.
+        guidance: classifier-free guidance scale; None: the model's default.
     """
 
     kind: str = "frames"
