@@ -146,7 +146,8 @@ def write_refined(
     folder.write(REFINED, lambda part: save_transforms(part, cameras, [*frames, *photos], {"upright": upright}, origin))
 
 
-def _views(cameras: Cameras, names: list[str], sizes: list[tuple[int, int]]) -> Views:
+def viewer_cameras(cameras: Cameras, names: list[str], sizes: list[tuple[int, int]]) -> Views:
+    """Cameras that the report's viewer offers, with the pictures' sizes in pixels."""
     return Views(names, cameras.viewmats.cpu().numpy(), cameras.Ks.cpu().numpy(), sizes)
 
 
@@ -164,8 +165,10 @@ def _viewer(settings: InferSettings, results: Results) -> ViewerData | None:
     ]
     return ViewerData(
         splats=Splats(*(array.cpu().numpy() for array in arrays)),
-        path=_views(path, [f"frame {index}" for index in range(len(path))], [(path.width, path.height)] * len(path)),
-        photos=_views(scene.cameras, placed_names(settings, results), inside),
+        path=viewer_cameras(
+            path, [f"frame {index}" for index in range(len(path))], [(path.width, path.height)] * len(path)
+        ),
+        photos=viewer_cameras(scene.cameras, placed_names(settings, results), inside),
         poster=to_bytes(splat.renders[-1]),
         frames_per_second=settings.fps,
         antialiased=results.antialiased,

@@ -19,21 +19,17 @@ from cus.estimators import SceneEstimate, estimate_scene
 from cus.inference import machine
 from cus.inference.fit_options import FitOptions
 from cus.inference.folder import RunFolder
-from cus.inference.outputs import save_png, to_bytes, view_names
 from cus.inference.photo_fit import photo_views
 from cus.inference.photographs import LARGEST_PHOTOGRAPH, oversized
 from cus.inference.progress import OnProgress, Progress
 from cus.inference.recorded import scene_from
-from cus.inference.refine_looks import Look, RefinementVerdict, Viewpoints, judge_refinement, look, probes_of
+from cus.inference.refine_looks import RefinementVerdict, Viewpoints, judge_refinement, look, probes_of
+from cus.inference.refine_report import STAGES, WALK_FRAMES, Shown, write_pictures, write_refinement_report
 from cus.inference.refine_settings import RefineSettings
 from cus.inference.refine_subject import Subject, check_belongs
 from cus.inference.settings import fingerprint
 from cus.refinement.poses import PoseOptions
 from cus.refinement.pseudo_labels import LabelOptions, PseudoLabels
-from cus.report.html import Pane, ReportData, write_report_html
-from cus.report.video import write_video
-from cus.report.viewer import Splats, ViewerData
-from cus.report.viewer import Views as ViewerViews
 from cus.splats import FitConfig, FitRecord, Gaussians, fit_views, save_ply
 from cus.splats.parameters import LearningRates
 from cus.viewer.paths import view_depth
@@ -43,14 +39,10 @@ from cus.viewer.scene import ViewScene, camera_of
 RATES = 0.5
 # Needles begin anew as discs: the longest half axis is at most this many times the second one.
 LONGEST = 2.0
-# The path towards the target: number of frames, their longest side in pixels, frames per second of the video.
-WALK_FRAMES, WALK_SIDE, WALK_FPS = 25, 512, 8
-# Pictures are shown at these factors, as far as the path goes, and at its end.
-SHOWN_FACTORS = (1.0, 3.0, 9.0, 27.0)
+# Longest side in pixels of the pictures along the path towards the target.
+WALK_SIDE = 512
 # A surface this many times as far as most Gaussians is the sky, or equivalent to it.
 SKY = 50.0
-STAGES = {"check": "Scene and photographs", "depth": "Depth", "before": "Before", "fit": "Pseudo-labels"}
-STAGES |= {"after": "After", "report": "Report"}
 
 
 @dataclass(frozen=True)
@@ -139,7 +131,6 @@ def refine(
     with _stage(progress, "after", seconds):
         after = look(found, points, config.antialiased)
     verdict = judge_refinement(before, after, bool(subject.held_out))
-    notes = [*subject.stored.notes, *subject.posed.notes, *estimate.notes, *notes, *anew, labels.note]
     summary = {
         "settings": asdict(settings) | {"scene": str(subject.splat)},
         "held_out_photographs": [str(subject.posed.paths[index].resolve()) for index in subject.held_out],
@@ -147,19 +138,20 @@ def refine(
         "before": before.to_json(),
         "after": after.to_json(),
         "verdict": verdict.to_json(),
-        "notes": notes,
+        "notes": [*subject.stored.notes, *subject.posed.notes, *estimate.notes, *notes, *anew, labels.note],
         "versions": machine.versions(),
     }
+    progress.start(STAGES["report"], False)
     started = time.perf_counter()
     # refine.json is removed before anything is replaced and written last: while it exists, all files belong together.
     folder.remove(["refine.json"])
     folder.write("splat.ply", lambda part: save_ply(part, found, antialiased=config.antialiased))
     _write_cameras(subject, folder)
-    _write_pictures(folder, settings, before, after)
-    seconds["report"] = time.perf_counter() - started
+    write_pictures(folder, settings, before, after)
     summary |= {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
     summary |= {"peak_memory_bytes": machine.peak_memory()}
-    _write_report(folder, subject, settings, found, walk, photos.images, (before, after), verdict, summary)
+    shown = Shown(settings, found, walk, photos.images, before, after, verdict)
+    write_refinement_report(folder, subject, shown, summary)
     progress.finish(STAGES["report"], time.perf_counter() - started)
     folder.write_json("refine.json", summary)
     folder.discard(checkpoint)
@@ -268,78 +260,3 @@ def _write_cameras(subject: Subject, folder: RunFolder) -> None:
         entries.append(entry | {"upright": posed.upright[index]} | lens_entries(posed.lenses[index]) | masked)
     origin = {ORIGIN: posed.origin.tolist()} if bool(posed.origin.any()) else {}
     folder.write_json("transforms.json", {"camera_model": "OPENCV", **origin, "frames": entries})
-
-
-def shown_frames(factor: float) -> list[tuple[float, int]]:
-    """Factors at which pictures are shown, and their frames on the path, which moves closer by equal factors."""
-    shown = [f for f in SHOWN_FACTORS if f < 0.99 * factor] + [factor]
-    steps = [torch.tensor(f).log() / torch.tensor(factor).log() for f in shown]
-    return [(f, round(float(step) * (WALK_FRAMES - 1))) for f, step in zip(shown, steps, strict=True)]
-
-
-def _write_pictures(folder: RunFolder, settings: RefineSettings, before: Look, after: Look) -> None:
-    """`close_ups/`, before and after at every factor, and the path as a video."""
-    folder.clear("close_ups")
-    for factor, frame in shown_frames(settings.factor):
-        for name, seen in (("before", before), ("after", after)):
-            save_png(folder, f"close_ups/x{factor:g}_{name}.png", seen.pictures[frame])
-    folder.write("walk.mp4", lambda part: write_video(part, after.pictures, WALK_FPS))
-
-
-def _write_report(
-    folder: RunFolder,
-    subject: Subject,
-    settings: RefineSettings,
-    gaussians: Gaussians,
-    walk: Cameras,
-    images: Tensor,
-    looks: tuple[Look, Look],
-    verdict: RefinementVerdict,
-    summary: dict[str, Any],
-) -> None:
-    pairs = []
-    for factor, frame in reversed(shown_frames(settings.factor)):
-        place = "from where the first photograph was taken"
-        if factor > 1:
-            place = f"{factor:g} times nearer than the first photograph"
-        names = ("Before", "After")
-        pair = [Pane(f"{n}, x{factor:g}", place, look.pictures[frame]) for n, look in zip(names, looks, strict=True)]
-        pairs.append((pair[0], pair[1]))
-    arrays = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
-    names = view_names(tuple(subject.posed.paths[index] for index in subject.training))
-    cameras = [camera_of(subject.posed, index) for index in subject.training]
-    viewer = ViewerData(
-        splats=Splats(*(array.cpu().numpy() for array in arrays)),
-        path=ViewerViews(
-            [f"frame {index}" for index in range(len(walk))],
-            walk.viewmats.numpy(),
-            walk.Ks.numpy(),
-            [(walk.width, walk.height)] * len(walk),
-        ),
-        photos=ViewerViews(
-            names,
-            torch.cat([camera.viewmats for camera in cameras]).numpy(),
-            torch.cat([camera.Ks for camera in cameras]).numpy(),
-            [(camera.width, camera.height) for camera in cameras],
-        ),
-        poster=looks[1].pictures[-1],
-        frames_per_second=WALK_FPS,
-        antialiased=subject.stored.antialiased,
-    )
-    data = ReportData(
-        title=f"CloseUpShot: {subject.splat.parent.name}/{subject.splat.name}, refined",
-        settings=summary["settings"],
-        notes=summary["notes"],
-        opening=list(pairs[0]),
-        pairs=pairs[1:],
-        verdict=verdict.to_json() | {"advice": verdict.advice, "forced": False},
-        inputs=list(zip(names, to_bytes(images), strict=True)),
-        sequences={"Before": looks[0].pictures, "After": looks[1].pictures},
-        timings={STAGES[name]: value for name, value in summary["seconds"].items()},
-        peak_memory_bytes=summary["peak_memory_bytes"],
-        versions=summary["versions"],
-        files=[*folder.files(), "report.html", "refine.json"],
-        fps=WALK_FPS,
-        viewer=viewer,
-    )
-    folder.write("report.html", lambda part: write_report_html(part, data))

@@ -114,6 +114,9 @@ def test_what_cannot_be_refined_is_said_before_the_work(copy, capsys):
     gone = gaussians.select(gaussians.means[:, 0] > 0.2)
     save_ply(copy / "half.ply", gone)
     assert "no surface is seen" in refused(str(copy / "half.ply"), *data, "--target", "0.1,0.5")
+    beyond = 100 * (gaussians.means[:, :1] < -0.4) + 1.0
+    save_ply(copy / "far.ply", replace(gaussians, means=beyond * gaussians.means, scales=beyond * gaussians.scales))
+    assert "the sky cannot be walked to" in refused(str(copy / "far.ply"), *data, "--target", "0.1,0.5")
     save_ply(copy / "aside.ply", replace(gaussians, means=gaussians.means + 100))
     assert "none of the photographs sees the Gaussians" in refused(str(copy / "aside.ply"), *data)
     other = gaussians.sh[torch.randperm(len(gaussians), generator=torch.Generator().manual_seed(0))]
