@@ -77,8 +77,7 @@ def ddim(
             latents = constrain(latents, now)
         v = denoiser(latents, batch)
         alpha, alpha_then = float(schedule.alpha_bar[now]), float(schedule.alpha_bar[then])
-        x0, direction = schedule.level(now).split(v, latents)
-        x0 = x0 * float(schedule.rescale[then] / schedule.rescale[now])
+        x0, direction = ddim_parts(v, latents, schedule, now, then)
         sigma = eta * ((1 - alpha_then) / (1 - alpha) * (1 - alpha / alpha_then)) ** 0.5
         # At the first step (alpha = 0) with eta = 1, rounding leaves about -6e-8 under this root.
         latents = alpha_then**0.5 * x0 + max(1 - alpha_then - sigma**2, 0.0) ** 0.5 * direction
@@ -87,6 +86,14 @@ def ddim(
         if on_progress is not None:
             on_progress(step + 1, steps)
     return latents
+
+
+def ddim_parts(
+    v: torch.Tensor, latents: torch.Tensor, schedule: NoiseSchedule, now: int, then: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two parts that Eq. 12 mixes: clean latents, in the scale of timestep `then`, and the direction to noise."""
+    x0, direction = schedule.level(now).split(v, latents)
+    return x0 * float(schedule.rescale[then] / schedule.rescale[now]), direction
 
 
 def keep_first_frame(known: torch.Tensor, noise: torch.Tensor, schedule: NoiseSchedule) -> Constraint:

@@ -15,7 +15,10 @@ from cus.hub.stored import SHIPPED
 from cus.inference.settings import file_digest
 
 # What tells the stages' configurations apart, and what their clips are called in them.
-STAGES = {"latents": ("U-Net", "latents"), "generated": ("Decoder", "clips"), "kl_weight": ("Autoencoder", "clips")}
+STAGES = {
+    "teacher_guidance": ("Few-step student", "latents"),
+    **{"latents": ("U-Net", "latents"), "generated": ("Decoder", "clips"), "kl_weight": ("Autoencoder", "clips")},
+}
 # Of this machine, not of the model.
 LEFT_OUT = (
     *("out", "latents", "clips", "generated", "held_out", "init", "model", "sampling", "workers", "save_every", "keep"),
