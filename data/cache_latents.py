@@ -3,9 +3,9 @@
     python data/cache_latents.py clips=runs/clips out=runs/latents vae=runs/vae/export
     python data/cache_latents.py clips=runs/clips out=runs/generated pipeline=runs/unet/export
 
-With `pipeline` the cache holds what the model generates for each clip, which is what the decoder is trained on (Section
-III-D); with `structure=runs/coarse` besides, what its second pass generates. Clips that have a cache are skipped. They
-are split over the processes that accelerate or torchrun start, or by `part=0 parts=4`.
+With `pipeline` the cache holds the latents that the model generates for each clip, on which the decoder is trained
+(Section III-D); with `structure=runs/coarse` as well, those of its second pass. Clips that have a cache are skipped.
+They are divided among the processes started by accelerate or torchrun, or by `part=0 parts=4`.
 """
 
 import sys
@@ -14,7 +14,7 @@ from cus.cli.scripts import Counter, run_script
 
 
 def main(arguments: list[str], counter: Counter) -> None:
-    """Make the caches that are missing."""
+    """Make missing caches."""
     from cus.training.caches import Caches, build
     from cus.training.scripts import settings_of
 

@@ -1,9 +1,9 @@
-"""Build clips of one frame from posed photographs: shrunk references, full-resolution crops of held-out ones.
+"""Build one-frame clips from posed photographs: shrunk references, full-resolution crops of held-out ones.
 
     python data/make_cases.py out=runs/validation "scenes=[castle,door]" cases=4
 
-They validate a training (`held_out=runs/validation`); where licences permit they may be trained on, too. The same
-command again goes on where it stopped. `others=[hierarchical,low,high]` keeps the paper's warps beside the fused one.
+They validate a training (`held_out=runs/validation`); where licences permit, they may also be used for training. The
+same command resumes where it stopped. `others=[hierarchical,low,high]` adds the paper's warps to the fused one.
 """
 
 import sys
@@ -12,7 +12,7 @@ from cus.cli.scripts import Counter, run_script
 
 
 def main(arguments: list[str], counter: Counter) -> None:
-    """Build what is missing."""
+    """Build missing clips."""
     from cus.evaluation.case_clips import CaseClips, build
     from cus.training.scripts import settings_of
 

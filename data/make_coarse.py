@@ -1,13 +1,13 @@
-"""Make the structure images of clips: the coarse frames of a trained model, fused and seen from the clips' cameras.
+"""Make the structure images of clips: the coarse frames of a trained model, fused and rendered from the clips' cameras.
 
     python data/make_coarse.py clips=runs/clips/train out=runs/coarse model=runs/decoder/export generated=runs/generated
     accelerate launch data/make_coarse.py ...      one process a GPU, on any number of nodes
 
-Clips are those of data/build_clips.py, which hold cameras and depths. They are split over the processes that accelerate
-or torchrun start, or by `part=0 parts=4`. A clip is done or not done; the same command again goes on where it stopped,
-and tries those that failed once more; <out>/without/*.json says why a clip has no structure image.
+Clips are those of data/build_clips.py, which contain cameras and depths. They are divided among the processes started
+by accelerate or torchrun, or by `part=0 parts=4`. The same command resumes where it stopped, and retries failed clips;
+<out>/without/*.json says why a clip has no structure image.
 
-`structure=runs/coarse` of train/unet.py trains on them (Section III-D of the paper).
+`structure=runs/coarse` of train/unet.py trains with them (Section III-D of the paper).
 """
 
 import sys
@@ -16,7 +16,7 @@ from cus.cli.scripts import Counter, run_script
 
 
 def main(arguments: list[str], counter: Counter) -> None:
-    """Make what is missing."""
+    """Make missing structure images."""
     from cus.training.coarse_clips import CoarseClips, build
     from cus.training.scripts import settings_of
 

@@ -2,10 +2,10 @@
 
     python data/make_photographic.py out=runs/clips photographs=photographs.json scenes=400
 
-The manifest lists the photographs with their licences; `<out>/photographs-*.json` says which of them entered, for
-the model card. The same command again goes on where it stopped; several processes share the work with `part=0 parts=4`.
+The manifest lists the photographs with their licences; `<out>/photographs-*.json` lists the ones used, for the model
+card. The same command resumes where it stopped; several processes share the work with `part=0 parts=4`.
 
-`recipe.others=[hierarchical,low,high]` keeps the paper's warps beside the fused one, for comparisons. With the same
+`recipe.others=[hierarchical,low,high]` adds the paper's warps to the fused one, for comparisons. With the same
 settings, another out= and `coarse=runs/unet/export`, the same clips get structure images from that model's first pass.
 """
 
@@ -18,7 +18,7 @@ from cus.cli.scripts import Counter, run_script
 
 
 def main(arguments: list[str], counter: Counter) -> None:
-    """Build what is missing."""
+    """Build missing clips."""
     from cus.training.scripts import settings_of
     from procedural.photographic_clips import PhotographicClips, build
 

@@ -3,7 +3,7 @@
     python data/make_procedural.py out=runs/clips clips=400
     python data/make_procedural.py out=runs/heldout scenes=traced clips=12 first_seed=900000
 
-Runs over one another are safe: clips that exist are skipped. Several processes share the work with `part=0 parts=4`.
+Repeated runs are safe: existing clips are skipped. Several processes share the work with `part=0 parts=4`.
 """
 
 import sys
@@ -15,7 +15,7 @@ from cus.cli.scripts import Counter, run_script
 
 
 def main(arguments: list[str], counter: Counter) -> None:
-    """Build what is missing."""
+    """Build missing clips."""
     from cus.training.scripts import settings_of
     from procedural.rendered_clips import ProceduralClips, build
 

@@ -3,7 +3,7 @@
     python data/make_scene.py out=runs/scene
     python data/make_scene.py out=runs/scene seed=5 views=24 width=1920 height=1080 supersample=2
 
-Something to try data/build_clips.py, cus-check-scene and cus-fit on, whose cameras and light are exact.
+A test scene for data/build_clips.py, cus-check-scene and cus-fit, with exact cameras and light.
 """
 
 import sys
@@ -15,7 +15,7 @@ from cus.cli.scripts import Counter, run_script
 
 
 def main(arguments: list[str], counter: Counter) -> None:
-    """Render what is missing."""
+    """Render missing photographs."""
     from cus.training.scripts import settings_of
     from procedural.posed_scene import PosedScene, build
 

@@ -1,9 +1,9 @@
-"""Build small sets of posed views of posed photographs, which depth is learned from without labels.
+"""Build small sets of posed views from posed photographs, for learning depth without labels.
 
     python data/make_scene_views.py out=runs/photo_views "scenes=[scenes/castle,scenes/door]" "licence=CC BY 4.0"
     python data/make_scene_views.py out=runs/photo_views "scenes=[scenes]" "without=[table]" "licence=CC BY 4.0"
 
-Scenes are in any layout that cus-check-scene reads. Put the sets beside those of data/make_views.py to train on both.
+Scenes are in any layout that cus-check-scene reads. Put the sets with those of data/make_views.py to train on both.
 """
 
 import sys

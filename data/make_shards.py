@@ -1,9 +1,9 @@
-"""Pack clips of data/build_clips.py into WebDataset tar files, which training reads as it reads a folder of clips.
+"""Pack clips of data/build_clips.py into WebDataset tar files, which training reads like a folder of clips.
 
     python data/make_shards.py clips=runs/dl3dv out=runs/shards
     python train/unet.py configs/full/unet.yaml clips=runs/shards/train held_out=runs/shards/held_out ...
 
-Every clip is checked against the manifest's SHA-256. The same command again goes on where it stopped; processes share
+Every clip is checked against the manifest's SHA-256. The same command resumes where it stopped; processes share
 the work as in data/build_clips.py.
 """
 
@@ -13,7 +13,7 @@ from cus.cli.scripts import Counter, run_script
 
 
 def main(arguments: list[str], counter: Counter) -> None:
-    """Pack what is missing."""
+    """Pack missing shards."""
     from cus.training.scripts import settings_of
     from cus.training.shards import Shards, build
 

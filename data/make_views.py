@@ -1,9 +1,9 @@
-"""Build small sets of posed views of procedural scenes, which depth is learned from without labels.
+"""Build small sets of posed views of procedural scenes, for learning depth without labels.
 
     python data/make_views.py out=runs/views sets=2000
     python data/make_views.py out=runs/views_held_out sets=60 first_seed=900000 depths=true
 
-Runs over one another are safe: sets that exist are skipped. Several processes share the work with `part=0 parts=4`.
+Repeated runs are safe: existing sets are skipped. Several processes share the work with `part=0 parts=4`.
 """
 
 import sys
@@ -15,7 +15,7 @@ from cus.cli.scripts import Counter, run_script
 
 
 def main(arguments: list[str], counter: Counter) -> None:
-    """Build what is missing."""
+    """Build missing sets."""
     from cus.training.scripts import settings_of
     from procedural.posed_views import ProceduralViews, build
 

@@ -1,4 +1,4 @@
-"""Draw clips of a folder, to be looked at before anything is trained on them.
+"""Draw clips of a folder, to check them before training.
 
     python data/show_clips.py clips=runs/dl3dv/train out=clips.png
     python data/show_clips.py clips=runs/shards/train out=clips.png count=12 width=320
@@ -16,14 +16,14 @@ from cus.limits import limited
 
 @dataclass
 class ShownClips:
-    """What to draw.
+    """Settings of the picture.
 
     Attributes:
         clips: folder of clips, or of tar files of them.
-        out: the picture, PNG or JPEG by its name.
-        count: clips, spread evenly over the folder.
-        width: of one picture, in pixels.
-        overwrite: replace a picture that is there.
+        out: path of the picture, PNG or JPEG.
+        count: number of clips, evenly spaced over the folder.
+        width: width of each picture in pixels.
+        overwrite: replace an existing picture.
     """
 
     clips: str
@@ -34,7 +34,7 @@ class ShownClips:
 
 
 def main(arguments: list[str], counter: Counter) -> None:
-    """Draw them."""
+    """Draw the clips."""
     import numpy as np
 
     from cus.datasets.clip_picture import clip_picture

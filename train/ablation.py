@@ -3,8 +3,8 @@
     python train/ablation.py configs/mini/table3.yaml out=runs/table3 clips=runs/clips
     cus-eval --data photos --config runs/table3/evaluation.yaml --out eval/table3
 
-The clips hold every line's conditioning: data/make_photographic.py "recipe.others=[hierarchical,low,high]". The same
-command again goes on where it stopped; a line that is done is not trained again.
+The clips contain every line's conditioning: data/make_photographic.py "recipe.others=[hierarchical,low,high]". The same
+command resumes where it stopped; finished lines are not trained again.
 """
 
 import sys
@@ -16,7 +16,7 @@ from cus.cli.scripts import Counter, run_script
 
 
 def main(arguments: list[str], counter: Counter) -> None:
-    """Train what is missing."""
+    """Train unfinished lines."""
     from cus.training.scripts import settings_of
     from procedural.ablation import Ablation, run
 

@@ -1,8 +1,8 @@
-"""Train the skip decoder, all else frozen.
+"""Train the decoder with skips; everything else is frozen.
 
     python train/decoder.py configs/mini/decoder.yaml out=runs/decoder init=... clips=... generated=...
 
-`accelerate launch train/decoder.py ...` uses all GPUs. The same command again continues where it stopped.
+`accelerate launch train/decoder.py ...` uses all GPUs. The same command resumes where it stopped.
 """
 
 import sys

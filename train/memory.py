@@ -2,8 +2,8 @@
 
     python train/memory.py [config.yaml] [key=value ...]
 
-Counted for the settings' frames, crop, loop.batch and loop.precision; those of the table itself (what is trained,
-gradient checkpointing, optimizer, averages, number of GPUs) come in all combinations that are of use.
+Computed for the settings' frames, crop, loop.batch and loop.precision; the table itself has all useful combinations of
+what is trained, gradient checkpointing, optimizer, averages and number of GPUs.
 """
 
 import sys

@@ -4,8 +4,8 @@
     accelerate launch train/recipe.py configs/full/recipe.yaml ...      on several GPUs, of any number of nodes
     python train/recipe.py configs/full/recipe.yaml ... dry_run=true processes=8      estimate time and disk
 
-Each part is done or not done; the same command goes on where it stopped, after Ctrl-C or a kill, also with another
-number of processes. Clips are those of data/build_clips.py. <out>/guided_decoder/export is the model.
+The same command resumes where it stopped, after Ctrl-C or a kill, also with another number of processes. Clips are
+those of data/build_clips.py. <out>/guided_decoder/export is the model.
 """
 
 import sys
@@ -14,7 +14,7 @@ from cus.cli.scripts import Counter, run_script
 
 
 def main(arguments: list[str], counter: Counter) -> None:
-    """Do what is missing."""
+    """Do unfinished parts."""
     from cus.training.recipe import run
     from cus.training.recipe_estimate import estimate
     from cus.training.recipe_settings import Recipe

@@ -1,6 +1,6 @@
 """Train depth of a single picture without labels: `python train/single_view.py configs/mini/mono.yaml out=.. views=..`.
 
-Posed pictures judge it: sets of them come from data/make_views.py. The same command again continues where it stopped.
+It learns from sets of posed pictures, made by data/make_views.py. The same command resumes where it stopped.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Train the denoising U-Net: `accelerate launch train/unet.py configs/full/unet.yaml out=runs/unet latents=...`.
 
-Plain `python` trains in one process. The same command again continues where it stopped; Ctrl-C saves first.
+Plain `python` trains in one process. The same command resumes where it stopped; Ctrl-C saves first.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Train the small first-stage VAE: `python train/vae.py configs/mini/vae.yaml out=runs/vae clips=runs/clips`.
 
-`accelerate launch train/vae.py ...` uses all GPUs. The same command again continues where it stopped.
+`accelerate launch train/vae.py ...` uses all GPUs. The same command resumes where it stopped.
 """
 
 import sys

@@ -1,1 +1,1 @@
-"""What makes a Gaussian scene better where one walks in: pseudo-labels of close-up views."""
+"""Improves a Gaussian scene for closer views: pseudo-labels of close-up views."""

@@ -1,4 +1,4 @@
-"""Virtual cameras in front of photographs, between the places where they were taken."""
+"""Virtual cameras in front of photographs, between their positions."""
 
 import math
 from dataclasses import dataclass
@@ -17,12 +17,13 @@ from cus.scene import SceneEstimate
 
 @dataclass(frozen=True)
 class PoseOptions:
-    """How near virtual cameras come, and how far they turn away.
+    """How close virtual cameras come, and how far they turn away.
 
     Attributes:
-        closer: the least and the largest factor by which a camera is nearer to the point that it is made for than the
-            photographs are; the paper's lambda.
-        turned: degrees by which it looks past that point at most; the paper's epsilon. The point stays in the picture.
+        closer: smallest and largest factor by which a camera is closer to its point than the photographs are; the
+            paper's lambda.
+        turned: maximum angle in degrees between its axis and the direction of that point; the paper's epsilon. The
+        point stays in the picture.
     """
 
     closer: tuple[float, float] = (2.0, 8.0)
@@ -31,11 +32,11 @@ class PoseOptions:
 
 @dataclass(frozen=True)
 class VirtualPose:
-    """A virtual camera and the point that it was made for.
+    """A virtual camera and its point.
 
     Attributes:
-        camera: one camera.
-        point: [3] float32, world.
+        camera: one camera at the virtual pose.
+        point: [3] float32 world point.
     """
 
     camera: Cameras
@@ -43,15 +44,15 @@ class VirtualPose:
 
 
 class VirtualPoses:
-    """Draws cameras that see a surface point of a photograph from nearer by.
+    """Draws cameras that see a surface point of a photograph from closer up.
 
-    A pixel of a photograph is a point of the scene by its depth. The camera stands on the way to that point from
-    somewhere between the photograph and another one that has the point in its picture, so that it sees the surface at
-    angles at which photographs saw it.
+    A pixel of a photograph is a scene point by its depth. The camera is on the line to that point from a position
+    between the photograph and another one that has the point in its picture, so that it sees the surface at angles
+    covered by photographs.
     """
 
     def __init__(self, scene: SceneEstimate, width: int, height: int, options: PoseOptions) -> None:
-        """`scene`: photographs with depths; `width`, `height`: of the virtual pictures, pixels.
+        """`scene`: photographs with depths; `width`, `height`: size of the virtual pictures in pixels.
 
         Raises:
             InputError: no photograph has a reliable depth.
@@ -66,8 +67,8 @@ class VirtualPoses:
             raise InputError("virtual views start from depths, and no photograph has a reliable one")
 
     def draw(self, generator: torch.Generator) -> VirtualPose:
-        """The next one; `generator` is of every random draw, on the CPU."""
-        # As many draws as are needed below, always the same number.
+        """Draw the next pose; `generator` makes every random draw, on the CPU."""
+        # Always make the same number of draws, whether or not they are needed below.
         view, pixel, partner, between, closer, x, y = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
         index = self._views[int(view * len(self._views))]
         pixels = self._pixels[index]
@@ -96,12 +97,12 @@ class VirtualPoses:
         return c2w[:3, :3] @ (ray * float(self._depths[index, row, column])) + c2w[:3, 3]
 
     def _partner(self, index: int, point: Tensor, draw: float) -> Tensor:
-        """[3] float64: the place of another photograph that has the point in its picture; its own, if none has."""
+        """[3] float64: the position of another photograph that has the point in its picture; its own, if none has."""
         others = [i for i in seeing(self._cameras, point.float()) if i != index]
         return self._cameras.centers[others[int(draw * len(others))] if others else index].double()
 
     def _ray(self, camera: Cameras, x: float, y: float) -> np.ndarray:
-        """[3] the direction of unit length, in the camera's axes, in which the point is to appear, (x, y) in [0, 1)."""
+        """[3] unit vector, in the camera's axes, of the direction in which the point will appear, (x, y) in [0, 1)."""
         pixel = torch.tensor([x * camera.width, y * camera.height, 1.0], dtype=torch.float64)
         ray = (torch.linalg.inv(camera.Ks[0].double()) @ pixel).numpy()
         off = math.hypot(ray[0], ray[1])
@@ -110,7 +111,7 @@ class VirtualPoses:
 
 
 def seeing(cameras: Cameras, point: Tensor) -> list[int]:
-    """Which of the cameras have a world point [3] in their picture, whether hidden or not."""
+    """Indices of the cameras that have a world point [3] in their picture, hidden or not."""
     pixels, depths = cameras.project(point[None])
     size = pixels.new_tensor([cameras.width, cameras.height])
     inside = ((pixels[:, 0] >= 0) & (pixels[:, 0] < size)).all(dim=1) & (depths[:, 0] > 0)
@@ -118,7 +119,7 @@ def seeing(cameras: Cameras, point: Tensor) -> list[int]:
 
 
 def by_angle(cameras: Cameras, indices: list[int], point: Tensor, center: Tensor) -> list[int]:
-    """The cameras of these indices, those first that see a point [3] at the least angle to its ray to `center` [3]."""
+    """The cameras `indices`, sorted by the angle at a point [3] between their ray and that to `center` [3]."""
     if not indices:
         return []
     rays = torch.nn.functional.normalize((cameras.centers[indices] - point).double(), dim=1)

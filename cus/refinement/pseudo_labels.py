@@ -1,15 +1,14 @@
-"""Pseudo-labels: photographs warped into virtual close-ups, which supervise a Gaussian scene where none was taken.
+"""Pseudo-labels: photographs warped into virtual close-ups, which supervise a Gaussian scene from new positions.
 
-Xia, Sun and Liu, "Enhancing Close-up Novel View Synthesis via Pseudo-labeling" (2025). A scene of photographs may be
-anything between their pixels, and a close-up shows it: needles and speckle. What the photographs show of a virtual
-close-up is known where the surface is known, and tells the scene what to be there.
+Xia, Sun and Liu, "Enhancing Close-up Novel View Synthesis via Pseudo-labeling" (2025). A scene fitted to photographs is
+unconstrained between their pixels, and a close-up shows this as needles and speckle. Where the surface is known, the
+photographs determine what a virtual close-up shows, and this constrains the scene.
 
-The paper warps a photograph backwards through the depth that the scene renders in the virtual view, and forwards
-through the depth of the photograph's own view, and keeps what comes out alike. Here both ways end in the same sampling:
-a photograph's depth, drawn into the virtual view as a mesh, is a second depth there, and either says where the pixels
-lie in the photographs. The colours are taken through the photographs' depth, whose error is smaller at close range.
-Where several photographs see the surface and differ in what they show, the surface is not where it is thought to be,
-and nothing is kept either.
+The paper warps a photograph backward through the depth that the scene renders in the virtual view, and forward through
+the depth of the photograph's own view, and keeps pixels where both agree. Here both use the same sampling: a
+photograph's depth, drawn into the virtual view as a mesh, is a second depth there, and either depth gives positions in
+the photographs. The colours are sampled through the photographs' depth, whose error is smaller at close range. If
+several photographs see the surface but differ in colour, the surface is in the wrong place, and is not kept either.
 """
 
 from collections.abc import Sequence
@@ -32,26 +31,26 @@ from cus.splats.fit_views import Views
 from cus.splats.rasterization import rasterization
 from cus.splats.view_source import SceneTensors
 
-# Poses that are tried before a turn is given up.
+# Number of poses to try before giving up a turn.
 ATTEMPTS = 4
-# A photograph shows a point whose depth agrees with its own this well (`Layer.seen`).
+# A photograph shows a point if its own depth agrees at least this well (`Layer.seen`).
 SEEN = 0.5
-# The scene covers a pixel with more than this opacity.
+# The scene covers a pixel if its opacity is above this.
 COVERED = 0.5
 
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How pseudo-labels are made.
+    """Options of pseudo-labels.
 
     Attributes:
-        poses: of the virtual cameras.
-        per_turn: labels for each turn of an image or a crop.
-        threshold: the largest difference, the mean over the channels, of 1, at which both warps, and the photographs
-            among each other, agree.
-        photographs: that a label is made from at most, those that see its point at the least angle.
-        least_share: of its pixels that a label must keep to be used.
-        path_share: of the labels that are made along a path, where there is one; the others are at virtual poses.
+        poses: options of the virtual cameras.
+        per_turn: number of labels for each turn of an image or a crop.
+        threshold: largest mean difference over the channels, in [0, 1], at which both warps, and the photographs among
+            each other, agree.
+        photographs: maximum number of photographs per label, those that see its point at the smallest angle.
+        least_share: minimum fraction of its pixels that a label must keep to be used.
+        path_share: fraction of the labels along the path, if there is one; the others are at virtual poses.
     """
 
     poses: PoseOptions = field(default_factory=PoseOptions)
@@ -64,10 +63,10 @@ class LabelOptions:
 
 @dataclass(frozen=True)
 class PseudoLabel:
-    """What the photographs say of a virtual view.
+    """The supervision of a virtual view from the photographs.
 
     Attributes:
-        camera: one camera.
+        camera: one camera of the virtual view.
         image: [3, H, W] in [0, 1]; black where no photograph has a surface.
         kept: [H, W] bool, the pixels that supervise.
     """
@@ -82,7 +81,7 @@ class PseudoLabels:
     test-time training).
 
     Attributes:
-        counts: [3] float64: labels made, turns without one, and the labels' shares of kept pixels in all.
+        counts: [3] float64: labels made, turns without one, and the sum of the labels' fractions of kept pixels.
     """
 
     def __init__(
@@ -99,19 +98,19 @@ class PseudoLabels:
 
         Args:
             scene: photographs with cameras, depths (0 = none) and confidences.
-            photographs: the same at any larger size, V of [3, h, w] uint8 or float32; None: the scene's own images.
-            width: of the labels, pixels.
-            height: likewise.
-            options: by default the paper's, as far as it gives them.
-            path: the cameras to make labels for, of any size; None: virtual poses.
-            backend: see `cus.conditioning.fused_warp`.
+            photographs: the same views at a larger size, V of [3, h, w] uint8 or float32; None: the scene's own images.
+            width: width of the labels in pixels.
+            height: height of the labels in pixels.
+            options: options of the labels; by default the paper's, as far as it states them.
+            path: cameras to make labels for, of any size; None: virtual poses.
+            backend: "auto", "cpu" or "torch", as for `cus.conditioning.fused_warp`.
 
         Raises:
-            InputError: no photograph has a reliable depth, or photographs that are not the scene's views.
+            InputError: no photograph has a reliable depth, or the photographs do not match the scene's views.
         """
         self.options = options or LabelOptions()
         self.counts = torch.zeros(3, dtype=torch.float64)
-        # One exposure, and depths that show the same in all photographs: what differs is not kept.
+        # One exposure, and consistent depths in all photographs: pixels that still differ are not kept.
         scene = agree(scene, photographs, backend=backend)
         self._scene, self._views = scene, views_of(scene, photographs)
         self._cameras = scene.cameras.to("cpu")
@@ -130,42 +129,42 @@ class PseudoLabels:
         options: LabelOptions | None = None,
         path: Cameras | None = None,
     ) -> "PseudoLabels":
-        """Of the size of a fit's images.
+        """Make labels of the size of a fit's images.
 
         Args:
-            scene: as `__init__` takes it.
-            photographs: likewise.
-            views: what the fit is supervised by.
-            config: how it is done.
-            options: as `__init__` takes them.
-            path: likewise.
+            scene: photographs with cameras, depths (0 = none) and confidences.
+            photographs: the same views at a larger size; None: the scene's own images.
+            views: images that supervise the fit.
+            config: settings of the fit.
+            options: options of the labels.
+            path: cameras to make labels for; None: virtual poses.
 
         Raises:
-            InputError: see `__init__`.
+            InputError: as for `__init__`.
         """
         fine = views.shrunk(config.max_pixels).cameras
         return PseudoLabels(scene, photographs, fine.width, fine.height, options, path)
 
     @property
     def note(self) -> str:
-        """What came of them, a sentence without its full stop."""
+        """A summary of the labels, as a sentence without a full stop."""
         made, without, shares = self.counts.tolist()
         kept = f", {100 * shares / made:.0f} % of their pixels kept" if made else ""
         lost = f"; {without:.0f} turns found no view that the photographs show" if without else ""
         return f"pseudo-labels: {made:.0f} views{kept}{lost}"
 
     def turns(self, images: int) -> int:
-        """See `ViewSource.turns`."""
+        """Number of labels in a round with `images` turns of images and their crops."""
         return round(self.options.per_turn * images)
 
     def identity(self) -> tuple[str, list[Tensor]]:
-        """See `ViewSource.identity`."""
+        """The options in words, and the tensors that determine the labels."""
         path = [] if self._path is None else [self._path.viewmats, self._path.Ks]
         own = [self._scene.images, self._cameras.viewmats, self._cameras.Ks]
         return repr(self.options), [*own, self._scene.depths, self._scene.confidences, *self._photographs, *path]
 
     def draw(self, scene: SceneTensors, generator: torch.Generator) -> Supervision | None:
-        """See `ViewSource.draw`."""
+        """Draw poses until one gives a label; None after too many without one."""
         for _ in range(ATTEMPTS):
             label = self.label(scene, self._next(scene, generator))
             share = 0.0 if label is None else float(label.kept.float().mean())
@@ -186,11 +185,11 @@ class PseudoLabels:
         return VirtualPose(camera, middle.reshape(3))
 
     def label(self, scene: SceneTensors, pose: VirtualPose) -> PseudoLabel | None:
-        """The label of one virtual view, or None where no photograph shows it.
+        """The label of one virtual view, or None if no photograph shows it.
 
         Args:
             scene: means, quats, scales, opacities and sh of the Gaussians.
-            pose: the view, and the point by which photographs are chosen.
+            pose: virtual view, and the point by which photographs are chosen.
         """
         camera, size = pose.camera, (pose.camera.height, pose.camera.width)
         chosen = by_angle(self._cameras, seeing(self._cameras, pose.point), pose.point, camera.centers[0])
@@ -206,10 +205,10 @@ class PseudoLabels:
         check = [self._operations.look_up(view, place, own) for view, place in zip(views, places, strict=True)]
         image, weights = mixed(shown)
         other = mixed(check)[0]
-        # What no photograph sees by its own depth lies behind a surface of all of them.
+        # Points that no photograph sees according to its own depth lie behind a surface of all of them.
         seen = torch.stack([layer.seen for layer in shown]).amax(dim=0) > SEEN
         alike = (image - other).abs().mean(dim=0) <= self.options.threshold
-        # Of two photographs that count alike this is the difference between them.
+        # For two photographs with equal weights this is their difference.
         pairs = zip(weights, shown, strict=True)
         spread = 2 * torch.stack([w * (layer.colors - image).abs().mean(dim=0) for w, layer in pairs]).sum(dim=0)
         has_surface = inverse > 0
@@ -219,7 +218,7 @@ class PseudoLabels:
 
 
 def rendered_depth(scene: SceneTensors, camera: Cameras) -> tuple[Tensor, Tensor]:
-    """Expected z-depths and opacities [H, W] of Gaussians in one camera."""
+    """Expected z-depths and opacities [H, W] of Gaussians from one camera."""
     means, quats, scales, opacities, sh = scene
     camera = camera.to(means.device)
     depths, alphas, _ = rasterization(

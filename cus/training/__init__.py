@@ -1,1 +1,1 @@
-"""The training loop and its stages: U-Net, autoencoder, decoder; their data, state and published facts."""
+"""The training loop and its stages: U-Net, autoencoder, decoder; with their data, state and facts for the card."""

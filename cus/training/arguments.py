@@ -1,4 +1,4 @@
-"""Settings on the command lines of the scripts in train/ and data/: their spellings, and the list of what there is."""
+"""Parses settings on the command lines of the scripts in train/ and data/, and lists the available ones."""
 
 import json
 import re
@@ -22,11 +22,11 @@ _WIDTH, _INDENT = 100, " " * 6
 
 @dataclass(frozen=True)
 class Given:
-    """What a command line gives.
+    """The settings given on a command line.
 
     Attributes:
-        file: of settings, in YAML; None without one.
-        overrides: `name=value` each.
+        file: YAML file of settings; None without one.
+        overrides: settings as `name=value`.
     """
 
     file: str | None
@@ -34,17 +34,17 @@ class Given:
 
 
 def spelled_out(kind: type, arguments: Sequence[str]) -> Given:
-    """`[config.yaml] [name=value ...]`, where `--config FILE` and `--name value ...` will do as well.
+    """Parse `[config.yaml] [name=value ...]`; also accepts `--config FILE` and `--name value ...`.
 
     A name is that of a field, dotted inside groups (`--loop.steps 500`); hyphens stand for underscores, several values
-    make a list, and an option without a value is switched on (`--dry-run`).
+    make a list, and an option without a value is true (`--dry-run`).
 
     Args:
-        kind: the settings, a dataclass.
-        arguments: of the script.
+        kind: dataclass of the settings.
+        arguments: arguments of the script.
 
     Raises:
-        InputError: an option that is none, or more than one file.
+        InputError: an unknown option, or more than one file.
     """
     files: list[str] = []
     overrides: list[str] = []
@@ -70,7 +70,7 @@ def spelled_out(kind: type, arguments: Sequence[str]) -> Given:
 
 
 def _values(words: list[str]) -> Iterator[str]:
-    """Takes an option's values from the words that follow it."""
+    """Take an option's values from the words after it."""
     while words and not _OVERRIDE.match(words[0]) and (not words[0].startswith("-") or _is_number(words[0])):
         yield words.pop(0)
 
@@ -92,7 +92,7 @@ def _override(kind: type, name: str, values: list[str]) -> str:
 
 
 def _takes_list(kind: type, name: str) -> bool:
-    """Whether a setting is a list; an unknown one is none."""
+    """Whether a setting is a list; False for an unknown one."""
     group, _, rest = name.partition(".")
     found = typing.get_type_hints(kind).get(group)
     if rest:
@@ -101,7 +101,7 @@ def _takes_list(kind: type, name: str) -> bool:
 
 
 def listed(kind: type, prefix: str = "") -> str:
-    """Every setting of a dataclass: its name and default, what it is and may be; groups by their dotted names."""
+    """List all settings of a dataclass: name, default, description and limits; groups by their dotted names."""
     told = {found.arg_name: found.description for found in docstring_parser.parse(kind.__doc__ or "").params}
     types = typing.get_type_hints(kind)
     parts = []

@@ -22,21 +22,21 @@ from cus.training.vae import read_autoencoder
 
 @dataclass
 class Caches:
-    """What to encode.
+    """Settings of the encoding.
 
     Attributes:
         clips: folder of clips.
         out: folder of the caches.
-        vae: folder of the autoencoder (or give `pipeline`).
+        vae: folder of the autoencoder (alternative to `pipeline`).
         pipeline: pipeline whose generated latents are stored: a folder or Hub id.
-        reference_size: side of the square that the image tower sees.
-        conditioning: which of a clip's warps is encoded or shown to the pipeline; empty is its own conditioning.
-        structure: folder of structure images (data/make_coarse.py): the pipeline's second pass is stored instead of the
-            first, of the clips that have some.
-        device: torch device; "auto" is the process's own GPU where there is one.
+        reference_size: side in pixels of the square input of the image tower.
+        conditioning: name of the warp to encode or to pass to the pipeline; empty: a clip's own conditioning.
+        structure: folder of structure images (data/make_coarse.py): for clips that have them, store the result of the
+            pipeline's second pass instead of the first.
+        device: torch device; "auto" is the process's own GPU if there is one.
         bf16: autocast to bfloat16.
-        part: this process's share, 0 .. parts - 1; only with `parts`.
-        parts: number of processes; 0: as `accelerate launch` has started them.
+        part: index of this process's share, 0 .. parts - 1; only with `parts`.
+        parts: number of processes; 0: as started by `accelerate launch`.
     """
 
     clips: str = MISSING
@@ -53,7 +53,7 @@ class Caches:
 
 
 def build(settings: Caches, on_progress: Callable[[int, int], None]) -> None:
-    """Make the caches that are missing. Raises InputError."""
+    """Make missing caches. Raises InputError."""
     if bool(settings.vae) == bool(settings.pipeline):
         raise InputError("give either vae= (a folder with an autoencoder) or pipeline= (to store generated latents)")
     if settings.structure and not settings.pipeline:
@@ -81,7 +81,7 @@ def build(settings: Caches, on_progress: Callable[[int, int], None]) -> None:
 
 
 def require_cached(latents: Path, conditioning: str) -> None:
-    """Refuse cached latents of another conditioning than the one asked for. Raises InputError."""
+    """Refuse cached latents of another conditioning than requested. Raises InputError."""
     settings = latents / "settings.yaml"
     cached = config.resolve(Caches, settings, []).conditioning if settings.is_file() else ""
     if cached != conditioning:

@@ -1,4 +1,4 @@
-"""Random windows of clips in pixels, for models whose first stage costs nothing: no cache of latents is needed."""
+"""Random windows of clips in pixels, for models with a free first stage, which need no cache of latents."""
 
 from pathlib import Path
 
@@ -22,26 +22,26 @@ from cus.errors import InputError
 
 
 class LayeredCrops(ClipItems):
-    """Random windows of clips; item `i` is a function of the seed and `i` alone, so that training resumes exactly.
+    """Random windows of clips; item `i` depends only on the seed and `i`, so training resumes exactly.
 
     Items: targets, conditioning [T, 3, h, w]; layer_images [T, L, 3, h, w], layer_masks [T, L, h, w] and gate
-    [T, h, w], where layers are asked for; structure [T, 3, h, w] and guided, bool [], where `structure_share` is not 0:
-    whether the item has a structure image (black stands in its place); reference [3, S, S]: all float in [0, 1].
-    Windows are mirrored and turned at random, all of an item alike. Clips shorter than `frames` repeat their last
-    frame. Windows do not depend on the conditioning, the layers and the share: models that differ in them alone see the
-    same ones.
+    [T, h, w], if layers are requested; structure [T, 3, h, w] and guided, bool [], if `structure_share` is not 0:
+    whether the item has a structure image (otherwise black); reference [3, S, S]: all float in [0, 1]. Windows are
+    mirrored and rotated at random, consistently within an item. Clips shorter than `frames` repeat their last frame.
+    Windows do not depend on the conditioning, the layers and the share: models that differ only in these see the same
+        ones.
 
     Args:
-        folder: of the clips.
-        frames: length of a window.
-        crop: (height, width) of a window, in pixels; clips are at least as large.
-        seed: of the windows.
-        layers: how many condition layers are read; clips without them are then an error.
-        reference_size: side of the square that the image tower sees.
-        conditioning: which of a clip's warps is read; "" is its own conditioning, the only one with layers.
-        structure_share: share of the items that keep their structure image, of those that have one.
-        fill: whether holes of the conditioning are filled from their surroundings (`Sampling.fill_holes`).
-        structures: folder of structure images (data/make_coarse.py) in the place of the clips' own; or None.
+        folder: folder of the clips.
+        frames: number of frames per window.
+        crop: (height, width) of a window in pixels; clips must be at least as large.
+        seed: seed of the windows.
+        layers: number of condition layers to read; clips without them are then an error.
+        reference_size: side in pixels of the square input of the image tower.
+        conditioning: name of the warp to read; "" is a clip's own conditioning, the only one with layers.
+        structure_share: fraction of the items with a structure image that keep it.
+        fill: whether to fill holes of the conditioning from their surroundings (`Sampling.fill_holes`).
+        structures: folder of structure images (data/make_coarse.py) that replace the clips' own; or None.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class LayeredCrops(ClipItems):
         if self.fill:
             item["conditioning"] = fill_holes(item["conditioning"], item.pop("masks") > 0)
         if self.structure_share:
-            # Last of what is drawn.
+            # Drawn last.
             guided = has_structure and float(torch.rand(1, generator=generator)) < self.structure_share
             item["guided"] = torch.tensor(guided)
             if not guided:

@@ -1,4 +1,4 @@
-"""Settings of a run: dataclass defaults, a YAML file over them, then `key=value` from the command line."""
+"""Settings of a run: dataclass defaults, then a YAML file, then `key=value` from the command line."""
 
 import dataclasses
 import difflib
@@ -23,8 +23,8 @@ def resolve(kind: type[T], path: Path | str | None, overrides: list[str]) -> T:
     """An instance of the dataclass `kind`: its defaults, then the YAML file, then `a.b=value` overrides.
 
     Raises:
-        InputError: missing or malformed file, unknown key (the nearest known one is named), a value of another type or
-            outside its limits.
+        InputError: missing or malformed file, unknown key (the nearest known one is named), a value of a wrong type or
+            out of its limits.
     """
     layers = [] if path is None else [(str(path), _read(Path(path)))]
     layers += [("the command line", _parse(override)) for override in overrides]
@@ -32,10 +32,10 @@ def resolve(kind: type[T], path: Path | str | None, overrides: list[str]) -> T:
 
 
 def of_values(kind: type[T], values: Mapping[str, Any], source: str) -> T:
-    """An instance of the dataclass `kind` with some values over its defaults; errors name the source.
+    """An instance of the dataclass `kind` with some values replaced; errors name the source.
 
     Raises:
-        InputError: an unknown key, a value of another type or outside its limits.
+        InputError: an unknown key, a value of a wrong type or out of its limits.
     """
     return _merged(kind, [(source, OmegaConf.create(dict(values)))])
 
@@ -46,7 +46,7 @@ def _merged(kind: type[T], layers: Iterable[tuple[str, DictConfig]]) -> T:
         _check_keys(layer, kind, source)
     config = OmegaConf.structured(kind)
     try:
-        # At once: each merge copies the whole config.
+        # All at once, because each merge copies the whole config.
         config = OmegaConf.merge(config, *(layer for _, layer in layers))
     except (OmegaConfBaseException, TypeError):
         config = _merged_one_by_one(config, layers)
@@ -63,7 +63,7 @@ def _merged(kind: type[T], layers: Iterable[tuple[str, DictConfig]]) -> T:
 
 
 def _merged_one_by_one(config: Any, layers: Iterable[tuple[str, DictConfig]]) -> Any:
-    """The layers over a config. Raises InputError, which names the one that does not fit."""
+    """Merge layers into a config. Raises InputError that names the one that does not fit."""
     for source, layer in layers:
         try:
             config = OmegaConf.merge(config, layer)
@@ -76,7 +76,7 @@ def _merged_one_by_one(config: Any, layers: Iterable[tuple[str, DictConfig]]) ->
 
 
 def construct(kind: type[T], arguments: dict[str, Any], setting: str) -> T:
-    """`kind(**arguments)` for free-form settings. Raises InputError, with the nearest name, for an unknown one."""
+    """Call `kind(**arguments)` for free-form settings. Raises InputError with the nearest name for an unknown one."""
     known = inspect.signature(kind.__init__).parameters
     for name in arguments:
         if name not in known:
@@ -92,13 +92,13 @@ def write(config: Any, folder: OutputFolder, name: str, free: Collection[str]) -
     """Write a resolved config as YAML to a folder; `resolve` reads it back.
 
     Args:
-        config: a dataclass.
-        folder: locked; where it has a config of that name, the folder is gone on with.
-        name: of the file.
-        free: dotted names of what may differ from the earlier config.
+        config: dataclass of settings.
+        folder: locked folder; if it has a config with that name, it is resumed.
+        name: name of the file.
+        free: dotted names of settings that may differ from the earlier config.
 
     Raises:
-        InputError: another setting differs: what the folder holds would be mixed with something else.
+        InputError: another setting differs, so that results in the folder would be mixed.
     """
     path = folder.path / name
     if folder.is_ours(name) and _unchanged(config, path, free):
@@ -107,12 +107,12 @@ def write(config: Any, folder: OutputFolder, name: str, free: Collection[str]) -
 
 
 def check_unchanged(config: Any, path: Path, free: Collection[str]) -> None:
-    """Refuse a config that differs from the one that `write` has left in a file; without a file nothing is checked.
+    """Refuse a config that differs from the one in a file written by `write`; a missing file is accepted.
 
     Args:
-        config: a dataclass.
-        path: of the file.
-        free: dotted names of what may differ.
+        config: dataclass of settings.
+        path: path of the file.
+        free: dotted names of settings that may differ.
 
     Raises:
         InputError: another setting differs.
@@ -122,12 +122,12 @@ def check_unchanged(config: Any, path: Path, free: Collection[str]) -> None:
 
 
 def _unchanged(config: Any, path: Path, free: Collection[str]) -> bool:
-    """Whether a file holds a config already. Raises InputError where what differs is not free to."""
+    """Whether a file already holds a config. Raises InputError if a setting differs that is not in `free`."""
     try:
         then = _flat(OmegaConf.to_container(_read(path)))
-    except InputError:  # damaged: it is written anew
+    except InputError:  # damaged: rewrite it
         then = {}
-    # As the file will say it: tuples become lists.
+    # Normalise to the file's types: tuples become lists.
     values = _flat(OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))))
     changed = [key for key in values if key in then and then[key] != values[key] and key not in free]
     if changed:
@@ -146,7 +146,7 @@ def save(config: Any, path: Path) -> None:
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names."""
+    """Flatten nested mappings to dotted names."""
     if not isinstance(content, dict):
         return {prefix[:-1]: content}
     return {name: value for key, inner in content.items() for name, value in _flat(inner, f"{prefix}{key}.").items()}
@@ -177,7 +177,7 @@ def _parse(override: str) -> DictConfig:
 
 
 def _check_keys(layer: DictConfig, kind: type, source: str, prefix: str = "") -> None:
-    """Name the nearest known key for an unknown one; free-form mappings (`dict` fields) take any."""
+    """Check for unknown keys and name the nearest known one; free-form mappings (`dict` fields) accept any."""
     hints = typing.get_type_hints(kind)
     known = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
     for key in layer:

@@ -1,4 +1,4 @@
-"""The usual scores of depth maps against exact ones, after the scale is taken from the medians."""
+"""The usual scores of depth maps against exact ones, after scaling by the medians."""
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DepthScores:
-    """Of one picture, or means over several.
+    """Scores of one picture, or means over several.
 
     Attributes:
-        abs_rel: mean of the relative error.
+        abs_rel: mean relative error.
         rmse: root mean square error, in scene units.
-        delta: share of pixels whose depth is within a factor of 1.25.
+        delta: fraction of pixels whose depth is within a factor of 1.25.
     """
 
     abs_rel: float
@@ -23,20 +23,20 @@ class DepthScores:
 
     @staticmethod
     def mean(scores: Iterable["DepthScores"]) -> "DepthScores":
-        """Of several pictures, each counting alike."""
+        """The mean over several pictures with equal weights."""
         columns = list(zip(*(astuple(one) for one in scores), strict=True))
         return DepthScores(*(sum(column) / len(column) for column in columns))
 
 
 def depth_scores(depths: Tensor, exact: Tensor) -> DepthScores:
-    """Scores of a depth map [H, W] of any scale.
+    """Score a depth map [H, W] of any scale.
 
     Args:
-        depths: positive; what is not positive counts as 0 after scaling.
-        exact: [H, W] in scene units; pixels that are 0 (no depth, such as the sky) do not count.
+        depths: [H, W] positive depths; others count as 0 after scaling.
+        exact: [H, W] exact depths in scene units; pixels with 0 (no depth, such as the sky) do not count.
 
     Raises:
-        ValueError: no exact depth, or none where there is.
+        ValueError: no exact depth, or no estimate where there is one.
     """
     known = exact > 0
     there = known & (depths > 0)

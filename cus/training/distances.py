@@ -1,4 +1,4 @@
-"""The perceptual distance that a decoder is trained on (Section III-D cites perceptual losses in general)."""
+"""The perceptual distance for training a decoder (Section III-D mentions perceptual losses in general)."""
 
 from typing import Any
 
@@ -22,10 +22,10 @@ class LpipsDistance(nn.Module):
 
 
 def training_distance(name: str) -> nn.Module:
-    """The distance of a name: "lpips", "st_lpips", or "auto", the first of the two whose weights are here.
+    """Load a distance: "lpips", "st_lpips", or "auto", the first of the two with available weights.
 
     Raises:
-        InputError: its weights are missing, with what to do.
+        InputError: its weights are missing; the message says what to do.
     """
     makers = {"lpips": lambda: LpipsDistance(load_lpips("vgg")), "st_lpips": lambda: PerceptualDistance.load("vgg")}
     if name != "auto":

@@ -1,6 +1,6 @@
-"""Caches of latents: encode clips once, train on crops of their posteriors.
+"""Caches of latents: encode clips once, and train on crops of their posteriors.
 
-A cache file lies under its clip's name in another folder: the posterior's mean and standard deviation (scaled) of
+A cache file has its clip's name in another folder: the posterior's mean and standard deviation (scaled) of
 targets, conditioning and structure as float16 [T, 2C, h, w], and the first reference image at the image tower's size.
 """
 
@@ -43,12 +43,12 @@ def cache_latents(
 
     Args:
         clips: folder of clips.
-        folder: of the caches, opened.
-        vae: the autoencoder, on the device to compute on.
-        reference_size: side of the square that the image tower sees, in pixels.
+        folder: folder of the caches, opened.
+        vae: autoencoder, on the device to compute on.
+        reference_size: side in pixels of the square input of the image tower.
         share: (part, parts): this process takes every `parts`-th clip.
         on_progress: called with (clips done, clips of this share).
-        conditioning: which of a clip's warps is encoded; "" is its own conditioning.
+        conditioning: name of the warp to encode; "" is a clip's own conditioning.
     """
     device = next(vae.parameters()).device
 
@@ -74,20 +74,20 @@ def cache_generated(
     conditioning: str = "",
     structures: Path | None = None,
 ) -> None:
-    """Store the latents that a model generates for every clip, `generated` [T, C, h, w] float16; see `cache_latents`.
+    """Store the latents that a model generates for every clip: `generated` [T, C, h, w] float16.
 
     Args:
         clips: folder of clips.
-        folder: of the caches, opened.
-        pipeline: the model.
-        share: as of `cache_latents`.
-        on_progress: likewise.
-        conditioning: likewise.
-        structures: folder of structure images (data/make_coarse.py): clips that have some go through pass 2, the others
-            through pass 1, as all do without a folder.
+        folder: folder of the caches, opened.
+        pipeline: pipeline of the model.
+        share: (part, parts): this process takes every `parts`-th clip.
+        on_progress: called with (clips done, clips of this share).
+        conditioning: name of the warp that the model sees; "" is a clip's own conditioning.
+        structures: folder of structure images (data/make_coarse.py): clips that have them go through pass 2, the others
+            through pass 1; None: pass 1 for all.
 
     Raises:
-        InputError: a clip is longer than those that the model was trained on.
+        InputError: a clip is longer than those of the model's training.
     """
 
     def generated(path: Path, index: int) -> dict[str, Tensor]:
@@ -102,12 +102,12 @@ def cache_generated(
 
 
 def generation_seed(index: int) -> int:
-    """Of all noise in the frames that a model generates for clip `index` of a folder."""
+    """Seed of all noise in the frames generated for clip `index` of a folder."""
     return item_seed(0, index)
 
 
 def require_length(longest: int, frames: int) -> None:
-    """Refuse clips of more frames than a model generates at once. Raises InputError."""
+    """Refuse clips with more frames than a model generates at once. Raises InputError."""
     if frames > longest:
         raise InputError(
             f"clips of {frames} frames are longer than the {longest} that the model generates at once "
@@ -122,7 +122,7 @@ def _cache(
     share: tuple[int, int],
     on_progress: OnProgress | None,
 ) -> None:
-    """Store what `make` gives for a clip and its number in the folder, for those of this share that have no cache."""
+    """Store the result of `make` for each clip of this share, given its path and index, unless it is cached."""
     mine = list(enumerate(clip_paths(clips)))[share[0] :: share[1]]
     for done, (index, path) in enumerate(mine):
         if on_progress is not None:
@@ -135,7 +135,7 @@ def _cache(
 
 
 def is_cache(path: Path) -> bool:
-    """Whether a file is a cache, and not cut off."""
+    """Whether a file is a cache and not truncated."""
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("format") == FORMAT
@@ -150,12 +150,12 @@ class GeneratedCrops(ClipItems):
 
     Args:
         clips: folder of clips.
-        generated: folder of `cache_generated`; clips without a cache are an error.
-        frames: length of a window.
-        crop: (height, width) of a window, in latent pixels.
-        factor: pixels of a latent pixel.
-        seed: of the windows.
-        conditioning: which of a clip's warps is read; "" is its own conditioning.
+        generated: folder filled by `cache_generated`; clips without a cache are an error.
+        frames: number of frames per window.
+        crop: (height, width) of a window in latent pixels.
+        factor: image pixels per latent pixel, along each axis.
+        seed: seed of the windows.
+        conditioning: name of the warp to read; "" is a clip's own conditioning.
     """
 
     def __init__(
@@ -208,18 +208,18 @@ def _squashed(images: Tensor, size: int) -> Tensor:
 
 
 class LatentCrops(ClipItems):
-    """Random windows of cached clips; item `i` is a function of the seed and `i` alone, so training resumes exactly.
+    """Random windows of cached clips; item `i` depends only on the seed and `i`, so training resumes exactly.
 
     Items: targets, conditioning, structure [2C, T, h, w] float32 (mean, then standard deviation), reference [3, S, S]
-    in [0, 1], guided: bool [], whether the item has a structure (else zeros stand in its place).
+    in [0, 1], guided: bool [], whether the item has a structure image (otherwise zeros).
 
     Args:
-        folder: of the caches.
-        frames: length of a window.
-        crop: (height, width) of a window, in latent pixels.
-        seed: of the windows.
-        structure_share: share of the items that keep their structure, of those that have one.
-        structures: folder of structure images (data/make_coarse.py) in the place of the caches' own; or None.
+        folder: folder of the caches.
+        frames: number of frames per window.
+        crop: (height, width) of a window in latent pixels.
+        seed: seed of the windows.
+        structure_share: fraction of the items with a structure image that keep it.
+        structures: folder of structure images (data/make_coarse.py) that replace the caches' own; or None.
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class LatentCrops(ClipItems):
         if structures is not None:
             require_structures(structures)
         with open_tensors(self.paths[0], FORMAT, "cache of latents"):
-            pass  # its format is checked before training starts
+            pass  # check its format before training starts
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(item_seed(self.seed, index))

@@ -1,9 +1,9 @@
-"""The training loop every stage shares, under Accelerate.
+"""The training loop shared by all stages, with Accelerate.
 
-A step takes the gradients of `loop.accumulate` batches, numbered through the whole run and shared by the processes. The
-items of batch `m`, the noise and the drop-out are functions of the seed and of `m` alone, whichever process computes
-it. With the model, EMA and optimizer of a checkpoint that makes resuming exact, and any number of processes that can
-share the batches trains the same model: the same command goes on where it stopped.
+A step uses the gradients of `loop.accumulate` batches, numbered through the whole run and shared by the processes. The
+items, noise and drop-out of batch `m` depend only on the seed and `m`, whichever process computes it. Together with the
+model, EMA and optimizer in a checkpoint, this makes resuming exact, and any number of processes that can share the
+batches trains the same model: the same command continues where it stopped.
 """
 
 import math
@@ -46,18 +46,18 @@ def train(
     """Train until the last step, the time limit or an interrupt (SIGINT, SIGTERM), then save and export.
 
     Args:
-        stage: model, loss, samples, export.
-        dataset: item `i` is a function of `i`; never exhausted.
-        settings: see `LoopSettings`.
-        folder: of the run, opened by the first process; a checkpoint in it is continued.
-        on_progress: called with (steps done, steps in all).
+        stage: model with its loss, samples and export.
+        dataset: endless data set whose item `i` depends only on `i`.
+        settings: settings of the loop.
+        folder: output folder of the run, opened by the first process; a checkpoint in it is resumed.
+        on_progress: called with (steps done, total steps).
 
     Returns:
-        The number of steps done in all.
+        The total number of steps done.
 
     Raises:
-        InputError: settings or a checkpoint that do not fit.
-        KeyboardInterrupt: after an interrupt, when all is saved; `cus.runtime.Terminated` after SIGTERM.
+        InputError: invalid settings, or a checkpoint that does not match.
+        KeyboardInterrupt: after an interrupt, once everything is saved; `cus.runtime.Terminated` after SIGTERM.
     """
     accelerator = make_accelerator(settings, folder.path)
     set_seed(settings.seed)
@@ -116,10 +116,10 @@ def train(
 
 
 def checkpoint_activations(module: nn.Module) -> None:
-    """Turn gradient checkpointing on in every network inside `module` that learns and has it.
+    """Enable gradient checkpointing in every trained network inside `module` that supports it.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such network.
     """
     networks = [
         part
@@ -139,7 +139,7 @@ def _learning(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _sampled(stage: Stage, folder: OutputFolder, step: int) -> dict[str, float]:
-    """Sample pictures in `samples/`, beside the earlier ones."""
+    """Write sample pictures to `samples/`, in addition to earlier ones."""
     part = folder.part("samples")
     with explained(folder.path / "samples", folder.remedy):
         (part / "samples").mkdir()
@@ -157,7 +157,7 @@ def _export(stage: Stage, folder: OutputFolder) -> None:
 
 @dataclass(frozen=True)
 class _Taken:
-    """A step: mean loss over its batches, gradient norm before clipping, seconds in all and of waiting for data."""
+    """A finished step: mean loss over its batches, gradient norm before clipping, total and data waiting seconds."""
 
     loss: float
     norm: float
@@ -176,7 +176,7 @@ class _Taken:
 
 
 class _Steps:
-    """Takes the steps of a run, one after another."""
+    """Performs the steps of a run, one after another."""
 
     def __init__(
         self,
@@ -193,7 +193,7 @@ class _Steps:
         self.bad_in_a_row = 0
 
     def begin(self, done: int) -> None:
-        """Start to read this process's batches from step `done` on."""
+        """Start reading this process's batches from step `done` on."""
         size, steps = self.settings.batch, range(done, self.settings.steps)
         numbers = [number for step in steps for number in self._numbers(step)]
         loader = DataLoader(
@@ -201,13 +201,13 @@ class _Steps:
             batch_sampler=[range(number * size, (number + 1) * size) for number in numbers],  # pyright: ignore
             num_workers=self.settings.workers,
             pin_memory=self.accelerator.device.type == "cuda",
-            # Its own, or starting the loader would draw from the global state that drop-out uses.
+            # A separate generator, otherwise starting the loader would draw from the global state that drop-out uses.
             generator=torch.Generator(),
         )
         self.batches: Iterator[dict[str, Tensor]] = iter(loader)
 
     def take(self, step: int) -> _Taken:
-        """Step `step`, counted from 0. Raises InputError where its loss or gradient is not finite once too often."""
+        """Perform step `step`, counted from 0. Raises InputError if losses or gradients are not finite too often."""
         settings, accelerator = self.settings, self.accelerator
         started, waited = time.monotonic(), 0.0
         for group in self.optimizer.param_groups:
@@ -223,19 +223,19 @@ class _Steps:
         norm = 0.0 if norm is None else float(whole(norm) if isinstance(norm, Tensor) else norm)
         loss = float(accelerator.gather(total[None]).mean())  # pyright: ignore[reportAttributeAccessIssue]
         bad = self._is_bad(step, loss, norm)
-        # In half precision the gradient scaler leaves steps out by itself, and must be asked even then.
+        # In half precision the gradient scaler skips steps itself, and must be called even then.
         if not bad or accelerator.scaler is not None:
             self.optimizer.step()
         self.optimizer.zero_grad()
         return _Taken(loss, norm, time.monotonic() - started, waited, bad)
 
     def _numbers(self, step: int) -> list[int]:
-        """Numbers in the run of the batches that this process computes in a step."""
+        """Numbers of the batches that this process computes in a step."""
         first, processes = step * self.settings.accumulate, self.accelerator.num_processes
         return list(range(first + self.accelerator.process_index, first + self.settings.accumulate, processes))
 
     def _add_gradients(self, batch: dict[str, Tensor], number: int) -> Tensor:
-        """Add the gradients of batch `number` of the run; its loss."""
+        """Add the gradients of batch `number` of the run; returns its loss."""
         accelerator, seed = self.accelerator, self.settings.seed
         generator = torch.Generator().manual_seed(item_seed(seed + 1, number))
         # Drop-out draws from the global states.
@@ -247,7 +247,7 @@ class _Steps:
         return loss.detach()
 
     def _is_bad(self, step: int, loss: float, norm: float) -> bool:
-        """Whether a step is left out; its name goes to the log. Raises InputError where it may not be."""
+        """Whether to skip a step, which is then logged. Raises InputError if it must not be skipped."""
         scaled = self.accelerator.scaler is not None
         if math.isfinite(loss) and (scaled or math.isfinite(norm)):
             self.bad_in_a_row = 0
@@ -265,7 +265,7 @@ class _Steps:
         return True
 
     def _clips(self, step: int) -> str:
-        """The clips of a step, where the data has any."""
+        """The clips of a step, if the data has any."""
         if not isinstance(self.dataset, ClipItems):
             return ""
         items = self.settings.accumulate * self.settings.batch
@@ -275,7 +275,7 @@ class _Steps:
 
 
 def _anywhere(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether `flag` is set in any process, so that all of them leave the loop at the same step."""
+    """Whether `flag` is set in any process, so that all processes leave the loop at the same step."""
     if accelerator.num_processes == 1:
         return flag
     flags = accelerator.gather(torch.tensor([flag], device=accelerator.device))
@@ -284,7 +284,7 @@ def _anywhere(flag: bool, accelerator: Accelerator) -> bool:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM in a list to be looked at between steps; a second signal does what it always did."""
+    """Record SIGINT and SIGTERM in a list that is checked between steps; a second signal has its usual effect."""
     received: list[int] = []
     previous: dict[int, Any] = {}
 

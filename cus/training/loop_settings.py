@@ -1,4 +1,4 @@
-"""Settings of the loop that every stage of training shares."""
+"""Settings of the training loop shared by all stages."""
 
 import math
 from dataclasses import dataclass
@@ -11,37 +11,37 @@ TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "cle
 
 @dataclass
 class LoopSettings:
-    """How long, how fast, and what is written when.
+    """Settings of duration, speed and output.
 
     Attributes:
-        steps: optimizer steps in all.
-        batch: items whose gradients are computed at once.
-        accumulate: batches whose gradients make a step. The processes share them evenly, so that a step takes in
-            `batch * accumulate` items however many processes there are.
+        steps: total number of optimizer steps.
+        batch: number of items whose gradients are computed at once.
+        accumulate: number of batches per step. The processes share them evenly, so a step uses `batch * accumulate`
+            items with any number of processes.
         learning_rate: peak of the optimizer's learning rate.
-        warmup: steps of linear warm-up.
+        warmup: number of steps of linear warm-up.
         decay: "constant" after the warm-up, or "cosine" down to a twentieth at the last step.
-        optimizer: "adamw", or "adamw8bit" of bitsandbytes, whose moments take a quarter of the memory (on a GPU).
-        weight_decay: of AdamW.
+        optimizer: "adamw", or "adamw8bit" from bitsandbytes, whose moments take a quarter of the memory (on a GPU).
+        weight_decay: weight decay of AdamW.
         beta2: second-moment decay of AdamW.
-        clip_norm: largest gradient norm; 0 does not clip.
-        gradient_checkpointing: keep no activations inside the networks' blocks, and compute them again on the way back:
-            far less memory, about 40 % more time, the same gradients.
-        ema_decay: of the averaged weights that are exported; 0 exports the last ones.
-        ema_device: where they are kept: "same" as the weights, or "cpu".
+        clip_norm: maximum gradient norm; 0: no clipping.
+        gradient_checkpointing: do not store activations inside the networks' blocks, but recompute them in the backward
+            pass: much less memory, about 40 % more time, the same gradients.
+        ema_decay: decay of the averaged weights, which are exported; 0 exports the last weights.
+        ema_device: device of the averages: "same" as the weights, or "cpu".
         precision: "float32", or "bf16" or "fp16" autocast.
-        seed: of everything drawn.
-        workers: loader processes.
-        bad_steps: steps in a row that may be left out because their loss or gradient is not finite, each named in the
-            log; 0 stops at the first.
+        seed: seed of all random draws.
+        workers: number of loader processes.
+        bad_steps: number of consecutive steps that may be skipped because their loss or gradient is not finite, each
+            logged; 0 stops at the first.
         save_every: steps between checkpoints.
-        keep: newest checkpoints that stay.
+        keep: number of newest checkpoints to keep.
         log_every: steps between log lines.
-        sample_every: steps between sample pictures; 0 never.
-        minutes: stop and save after this much wall-clock time in this process; 0 does not.
-        trackers: of Accelerate, to log to as well.
-        project: their name for related runs.
-        wandb_project: the same as `trackers=[wandb]` with this `project`; empty does not.
+        sample_every: steps between sample pictures; 0: never.
+        minutes: stop and save after this many minutes in this process; 0: no limit.
+        trackers: names of Accelerate's trackers to log to as well.
+        project: project name in the trackers, for related runs.
+        wandb_project: shorthand for `trackers=[wandb]` with this `project`; empty: none.
     """
 
     steps: int = limited(5000, low=1)
@@ -82,7 +82,7 @@ class LoopSettings:
         return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
     def share(self, processes: int) -> int:
-        """Batches of a step that each of so many processes computes.
+        """Number of a step's batches for each of `processes` processes.
 
         Raises:
             InputError: they cannot be shared evenly.

@@ -1,7 +1,7 @@
-"""How much memory a step of training the U-Net needs, counted without weights or a GPU.
+"""Predicts the memory of a training step of the U-Net, without weights or a GPU.
 
-The step itself runs once, forwards and backwards, on tensors that have shapes and no values, while the bytes alive are
-counted; weights, moments and averages are known from their number.
+The step itself runs once, forward and backward, on tensors that have shapes but no values, while the bytes alive are
+counted; weights, moments and averages follow from the number of weights.
 """
 
 from collections.abc import Iterator
@@ -22,19 +22,19 @@ from cus.models.unet import UNet
 from cus.training.loop import checkpoint_activations
 from cus.training.unet import AUTOCAST, Denoiser
 
-# Bytes of AdamW's two moments of a weight; those in 8 bits have a scale for each block of 256.
+# Bytes of AdamW's two moments per weight; 8-bit ones have a scale for each block of 256.
 MOMENTS = {"adamw": 8.0, "adamw8bit": 2 + 2 * 4 / 256}
 
 
 @dataclass(frozen=True)
 class StepNeed:
-    """Bytes on a GPU in a step.
+    """GPU memory of a step in bytes.
 
     Attributes:
-        learning: number of weights that learn.
-        weights: of those that learn.
-        frozen: of those that do not.
-        working: activations and gradients, at the peak.
+        learning: number of trained weights.
+        weights: bytes of the trained weights.
+        frozen: bytes of the frozen weights.
+        working: bytes of activations and gradients at the peak.
     """
 
     learning: int
@@ -43,12 +43,12 @@ class StepNeed:
     working: int
 
     def total(self, optimizer: str = "adamw", averages: bool = False, processes: int = 1) -> int:
-        """The peak, overheads of allocator and driver included.
+        """Peak bytes, including overheads of allocator and driver.
 
         Args:
-            optimizer: a key of `MOMENTS`.
+            optimizer: name of the optimizer in `MOMENTS`.
             averages: whether averaged weights are kept on the GPU.
-            processes: over which FSDP2 shards everything but the activations.
+            processes: number of processes over which FSDP2 shards everything but the activations.
         """
         states = self.weights + self.frozen + self.learning * (MOMENTS[optimizer] + (4 if averages else 0))
         gradients = min(self.weights, self.working)
@@ -57,7 +57,7 @@ class StepNeed:
 
 
 def full_size() -> Denoiser:
-    """The networks of the full size on the meta device."""
+    """The full-size networks on the meta device."""
     with torch.device("meta"):
         context = ContextEncoder(PromptEmbeddings(), ImageEncoder(), ImageProjector())
         return Denoiser(UNet(), context)
@@ -71,14 +71,15 @@ def measure_step(
     gradient_checkpointing: bool = False,
     as_on_cuda: bool = True,
 ) -> StepNeed:
-    """What a step needs.
+    """Measure the memory of a step.
 
     Args:
-        module: on any device, values are not looked at; what requires gradients learns. It is changed: throw it away.
+        module: networks on any device; values are ignored, and parameters that require gradients are trained. It is
+        modified: discard it afterwards.
         shape: (B, T, h, w) of the latents.
-        precision: see `LoopSettings`.
-        gradient_checkpointing: likewise.
-        as_on_cuda: autocast leaves norms in float32 on a GPU, and not on a CPU.
+        precision: precision of autocast, as in `LoopSettings`.
+        gradient_checkpointing: whether to use gradient checkpointing.
+        as_on_cuda: whether to compute norms in float32 under autocast, as on a GPU but not on a CPU.
     """
     items, frames, height, width = shape
     options: Any = module.unet.config
@@ -93,10 +94,10 @@ def measure_step(
         drops = (torch.zeros(items, dtype=torch.bool), torch.zeros(items, dtype=torch.bool))
         dtype = AUTOCAST.get(precision)
         with LiveBytes() as counted, _norms_in_float32(module) if as_on_cuda and dtype else nullcontext():
-            # Views of the weights, which are counted by themselves.
+            # Views of the weights, which are counted separately.
             own = (*module.parameters(), *module.buffers())
             counted.known |= {tensor.untyped_storage()._cdata for tensor in own}
-            # Twice: from the second batch on the gradients of the first are there.
+            # Twice: from the second batch on, the gradients of the first exist.
             for _ in range(2):
                 with torch.autocast("cpu", dtype) if dtype else nullcontext():
                     v = module(sample, torch.zeros(items, dtype=torch.long), batch, drops, 10)
@@ -114,7 +115,7 @@ def measure_step(
 
 
 def _without_values(module: nn.Module) -> None:
-    """Put tensors of the active fake mode in the place of a module's own."""
+    """Replace a module's tensors by tensors of the active fake mode."""
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
             fake = torch.empty(parameter.shape, dtype=parameter.dtype)
@@ -125,7 +126,7 @@ def _without_values(module: nn.Module) -> None:
 
 @contextmanager
 def _norms_in_float32(module: nn.Module) -> Iterator[None]:
-    """Let norms compute in float32 whatever they are given, as autocast has them on a GPU."""
+    """Make norms compute in float32 for any input, as autocast does on a GPU."""
     norms = [part for part in module.modules() if isinstance(part, nn.GroupNorm | nn.LayerNorm)]
     for norm in norms:
         norm.forward = _in_float32(norm)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""The table of memory per card and setting that train/memory.py prints."""
+"""The table of memory per GPU and setting printed by train/memory.py."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ CARDS = (16, 24, 32, 40, 48, 80, 141)
 
 @dataclass(frozen=True)
 class Row:
-    """A line: what is trained, how it is counted, and over how many GPUs."""
+    """A row: what is trained, with which options, and on how many GPUs."""
 
     trained: str
     checkpointing: bool
@@ -41,11 +41,11 @@ ROWS = (
 
 
 def table(config: UNetConfig, on_progress: Callable[[int, int], None]) -> str:
-    """Markdown: a line for each of `ROWS`.
+    """Make the table in Markdown, one line for each of `ROWS`.
 
     Args:
-        config: its `frames`, `crop`, `loop.batch`, `loop.precision` and `lora` are counted for.
-        on_progress: called with (counted, to count).
+        config: settings, of which `frames`, `crop`, `loop.batch`, `loop.precision` and `lora` are used.
+        on_progress: called with (rows done, total rows).
 
     Raises:
         InputError: peft is not installed.

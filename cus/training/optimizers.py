@@ -1,4 +1,4 @@
-"""The optimizers that a run can choose from."""
+"""The optimizers available for a run."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,15 +13,15 @@ from cus.training.loop_settings import LoopSettings
 def make_optimizer(
     parameters: Iterable[nn.Parameter], settings: LoopSettings, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW over the parameters, as `settings.optimizer` names it.
+    """Make AdamW for the parameters, in the variant `settings.optimizer`.
 
     Raises:
-        InputError: nothing to train, or 8-bit moments without bitsandbytes or without a GPU.
+        InputError: nothing to train, or 8-bit moments without bitsandbytes or a GPU.
     """
     parameters = list(parameters)
     if not parameters:
         raise InputError("nothing is trained: no part of the model has weights that learn")
-    # Fused, a step makes no tensors of its own; the other way makes copies of all moments.
+    # The fused optimizer creates no tensors in a step; the other implementation copies all moments.
     options: dict[str, Any] = {"fused": True} if device.type == "cuda" else {}
     kind: type[torch.optim.Optimizer] = torch.optim.AdamW
     if settings.optimizer == "adamw8bit":

@@ -1,7 +1,7 @@
-"""Several processes that train one model: how Accelerate is set up, and where the whole weights are found.
+"""Training one model with several processes: sets up Accelerate, and gathers whole weights.
 
-With DDP every process has them. With FSDP2 and DeepSpeed they are sharded: pictures and exports are then made by a twin
-of the stage, which only the main process has, on the CPU, and which is filled before it is used.
+With DDP every process has the whole weights. With FSDP2 and DeepSpeed they are sharded: pictures and exports are then
+made by a copy of the stage, which only exists in the main process on the CPU, and is filled before use.
 """
 
 import copy
@@ -33,19 +33,19 @@ SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 def make_accelerator(settings: LoopSettings, out: Path) -> Accelerator:
-    """The accelerator of a run.
+    """Make the accelerator of a run.
 
     Raises:
-        InputError: a setting, or the way that the processes were started, that cannot be.
+        InputError: an invalid setting, or an unsupported way of starting the processes.
     """
     accelerator = Accelerator(
-        # Without a GPU Accelerate must be told, or every process takes itself for the only one.
+        # Without a GPU Accelerate must be told, otherwise every process considers itself the only one.
         cpu=not getattr(torch, "accelerator", torch.cuda).is_available(),
         mixed_precision=_mixed_precision(settings.precision),
         step_scheduler_with_optimizer=False,
         log_with=trackers_of(settings) or None,  # pyright: ignore[reportArgumentType]
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "trackers")),
-        # Without views DDP keeps every gradient twice.
+        # Without views DDP stores every gradient twice.
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=LONGEST_WAIT),
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
@@ -64,7 +64,7 @@ def make_accelerator(settings: LoopSettings, out: Path) -> Accelerator:
 
 
 def _mixed_precision(precision: str) -> str:
-    """Accelerate's name. Ours is not "no", which YAML reads as false."""
+    """Accelerate's name for a precision. Ours is not "no", which YAML reads as false."""
     names = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
     if precision not in names:
         raise InputError(f"loop.precision must be one of {', '.join(names)}, got {precision!r}")
@@ -72,7 +72,7 @@ def _mixed_precision(precision: str) -> str:
 
 
 def _set_up_deepspeed(accelerator: Accelerator, settings: LoopSettings, share: int) -> None:
-    """DeepSpeed clips and accumulates itself; what it cannot do is refused."""
+    """Let DeepSpeed clip and accumulate; refuse what it does not support."""
     if settings.ema_decay:
         raise InputError("DeepSpeed keeps no weights that could be averaged: set loop.ema_decay=0, or use FSDP2")
     if settings.bad_steps:
@@ -87,11 +87,11 @@ def _set_up_deepspeed(accelerator: Accelerator, settings: LoopSettings, share: i
 
 
 class WholeWeights:
-    """Gives the stage with whole, averaged weights to pictures and exports.
+    """Provides the stage with whole, averaged weights for pictures and exports.
 
     Args:
-        stage: not prepared yet.
-        accelerator: of the run.
+        stage: stage, not prepared yet.
+        accelerator: accelerator of the run.
     """
 
     def __init__(self, stage: Stage, accelerator: Accelerator) -> None:
@@ -101,11 +101,11 @@ class WholeWeights:
 
     @contextmanager
     def of(self, module: nn.Module, ema: Ema) -> Iterator[Stage | None]:
-        """The stage in the main process, None in the others; all of them must enter the block.
+        """The stage in the main process, None in the others; all processes must enter the block.
 
         Args:
-            module: the stage's, as prepared.
-            ema: of the parameters of `module` that learn.
+            module: prepared module of the stage.
+            ema: averages of the trained parameters of `module`.
         """
         if not self.sharded:
             with ema.applied() if self.accelerator.is_main_process else _nothing(), torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the model card says of the training: read from the configurations that the runs left beside their exports."""
+"""The training part of a model card: read from the configurations that runs left with their exports."""
 
 import re
 from collections.abc import Mapping
@@ -30,11 +30,11 @@ LEFT_OUT = (
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """The training of an exported model.
+    """Facts about the training of an exported model.
 
     Attributes:
-        stages: in the order of training.
-        base_model: Hub ids that it started from.
+        stages: stages in the order of training.
+        base_model: Hub ids of the models that it started from.
     """
 
     stages: tuple[TrainingStage, ...]
@@ -42,10 +42,10 @@ class TrainingFacts:
 
 
 def read_training(run: Path) -> TrainingFacts:
-    """The stages that led to a run's export, as far back as configurations lie beside the exports they started from.
+    """The stages that led to a run's export, as far back as their configurations can be found.
 
     Raises:
-        InputError: no configuration of `train/*.py` in the folder.
+        InputError: the folder has no configuration of `train/*.py`.
     """
     stages: list[TrainingStage] = []
     bases: list[str] = []
@@ -57,7 +57,7 @@ def read_training(run: Path) -> TrainingFacts:
         seen.add(folder.resolve())
         config = _read_config(folder)
         stages.insert(0, _stage(folder, config))
-        # An autoencoder is a run's export, or the folder of one in it.
+        # An autoencoder is a run's export, or its folder in one.
         autoencoders = [str(value or "") for value in ((config.get("model") or {}).get("vae"), config.get("vae"))]
         for start in (str(config.get("init") or ""), *autoencoders):
             earlier = Path(start).parent
@@ -71,7 +71,7 @@ def read_training(run: Path) -> TrainingFacts:
 
 
 def check_export(run: Path, folder: Path) -> None:
-    """Refuse a folder that does not hold the weights that a run exported. Raises InputError."""
+    """Refuse a folder that does not contain the weights exported by a run. Raises InputError."""
     export = run / "export"
     if not export.is_dir():
         raise InputError(
@@ -113,13 +113,13 @@ def _stage(run: Path, config: Mapping[str, Any]) -> TrainingStage:
 
 
 def _steps_done(run: Path) -> int | None:
-    """The newest checkpoint's step, which is what was exported."""
+    """The step of the newest checkpoint, which was exported."""
     steps = [re.fullmatch(r"step-(\d+)", path.name) for path in (run / "checkpoints").glob("step-*")]
     return max((int(match[1]) for match in steps if match), default=None)
 
 
 def _data(folder: str) -> str:
-    """How many clips, and what of, where that is written beside them. Paths of this machine are not told."""
+    """The number and kind of clips, if recorded with them; never local paths."""
     count = len(list(Path(folder).glob("*.safetensors"))) if folder else 0
     if count == 0:
         return ""

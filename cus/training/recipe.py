@@ -5,7 +5,7 @@
     3. U-Net with structure guidance, from the start again ◄───────────────────────────┘
        └─► its frames' latents ─► 4. decoder, further
 
-A model with a lossless first stage has no decoder to train: then there are the two U-Nets and the images between them.
+A model with a lossless first stage has no decoder to train: then there are only the two U-Nets and the images between.
 """
 
 import gc
@@ -30,25 +30,25 @@ from cus.training.recipe_settings import Recipe
 from cus.training.scripts import REMEDY
 
 OnProgress = Callable[[int, int, str], None]
-"""Called with (clips and steps done, all of them, what is at work)."""
+"""Called with (clips and steps done, total, current work)."""
 DATA = "clips.json"
 
 
 def run(recipe: Recipe, on_progress: OnProgress, say: Callable[[str], None]) -> Path:
-    """Do the parts that are not done, one after the other, in every process.
+    """Do all unfinished parts in order, in every process.
 
     Args:
-        recipe: see `Recipe`.
-        on_progress: see `OnProgress`.
+        recipe: settings of the recipe.
+        on_progress: callback for progress.
         say: called with a line about each part.
 
     Returns:
         The folder of the finished model.
 
     Raises:
-        InputError: settings or clips that cannot be used, before anything slow; other settings or clips than those that
-            parts are done with; a stage that its own settings end early; clips that failed.
-        KeyboardInterrupt: after an interrupt, when all is saved.
+        InputError: unusable settings or clips, before anything slow; other settings or clips than those of finished
+            parts; a stage that its own settings end early; or failed clips.
+        KeyboardInterrupt: after an interrupt, once everything is saved.
     """
     jobs = checked_jobs(recipe)
     first = int(os.environ.get("RANK", "0")) == 0
@@ -57,7 +57,7 @@ def run(recipe: Recipe, on_progress: OnProgress, say: Callable[[str], None]) -> 
         folder.open(("settings.yaml", DATA, "done-*.json"), inputs=[Path(recipe.clips)])
     try:
         check_clips(recipe)
-        # Before the first process marks anything more, so that all agree.
+        # Before the first process writes more marks, so that all processes agree.
         done = [is_done(recipe, job) for job in jobs]
         _together()
         if first:
@@ -72,7 +72,7 @@ def run(recipe: Recipe, on_progress: OnProgress, say: Callable[[str], None]) -> 
                     on_progress(before + job.units * count // max(of, 1), total, f"{job.name}: {count} of {of}")
 
                 job.run(tell, say)
-                if torch.cuda.is_available():  # what a part had on the GPU must not be in the next one's way
+                if torch.cuda.is_available():  # memory of a part on the GPU must not hinder the next one
                     gc.collect()
                     torch.cuda.empty_cache()
                 _together()
@@ -88,12 +88,12 @@ def run(recipe: Recipe, on_progress: OnProgress, say: Callable[[str], None]) -> 
 
 
 def mark_of(job: Job) -> str:
-    """The file that says that a part is done."""
+    """The file that marks a part as done."""
     return f"done-{job.name}.json"
 
 
 def is_done(recipe: Recipe, job: Job) -> bool:
-    """Whether a part is done. Raises InputError where it is, with another number of steps or clips."""
+    """Whether a part is done. Raises InputError if it was done with another number of steps or clips."""
     mark = Path(recipe.out) / mark_of(job)
     if not mark.is_file():
         return False
@@ -107,7 +107,7 @@ def is_done(recipe: Recipe, job: Job) -> bool:
 
 
 def check_clips(recipe: Recipe) -> None:
-    """Refuse other clips than those that earlier parts were made of. Raises InputError."""
+    """Refuse other clips than those used in earlier parts. Raises InputError."""
     path = Path(recipe.out) / DATA
     if path.is_file() and (then := read_json(path)) != (now := _clips_of(recipe)):
         raise InputError(
@@ -122,7 +122,7 @@ def _clips_of(recipe: Recipe) -> dict[str, object]:
 
 
 def _together() -> None:
-    """Wait until all processes are here."""
+    """Wait for all processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         here = getattr(torch, "accelerator", torch.cuda).is_available()
         PartialState(cpu=not here, timeout=LONGEST_WAIT).wait_for_everyone()

@@ -1,4 +1,4 @@
-"""What a recipe will cost, from one clip and two steps of each stage that go through all of it and are thrown away."""
+"""Estimates the cost of a recipe from one clip and two steps of each stage, whose results are discarded."""
 
 import json
 import os
@@ -25,12 +25,12 @@ SHORT = [
 
 @dataclass(frozen=True)
 class Measured:
-    """A part on one clip.
+    """Measurements of a part.
 
     Attributes:
-        seconds: of a step or a clip.
+        seconds: seconds per step or clip.
         each: bytes of a clip's file, or of a checkpoint.
-        once: bytes that are there once: the export.
+        once: bytes that are needed once: the export.
     """
 
     seconds: float
@@ -39,10 +39,10 @@ class Measured:
 
 
 def estimate(recipe: Recipe, on_progress: OnProgress, say: Callable[[str], None]) -> None:
-    """Say what the parts that are not done will cost; nothing is left of what is computed for it.
+    """Print the cost of the unfinished parts; everything computed for it is deleted.
 
     Raises:
-        InputError: whatever the recipe would be refused for, or more than one process.
+        InputError: anything the recipe would be refused for, or more than one process.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise InputError("the estimate is made in one process: start it with python, and processes= for how many it is")
@@ -77,12 +77,12 @@ def _bytes(job: Job, found: Measured) -> int:
 
 
 def _existing(path: Path) -> Path:
-    """A folder, or the nearest one above it that is there."""
+    """A folder, or its nearest existing parent."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
 
 
 def _measured(recipe: Recipe, jobs: list[Job], on_progress: OnProgress) -> list[Measured]:
-    """Go through all parts with one clip, in a folder beside the recipe's: a stage's checkpoint is large."""
+    """Run all parts with one clip, in a folder next to the recipe's, because a stage's checkpoint is large."""
     with tempfile.TemporaryDirectory(prefix=".cus-part-estimate-", dir=_existing(Path(recipe.out).parent)) as folder:
         clip = load_clip(clip_paths(Path(recipe.clips))[0])
         for name in ("clips", "held_out"):
@@ -105,7 +105,7 @@ def _measured(recipe: Recipe, jobs: list[Job], on_progress: OnProgress) -> list[
 
 
 def _measure(job: Job) -> Measured:
-    """Of a part with one clip or two steps."""
+    """Measure a part with one clip or two steps."""
     times: list[float] = []
     job.run(lambda done, total: times.append(time.perf_counter()), lambda words: None)
     job.require()

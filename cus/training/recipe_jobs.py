@@ -1,4 +1,4 @@
-"""The parts of a recipe: what each does, in which folder, with which settings, and what must be there for it."""
+"""The parts of a recipe: their work, folders, settings and requirements."""
 
 import json
 import os
@@ -37,13 +37,13 @@ class Job:
     """One part of a recipe.
 
     Attributes:
-        name: of its folder below the recipe's.
-        words: what it does.
-        units: how many steps or clips it has.
+        name: name of its folder in the recipe's.
+        words: description of its work.
+        units: number of steps or clips.
         unit: "steps" or "clips".
-        settings: resolved, as they will be written beside what it makes.
-        run: does it, or what is missing of it; called with (told of progress, told of what is worth a line).
-        require: raises InputError where not all that it makes is there.
+        settings: resolved settings, as saved with its results.
+        run: does the missing work; called with callbacks for progress and for lines of output.
+        require: raises InputError if its results are not complete.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Job:
 
 @dataclass(frozen=True)
 class _FirstStage:
-    """What of a model must be known before it is trained.
+    """Facts about a model's first stage that are needed before its training.
 
     Attributes:
-        vae: folder of its autoencoder; empty: it is lossless and has none.
-        side: of the square that the image tower sees.
-        factor: pixels of a latent pixel.
+        vae: folder of its autoencoder; empty if it is lossless.
+        side: side in pixels of the square input of the image tower.
+        factor: image pixels per latent pixel, along each axis.
     """
 
     vae: str
@@ -71,10 +71,10 @@ class _FirstStage:
 
 
 def checked_jobs(recipe: Recipe) -> list[Job]:
-    """The parts, after everything was refused that one of them could only be refused for after hours.
+    """The parts, after checking everything that could otherwise stop one of them only after hours.
 
     Raises:
-        InputError: settings, clips, models or weights that cannot be used, or other settings than a part began with.
+        InputError: unusable settings, clips, models or weights, or other settings than those a part started with.
     """
     paths = clip_paths(Path(recipe.clips))
     unet = _unet_config(recipe, {"out": "unet"}, guided=False)
@@ -126,7 +126,7 @@ def _jobs(recipe: Recipe, first: _FirstStage, clips: int) -> list[Job]:
 
 
 def _quoted(values: dict[str, Any]) -> list[str]:
-    """As "key=value": quoted, since a folder's name may look like something else in YAML."""
+    """Values as "key=value", quoted, because a folder's name may look like another YAML type."""
     return [f"{name}={json.dumps(str(value))}" for name, value in values.items()]
 
 
@@ -185,7 +185,7 @@ def _cache(recipe: Recipe, name: str, words: str, clips: int, **own: Any) -> Job
 
 def _coarse(recipe: Recipe, name: str, words: str, model: Path, clips: int) -> Job:
     held_out, out = name != "coarse", Path(recipe.out)
-    # Decoded, not generated again.
+    # Only decoded, not generated again.
     generated = str(out / "generated") if not held_out and model.parent.name == "decoder" else ""
     settings = CoarseClips(
         clips=recipe.held_out if held_out else recipe.clips,
@@ -247,7 +247,7 @@ def _check_settings(recipe: Recipe, unet: UNetConfig, first: _FirstStage) -> Non
 
 
 def _check_clips(recipe: Recipe, unet: UNetConfig, first: _FirstStage, path: Path) -> None:
-    """Whether clips hold what is read, are not too long for the model, and large enough for the windows."""
+    """Check that clips contain what is read, are not too long for the model, and large enough for the windows."""
     coarse_clips.check_geometry(Path(recipe.clips), recipe.conditioning)
     if recipe.held_out:
         coarse_clips.check_geometry(Path(recipe.held_out), recipe.conditioning)

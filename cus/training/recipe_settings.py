@@ -12,21 +12,21 @@ class Recipe:
     """Settings of train/recipe.py.
 
     Attributes:
-        out: folder; each part has its own in it.
+        out: output folder; each part has its own folder in it.
         clips: folder of data/build_clips.py, such as <build>/train, or of its shards.
-        held_out: folder of clips for scores and sample pictures, such as <build>/held_out; empty makes none.
-        init: pipeline that both U-Nets start from: a folder or Hub id; empty builds what `unet` describes.
-        conditioning: which of the clips' warps the models learn from; empty is the clips' own. It should be of the kind
-            that `sampling.conditioning` of the U-Net asks for.
+        held_out: folder of clips for scores and sample pictures, such as <build>/held_out; empty: none.
+        init: pipeline that both U-Nets start from: a folder or Hub id; empty builds a new one as in `unet`.
+        conditioning: name of the warp that the models learn from; empty: the clips' own conditioning. It should be of
+            the kind in `sampling.conditioning` of the U-Net.
         unet: config of train/unet.py for both U-Nets.
-        unet_settings: of both, each "key=value" over it.
-        guided_settings: of the second one, over these.
-        decoder: config of train/decoder.py for both decoder stages; empty leaves them out.
-        decoder_settings: of both, each "key=value" over it.
-        bf16: whether caches are computed in bfloat16 autocast.
-        device: of the caches, a torch device; "auto" is the process's own GPU where there is one.
-        dry_run: train nothing; go through all parts with one clip and two steps, and estimate time and disk.
-        processes: that the estimate is for.
+        unet_settings: settings of both U-Nets, each "key=value" overriding the config.
+        guided_settings: settings of the second U-Net, overriding these.
+        decoder: config of train/decoder.py for both decoder stages; empty: no decoder stages.
+        decoder_settings: settings of both decoder stages, each "key=value" overriding the config.
+        bf16: whether to compute caches with bfloat16 autocast.
+        device: torch device for the caches; "auto" is the process's own GPU if there is one.
+        dry_run: train nothing; run all parts with one clip and two steps, and estimate time and disk space.
+        processes: number of processes to estimate for.
     """
 
     out: str = MISSING

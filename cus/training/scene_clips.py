@@ -1,4 +1,4 @@
-"""Clips of posed scenes at scale: many scenes over many processes; data/build_clips.py is their command."""
+"""Clips of posed scenes at scale: many scenes on many processes; data/build_clips.py is their command."""
 
 import hashlib
 import json
@@ -26,33 +26,33 @@ from cus.training.scene_manifest import HELD_OUT, MANIFEST, MARKS, SPLITS, TRAIN
 from cus.training.scripts import REMEDY
 
 PLANNED = ("settings.yaml", MANIFEST, f"{MARKS}/*.json", *(f"{split}/*.safetensors" for split in SPLITS))
-# What may change while a build goes on: where, which scenes, and who works on them.
+# Settings that may change when a build is resumed: paths, scenes, and processes.
 FREE = ("out", "scenes", "names", "limit", "device", "dry_run", "part", "parts")
-# Of a scene's share of the progress.
+# Fractions of a scene's progress.
 STEPS = 1000
 
 OnProgress = Callable[[int, int, str], None]
-"""Called with (steps done, steps in all, what is at work)."""
+"""Called with (steps done, total steps, current work)."""
 
 
 @dataclass
 class SceneClips:
-    """What to build.
+    """Settings of the clips to build.
 
     Attributes:
-        out: folder of the clips: `train/` and `held_out/`, a record of each scene in `scenes/`, and `manifest.json`.
+        out: output folder: `train/` and `held_out/`, a record of each scene in `scenes/`, and `manifest.json`.
         scenes: posed scenes, or folders of them, in any layout of `cus.datasets.scenes`.
-        licence: of the photographs, as the manifest is to state it.
-        names: only the scenes of these names; empty: all.
-        limit: at most so many scenes, the first ones by name; 0: all.
+        licence: licence of the photographs, for the manifest.
+        names: names of the scenes to use; empty: all.
+        limit: maximum number of scenes, the first ones by name; 0: all.
         held_out: names of the scenes whose clips go to `held_out/`.
-        held_out_share: share of the other scenes that do, too, drawn by their names.
-        seed: of every random draw.
-        recipe: of the clips.
-        device: torch device; "auto" is the process's own GPU where there is one.
-        dry_run: build nothing; measure a part of one scene, and estimate time and disk.
-        part: this process's share, 0 .. parts - 1; only with `parts`.
-        parts: number of processes; 0: as `accelerate launch` has started them.
+        held_out_share: fraction of the other scenes that go there, too, chosen by their names.
+        seed: seed of every random draw.
+        recipe: settings of the clips.
+        device: torch device; "auto" is the process's own GPU if there is one.
+        dry_run: build nothing; measure a part of one scene, and estimate time and disk space.
+        part: index of this process's share, 0 .. parts - 1; only with `parts`.
+        parts: number of processes; 0: as started by `accelerate launch`.
     """
 
     out: str = MISSING
@@ -71,18 +71,18 @@ class SceneClips:
 
 
 def build(settings: SceneClips, on_progress: OnProgress, say: Callable[[str], None]) -> None:
-    """Build the clips of this process's scenes that are not done.
+    """Build the clips of this process's unfinished scenes.
 
-    A scene that fails is listed with its reason, and the others go on; it is tried again by the next run.
+    A scene that fails is listed with the reason, and the others continue; the next run retries it.
 
     Args:
-        settings: see `SceneClips`.
-        on_progress: see `OnProgress`.
+        settings: settings of the clips.
+        on_progress: callback for progress.
         say: called with a line for every scene.
 
     Raises:
-        InputError: settings that cannot be, no scene, a folder that cannot be written to, or, in one process alone, no
-            scene without failure.
+        InputError: invalid settings, no scene, a folder that is not writable, or, with a single process, failure of all
+            scenes.
     """
     part, parts = share_of(settings.part, settings.parts)
     device = device_of(settings.device)
@@ -111,14 +111,14 @@ def build(settings: SceneClips, on_progress: OnProgress, say: Callable[[str], No
             write_manifest(folder, about)
     finally:
         folder.close()
-    # Of several processes none may fail for its scenes: launchers end the others with it.
+    # With several processes none may fail because of its scenes: launchers would stop the others, too.
     if mine and parts == 1 and len(failed) == len(mine):
         raise InputError(f"none of {len(mine)} scenes could be used; the first one: {failed[0]}")
     on_progress(STEPS, STEPS, f"{len(mine)} scenes, {len(failed)} of them failed")
 
 
 def share_of(part: int, parts: int) -> tuple[int, int]:
-    """(part, parts) of this process; those of its launcher where `parts` is 0. Raises InputError."""
+    """(part, parts) of this process; those of its launcher if `parts` is 0. Raises InputError."""
     if not parts:
         return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if part >= parts:
@@ -127,7 +127,7 @@ def share_of(part: int, parts: int) -> tuple[int, int]:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of a name; "auto": of several GPUs of a machine that of this process. Raises InputError."""
+    """The device with this name; "auto": among several GPUs, that of this process. Raises InputError."""
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     try:
@@ -139,7 +139,7 @@ def device_of(name: str) -> torch.device:
 
 
 def sources_of(settings: SceneClips) -> list[SceneSource]:
-    """The scenes of all processes, by name. Raises InputError for none, doubled or unknown names, or nothing to do."""
+    """The scenes of all processes by name. Raises InputError for none, duplicate or unknown names, or nothing to do."""
     if not settings.scenes:
         raise InputError("name the scenes: scenes=[folder, ...]")
     if not settings.recipe.pseudo + settings.recipe.photographic:
@@ -162,13 +162,13 @@ def sources_of(settings: SceneClips) -> list[SceneSource]:
 
 
 def split_of(name: str, settings: SceneClips) -> str:
-    """`train` or `held_out`: a function of the scene's name and the settings alone."""
+    """`train` or `held_out`, depending only on the scene's name and the settings."""
     drawn = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
     return HELD_OUT if name in settings.held_out or drawn < settings.held_out_share else TRAIN
 
 
 def _slug(name: str) -> str:
-    """A scene's name in names of files; without dots, which end a key in WebDataset's tar files."""
+    """A scene's name for file names; without dots, which end a key in WebDataset's tar files."""
     return re.sub(r"[^\w-]+", "_", name)
 
 
@@ -179,7 +179,7 @@ def _scene(
     device: torch.device,
     tell: Callable[[str, float], None],
 ) -> dict[str, Any] | None:
-    """Make the clips of a scene; its record, or None where that was done before."""
+    """Make the clips of a scene; returns its record, or None if it was already done."""
     name, slug = source.name, _slug(source.name)
     mark = f"{MARKS}/{slug}.json"
     if folder.is_ours(mark) and "failed" not in read_json(folder.path / mark):
@@ -203,7 +203,7 @@ def _scene(
         "counts": record.counts,
         "seconds": {stage: round(seconds, 2) for stage, seconds in record.seconds.items()},
     }
-    # A killed run may have made other clips of the scene.
+    # A killed run may have left other clips of the scene.
     kept = {facts["file"] for facts in clips if "file" in facts}
     folder.remove([file for file in folder.below(split) if _is_of(file, split, slug) and file not in kept])
     folder.write(mark, lambda part: part.write_text(json.dumps(content, indent=1)))
@@ -222,10 +222,10 @@ def _made(
     tell: Callable[[str, float], None],
     content: dict[str, Any],
 ) -> Iterator[MadeClip]:
-    """The clips of a scene up to its failure, which `content` then names.
+    """The clips of a scene up to its failure, if any, which is recorded in `content`.
 
-    Whatever goes wrong in one of many scenes of unknown origin must not cost the others. What fails in writing their
-    clips is no matter of a scene, and is raised by the caller.
+    Catches all errors of the scene, because one of many scenes of unknown origin must not stop the others. Errors in
+    writing the clips do not belong to the scene; the caller raises them.
     """
     try:
         posed = open_source(source)
@@ -245,7 +245,7 @@ def _sha256(path: Path) -> str:
 
 
 def _told(mark: dict[str, Any]) -> str:
-    """One line about a scene."""
+    """A one-line summary of a scene."""
     if "failed" in mark:
         return f"{mark['scene']}: failed: {mark['failed']}"
     kept = sum("file" in clip for clip in mark["clips"])

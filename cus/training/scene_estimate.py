@@ -1,4 +1,4 @@
-"""What a build of clips will cost, from a part of one scene that is built and thrown away."""
+"""Estimates the cost of building clips from a part of one scene, whose results are discarded."""
 
 import tempfile
 from collections.abc import Callable
@@ -15,21 +15,21 @@ from cus.datasets.scenes import SceneSource, open_source
 from cus.errors import InputError
 from cus.training.scene_clips import STEPS, OnProgress, SceneClips, device_of, share_of, sources_of
 
-MEASURED_STEPS = 50  # of the fit
-SAMPLED_SCENES = 20  # whose photographs are counted
+MEASURED_STEPS = 50  # number of steps of the fit
+SAMPLED_SCENES = 20  # number of scenes whose photographs are counted
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds and bytes of a part of one scene.
+    """Seconds and bytes measured for a part of one scene.
 
     Attributes:
-        check: seconds of the check of its cameras.
-        start: seconds to read a photograph and estimate depths to start from, a photograph of the scene.
-        step: seconds a step of the fit.
-        segment: seconds of a segment with all its clips.
-        clip: bytes of a clip.
-        clips: of a segment, before any filter.
+        check: seconds of the camera check.
+        start: seconds per photograph for reading and estimating starting depths.
+        step: seconds per step of the fit.
+        segment: seconds per segment with all its clips.
+        clip: bytes per clip.
+        clips: number of clips per segment before filtering.
     """
 
     check: float
@@ -40,17 +40,17 @@ class Measured:
     clips: int
 
     def scene_seconds(self, photographs: int, recipe: SceneRecipe) -> float:
-        """Of a scene of so many photographs."""
+        """Seconds for a scene of `photographs` photographs."""
         fit = self.start * photographs + self.step * recipe.truth.iterations if recipe.pseudo else 0.0
         return self.check + fit + self.segment * len(segments_of(photographs, recipe.segment, recipe.segments))
 
     def scene_bytes(self, photographs: int, recipe: SceneRecipe) -> float:
-        """Of the clips of a scene of so many photographs, if no filter refuses any."""
+        """Bytes of the clips of a scene of `photographs` photographs if no filter refuses any."""
         return self.clip * self.clips * len(segments_of(photographs, recipe.segment, recipe.segments))
 
 
 def estimate(settings: SceneClips, on_progress: OnProgress, say: Callable[[str], None]) -> None:
-    """Measure a part of the first scene that can be read, and say what the whole will cost. Raises InputError."""
+    """Measure a part of the first readable scene, and print the total cost. Raises InputError."""
     sources = sources_of(settings)
     parts = share_of(settings.part, settings.parts)[1]
     measured, name, photographs = _measure(settings, sources, on_progress)
@@ -90,7 +90,7 @@ def _photographs(source: SceneSource) -> int:
 
 
 def _measure(settings: SceneClips, sources: list[SceneSource], on_progress: OnProgress) -> tuple[Measured, str, int]:
-    """A part of the first scene of which a clip can be made, its name, and how many photographs it has."""
+    """Measure a part of the first scene that gives a clip; also returns its name and number of photographs."""
     recipe = settings.recipe
     steps = min(MEASURED_STEPS, recipe.truth.iterations)
     passing = Filters(**{item.name: _lax(item.name) for item in fields(Filters)})
@@ -130,5 +130,5 @@ def _measure(settings: SceneClips, sources: list[SceneSource], on_progress: OnPr
 
 
 def _lax(name: str) -> float:
-    """A bound that nothing fails; the check of the cameras stays a check of the time it takes."""
+    """A bound that everything passes, so that the camera check takes its usual time."""
     return 1e9 if name.startswith("most") else 0.0

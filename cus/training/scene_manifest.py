@@ -1,4 +1,4 @@
-"""The manifest of a folder of clips: what is in it, where it comes from, and what was left out for which reason."""
+"""The manifest of a folder of clips: contents, origins, and what was left out for which reason."""
 
 import json
 from collections.abc import Iterable
@@ -14,15 +14,15 @@ SPLITS = TRAIN, HELD_OUT = "train", "held_out"
 
 
 def write_manifest(folder: OutputFolder, about: dict[str, Any]) -> None:
-    """Write `manifest.json` from the records of all scenes that are there, of whichever process.
+    """Write `manifest.json` from the records of all scenes, of all processes.
 
     Args:
-        folder: of the clips.
-        about: what else the manifest is to say.
+        folder: folder of the clips.
+        about: additional contents of the manifest.
     """
     marks: set[str] = set()
     while (found := {path.name for path in (folder.path / MARKS).glob("*.json")}) != marks:
-        # Processes end together: whoever writes last must have seen all records.
+        # Processes may end at the same time: the last writer must have seen all records.
         marks = found
         content = manifest_of(read_json(folder.path / MARKS / name) for name in sorted(marks))
         text = json.dumps({"format": FORMAT, **about, **content}, indent=1)
@@ -30,9 +30,9 @@ def write_manifest(folder: OutputFolder, about: dict[str, Any]) -> None:
 
 
 def manifest_of(marks: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Clips with their checksums, scenes by split, and failures, of the records of scenes.
+    """Clips with checksums, scenes by split, and failures, from the records of scenes.
 
-    It is shared with the clips; where scenes lay on the machine that built them stays in their records.
+    The manifest is shared with the clips; local paths of scenes stay in their records.
     """
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     clips, left_out, failures, scenes = [], [], [], {}

@@ -19,23 +19,23 @@ from cus.output_folder import OutputFolder
 from cus.training import config
 from cus.training.scripts import REMEDY
 
-# Scene units between neighbours: in procedural scenes, whose unit is the metre, they stand about so far apart.
+# Typical distance of neighbours in procedural scenes, whose unit is the metre.
 NEIGHBOURS = 0.3
 MANIFEST = "manifest.json"
 
 
 @dataclass
 class SceneViews:
-    """What to build.
+    """Settings of the sets to build.
 
     Attributes:
-        out: folder of the sets, with `manifest.json`.
+        out: output folder of the sets, with `manifest.json`.
         scenes: posed scenes, or folders of them, in any layout of `cus.datasets.scenes`.
-        licence: of the photographs, as the manifest is to state it.
-        without: names of scenes that must not be trained on, such as those of an evaluation.
-        views: of a set: a photograph and its nearest.
-        width: of a view, in pixels; what a photograph has more than this aspect is cut off on both sides.
-        height: likewise.
+        licence: licence of the photographs, for the manifest.
+        without: names of scenes to exclude from training, such as those of an evaluation.
+        views: number of views per set: a photograph and its nearest neighbours.
+        width: width of the views in pixels; photographs with a wider or narrower aspect ratio are centre-cropped.
+        height: height of the views in pixels.
     """
 
     out: str = MISSING
@@ -48,15 +48,15 @@ class SceneViews:
 
 
 def sets_of(posed: PosedPhotos, views: int, size: tuple[int, int]) -> Iterator[PosedViews]:
-    """A set for each photograph that has neighbours of its own shape: itself and the nearest of them.
+    """A set for each photograph with neighbours of the same size: itself and the nearest of these.
 
-    The world is scaled such that neighbours stand `NEIGHBOURS` apart in the mean: poses of photographs have a unit of
-    their own, and the network learns lengths.
+    The world is scaled such that the mean distance of neighbours is `NEIGHBOURS`: poses of photographs have arbitrary
+    units, and the network learns lengths.
 
     Args:
-        posed: the photographs of a scene.
-        views: of a set.
-        size: (width, height) of a view.
+        posed: photographs of a scene with cameras.
+        views: number of views per set.
+        size: (width, height) of the views in pixels.
     """
     c2w = torch.linalg.inv(posed.viewmats.double())
     distances = torch.cdist(c2w[:, :3, 3], c2w[:, :3, 3])
@@ -76,7 +76,7 @@ def sets_of(posed: PosedPhotos, views: int, size: tuple[int, int]) -> Iterator[P
 
 
 def _framed(posed: PosedPhotos, size: tuple[int, int]) -> tuple[Tensor, Cameras]:
-    """Pictures of one size that fill it, cut at the middle, with their cameras."""
+    """Centre-cropped pictures of one size, with their cameras."""
     width, height = size
     own_width, own_height = posed.sizes[0]
     scale = max(width / own_width, height / own_height)
@@ -86,7 +86,7 @@ def _framed(posed: PosedPhotos, size: tuple[int, int]) -> tuple[Tensor, Cameras]
 
 
 def build(settings: SceneViews, on_progress: Callable[[int, int], None]) -> None:
-    """Build the sets of scenes that are not done; `manifest.json` says how many each has. Raises InputError."""
+    """Build the sets of unfinished scenes; `manifest.json` has their numbers. Raises InputError."""
     sources = [source for path in settings.scenes for source in find_scenes(path)]
     unknown = sorted(set(settings.without) - {source.name for source in sources})
     if unknown:
@@ -112,7 +112,7 @@ def build(settings: SceneViews, on_progress: Callable[[int, int], None]) -> None
 
 
 def _build_scene(source: SceneSource, settings: SceneViews, folder: OutputFolder) -> int:
-    """The number of its sets."""
+    """Build the sets of a scene; returns their number."""
     count = 0
     for count, views in enumerate(sets_of(open_source(source), settings.views, (settings.width, settings.height)), 1):
         name = f"views-{source.name.replace('/', '-')}-{count:04d}.safetensors"

@@ -1,4 +1,4 @@
-"""What the scripts in train/ and data/ share: read the settings, save them, run."""
+"""Shared frame of the scripts in train/ and data/: read the settings, save them, run."""
 
 import os
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from cus.training.loop import train
 Config = TypeVar("Config")
 
 REMEDY = "what was saved is kept: free some space, or mend the folder, and run the same command again"
-# What a training run writes.
+# Files written by a training run.
 PLANNED = ("config.yaml", "log.jsonl", "checkpoints/step-????????", "samples/*", "export/*")
-# What may change while a training run goes on: how long, how often, where.
+# Settings that may change when a training run is resumed: duration, intervals, paths.
 FREE = (
     *("out", "held_out"),
     *(f"loop.{name}" for name in ("steps", "minutes", "workers", "save_every", "keep", "log_every", "sample_every")),
@@ -33,23 +33,23 @@ def train_stage(
     """Train a stage to its end and export it to `<out>/export`.
 
     Args:
-        kind: the stage's settings; they have `out` and `loop`.
-        stage_of: makes the stage from them.
+        kind: dataclass of the stage's settings, with `out` and `loop`.
+        stage_of: makes the stage from its settings.
         arguments: `[config.yaml] [name=value ...]`.
-        on_progress: called with (steps done, steps in all).
+        on_progress: called with (steps done, total steps).
 
     Raises:
-        InputError: settings or data that cannot be used.
-        KeyboardInterrupt: after an interrupt, when all is saved.
+        InputError: unusable settings or data.
+        KeyboardInterrupt: after an interrupt, once everything is saved.
     """
     config = settings_of(kind, arguments)
     folder = OutputFolder(Path(config.out), "a training run", REMEDY)
-    # Of several processes that train together, the first one writes.
+    # Of several processes that train together, only the first one writes.
     if int(os.environ.get("RANK", "0")) == 0:
         folder.open(PLANNED)
         configs.write(config, folder, "config.yaml", FREE)
     try:
-        # Before the model is built: the same seed must give the same first weights.
+        # Before the model is built, because the same seed must give the same initial weights.
         set_seed(config.loop.seed)
         stage = stage_of(config)
         train(stage, stage.dataset(), config.loop, folder, on_progress)
@@ -64,10 +64,10 @@ def train_to_end(
     on_progress: Callable[[int, int], None],
     what: str,
 ) -> None:
-    """`train_stage` of a part of something larger, called `what`, which cannot go on with one that has ended early.
+    """`train_stage` for a part of a larger job, called `what`, which needs it complete.
 
     Raises:
-        InputError: as `train_stage`; `loop.minutes` has ended the stage before its last step.
+        InputError: as `train_stage`; or `loop.minutes` ended the stage before its last step.
     """
     train_stage(kind, stage_of, arguments, on_progress)
     config = settings_of(kind, arguments)
@@ -78,16 +78,16 @@ def train_to_end(
 
 
 def is_exported(out: Path) -> bool:
-    """Whether a run has left a whole model."""
+    """Whether a run has exported a complete model."""
     return (out / "export" / "model_index.json").is_file()
 
 
 def settings_of(kind: type[Config], arguments: list[str]) -> Config:
-    """The settings that a script's arguments give; see `cus.training.arguments`.
+    """The settings from a script's arguments (`cus.training.arguments`).
 
     Raises:
         InputError: as `spelled_out` and `cus.training.config.resolve`.
-        SystemExit: after `--settings`, when they are listed.
+        SystemExit: after listing the settings for `--settings`.
     """
     if LIST in arguments:
         print(listed(kind))

@@ -1,7 +1,7 @@
-"""Losses of depth that is learned without labels: posed pictures judge it, nothing else.
+"""Losses for learning depth without labels, from posed pictures only.
 
-Photometric reprojection with the minimum over views and automasking, and edge-aware smoothness are those of Godard et
-al. 2019; consistency is that of Bian et al. 2019.
+Photometric reprojection with the minimum over views and automasking, and edge-aware smoothness follow Godard et
+al. 2019; consistency follows Bian et al. 2019.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from torch import Tensor
 from cus.training.view_warps import projected, resized, sampled
 
 View = tuple[Tensor, Tensor, Tensor]
-"""Another view: its picture [B, 3, H, W], its intrinsics [B, 3, 3], the way to it from a view's camera [B, 4, 4]."""
+"""Another view: picture [B, 3, H, W], intrinsics [B, 3, 3], and transform from a view's camera [B, 4, 4]."""
 SSIM_SHARE = 0.85
 NOWHERE = 10.0  # larger than any photometric error
 
 
 def photometric(first: Tensor, second: Tensor) -> Tensor:
-    """[B, 1, H, W] of pictures [B, 3, H, W] in [0, 1]: SSIM over 3x3 pixels and L1, 0 where they are equal."""
+    """[B, 1, H, W] photometric error of pictures [B, 3, H, W] in [0, 1]: SSIM over 3x3 pixels and L1, 0 if equal."""
     a, b = (F.pad(picture, (1, 1, 1, 1), mode="reflect") for picture in (first, second))
     mean_a, mean_b = _box(a), _box(b)
     var_a = _box(a * a) - mean_a**2
@@ -40,19 +40,19 @@ def reprojection(
     automasking: bool = True,
     halvings: int = 3,
 ) -> Tensor:
-    """How badly other views, taken to a view by its depth, show what it shows; of the other views the best counts.
+    """Photometric error of other views warped to a view by its depth; the best of the other views counts.
 
-    A pixel that no other view can see does not count, nor, with automasking, one that some other view shows better in
-    the same place (something that moves along with the camera). Halved pictures count as much as whole ones: in them a
-    depth that is far off still feels which way to go.
+    Pixels that no other view can see are excluded and, with automasking, also those that some other view shows better
+    at the same position (objects that move with the camera). Halved pictures have the same weight as whole ones: in
+    them, even a depth that is far off gets a useful gradient.
 
     Args:
         image: [B, 3, H, W] in [0, 1], the view.
-        depths: [B, 1, H, W] its z-depths.
-        K: [B, 3, 3] its intrinsics.
-        others: the other views.
-        automasking: see above; where nothing moves it leaves out pixels whose depth is still far off, too.
-        halvings: of the pictures, beside their full size.
+        depths: [B, 1, H, W] z-depths of the view.
+        K: [B, 3, 3] intrinsics of the view.
+        others: other views of the scene.
+        automasking: whether to use automasking; in static scenes it also excludes pixels whose depth is still far off.
+        halvings: number of halved pictures in addition to the full size.
     """
     total = image.new_zeros(())
     for halving in range(halvings + 1):
@@ -85,13 +85,13 @@ def smoothness(depths: Tensor, image: Tensor) -> Tensor:
 
 
 def consistency(depths: Tensor, other_depths: Tensor, K: Tensor, other_K: Tensor, viewmats: Tensor) -> Tensor:
-    """How far the depths of two views contradict each other, in [0, 1].
+    """Disagreement between the depths of two views, in [0, 1].
 
     Args:
-        depths: [B, 1, H, W] of a view.
-        other_depths: likewise of the other.
-        K: [B, 3, 3] of the view.
-        other_K: of the other.
+        depths: [B, 1, H, W] z-depths of the view.
+        other_depths: [B, 1, H, W] z-depths of the other view.
+        K: [B, 3, 3] intrinsics of the view.
+        other_K: [B, 3, 3] intrinsics of the other view.
         viewmats: [B, 4, 4] from the view's camera to the other's.
     """
     pixels, there, inside = projected(depths, K, other_K, viewmats)
@@ -101,7 +101,7 @@ def consistency(depths: Tensor, other_depths: Tensor, K: Tensor, other_K: Tensor
 
 
 def _box(values: Tensor) -> Tensor:
-    """Means over 3x3 pixels, without a border; pooling takes several times as long on a CPU."""
+    """Means over 3x3 pixels without padding; pooling is several times slower on a CPU."""
     rows = values[..., :-2, :] + values[..., 1:-1, :] + values[..., 2:, :]
     return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
 

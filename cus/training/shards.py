@@ -1,4 +1,4 @@
-"""Clips packed into tar files of about one size, to be copied and shared; data/make_shards.py is their command."""
+"""Clips packed into tar files of similar size, for copying and sharing; data/make_shards.py is their command."""
 
 import hashlib
 import io
@@ -23,20 +23,20 @@ from cus.training.scene_manifest import FORMAT, MANIFEST, SPLITS
 from cus.training.scripts import REMEDY
 
 PLANNED = ("settings.yaml", MANIFEST, *(f"{split}/*{SUFFIX}" for split in SPLITS))
-# What a shard's own manifest entry keeps of the folder of clips.
+# Fields that a shard's manifest keeps of the manifest of the clips.
 _ABOUT = ("licence", "seed", "recipe", "splits")
 
 
 @dataclass
 class Shards:
-    """What to pack.
+    """Settings of the shards.
 
     Attributes:
-        clips: folder that data/build_clips.py has filled.
-        out: folder of the tar files: `train/train-00000.tar`, ..., `held_out/`, and `manifest.json`.
-        megabytes: a tar file is full from this size on.
-        part: this process's share, 0 .. parts - 1; only with `parts`.
-        parts: number of processes; 0: as `accelerate launch` has started them.
+        clips: folder filled by data/build_clips.py.
+        out: output folder of the tar files: `train/train-00000.tar`, ..., `held_out/`, and `manifest.json`.
+        megabytes: size in MB from which a tar file is full.
+        part: index of this process's share, 0 .. parts - 1; only with `parts`.
+        parts: number of processes; 0: as started by `accelerate launch`.
     """
 
     clips: str = MISSING
@@ -48,17 +48,17 @@ class Shards:
 
 @dataclass(frozen=True)
 class _Shard:
-    """One tar file: its name below `out`, and the manifest's entries of its clips."""
+    """One tar file: its name relative to `out`, and the manifest's entries of its clips."""
 
     name: str
     clips: list[dict[str, Any]]
 
 
 def build(settings: Shards, on_progress: Callable[[int, int], None]) -> None:
-    """Pack what is missing.
+    """Pack missing shards.
 
     Raises:
-        InputError: no manifest, clips that are not those of the manifest, or a folder that cannot be written to.
+        InputError: no manifest, clips that do not match it, or a folder that is not writable.
     """
     part, parts = share_of(settings.part, settings.parts)
     source = Path(settings.clips)
@@ -85,7 +85,7 @@ def build(settings: Shards, on_progress: Callable[[int, int], None]) -> None:
 
 
 def _write_once(folder: OutputFolder, text: str) -> None:
-    """The manifest, unless it is there; another one is refused: what was packed belongs to it."""
+    """Write the manifest unless it exists; a different one is refused, because it belongs to the packed clips."""
     path = folder.path / MANIFEST
     if not folder.is_ours(MANIFEST):
         folder.write(MANIFEST, lambda part: part.write_text(text, encoding="utf-8"))
@@ -97,7 +97,7 @@ def _write_once(folder: OutputFolder, text: str) -> None:
 
 
 def shards_of(clips: list[dict[str, Any]], size: int) -> Iterator[_Shard]:
-    """Clips of each split in the manifest's order, a new tar file whenever one has reached `size` bytes."""
+    """Clips of each split in the manifest's order, with a new tar file whenever one has reached `size` bytes."""
     for split in SPLITS:
         chosen = [clip for clip in clips if clip["split"] == split]
         packed: list[dict[str, Any]] = []
@@ -110,7 +110,7 @@ def shards_of(clips: list[dict[str, Any]], size: int) -> Iterator[_Shard]:
 
 
 def _pack(path: Path, source: Path, shard: _Shard) -> None:
-    """Write a tar file; the same clips give the same bytes. Raises InputError where one is not the manifest's."""
+    """Write a tar file, deterministically. Raises InputError if a clip does not match the manifest."""
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
         for clip in shard.clips:
             file = source / clip["file"]
@@ -139,7 +139,7 @@ class _Hashed(io.RawIOBase):
         self.stream, self.digest = stream, hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
-        """As a file's."""
+        """Read and hash up to `size` bytes."""
         data = self.stream.read(size)
         self.digest.update(data)
         return data

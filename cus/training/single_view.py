@@ -1,11 +1,12 @@
-"""Depth and new views of a single picture, learned together from posed pictures without depth labels.
+"""Depth and new views from a single picture, learned together from posed pictures without depth labels.
 
-The method is that of Minciullo et al. 2023 (arXiv 2308.14108). An encoder sees one picture. Its latent, moved as a set
-of points, is what another camera sees. One depth decoder works twice, with shared weights: on the latent and the
-encoder's own skips it gives the picture's depth, by which the skips are put down in the other view (direct warp); on
-the moved latent and those skips it gives the other view's depth, by which the skips are fetched (inverse warp). From
-these the other view is drawn. Two changes: perceptual differences are taken in the features of the encoder itself,
-whose weights they do not move, as there is no VGG here; and reprojection is also judged on halved pictures.
+The method is that of Minciullo et al. 2023 (arXiv 2308.14108). An encoder sees one picture. Its latent, transformed as
+a set of points, is the input for another camera. One depth decoder is used twice, with shared weights: from the latent
+and the encoder's own skips it gives the picture's depth, by which the skips are splatted into the other view (direct
+warp); from the transformed latent and those skips it gives the other view's depth, by which the skips are sampled
+(inverse warp). From these the other view is generated. There are two changes: perceptual differences use the features
+of the encoder itself, without gradients to its weights, as there is no VGG here; and reprojection is also evaluated on
+halved pictures.
 """
 
 import math
@@ -39,24 +40,24 @@ class SingleViewConfig:
     """Settings of `train/single_view.py`.
 
     Attributes:
-        out: folder of the run.
+        out: output folder of the run.
         views: folder of sets of posed views (data/make_views.py).
-        held_out: folder of sets with exact depths, for samples and scores; empty makes none.
-        form: size and range of the network, see `cus.estimators.networks.single_view.Form`.
-        parts: "joint", or for comparisons "depth" or "synthesis" alone.
-        warps: skips of the drawn view: "both" fetches them by the other view's own depth (inverse), "direct" takes
-            those that are put down.
-        drawn_share: of a batch's pictures, whose other view is drawn; drawing costs more than depth alone.
-        automasking: leave out pixels that look the same without any motion, see `reprojection`.
-        others: views beside each picture.
-        shrink: how many times smaller than stored the views are used, in training and scores.
-        recolor: largest change of brightness, contrast and channels of an item.
-        reconstruction_weight: of the L1 distance of the drawn view.
-        perceptual_weight: of its distance in features.
-        photometric_weight: of reprojection, for both depths.
-        smoothness_weight: of the edge-aware smoothness of both.
-        consistency_weight: of their agreement.
-        loop: see `LoopSettings`.
+        held_out: folder of sets with exact depths, for samples and scores; empty: none.
+        form: size and range of the network (`cus.estimators.networks.single_view.Form`).
+        parts: "joint" or, for comparisons, only "depth" or "synthesis".
+        warps: skips of the generated view: "both" samples them by the other view's own depth (inverse), "direct" uses
+            the splatted ones.
+        drawn_share: fraction of a batch's pictures whose other view is generated, which costs more than depth alone.
+        automasking: exclude pixels that look the same without any motion (`reprojection`).
+        others: number of other views per picture.
+        shrink: factor by which stored views are shrunk, in training and scores.
+        recolor: largest relative change of brightness, contrast and channels of an item.
+        reconstruction_weight: weight of the L1 distance of the generated view.
+        perceptual_weight: weight of its distance in features.
+        photometric_weight: weight of reprojection, for both depths.
+        smoothness_weight: weight of the edge-aware smoothness of both depths.
+        consistency_weight: weight of the consistency of both depths.
+        loop: settings of the training loop (`LoopSettings`).
     """
 
     out: str = MISSING
@@ -80,12 +81,12 @@ class SingleViewConfig:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What the network says of a picture and of another view of the same scene.
+    """The network's output for a picture and another view of the same scene.
 
     Attributes:
         depths: [B, 1, H, W] z-depths of the picture.
-        other_depths: [B, 1, H, W] of the other view.
-        picture: [B, 3, H, W] in [0, 1], the other view.
+        other_depths: [B, 1, H, W] z-depths of the other view.
+        picture: [B, 3, H, W] in [0, 1], generated other view.
         perceptual: its distance from the true one in the encoder's features, a scalar.
     """
 
@@ -111,17 +112,17 @@ class SingleView(nn.Module):
             )
 
     def forward(self, image: Tensor, other: Tensor, K: Tensor, other_K: Tensor, viewmats: Tensor) -> Drawn:
-        """Depths of B pictures, and another view of the first N of them.
+        """Depths of B pictures, and the generated other views of the first N of them.
 
         Args:
-            image: [B, 3, H, W] in [0, 1].
-            other: [N, 3, H, W] the true other views; they only tell how good the drawing is.
-            K: [B, 3, 3] of the pictures.
-            other_K: [N, 3, 3] of the other views.
+            image: [B, 3, H, W] pictures in [0, 1].
+            other: [N, 3, H, W] true other views, used only for the perceptual distance.
+            K: [B, 3, 3] intrinsics of the pictures.
+            other_K: [N, 3, 3] intrinsics of the other views.
             viewmats: [N, 4, 4] from the pictures' cameras to those of the other views.
         """
         net = self.depth
-        # Convolutions on a CPU are faster so, all else is not.
+        # This makes convolutions on a CPU faster, but nothing else.
         *skips, latent = net.encoder(image.contiguous(memory_format=torch.channels_last))
         depths = net.depth(net.pose(latent), skips) * _focal(K, image)
         whole = F.interpolate(depths, scale_factor=2.0, mode="bilinear", align_corners=False)
@@ -151,7 +152,7 @@ def _focal(Ks: Tensor, image: Tensor) -> Tensor:
 
 
 def _levels(skips: list[Tensor], depths: Tensor) -> list[tuple[Tensor, Tensor, float]]:
-    """Each skip with the depths at its size, and that size in units of the picture's."""
+    """Each skip with the depths at its size, and this size relative to the picture's."""
     return [
         (skip.float(), F.avg_pool2d(depths, 2**level) if level else depths, 0.5 ** (level + 1))
         for level, skip in enumerate(skips)
@@ -159,7 +160,7 @@ def _levels(skips: list[Tensor], depths: Tensor) -> list[tuple[Tensor, Tensor, f
 
 
 def _directly(skips: list[Tensor], depths: Tensor, K: Tensor, other_K: Tensor, viewmats: Tensor) -> list[Tensor]:
-    """Skips of the picture put down in the other view, by the picture's depths [B, 1, H / 2, W / 2]."""
+    """Skips of the picture splatted into the other view by the picture's depths [B, 1, H / 2, W / 2]."""
     return [
         splatted(skip, *projected(depth, resized(K, factor), resized(other_K, factor), viewmats))
         for skip, depth, factor in _levels(skips, depths)
@@ -167,7 +168,7 @@ def _directly(skips: list[Tensor], depths: Tensor, K: Tensor, other_K: Tensor, v
 
 
 def _inversely(skips: list[Tensor], depths: Tensor, K: Tensor, other_K: Tensor, viewmats: Tensor) -> list[Tensor]:
-    """Skips of another picture fetched for a view, by the view's depths [B, 1, H / 2, W / 2]."""
+    """Skips of another picture sampled for a view by the view's depths [B, 1, H / 2, W / 2]."""
     return [
         sampled(skip, projected(depth, resized(K, factor), resized(other_K, factor), viewmats)[0])
         for skip, depth, factor in _levels(skips, depths)
@@ -175,7 +176,7 @@ def _inversely(skips: list[Tensor], depths: Tensor, K: Tensor, other_K: Tensor, 
 
 
 def _perceptual(encoder: Encoder, picture: Tensor, truth: Tensor) -> Tensor:
-    """Distance of two pictures in the features of the encoder, whose weights it does not move."""
+    """Distance of two pictures in the encoder's features, without gradients to its weights."""
     frozen = {name: value.detach() for name, value in (*encoder.named_parameters(), *encoder.named_buffers())}
     learning = encoder.training
     encoder.eval()
@@ -188,7 +189,7 @@ def _perceptual(encoder: Encoder, picture: Tensor, truth: Tensor) -> Tensor:
 
 
 class SingleViewStage:
-    """See `cus.training.stage.Stage`."""
+    """Trains single-view depth and view synthesis (a `cus.training.stage.Stage`)."""
 
     def __init__(self, config: SingleViewConfig) -> None:
         self.config = config
@@ -204,7 +205,7 @@ class SingleViewStage:
         return ViewItems(Path(c.views), c.others, c.loop.seed, c.recolor, c.shrink)
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """All losses of one batch; the view that is drawn is one of the others, at random."""
+        """All losses of one batch; the generated view is one of the others, at random."""
         c = self.config
         image, others, Ks, viewmats = batch["image"], batch["others"], batch["Ks"], batch["viewmats"]
         chosen = int(torch.randint(others.shape[1], (1,), generator=generator))
@@ -234,7 +235,7 @@ class SingleViewStage:
 
     @torch.no_grad()
     def sample(self, folder: Path, step: int) -> dict[str, float]:
-        """Pictures, depths found, exact depths; scores over all held-out sets."""
+        """Write pictures, estimated and exact depths; scores over all held-out sets."""
         if not self.held_out:
             return {}
         learning, device = self.module.training, next(self.module.parameters()).device
@@ -259,7 +260,7 @@ class SingleViewStage:
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
-        """Save the part that gives depth, as `cus-infer --estimator mono:FOLDER` reads it."""
+        """Save the part that gives depth, for `cus-infer --estimator mono:FOLDER`."""
         save_network(folder / "model.safetensors", self.module.depth)
 
 
@@ -276,6 +277,6 @@ def _held_out(path: Path, shrink: int) -> PosedViews:
 
 
 def _shown(depths: Tensor) -> Tensor:
-    """[3, H, W] inverse depth as grey, near is light."""
+    """[3, H, W] inverse depth as grey; near is light."""
     inverse = torch.where(depths > 0, 1 / depths.clamp(min=1e-6), 0.0)
     return (inverse / inverse.quantile(0.98)).clamp(0, 1)[None].expand(3, -1, -1)

@@ -1,4 +1,4 @@
-"""What a stage of training adds to the loop."""
+"""The interface between a training stage and the loop."""
 
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,7 @@ class Stage(Protocol):
 
     @property
     def module(self) -> nn.Module:
-        """Everything that the stage calls in `loss`; what does not require gradients stays as it is."""
+        """Everything that `loss` calls; parameters that do not require gradients stay frozen."""
         ...
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
@@ -20,9 +20,9 @@ class Stage(Protocol):
         ...
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
-        """Write pictures of the present (averaged) weights to `folder`; the measures returned are logged."""
+        """Write pictures made with the current (averaged) weights to `folder`; the returned measures are logged."""
         ...
 
     def export(self, folder: Path) -> None:
-        """Write the present (averaged) weights in the form that inference loads."""
+        """Write the current (averaged) weights in the format that inference loads."""
         ...

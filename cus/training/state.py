@@ -1,4 +1,4 @@
-"""What a run must remember: averaged weights and checkpoints."""
+"""The state of a run: averaged weights and checkpoints."""
 
 import re
 import shutil
@@ -22,9 +22,9 @@ class Ema:
     """Exponential moving average of parameters, with a warm-up: the decay of step k is at most (1 + k) / (10 + k).
 
     Args:
-        parameters: averaged; they may be sharded over processes (DTensors): the averages then are, too.
-        decay: less than 1; 0 keeps no averages.
-        device: where the averages are; None leaves each beside its parameter.
+        parameters: parameters to average; if they are sharded over processes (DTensors), so are the averages.
+        decay: decay per step, less than 1; 0 keeps no averages.
+        device: device of the averages; None keeps each with its parameter.
     """
 
     def __init__(self, parameters: list[nn.Parameter], decay: float, device: str | None = None) -> None:
@@ -36,7 +36,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the parameters after step `step`, counted from 0."""
+        """Update with the parameters after step `step`, counted from 0."""
         if not self.decay:
             return
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
@@ -45,7 +45,7 @@ class Ema:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The parameters hold the averages inside the block, and their own values again after it."""
+        """Replace the parameters by the averages inside the block."""
         if not self.decay:
             yield
             return
@@ -57,17 +57,17 @@ class Ema:
             self._assign(kept)
 
     def full(self) -> list[torch.Tensor]:
-        """The averages, whole and on the CPU. Where they are sharded, every process must call this."""
+        """The whole averages on the CPU. If they are sharded, every process must call this."""
         return [whole(average).cpu() for average in self.averages]
 
     def state_dict(self) -> dict[str, Any]:
-        """For Accelerate's checkpoints, in a form that no number of processes enters."""
+        """State for Accelerate's checkpoints, independent of the number of processes."""
         return {"averages": self.full(), "decay": self.decay}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises InputError if the averages are of another model."""
-        if not self.decay:  # none are kept here: of several processes with whole weights, the first one averages
+        """Restore the averages. Raises InputError if they belong to another model."""
+        if not self.decay:  # not kept here: of several processes with whole weights, only the first one averages
             return
         if [a.shape for a in state["averages"]] != [p.shape for p in self.parameters]:
             raise InputError("the checkpoint's averaged weights are of another model; choose another out= folder")
@@ -85,14 +85,14 @@ class Ema:
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor, gathered from all processes where it is sharded over them; then every process must call this."""
+    """A tensor, gathered from all processes if it is sharded; then every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 class Checkpoints:
-    """Folders `checkpoints/step-00001234` with model, EMA, optimizer and the random states of every process.
+    """Folders `checkpoints/step-00001234` with model, EMA, optimizer and the random states of all processes.
 
-    A folder gets its name when it is complete, so an interrupted save is never resumed from.
+    A folder gets its name once it is complete, so an interrupted save is never resumed.
     """
 
     def __init__(self, accelerator: Accelerator, folder: OutputFolder, keep: int, ema: Ema) -> None:
@@ -102,7 +102,7 @@ class Checkpoints:
         accelerator.register_for_checkpointing(ema)
 
     def resume(self) -> int:
-        """Load the newest checkpoint; the steps it stands for, 0 if there is none."""
+        """Load the newest checkpoint; returns its number of steps, 0 if there is none."""
         found = self._found()
         if not found:
             return 0
@@ -116,12 +116,12 @@ class Checkpoints:
                 "training (one of FSDP, DeepSpeed and neither cannot read the others' checkpoints) or is damaged: "
                 "start it as before, choose another out= folder, or remove it to start from the checkpoint before"
             ) from error
-        # Where in a step the saving process stood, counted in its own share of the batches: it was at the end of one.
+        # The saving process's position within a step, in its own share of the batches: it was at the end of one.
         self.accelerator.step = 0
         return step
 
     def save(self, step: int) -> None:
-        """Write the checkpoint of `step` and drop the oldest beyond `keep`."""
+        """Write the checkpoint of `step` and remove the oldest beyond `keep`."""
         name = f"checkpoints/step-{step:08d}"
         # All processes write to it.
         part = self.folder.path / f"{PART}checkpoint"
@@ -132,7 +132,7 @@ class Checkpoints:
             with explained(self.folder.path / name, self.folder.remedy):
                 self.accelerator.save_state(str(part))
         except InputError:
-            # What is half-written takes the space that is missing.
+            # Partial files occupy the missing space.
             shutil.rmtree(part, ignore_errors=True)
             raise
         self.accelerator.wait_for_everyone()

@@ -1,4 +1,4 @@
-"""The log of a run: JSON lines always, Accelerate's trackers where asked."""
+"""The log of a run: always JSON lines, and Accelerate's trackers if requested."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from cus.training.loop_settings import LoopSettings
 
 
 def trackers_of(settings: LoopSettings) -> list[str]:
-    """Names of the trackers that are asked for. Raises InputError for one whose package is not installed."""
+    """Names of the requested trackers. Raises InputError for one whose package is not installed."""
     names: list[str] = list(settings.trackers)
     if settings.wandb_project and "wandb" not in names:
         names.append("wandb")
@@ -32,9 +32,9 @@ class Tracker:
     Only the main process writes; `log`, `note` and `close` do nothing in the others.
 
     Args:
-        folder: of the run.
-        settings: name the trackers' project.
-        accelerator: made with `log_with=trackers_of(settings)`.
+        folder: output folder of the run.
+        settings: settings of the loop, with the trackers' project.
+        accelerator: accelerator made with `log_with=trackers_of(settings)`.
     """
 
     def __init__(self, folder: OutputFolder, settings: LoopSettings, accelerator: Accelerator) -> None:

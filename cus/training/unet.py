@@ -1,4 +1,4 @@
-"""Stage 1: the denoising U-Net, with the parts that make its context where they are trained too."""
+"""Stage 1: the denoising U-Net, and optionally the parts that make its context."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,21 +36,21 @@ from cus.training.pictures import save_grid
 from cus.training.vae import read_autoencoder
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# Of a condition, in a relative loss: errors of a good one are hardly above the noise of its photographs.
+# Lower bound of a condition's loss in a relative loss: errors of a good one are little above its photographs' noise.
 LEAST_ERROR = 3e-3
 
 
 @dataclass
 class NewModel:
-    """Arguments of the parts of a model that is trained from nothing.
+    """Arguments of the parts of a model trained from scratch.
 
     Attributes:
-        vae: folder of a trained autoencoder; empty where `unshuffle` is set.
-        unshuffle: factor of a lossless first stage without weights instead, 0 is none; its latents are spectral.
-        unet: of `cus.models.UNet`; its channels in and out follow from the first stage and the condition layers.
-        image_encoder: of `cus.models.clip.ImageEncoder`.
-        image_projector: of `cus.models.ImageProjector`.
-        schedule: of `cus.diffusion.NoiseSchedule`.
+        vae: folder of a trained autoencoder; empty if `unshuffle` is set.
+        unshuffle: factor of a lossless, weight-free first stage instead; 0: none; its latents are spectral.
+        unet: arguments of `cus.models.UNet`; its channels follow from the first stage and the condition layers.
+        image_encoder: arguments of `cus.models.clip.ImageEncoder`.
+        image_projector: arguments of `cus.models.ImageProjector`.
+        schedule: arguments of `cus.diffusion.NoiseSchedule`.
     """
 
     vae: str = ""
@@ -63,13 +63,13 @@ class NewModel:
 
 @dataclass
 class LoraSettings:
-    """An adapter that is trained in the place of the U-Net's own weights (`cus.diffusion.lora`).
+    """An adapter that is trained instead of the U-Net's own weights (`cus.diffusion.lora`).
 
     Attributes:
-        rank: of its matrices; 0 trains the weights themselves.
-        alpha: what it adds is multiplied by `alpha / rank`; 0 takes the rank.
-        targets: last names of the layers that get one.
-        dropout: probability in front of it.
+        rank: rank of its matrices; 0 trains the weights themselves.
+        alpha: its output is multiplied by `alpha / rank`; 0 takes the rank.
+        targets: last name components of the layers to adapt.
+        dropout: dropout probability before the adapter.
     """
 
     rank: int = limited(0, low=0, high=4096)
@@ -83,28 +83,28 @@ class UNetConfig:
     """Settings of `train/unet.py`.
 
     Attributes:
-        out: folder of the run.
-        latents: folder of cached latents (data/cache_latents.py); or give `clips`.
-        clips: folder of clips, encoded while training: for a first stage that costs nothing.
-        held_out: folder of clips for scores and sample pictures; empty makes none.
-        held_out_clips: how many of them, at most.
+        out: output folder of the run.
+        latents: folder of cached latents (data/cache_latents.py); alternative to `clips`.
+        clips: folder of clips, encoded during training: for a first stage that costs nothing.
+        held_out: folder of clips for scores and sample pictures; empty: none.
+        held_out_clips: maximum number of these.
         init: pipeline to start from: a folder or Hub id; empty builds `model`.
-        model: see `NewModel`.
-        sampling: how the exported model is sampled.
-        trained: parts that learn; the others stay frozen.
-        frames: length of the training windows. With 1 the temporal layers stay as they are: single pictures would
-            teach them nothing, and leave them random in a longer clip.
-        crop: their height and width, in latent pixels.
-        stills_share: share of the batches whose frames are taken as single pictures: short clips look like that.
-        conditioning: which warp of the `clips` and `held_out` is read, see `cus.datasets.other_warps`; empty is their
-            own. It should be of the kind that `sampling.conditioning` asks for.
-        structure: folder of structure images (data/make_coarse.py) for the items, in the place of those that the
-            `latents` or `clips` hold themselves; empty takes these.
-        held_out_structure: likewise, for the held-out clips.
-        structure_share: share of the items that keep their structure image, of those that have one (0: pass 1 only).
-        lora: with a rank, `trained` must be [unet]; everything else is then held in `loop.precision`.
-        objective: see `Objective`.
-        loop: see `LoopSettings`.
+        model: arguments of a new model (`NewModel`).
+        sampling: sampling settings of the exported model.
+        trained: parts to train; the others are frozen.
+        frames: number of frames per training window. With 1 the temporal layers are frozen: single pictures would not
+            train them, but make them random for longer clips.
+        crop: height and width of the windows in latent pixels.
+        stills_share: fraction of the batches whose frames are used as single pictures, which prepares for short clips.
+        conditioning: name of the warp of `clips` and `held_out` to read (`cus.datasets.other_warps`); empty: their own
+            conditioning. It should be of the kind in `sampling.conditioning`.
+        structure: folder of structure images (data/make_coarse.py) that replace those in `latents` or `clips`; empty:
+            the latter.
+        held_out_structure: folder of structure images for the held-out clips; empty: their own.
+        structure_share: fraction of the items with a structure image that keep it (0: only pass 1).
+        lora: adapter to train; with a rank, `trained` must be [unet], and everything else is kept in `loop.precision`.
+        objective: settings of the loss (`Objective`).
+        loop: settings of the training loop (`LoopSettings`).
     """
 
     out: str = MISSING
@@ -130,7 +130,7 @@ class UNetConfig:
 
 def build(config: UNetConfig) -> CloseUpShotPipeline:
     """The pipeline to train: loaded from `config.init`, or new around a trained autoencoder."""
-    conditioning_kind(config.sampling.conditioning)  # of an unknown kind nobody could show it images
+    conditioning_kind(config.sampling.conditioning)  # refuse an unknown kind, for which there would be no images
     if config.init:
         return CloseUpShotPipeline.from_pretrained(config.init, sampling=asdict(config.sampling))
     vae: FirstStage
@@ -157,7 +157,7 @@ def build(config: UNetConfig) -> CloseUpShotPipeline:
 
 
 class Denoiser(nn.Module):
-    """U-Net and context encoder as one module, so that one optimizer, one EMA and one DDP wrapper hold both."""
+    """U-Net and context encoder as one module, so that one optimizer, one EMA and one DDP wrapper contain both."""
 
     def __init__(self, unet: nn.Module, context: ContextEncoder) -> None:
         super().__init__()
@@ -166,14 +166,14 @@ class Denoiser(nn.Module):
     def forward(
         self, sample: Tensor, timesteps: Tensor, batch: dict[str, Tensor], drops: tuple[Tensor, Tensor], fps: int
     ) -> Tensor:
-        """The predicted v for `sample` [B, 2C, T, h, w]; `batch` gives reference images and structure latents."""
+        """Predict v for `sample` [B, 2C, T, h, w]; `batch` provides reference images and structure latents."""
         context = self.context(batch["reference"], *drops)
         rates = torch.full_like(timesteps, fps)
         return self.unet(sample, timesteps, context, rates, structure=batch.get("structure")).sample
 
 
 class UNetStage:
-    """See `cus.training.loop.Stage`."""
+    """Trains the denoising U-Net (a `cus.training.stage.Stage`)."""
 
     def __init__(self, config: UNetConfig) -> None:
         self.config = config
@@ -188,7 +188,7 @@ class UNetStage:
                 f"cannot train {sorted(unknown)}; choose from unet, image_encoder, image_projector, prompt"
             )
         self.module = Denoiser(parts.unet, ContextEncoder(parts.prompt, parts.image_encoder, parts.image_projector))
-        # They get no gradients, and several processes would wait for them.
+        # They get no gradients, and several processes would wait for these.
         for parameter in parts.image_encoder.unread_parameters():
             parameter.requires_grad_(False)
         if config.lora.rank:
@@ -231,7 +231,7 @@ class UNetStage:
         return LatentCrops(Path(c.latents), c.frames, c.crop, c.loop.seed, c.structure_share, structures)
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Eq. 2 as v-prediction, or Charbonnier's of the frames; see `Objective`."""
+        """Eq. 2 as v-prediction, or Charbonnier's loss on the frames (`Objective`)."""
         schedule, objective = self.pipeline.scheduler, self.config.objective
         if float(torch.rand((), generator=generator)) < self.config.stills_share:
             batch = _as_stills(batch)
@@ -254,7 +254,7 @@ class UNetStage:
     def _latents(
         self, batch: dict[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]:
-        """Condition, targets and structure (None: no item has one) [B, C, T, h, w], and what the layers add."""
+        """Condition, targets and structure (None: no item has one) [B, C, T, h, w], and the layers' channels."""
         if not self.config.clips:
             videos = {name: _sampled(batch[name], generator) for name in ("targets", "conditioning", "structure")}
             structure = _guides(videos["structure"], videos["conditioning"], batch["guided"])
@@ -276,7 +276,7 @@ class UNetStage:
         return condition, _as_video(clean, items), structure, extra
 
     def _pixel_loss(self, latents: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Charbonnier's, and the perceptual distance where it has a weight."""
+        """Charbonnier's loss on decoded frames, plus the weighted perceptual distance."""
         shape = batch["targets"].shape[:2]
         frames = decode(self.pipeline.vae, latents.transpose(1, 2).flatten(0, 1)).unflatten(0, shape)
         window = self.config.sampling.color_window
@@ -294,7 +294,7 @@ class UNetStage:
 
     @torch.no_grad()
     def sample(self, folder: Path, step: int) -> dict[str, float]:
-        """Held-out clips: truth, conditioning, generated frames; mean PSNR in dB beside the conditioning's."""
+        """Held-out clips: truth, conditioning, generated frames; mean PSNR in dB, and that of the conditioning."""
         self.module.eval()
         try:
             rows, scores = [], []
@@ -317,7 +317,7 @@ class UNetStage:
         return {name: sum(values) / len(values) for name, values in found.items()}
 
     def generate(self, clip: Clip, structure: Tensor | None = None) -> Tensor:
-        """Pass 1 on a clip, with `structure` pass 2, with the present weights and the exported model's sampling."""
+        """Pass 1 on a clip, or pass 2 with `structure`, with the current weights and the exported model's sampling."""
         precision = AUTOCAST.get(self.config.loop.precision)
         device = next(self.module.parameters()).device
         self.pipeline.vae.to(device)
@@ -326,7 +326,7 @@ class UNetStage:
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
-        """Save the pipeline, or the LoRA alone."""
+        """Save the pipeline, or only the LoRA."""
         if self.config.lora.rank:
             save_lora(self.pipeline.unet, folder)
         else:
@@ -334,7 +334,7 @@ class UNetStage:
 
 
 def _check_lora(config: UNetConfig) -> None:
-    """Raises InputError where the settings, or what is installed, do not let a LoRA be trained."""
+    """Raise InputError if the settings or the installed packages do not allow training a LoRA."""
     require_peft()
     if list(config.trained) != ["unet"]:
         raise InputError(f"a LoRA changes the U-Net alone: set trained=[unet] instead of {list(config.trained)}")
@@ -349,7 +349,7 @@ def _sampled(posterior: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _guides(structure: Tensor, condition: Tensor, guided: Tensor) -> Tensor:
-    """Structure latents [B, ...]; items without any repeat their condition: then the maximum changes nothing."""
+    """Structure latents [B, ...]; items without any repeat their condition, so that the maximum changes nothing."""
     return torch.where(guided[:, None, None, None, None], structure, condition)
 
 

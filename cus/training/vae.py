@@ -24,16 +24,16 @@ class VaeConfig:
     """Settings of `train/vae.py`.
 
     Attributes:
-        out: folder of the run.
+        out: output folder of the run.
         clips: folder of training clips.
         held_out: folder of clips for the sample pictures.
         model: arguments of `cus.models.Autoencoder`.
         crop: height and width of the training windows, in pixels.
-        start: "random", or "subsampling", see `start_as_subsampling_`.
-        color_mix: share of the training images whose colours are turned at random, see `colors_mixed`.
-        kl_weight: of the KL divergence from the standard normal, per latent value.
-        gradient_weight: of the L1 distance of horizontal and vertical differences, which keeps edges sharp.
-        loop: see `LoopSettings`.
+        start: "random", or "subsampling" (`start_as_subsampling_`).
+        color_mix: fraction of the training images whose colours are rotated at random (`colors_mixed`).
+        kl_weight: weight of the KL divergence from the standard normal, per latent value.
+        gradient_weight: weight of the L1 distance of horizontal and vertical differences, which keeps edges sharp.
+        loop: settings of the training loop (`LoopSettings`).
     """
 
     out: str = MISSING
@@ -49,7 +49,7 @@ class VaeConfig:
 
 
 def read_autoencoder(folder: str, remedy: str = "name the export of a run") -> Autoencoder:
-    """A trained autoencoder. Raises InputError where there is none, with what to do."""
+    """Load a trained autoencoder. Raises InputError with the remedy if there is none."""
     if not folder or not Path(folder).is_dir():
         raise InputError(f"no autoencoder at {folder!r}: {remedy} (see train/vae.py)")
     try:
@@ -63,10 +63,10 @@ def read_autoencoder(folder: str, remedy: str = "name the export of a run") -> A
 
 
 def colors_mixed(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Turn the colours of a share of images [N, 3, H, W] in [-1, 1] by a random rotation about a random mean.
+    """Rotate the colours of a fraction of images [N, 3, H, W] in [-1, 1] randomly about a random mean.
 
-    Pictures vary in lightness far more than in hue, and a small VAE is content to forget hue: here no direction of the
-    colour space has less to carry than another.
+    Pictures vary much more in lightness than in hue, and a small VAE tends to discard hue: this gives all directions of
+    colour space the same importance.
     """
     count = len(images)
     turns, _ = torch.linalg.qr(torch.randn(count, 3, 3, generator=generator))
@@ -78,14 +78,14 @@ def colors_mixed(images: Tensor, share: float, generator: torch.Generator) -> Te
 
 
 class Reconstruction(nn.Module):
-    """Encode, sample, decode."""
+    """Encodes, samples and decodes images."""
 
     def __init__(self, vae: Autoencoder) -> None:
         super().__init__()
         self.vae = vae
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images [N, 3, H, W] in [-1, 1] and noise like the latents -> decoded, latents' mean and log-variance."""
+        """Images [N, 3, H, W] in [-1, 1] and noise of the latents' shape -> decoded, latents' mean and log-variance."""
         posterior = self.vae.encode(images).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
         latents = posterior.mean + posterior.std * noise
         return self.vae.decode(latents).sample, posterior.mean, posterior.logvar  # pyright: ignore
@@ -96,14 +96,14 @@ CONSTANT = 2.0
 
 @torch.no_grad()
 def start_as_subsampling_(vae: Autoencoder) -> None:
-    """Make a new two-level VAE keep every second pixel and the lightness of its three neighbours.
+    """Initialise a new two-level VAE to keep every second pixel and the lightness of its three neighbours.
 
-    From random weights a small VAE first learns grey pictures, and stays there for long. This start is nearly linear: a
-    signal and its negative pass `silu(s) - silu(-s) = s`, and a constant beside them in their group of channels keeps
+    From random weights a small VAE first learns grey pictures, and stays there for a long time. This start is nearly
+    linear: a signal and its negative pass `silu(s) - silu(-s) = s`, and a constant in the same group of channels keeps
     the group norm from rescaling them. Residual branches start at zero, the posterior's spread at exp(-3).
 
     Raises:
-        ValueError: the VAE is not of the shape this start is made for.
+        ValueError: the VAE does not have the sizes required for this start.
     """
     config = vae.config
     shape = (tuple(config.block_out_channels), config.norm_num_groups, config.latent_channels)  # pyright: ignore
@@ -172,7 +172,7 @@ def _set_constants(convolution: nn.Conv2d, slots: Sequence[int]) -> None:
 
 
 def _pass_on(convolution: nn.Conv2d | None, channels: int, tap: int = 0) -> None:
-    """The first output channels copy the inputs of the same number, at kernel position (tap, tap)."""
+    """Make the first output channels copy the inputs with the same index, at kernel position (tap, tap)."""
     assert convolution is not None
     _clear(convolution, channels)
     for channel in range(channels):
@@ -180,7 +180,7 @@ def _pass_on(convolution: nn.Conv2d | None, channels: int, tap: int = 0) -> None
 
 
 class VaeStage:
-    """See `cus.training.loop.Stage`."""
+    """Trains the first-stage autoencoder (a `cus.training.stage.Stage`)."""
 
     def __init__(self, config: VaeConfig) -> None:
         self.config = config
@@ -191,11 +191,11 @@ class VaeStage:
         self.held_out = ClipCrops(Path(config.held_out), 1, config.crop, seed=1)
 
     def dataset(self) -> ClipCrops:
-        """Single frames: targets and conditioning, because the VAE must carry both."""
+        """Single frames: targets and conditioning, because the VAE must encode both."""
         return ClipCrops(Path(self.config.clips), 1, self.config.crop, self.config.loop.seed)
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """L1, L1 of differences, KL."""
+        """L1 of pixels and of their differences, plus the KL divergence."""
         images = torch.cat([batch["targets"], batch["conditioning"]]).flatten(0, 1) * 2 - 1
         images = colors_mixed(images, self.config.color_mix, generator)
         noise = torch.randn(self._latent_shape(images), generator=generator).to(images.device)
@@ -217,7 +217,7 @@ class VaeStage:
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
-        """Save the VAE with the scaling factor that brings its latents of held-out frames to unit variance."""
+        """Save the VAE with the scaling factor that brings its latents of held-out frames to variance 1."""
         device = next(self.module.parameters()).device
         images = torch.cat([self.held_out[i]["targets"] for i in range(64)]).to(device) * 2 - 1
         latents = self.vae.encode(images).latent_dist.mean  # pyright: ignore[reportAttributeAccessIssue]

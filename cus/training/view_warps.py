@@ -1,10 +1,10 @@
-"""Warps between two posed views by the depth of one of them: pictures and features taken along, with gradients."""
+"""Differentiable warps of pictures and features between two posed views, by the depth of one of them."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EDGE = 1e-3  # least z-depth of a point in front of a camera, in scene units
+EDGE = 1e-3  # minimum z-depth of a point in front of a camera, in scene units
 
 
 def rays(Ks: Tensor, height: int, width: int) -> Tensor:
@@ -22,19 +22,19 @@ def resized(Ks: Tensor, factor: float) -> Tensor:
 
 
 def projected(depths: Tensor, Ks: Tensor, other_Ks: Tensor, viewmats: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where another camera sees the points of a view.
+    """Project the points of a view into another camera.
 
     Args:
         depths: [B, 1, H, W] z-depths of the view.
-        Ks: [B, 3, 3] of the view, in pixels of H x W.
-        other_Ks: [B, 3, 3] of the other.
+        Ks: [B, 3, 3] intrinsics of the view in pixels of H x W.
+        other_Ks: [B, 3, 3] intrinsics of the other view.
         viewmats: [B, 4, 4] from the view's camera to the other's.
 
     Returns:
-        Pixels of the other [B, H, W, 2], z-depths there [B, 1, H, W], and where both are inside it [B, 1, H, W].
+        Pixels in the other view [B, H, W, 2], z-depths there [B, 1, H, W], and which are valid there [B, 1, H, W].
     """
     batch, _, height, width = depths.shape
-    # Pixels need more digits than half precision has.
+    # Pixel coordinates need more digits than half precision has.
     with torch.autocast(depths.device.type, enabled=False):
         points = rays(Ks, height, width) * depths.float().flatten(2)
         moved = viewmats[:, :3, :3] @ points + viewmats[:, :3, 3:]
@@ -46,27 +46,27 @@ def projected(depths: Tensor, Ks: Tensor, other_Ks: Tensor, viewmats: Tensor) ->
 
 
 def sampled(values: Tensor, pixels: Tensor) -> Tensor:
-    """Inverse warp: `values` [B, C, H, W] at pixels [B, h, w, 2] of them, bilinear; outside the border goes on."""
+    """Inverse warp: `values` [B, C, H, W] sampled bilinearly at pixels [B, h, w, 2]; the border is repeated outside."""
     size = pixels.new_tensor([values.shape[-1], values.shape[-2]])
     grid = 2 * pixels / size - 1
     return F.grid_sample(values.to(grid), grid, padding_mode="border", align_corners=False)
 
 
 def splatted(values: Tensor, pixels: Tensor, depths: Tensor, inside: Tensor) -> Tensor:
-    """Direct warp: each pixel of `values` put down at its place in the other view; nearer ones outweigh farther ones.
+    """Direct warp: splat each pixel of `values` into the other view; nearer ones outweigh farther ones.
 
     Args:
-        values: [B, C, H, W].
-        pixels: [B, H, W, 2] where each goes.
-        depths: [B, 1, H, W] its depth there.
-        inside: [B, 1, H, W] bool, whether it goes anywhere.
+        values: [B, C, H, W] values to splat.
+        pixels: [B, H, W, 2] target pixel of each value.
+        depths: [B, 1, H, W] target depth of each value.
+        inside: [B, 1, H, W] bool, whether the target is inside the view.
 
     Returns:
-        [B, C, H, W], 0 where nothing arrives.
+        [B, C, H, W], 0 where no value lands.
     """
     batch, channels, height, width = values.shape
     nearness = 1 / depths.clamp(min=EDGE)
-    # A surface a tenth nearer than another one weighs some 2.7 times as much.
+    # A surface that is a tenth nearer than another one has about 2.7 times its weight.
     weight = torch.exp(10 * (nearness / nearness.amax(dim=(2, 3), keepdim=True) - 1)) * inside
     corner = torch.floor(pixels - 0.5)
     share = pixels - 0.5 - corner
