@@ -1,4 +1,4 @@
-"""From photographs to cameras, depth and confidence."""
+"""Estimators of cameras, depth and confidence from photographs."""
 
 from cus.estimators.choice import ESTIMATORS, estimate_scene
 from cus.scene import SceneEstimate

@@ -1,4 +1,4 @@
-"""The one entry to all estimators: which to take, whether its package and weights are there, and its estimate."""
+"""The single entry to all estimators: chooses one, checks that package and weights are available, and runs it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ REGISTRY: dict[str, Estimator] = {
 }
 """Estimators by name."""
 ESTIMATORS = ("auto", *REGISTRY)
-AUTOMATIC = ("vggt", "da3", "stereo")  # what "auto" takes, the preferred first
-AUTOMATIC_ALONE = ("da3", "depth-pro", "depth-anything-2", "mono")  # likewise for one photograph
+AUTOMATIC = ("vggt", "da3", "stereo")  # choices of "auto" in order of preference
+AUTOMATIC_ALONE = ("da3", "depth-pro", "depth-anything-2", "mono")  # choices of "auto" for one photograph
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Choice:
     """An estimator with its weights.
 
     Attributes:
-        name: in `REGISTRY`.
-        weights: a Hub id, a folder or a file; None where none are needed.
-        reason: why "auto" took it, or nothing.
+        name: name in `REGISTRY`.
+        weights: a Hub id, a folder or a file; None if none are needed.
+        reason: reason for the choice of "auto", or empty.
     """
 
     name: str
@@ -44,30 +44,30 @@ class Choice:
 
     @property
     def estimator(self) -> str:
-        """What `choose` would take for it: the name, and the weights after a colon."""
+        """The name for `choose`, with the weights after a colon."""
         return f"{self.name}:{self.weights}" if self.weights else self.name
 
     @property
     def note(self) -> str:
-        """One line for the report."""
+        """One line about the choice for the report."""
         told = f"estimator: {self.name}" + (f" with {self.weights}" if self.weights else "")
         return told + (f" (auto: {self.reason})" if self.reason else "")
 
 
 def choose(estimator: str, views: int | None = None) -> Choice:
-    """The estimator that a name means; quick, nothing is loaded but, for "auto", a package that is installed.
+    """Choose an estimator by name; quick: for "auto" it only imports installed packages.
 
-    "auto" takes VGGT where its package works and one of its checkpoints is in the Hub's cache, else Depth Anything 3
-    where one of its checkpoints is there, else stereo; for one photograph the first of `AUTOMATIC_ALONE` that is there.
-    It downloads nothing.
+    "auto" takes VGGT if its package works and one of its checkpoints is in the Hub's cache, else Depth Anything 3 if
+    one of its checkpoints is there, else stereo; for one photograph the first available one of `AUTOMATIC_ALONE`.
+    Nothing is downloaded.
 
     Args:
-        estimator: one of `ESTIMATORS`; weights may follow a network after a colon, as a Hub id, a folder or a file:
+        estimator: one of `ESTIMATORS`; weights may follow a network's name after a colon, as a Hub id, folder or file:
             "vggt:facebook/VGGT-1B-Commercial". "da3:small" and "da3:base" are short for the published weights.
-        views: how many photographs there are; None: not known yet.
+        views: number of photographs; None: not known yet.
 
     Raises:
-        InputError: no such estimator, weights for one that takes none, or another number of photographs than it takes.
+        InputError: unknown estimator, weights for one without any, or an unsuitable number of photographs.
     """
     name, colon, weights = estimator.partition(":")
     if name not in ESTIMATORS:
@@ -106,12 +106,12 @@ def _either(names: list[str]) -> str:
 
 
 def prepare(estimator: str, views: int | None = None) -> Choice:
-    """`choose`, and the package and the weights of an estimator that was named are there afterwards.
+    """Like `choose`, but makes the package and weights of a named estimator available.
 
-    Weights that are missing are downloaded, unless the estimator is "auto".
+    Missing weights are downloaded, unless the estimator is "auto".
 
     Raises:
-        InputError: as `choose`; a package that is missing; weights that are missing and cannot be downloaded.
+        InputError: as `choose`; a missing package; missing weights that cannot be downloaded.
     """
     choice = choose(estimator, views)
     REGISTRY[choice.name].prepare(choice.weights)
@@ -143,35 +143,35 @@ def estimate_scene(
     all_views: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SceneEstimate:
-    """Cameras, depth and confidence of a few photographs of one scene.
+    """Estimate cameras, depth and confidence of a few photographs of one scene.
 
     Args:
-        images: [V, 3, H, W] float32 RGB in [0, 1], V >= 1, without lens distortion; one needs a network that sees depth
-            in one, such as Depth Anything 3, and several one that sees more than that.
-        cameras: known cameras of these images: their poses and their scale are kept. None: both are estimated, the
-            first camera becomes the identity and the unit of length is the scene scale (`SceneEstimate.scale` == 1).
+        images: [V, 3, H, W] float32 RGB in [0, 1], V >= 1, without lens distortion; a single image needs a network for
+            one view, such as Depth Anything 3, and several need an estimator for more.
+        cameras: known cameras of these images: their poses and scale are kept. None: both are estimated, the first
+            camera becomes the identity, and the unit of length is the scene scale (`SceneEstimate.scale` == 1).
         estimator: "stereo" (embedded, needs no weights), "vggt", "dust3r", "da3" (Depth Anything 3), for one photograph
-            "depth-pro", "depth-anything-2" or "mono", too, or "auto": VGGT where it is installed and its weights are
-            on this machine, else Depth Anything 3 where its weights are, else stereo (see `choose`). A network that is
-            named downloads its weights where they are missing; other weights may follow after a colon, as a Hub id, a
-            folder or a file: "vggt:facebook/VGGT-1B-Commercial", "da3:base". The notes of the estimate name what was
-            taken.
-        valid: [V, H, W] bool, False where a smaller photo was padded, masked or transparent: such pixels count for
-            nothing, and get no depth and no confidence.
+            also "depth-pro", "depth-anything-2" or "mono", or "auto": VGGT if it is installed and its weights are
+            local, else Depth Anything 3 if its weights are local, else stereo (see `choose`). A named network downloads
+            missing weights;
+            other weights may follow after a colon, as a Hub id, folder or file: "vggt:facebook/VGGT-1B-Commercial",
+            "da3:base". The notes of the estimate name the choice.
+        valid: [V, H, W] bool, False where a smaller photo was padded, masked or transparent: such pixels are ignored,
+            and get no depth and no confidence.
         focals: [V] focal lengths in pixels of `images`, NaN where unknown; ignored when `cameras` are given.
-        sizes: [V, 2] width and height in pixels that each photograph fills from the top left, padding left out; its
-            middle is the principal point of cameras that are not known. None: the box around what is valid.
-        all_views: refuse photographs of which one cannot be placed; else stereo leaves it out with a note while two
-            remain. With given cameras nothing is left out: such a photograph gets no depth.
-        on_progress: called with (steps done, steps in all).
+        sizes: [V, 2] width and height in pixels of each photograph from the top left, without padding; its middle is
+            the principal point of unknown cameras. None: the bounding box of the valid pixels.
+        all_views: refuse photographs if one cannot be placed; otherwise stereo leaves it out with a note, as long as
+            two remain. With given cameras none is left out: such a photograph gets no depth.
+        on_progress: called with (steps done, total steps).
 
     Returns:
         The estimate; its views are the photographs `SceneEstimate.used`, the first of which is the reference.
 
     Raises:
-        InputError: another number of views than the estimator takes, no features, no overlap, no parallax, given
-            cameras that do not fit, or an estimator whose package or weights cannot be had.
-        ValueError: arguments whose shapes do not belong together.
+        InputError: an unsuitable number of views, no features, no overlap, no parallax, given cameras that do not fit,
+            or an estimator whose package or weights are not available.
+        ValueError: inconsistent shapes.
     """
     check_arguments(images, cameras, valid, focals, sizes)
     yield_cores()
@@ -183,6 +183,6 @@ def estimate_scene(
         if estimator != "auto" or len(images) == 1:
             raise
         title = REGISTRY[choice.name].title
-    # Not while the error is handled: its traceback keeps the network in the GPU's memory.
+    # Not while the error is handled, because its traceback keeps the network in the GPU's memory.
     choice = Choice("stereo", reason=f"{title} with {len(images)} photographs needs more memory than the GPU has")
     return REGISTRY["stereo"].estimate(request, None).with_notes(choice.note)

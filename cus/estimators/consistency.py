@@ -1,4 +1,4 @@
-"""How far the depth maps of several views agree, and what confidence follows from it."""
+"""Consistency of the depth maps of several views, and the confidence derived from it."""
 
 import cv2
 import numpy as np
@@ -8,23 +8,23 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 
-MAX_ROUND_TRIP = 1.5  # pixels of the working size; beyond, two maps disagree
+MAX_ROUND_TRIP = 1.5  # in pixels at the working size; above, two maps disagree
 MIN_ISLAND = 100  # pixels; smaller agreeing islands in disagreeing surroundings are chance, and seeds of false surfaces
-FILLED_CONFIDENCE = 0.2  # the most that a pixel without agreement gets
-FILL_REACH = 12.0  # pixels over which a filled depth loses its worth
+FILLED_CONFIDENCE = 0.2  # maximum confidence of a pixel without agreement
+FILL_REACH = 12.0  # decay length in pixels of a filled depth's confidence
 
 
 def round_trip_errors(inverse_depths: Tensor, cameras: Cameras, reference: int, sources: list[int]) -> Tensor:
-    """Distance in pixels between a pixel and where its point returns to by way of each source's depth map.
+    """Distance in pixels between a pixel and its point's round trip through each source's depth map.
 
     Args:
-        inverse_depths: [V, H, W], 0 where there is none.
-        cameras: the V cameras.
+        inverse_depths: [V, H, W] inverse depths, 0 = none.
+        cameras: V cameras of the maps.
         reference: index of the view whose pixels are checked.
         sources: indices of the views to check against.
 
     Returns:
-        [S, H, W] pixels; inf where the source does not see the point.
+        [S, H, W] distances in pixels; inf where the source does not see the point.
     """
     ours = inverse_depths[reference]
     depths = torch.where(ours > 0, 1.0 / ours.clamp(min=1e-12), torch.zeros_like(ours))
@@ -51,14 +51,14 @@ def round_trip_errors(inverse_depths: Tensor, cameras: Cameras, reference: int, 
 
 
 def agreeing(errors: Tensor, disparities: Tensor) -> Tensor:
-    """[H, W] bool: pixels whose best source agrees, without islands too small to be more than chance.
+    """[H, W] bool: pixels on which the best source agrees, without islands that may be chance.
 
     Args:
-        errors: [S, H, W] from `round_trip_errors`.
-        disparities: [H, W] depth in pixels of displacement; one island is where neighbours differ by at most one pixel.
+        errors: [S, H, W] distances from `round_trip_errors`.
+        disparities: [H, W] depths in pixels of displacement; neighbours in an island differ by at most one pixel.
     """
     agree = errors.amin(dim=0) < MAX_ROUND_TRIP
-    # OpenCV's speckle filter works on 16-bit fixed point; 4 fractional bits are its custom.
+    # OpenCV's speckle filter uses 16-bit fixed point, usually with 4 fractional bits.
     fixed = torch.where(agree, disparities * 16 + 16, torch.zeros_like(disparities)).cpu().numpy().astype(np.int16)
     cv2.filterSpeckles(fixed, 0, MIN_ISLAND, 16)
     return torch.from_numpy(fixed > 0).to(agree.device)
@@ -73,9 +73,9 @@ def confidence(errors: Tensor, agree: Tensor, margin: Tensor, cost: Tensor) -> T
         margin: [H, W] how much worse the best rival depth matched, in units of the matching cost.
         cost: [H, W] matching cost at the final depth.
 
-    A pixel that views agree on gets between `FILLED_CONFIDENCE` and 1: less for a larger round trip, for a rival depth
-    that matches nearly as well (no texture, repetition), and for a poor match. The others get at most
-    `FILLED_CONFIDENCE`, falling with the distance to the pixels they were filled from.
+    A pixel on which views agree gets between `FILLED_CONFIDENCE` and 1: less for a larger round trip, for a rival depth
+    that matches nearly as well (no texture, repetition), and for a poor match. Others get at most `FILLED_CONFIDENCE`,
+    decreasing with the distance to the pixels they were filled from.
     """
     trip = torch.exp(-0.5 * (errors.amin(dim=0).clamp(max=1e3) / 0.75) ** 2)
     distinct = (margin / 0.3).clamp(0.0, 1.0)
@@ -87,9 +87,9 @@ def confidence(errors: Tensor, agree: Tensor, margin: Tensor, cost: Tensor) -> T
 
 
 def sample_without_mixing(values: Tensor, grid: Tensor) -> Tensor:
-    """Bilinear samples [H, W] of a map; nearest where its neighbourhood varies by more than 5 %.
+    """Bilinear samples [H, W] of a map; the nearest value where its neighbourhood varies by more than 5 %.
 
-    Bilinear sampling across a depth edge would invent a surface between the two.
+    Bilinear sampling across a depth edge would create a surface between the two.
     """
 
     def sample(of: Tensor, mode: str) -> Tensor:

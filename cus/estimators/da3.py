@@ -1,7 +1,7 @@
-"""Depth Anything 3 (Lin et al. 2025), small and base: cameras and depths of one to many views by a network.
+"""Depth Anything 3 (Lin et al. 2025), small and base: cameras and depths of any number of views by a network.
 
-The network itself is `cus.estimators.networks.depth_anything_3`; here are its public weights, and the way from
-photographs to it and back.
+The network itself is `cus.estimators.networks.depth_anything_3`; this file handles its public weights, and the
+conversion of inputs and outputs.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,14 +25,14 @@ NAME = "Depth Anything 3"
 REPOSITORIES = ("depth-anything/DA3-SMALL", "depth-anything/DA3-BASE")
 ALIASES = dict(zip((size.name for size in SIZES), REPOSITORIES, strict=True))
 PREFIX = "model."  # of all names in the public files
-WIDTH_OF = "backbone.pretrained.cls_token"  # a tensor that tells the size, [1, 1, width]
+WIDTH_OF = "backbone.pretrained.cls_token"  # a tensor that determines the size, [1, 1, width]
 TYPES = ("F32", "F16", "BF16")
-LEAST_FIELD = 0.0175  # radians of a field of view; a narrower one, 0 above all, is no lens
-LEAST_UNIT = 0.1  # of the largest distance between given cameras
+LEAST_FIELD = 0.0175  # minimum field of view in radians; smaller ones, such as 0, are no lens
+LEAST_UNIT = 0.1  # fraction of the largest distance between given cameras
 
 
 class DA3(Network):
-    """Depth Anything 3, for one view and more. It is told of known cameras, too."""
+    """Depth Anything 3, for one or more views. It also uses known cameras."""
 
     name = "da3"
     title = NAME
@@ -40,11 +40,11 @@ class DA3(Network):
     repositories = REPOSITORIES
     aliases = ALIASES
     licence = "small and base: Apache-2.0"
-    # The public code crops views to one shape; here all of every view is seen, and a border goes on as it ends.
+    # The public code crops views to one shape; here all of every view is used, and its border is repeated.
     rule = FrameRule(longest_side=504, patch=14, step=14, fill=None, one_size=True)
 
     def check(self, path: Path, weights: str) -> None:
-        """Names and shapes, as `size_of_checkpoint`."""
+        """Check names and shapes with `size_of_checkpoint`."""
         size_of_checkpoint(path)
 
     def predict(
@@ -55,7 +55,7 @@ class DA3(Network):
         device: torch.device,
         report: Callable[[int], None],
     ) -> Prediction:
-        """Cameras, depths and confidences in one pass."""
+        """Predict cameras, depths and confidences in one pass."""
         model = load_network(path).to(device)
         report(1)
         found = run_network(model, framed, None if given is None else encoded_cameras(given, framed))
@@ -65,10 +65,10 @@ class DA3(Network):
 
 
 def size_of_checkpoint(path: Path) -> Size:
-    """Which size of the network a file holds; only its header is read.
+    """The size of the network in a file; reads only its header.
 
     Raises:
-        InputError: another kind of file, a damaged one, or tensors that are not those of the small or the base network.
+        InputError: another kind of file, a damaged one, or tensors that do not match the small or base network.
     """
     known = " or ".join(f"{size.name} ({ALIASES[size.name]})" for size in SIZES)
     try:
@@ -106,10 +106,10 @@ def size_of_checkpoint(path: Path) -> Size:
 
 
 def load_network(path: Path) -> DepthAnything3:
-    """The network with a checkpoint's weights in float32, in evaluation mode on the CPU.
+    """Load a checkpoint in float32, in evaluation mode on the CPU.
 
     Raises:
-        InputError: as `size_of_checkpoint`, before memory is taken.
+        InputError: as `size_of_checkpoint`, before memory is allocated.
     """
     model = _empty(size_of_checkpoint(path))
     with safe_open(path, framework="pt") as file:
@@ -120,12 +120,12 @@ def load_network(path: Path) -> DepthAnything3:
 
 
 def run_network(model: DepthAnything3, framed: FramedViews, known: Tensor | None = None) -> Views:
-    """The network's word on framed views, its backbone in half precision where the device is faster in it.
+    """Run the network on framed views, its backbone in half precision if that is faster on the device.
 
     Args:
-        model: the network, on the views' device.
+        model: network on the views' device.
         framed: V views of one size, in [0, 1].
-        known: [V, 9] of `encoded_cameras`, or None.
+        known: [V, 9] result of `encoded_cameras`, or None.
     """
     pictures = torch.stack(framed.pictures)
     mean, deviation = (pictures.new_tensor(value)[:, None, None] for value in (MEAN, DEVIATION))
@@ -139,11 +139,11 @@ def prediction_of(found: Views) -> Prediction:
     """Cameras, depths and confidences of framed views.
 
     Raises:
-        InputError: a view in which no lens is found.
+        InputError: a view without a plausible lens.
     """
     fields = found.cameras[:, 7:]
     for view in range(len(fields)):
-        # What is no number is refused with everything else that is none.
+        # NaN is refused later, together with all other invalid values.
         if bool(((fields[view] < LEAST_FIELD) | (fields[view] > torch.pi - LEAST_FIELD)).any()):
             raise InputError(
                 f"{NAME} finds no lens that view {view + 1} could be seen through (fields of view of "
@@ -156,16 +156,16 @@ def prediction_of(found: Views) -> Prediction:
 
 
 def encoded_cameras(given: Cameras, framed: FramedViews) -> Tensor:
-    """[V, 9] given cameras as the network takes them: the first is the world, and they stand about 1 apart.
+    """[V, 9] given cameras as the network's input: in the first one's frame, scaled to distances of about 1.
 
-    As in the public code the unit is the median distance from the first, itself included. There it is 0.1 at least in
-    the unit of the given cameras, whatever that is, and for two views always, as half of their distances are 0. Here
-    it is the distance of the two, and for more at least `LEAST_UNIT` of the largest, so that depths do not depend on
-    the unit of the given cameras.
+    As in the public code, the unit is the median distance from the first camera, including itself. There it is at least
+    0.1 in the unit of the given cameras, whatever that is, and always for two views, since half of their distances are
+    0. Here it is the distance of the two, and for more views at least `LEAST_UNIT` of the largest, so that depths do
+    not depend on the unit of the given cameras.
 
     Args:
         given: V cameras of the images.
-        framed: the V views.
+        framed: V framed views.
     """
     c2w = torch.linalg.inv(in_first_camera(given.viewmats.double()))
     distances = c2w[:, :3, 3].norm(dim=1)

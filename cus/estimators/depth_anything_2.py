@@ -1,7 +1,7 @@
-"""Depth Anything V2 (Yang et al. 2024, arXiv 2406.09414), the metric models: depth of one photograph in metres.
+"""Depth Anything V2 (Yang et al. 2024, arXiv 2406.09414), metric models: depth of one photograph in metres.
 
-The network is that of transformers. It does not tell the focal length. The relative models are refused: they give
-inverse depth up to a factor and a summand, and without the latter there is no shape.
+The network comes from transformers. It does not estimate the focal length. The relative models are refused: they give
+inverse depth up to a factor and an offset, and without the offset the shape is unknown.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class DepthAnything2(OneViewNetwork):
     rule = FrameRule(longest_side=784, patch=14, step=14, fill=None, one_size=True)
 
     def check(self, path: Path, weights: str) -> None:
-        """The configuration."""
+        """Check the configuration."""
         config = check_config(path, "depth_anything", self.title)
         kind = config.get("depth_estimation_type", "relative")
         if kind != "metric":
@@ -51,8 +51,8 @@ class DepthAnything2(OneViewNetwork):
         device: torch.device,
         report: Callable[[int], None],
     ) -> Prediction:
-        """Depth in metres."""
-        from transformers import DepthAnythingForDepthEstimation  # here, because it takes seconds
+        """Predict depth in metres."""
+        from transformers import DepthAnythingForDepthEstimation  # imported here because it takes seconds
 
         model: Any = load_pretrained(DepthAnythingForDepthEstimation, path, self.title).to(device)
         report(1)

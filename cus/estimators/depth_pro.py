@@ -1,7 +1,7 @@
 """Depth Pro (Bochkovskii et al. 2024, arXiv 2410.02073): sharp metric depth and the focal length of one photograph.
 
-The network is that of transformers. It takes a square picture, into which every photograph is stretched, and gives
-inverse depth as if the lens were as long as the picture is wide, and the horizontal field of view.
+The network comes from transformers. It takes a square picture, into which every photograph is stretched, and gives
+inverse depth for a focal length equal to the picture's width, and the horizontal field of view.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from cus.estimators.one_view import OneViewNetwork
 from cus.estimators.predictions import Prediction
 from cus.estimators.transformers_weights import check_config, load_pretrained
 
-LEAST_INVERSE, LARGEST_INVERSE = 1e-4, 1e4  # as the public code has it
+LEAST_INVERSE, LARGEST_INVERSE = 1e-4, 1e4  # as in the public code
 
 
 class DepthPro(OneViewNetwork):
-    """Depth Pro."""
+    """Depth Pro, for one view."""
 
     name = "depth-pro"
     title = "Depth Pro"
@@ -32,7 +32,7 @@ class DepthPro(OneViewNetwork):
     sees_lens = True
 
     def check(self, path: Path, weights: str) -> None:
-        """The configuration."""
+        """Check the configuration."""
         config = check_config(path, "depth_pro", self.title)
         if not config.get("use_fov_model"):
             raise InputError(f"the weights in {path.parent} do not tell the field of view; use {self.repositories[0]}")
@@ -45,8 +45,8 @@ class DepthPro(OneViewNetwork):
         device: torch.device,
         report: Callable[[int], None],
     ) -> Prediction:
-        """Depth in metres, and the lens."""
-        from transformers import DepthProForDepthEstimation  # here, because it takes seconds
+        """Predict depth in metres, and the lens."""
+        from transformers import DepthProForDepthEstimation  # imported here because it takes seconds
 
         model: Any = load_pretrained(DepthProForDepthEstimation, path, self.title).to(device)
         report(1)
@@ -57,7 +57,7 @@ class DepthPro(OneViewNetwork):
         with torch.no_grad():
             found = model(pixel_values=2 * square.clamp(0, 1) - 1)
         inverse = F.interpolate(found.predicted_depth[:, None], (height, width), mode="bilinear", align_corners=False)
-        # True for a focal length of the frame's width; here it is one of the longer side.
+        # Valid for a focal length equal to the frame's width; ours is relative to the longer side.
         over_focal = max(width, height) / width / inverse[0, 0].clamp(LEAST_INVERSE, LARGEST_INVERSE)
         report(2)
         return self.seen_through(over_focal, framed, given, float(found.field_of_view[0]), metric=True)

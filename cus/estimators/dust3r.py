@@ -1,9 +1,9 @@
-"""DUSt3R (Wang et al. 2024): point maps of pairs of views by a network, laid over each other by an optimisation.
+"""DUSt3R (Wang et al. 2024): point maps of pairs of views by a network, aligned by an optimisation.
 
-What is assumed of the code, https://github.com/naver/dust3r, all of it used in this file alone:
+Assumptions on the code, https://github.com/naver/dust3r, all of it used only in this file:
 
 - `dust3r.model.AsymmetricCroCo3DStereo.from_pretrained(folder, strict=True)` reads `config.json` and
-  `model.safetensors`, as huggingface_hub's mixin for torch modules does.
+  `model.safetensors`, like huggingface_hub's mixin for torch modules.
 - A view is a dict of `img` [1, 3, h, w] in [-1, 1], `true_shape` int32 [[h, w]], `idx` and `instance`; h and w are
   multiples of 16, the longer side is 512, pixels are square. Views may differ in size.
 - `dust3r.image_pairs.make_pairs(views, scene_graph="complete", prefilter=None, symmetrize=True)`, then
@@ -14,9 +14,9 @@ What is assumed of the code, https://github.com/naver/dust3r, all of it used in 
 - The aligner gives `get_im_poses()` [S, 4, 4] camera-to-world with OpenCV axes, `get_focals()` [S] or [S, 1],
   `get_principal_points()` [S, 2] and `get_depthmaps()` [h, w] each, in one world and unit of its own, and `im_conf`
   [h, w] each, >= 1. The first pixel is at (0, 0) there and at (0.5, 0.5) here.
-- `PairViewer` puts both cameras in one place where it finds no pose between them.
+- `PairViewer` puts both cameras in the same place if it finds no pose between them.
 
-Its masks (confidence above 3) are not used: what is reliable is decided for all estimators alike.
+Its masks (confidence above 3) are not used: reliability is determined in the same way for all estimators.
 """
 
 import io
@@ -40,13 +40,13 @@ from cus.estimators.predictions import Prediction
 
 @dataclass(frozen=True)
 class AlignmentSettings:
-    """How the optimisation over more than two views runs.
+    """Settings of the optimisation for more than two views.
 
     Attributes:
-        iterations: its steps.
-        learning_rate: at its start.
-        schedule: of the learning rate, "linear" or "cosine".
-        seed: of its random start.
+        iterations: number of steps.
+        learning_rate: initial learning rate.
+        schedule: schedule of the learning rate, "linear" or "cosine".
+        seed: seed of the random start.
     """
 
     iterations: int = 300
@@ -56,10 +56,10 @@ class AlignmentSettings:
 
 
 class DUSt3R(Network):
-    """DUSt3R, for two views and more.
+    """DUSt3R, for two or more views.
 
     Args:
-        alignment: of the optimisation over more than two views.
+        alignment: settings of the optimisation for more than two views.
     """
 
     name = "dust3r"
@@ -82,9 +82,9 @@ class DUSt3R(Network):
         return _network_class()
 
     def check(self, path: Path, weights: str) -> None:
-        """Refuse a file without `config.json` beside it.
+        """Refuse a file without `config.json` next to it.
 
-        Such are the `.pth` files of the project's own server: pickles of arguments that loading would evaluate.
+        For example the `.pth` files of the project's own server: pickles with arguments that loading would evaluate.
         """
         if path.name not in self.files:
             raise InputError(
@@ -102,7 +102,7 @@ class DUSt3R(Network):
         device: torch.device,
         report: Callable[[int], None],
     ) -> Prediction:
-        """Point maps of all pairs, then one world of them."""
+        """Predict point maps of all pairs, then align them in one world."""
         model = load_network(path).to(device)
         report(1)
         output = run_network(model, framed, device)
@@ -114,10 +114,10 @@ class DUSt3R(Network):
 
 
 def load_network(path: Path) -> Any:
-    """The network with a checkpoint's weights, in evaluation mode on the CPU.
+    """Load a checkpoint, in evaluation mode on the CPU.
 
     Raises:
-        InputError: a damaged file, or weights that are not those of its configuration.
+        InputError: a damaged file, or weights that do not match its configuration.
     """
     try:
         model = _network_class().from_pretrained(str(path.parent), strict=True)
@@ -128,7 +128,7 @@ def load_network(path: Path) -> Any:
 
 
 def run_network(model: Any, framed: FramedViews, device: torch.device) -> dict[str, Any]:
-    """Point maps of all ordered pairs of views, as the aligner takes them."""
+    """Point maps of all ordered pairs of views, for the aligner."""
     views = [
         {
             "img": picture[None] * 2 - 1,
@@ -140,16 +140,16 @@ def run_network(model: Any, framed: FramedViews, device: torch.device) -> dict[s
     ]
     make_pairs, inference = _function("image_pairs", "make_pairs"), _function("inference", "inference")
     pairs = make_pairs(views, scene_graph="complete", prefilter=None, symmetrize=True)
-    # Progress is reported by the caller's means.
+    # Progress is reported through the caller's callback.
     with torch.no_grad(), redirect_stdout(io.StringIO()):
         return inference(pairs, model, device, batch_size=1, verbose=False)
 
 
 def align_pairs(output: dict[str, Any], views: int, device: torch.device, settings: AlignmentSettings) -> Prediction:
-    """One world from the point maps of all pairs.
+    """Align the point maps of all pairs in one world.
 
     Raises:
-        InputError: two views between which no pose was found.
+        InputError: no pose was found between two views.
     """
     global_aligner, modes = _function("cloud_opt", "global_aligner"), _function("cloud_opt", "GlobalAlignerMode")
     seeded = [device] if device.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""The interface of all estimators, and the base of those that are networks."""
+"""The interface of all estimators, and the base of networks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -20,12 +20,12 @@ from cus.scene import SceneEstimate
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether an estimator can be used at once, without a download.
+    """Whether an estimator can be used immediately, without a download.
 
     Attributes:
-        here: whether it can.
-        weights: with which; None where none are needed.
-        reason: why, or why not.
+        here: whether it is available.
+        weights: available weights; None if none are needed.
+        reason: reason why it is available, or not.
     """
 
     here: bool
@@ -35,7 +35,7 @@ class Availability:
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `estimate_scene`, which describes them; their shapes belong together."""
+    """The arguments of `estimate_scene` (documented there), with consistent shapes."""
 
     images: Tensor
     cameras: Cameras | None = None
@@ -50,10 +50,10 @@ class Estimator(ABC):
     """Estimates cameras, depth and confidence of photographs. By default it needs no weights and is always available.
 
     Attributes:
-        name: by which users ask for it.
+        name: name for users.
         title: its name in messages.
-        fewest: photographs that it needs.
-        most: photographs that it takes; None: any number.
+        fewest: minimum number of photographs.
+        most: maximum number of photographs; None: any number.
     """
 
     name: ClassVar[str]
@@ -62,22 +62,22 @@ class Estimator(ABC):
     most: ClassVar[int | None] = None
 
     def weights_of(self, asked: str) -> str | None:
-        """The weights that a user asks for, or the default for "". Raises InputError where it takes none."""
+        """The weights requested by the user, or the default for "". Raises InputError if it takes none."""
         if asked:
             raise InputError(f"estimator '{self.name}:{asked}': {self.name} takes no weights")
         return None
 
     def available(self) -> Availability:
-        """Whether it can be used at once; quick."""
+        """Whether it can be used immediately; quick."""
         return Availability(True)
 
     def prepare(self, weights: str | None) -> None:
-        """Get what is missing. Raises InputError where it cannot be used."""
+        """Get what is missing. Raises InputError if it cannot be used."""
         return
 
     @abstractmethod
     def estimate(self, request: Request, weights: str | None) -> SceneEstimate:
-        """Cameras, depth and confidence, on the device of the images. Raises InputError where there are none."""
+        """Estimate cameras, depth and confidence, on the device of the images. Raises InputError on failure."""
 
 
 class Network(Estimator):
@@ -86,11 +86,11 @@ class Network(Estimator):
     Attributes:
         repositories: Hub ids of its weights, the default first.
         aliases: short names of weights.
-        files: names of weights in a repository or a folder, the preferred first.
-        licence: of the weights.
-        package: the package that holds the code; "" if that is this project's own.
-        install: how to get the package.
-        rule: how pictures are framed for it.
+        files: file names of weights in a repository or folder, in order of preference.
+        licence: licence of the weights.
+        package: package with the code; "" for this project's own.
+        install: installation instructions for the package.
+        rule: how to frame pictures for it.
         steps: number of its progress steps.
     """
 
@@ -108,23 +108,23 @@ class Network(Estimator):
         return self.aliases.get(asked, asked) or self.repositories[0]
 
     def import_package(self) -> object:
-        """Import what is used of the package."""
+        """Import what is used from the package."""
         return None
 
     def missing_package(self) -> str:
-        """Why the package cannot be used; nothing where it can."""
+        """The reason why the package cannot be used; empty if it can."""
         if not self.package:
             return ""
         if find_spec(self.package) is None:
             return f"{self.title} is not installed"
         try:
             self.import_package()
-        except Exception as error:  # whatever another project's code raises, "auto" must go on without it
+        except Exception as error:  # "auto" must continue, whatever another project's code raises
             return f"{self.title} cannot be imported: {error}"
         return ""
 
     def require_package(self) -> None:
-        """Raise InputError, with how to get it, where the package cannot be used."""
+        """Raise InputError with installation instructions if the package cannot be used."""
         if trouble := self.missing_package():
             raise InputError(
                 f"{trouble}; get it with: {self.install}. Licence of the weights: {self.licence}. Or use the estimator "
@@ -132,20 +132,20 @@ class Network(Estimator):
             )
 
     def find(self, weights: str) -> Path | None:
-        """The checkpoint on this machine, or None; see `find_weights`."""
+        """The local checkpoint (`find_weights`), or None."""
         return find_weights(weights, self.files)
 
     def fetch(self, weights: str) -> Path:
-        """The checkpoint, checked, and downloaded if need be; see `fetch_weights`."""
+        """The checked checkpoint, downloaded if necessary (`fetch_weights`)."""
         path = fetch_weights(weights, self.files, self.licence)
         self.check(path, weights)
         return path
 
     def check(self, path: Path, weights: str) -> None:
-        """Raise InputError where the file found for `weights` cannot be the network's."""
+        """Raise InputError if the file found for `weights` cannot belong to the network."""
 
     def available(self) -> Availability:
-        """Whether package and weights are on this machine."""
+        """Whether package and weights are available locally."""
         if trouble := self.missing_package():
             return Availability(False, reason=trouble)
         for repository in self.repositories:
@@ -161,7 +161,7 @@ class Network(Estimator):
         self.fetch(weights or self.repositories[0])
 
     def estimate(self, request: Request, weights: str | None) -> SceneEstimate:
-        """What `predict` says, in the photographs' own pixels; no view is left out."""
+        """The result of `predict` in the photographs' own pixels; no view is left out."""
         images, device, valid, given = request.images, request.images.device, request.valid, request.cameras
 
         def report(done: int) -> None:
@@ -190,9 +190,9 @@ class Network(Estimator):
         """Run the network.
 
         Args:
-            path: its checkpoint.
-            framed: V views, as `rule` wants them.
+            path: path of its checkpoint.
+            framed: V views framed by `rule`.
             given: V known cameras of the photographs, or None.
-            device: of the views.
-            report: called with 1 to `steps` - 1.
+            device: device of the views.
+            report: progress callback, called with 1 to `steps` - 1.
         """

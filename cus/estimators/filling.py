@@ -1,4 +1,4 @@
-"""Depth for pixels that no other view confirms: hidden from the others, outside their pictures, or without texture."""
+"""Depth of pixels that no other view confirms: occluded, outside the others' pictures, or without texture."""
 
 import cv2
 import numpy as np
@@ -25,20 +25,20 @@ def fill_unconfirmed(
     source_agrees: Tensor,
     settings: SweepSettings,
 ) -> Tensor:
-    """Plane positions [H, W] with those of unconfirmed pixels carried in from the sides.
+    """Plane positions [H, W] with unconfirmed pixels filled from their surroundings.
 
-    Inside the view of the sources an unconfirmed pixel is mostly hidden from them: its costs say nothing, so what
-    decides is smoothness along image edges and the empty space that the sources see. Outside, nothing bounds it, and
-    the confirmed depths are continued smoothly.
+    Inside the view of the sources, an unconfirmed pixel is usually occluded there: its costs are meaningless, so
+    smoothness along image edges and the free space seen by the sources decide. Outside, nothing constrains it, and the
+    confirmed depths are continued smoothly.
 
     Args:
-        sweep: the reference and its S sources.
+        sweep: reference view and its S sources.
         planes: [D] inverse depths.
         costs: [H, W, D] matching costs; changed in place.
-        agree: [H, W] bool, the confirmed pixels.
+        agree: [H, W] bool, confirmed pixels.
         source_maps: [S, H, W] inverse depths of the sources.
-        source_agrees: [S, H, W] bool, where those are confirmed.
-        settings: for the aggregation.
+        source_agrees: [S, H, W] bool, confirmed pixels of the sources.
+        settings: settings of the aggregation.
     """
     pixels = (~agree).flatten().nonzero()[:, 0]
     costs.flatten(0, 1)[pixels] = free_space_costs(sweep, planes, pixels, source_maps, source_agrees)
@@ -52,10 +52,10 @@ def fill_unconfirmed(
 
 
 def continue_smoothly(values: Tensor, known: Tensor) -> Tensor:
-    """[H, W] values with the unknown pixels filled from a pyramid of means of known ones (push and pull).
+    """[H, W] values with unknown pixels filled from a pyramid of means of known ones (push and pull).
 
     Args:
-        values: [H, W].
+        values: [H, W] values to continue.
         known: [H, W] bool, at least one True.
     """
     if min(values.shape) <= 1 or bool(known.all()):
@@ -71,16 +71,16 @@ def continue_smoothly(values: Tensor, known: Tensor) -> Tensor:
 
 
 def smooth_surfaces(values: Tensor, gray: Tensor, weights: Tensor, reach: float, rounds: int = 2) -> Tensor:
-    """[H, W] values averaged over 5x5 neighbours of like value, like brightness and high weight.
+    """[H, W] values averaged over 5x5 neighbours with similar value, similar brightness and high weight.
 
-    Takes out the noise of matching, which grows with depth over baseline, and keeps every step larger than `reach`.
+    Removes the noise of matching, which grows with depth over baseline, and keeps every step larger than `reach`.
 
     Args:
-        values: [H, W].
+        values: [H, W] values to smooth.
         gray: [H, W] picture.
-        weights: [H, W] >= 0.
-        reach: difference of values beyond which two pixels lie on different surfaces.
-        rounds: how often the average is repeated.
+        weights: [H, W] weights, >= 0.
+        reach: difference of values above which two pixels belong to different surfaces.
+        rounds: number of repetitions.
     """
     height, width = values.shape
     pad_gray, pad_weights = (F.pad(v[None, None], (2,) * 4, mode="replicate")[0, 0] for v in (gray, weights))
@@ -111,17 +111,17 @@ def _seen_by_any(sweep: Sweep, planes: Tensor, positions: Tensor) -> Tensor:
 def free_space_costs(
     sweep: Sweep, planes: Tensor, pixels: Tensor, source_maps: Tensor, source_agrees: Tensor
 ) -> Tensor:
-    """What speaks against each hypothesis of pixels that no view confirms: [N, D].
+    """Penalties on the hypotheses of pixels that no view confirms: [N, D].
 
     A point in front of a surface that a source sees there would have hidden that surface: it gets
-    `FREE_SPACE_PENALTY`. A point behind is hidden itself, which nothing forbids.
+    `FREE_SPACE_PENALTY`. A point behind it is hidden itself, which is possible.
 
     Args:
-        sweep: the reference and its S sources.
+        sweep: reference view and its S sources.
         planes: [D] inverse depths.
-        pixels: [N] flat indices of the reference's pixels in question.
+        pixels: [N] flat indices of these pixels of the reference.
         source_maps: [S, H, W] inverse depths of the sources.
-        source_agrees: [S, H, W] bool, where those are confirmed.
+        source_agrees: [S, H, W] bool, confirmed pixels of the sources.
     """
     costs = np.zeros((len(pixels), len(planes)), dtype=np.float32)
     chosen = pixels.cpu().numpy()

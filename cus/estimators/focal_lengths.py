@@ -1,4 +1,4 @@
-"""An estimate brought to focal lengths that are known better than the network sees them."""
+"""Corrects an estimate for known focal lengths."""
 
 from dataclasses import replace
 
@@ -12,30 +12,31 @@ from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.scene import SceneEstimate
 
-SAMPLES = 2000  # points that place a camera
+SAMPLES = 2000  # number of points used to place a camera
 LARGE_ERROR = 0.1
-# A lens that is wrong by a factor bends a world by about that factor; cameras that ask for a far greater bend, because
-# they hardly stand apart, have nothing to say of it.
-MOST_BENDING = 2.0  # in powers of the factor
+# A lens that is wrong by a factor bends a world by about this factor; cameras that suggest a much larger bend, because
+# they hardly have a baseline, are no evidence for it.
+MOST_BENDING = 2.0  # as an exponent of the factor
 
 
 def with_known_focals(scene: SceneEstimate, focals: Tensor, source: str) -> SceneEstimate:
-    """The estimate as seen through the known focal lengths, with what the photographs show kept where it is.
+    """Correct an estimate for known focal lengths, keeping what the photographs show in place.
 
-    Pictures alone do not tell the truth of a lens: a world moved by a projective map H that leaves the first camera's
-    pixels in place looks the same through cameras of other focal lengths. Of H, the known intrinsics leave three
-    numbers open, which tilt it: those are chosen with which all cameras are rigid ones as nearly as can be (metric
-    upgrade with known intrinsics, Hartley and Zisserman 2004, chapter 19). What is left over, each camera takes up: it
-    is placed anew where its pixels fall on the moved points (resection, Levenberg-Marquardt on reprojection errors).
+    Pictures alone do not determine a lens: a world transformed by a projective map H that fixes the first camera's
+    pixels looks the same through cameras of other focal lengths. The known intrinsics leave three parameters of H,
+    which
+    tilt it: they are chosen such that all cameras are as nearly rigid as possible (metric upgrade with known
+    intrinsics, Hartley and Zisserman 2004, chapter 19). For the rest, each camera is placed anew by its pixels on the
+    transformed points (resection, Levenberg-Marquardt on reprojection errors).
 
     Args:
-        scene: the estimate, its first camera the identity.
-        focals: [V] focal lengths in pixels of the images; NaN where unknown: such a view's changes by the mean factor
-            of the known ones, because a network errs in all views of a scene alike.
+        scene: estimate whose first camera is the identity.
+        focals: [V] focal lengths in pixels of the images; NaN where unknown: these change by the mean factor of the
+            known ones, because a network's errors are similar in all views of a scene.
         source: the estimator's name, for the note.
 
     Returns:
-        The estimate itself where no focal length is known.
+        The estimate itself if no focal length is known.
 
     Raises:
         InputError: a focal length that is not positive.
@@ -77,7 +78,7 @@ def with_known_focals(scene: SceneEstimate, focals: Tensor, source: str) -> Scen
 
 
 def _moved_points(scene: SceneEstimate, factor: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The map of the world for a lens `factor` as long, the points [V, H, W, 3] after it, and those it leaves, bool."""
+    """The map of the world for a lens `factor` as long, the mapped points [V, H, W, 3], and those it keeps, bool."""
     points = scene.cameras.backproject(scene.depths).double()
     motion = metric_upgrade(scene.cameras.viewmats, factor, scene.scale)
     divisors = points @ motion[3, :3] + motion[3, 3]
@@ -91,13 +92,13 @@ def _moved_points(scene: SceneEstimate, factor: float) -> tuple[Tensor, Tensor, 
 
 
 def metric_upgrade(viewmats: Tensor, factor: float, scale: float) -> Tensor:
-    """[4, 4] float64: the projective map of the world with which cameras are rigid at changed focal lengths.
+    """[4, 4] float64: the projective map of the world that makes cameras rigid at changed focal lengths.
 
     Args:
-        viewmats: [V, 4, 4] of the world before, the first the identity.
-        factor: new focal lengths over the old ones; one for all views, or what they differ in by chance would bend
-            the world.
-        scale: the scene scale, the size of which things are about.
+        viewmats: [V, 4, 4] world-to-camera before the change, the first the identity.
+        factor: ratio of new to old focal lengths; one for all views, because random differences between views would
+            bend the world.
+        scale: scene scale, the typical size of the scene.
     """
     lens = np.array([1 / factor, 1 / factor, 1.0])
     seen = lens[:, None] * viewmats[:, :3].double().cpu().numpy()  # calibrated pixels of the new lens, of old points
@@ -112,14 +113,14 @@ def metric_upgrade(viewmats: Tensor, factor: float, scale: float) -> Tensor:
         parts = (seen[1:] @ back(tilt))[:, :, :3]
         gram = parts @ parts.transpose(0, 2, 1)
         gram /= np.trace(gram, axis1=1, axis2=2)[:, None, None] / 3
-        # The weak pull keeps a tilt that nothing tells of, as for cameras that all stand in one place, at none.
+        # A weak regularisation keeps a tilt without evidence (e.g. if all cameras are in one place) at zero.
         return np.append((gram - np.eye(3)).ravel(), 1e-3 * tilt)
 
     return torch.from_numpy(np.linalg.inv(back(least_squares(not_rigid, np.zeros(3)).x))).to(viewmats.device)
 
 
 def _rigid(camera: Tensor, factor: float) -> Tensor:
-    """[4, 4] float32 world-to-camera matrix nearest to a projective camera seen through a lens `factor` as long."""
+    """[4, 4] float32 rigid world-to-camera matrix nearest to a projective camera with a lens `factor` as long."""
     part = camera[:3].clone()
     part[:2] /= factor
     u, sizes, vh = torch.linalg.svd(part[:, :3])
@@ -130,7 +131,7 @@ def _rigid(camera: Tensor, factor: float) -> Tensor:
 
 
 def _spread(mask: Tensor) -> Tensor:
-    """[H, W] bool: at most about `SAMPLES` of the pixels that a mask has, evenly."""
+    """[H, W] bool: at most about `SAMPLES` of the pixels in a mask, evenly spaced."""
     indices = mask.flatten().nonzero()[:, 0]
     chosen = torch.zeros_like(mask.flatten())
     chosen[indices[:: max(1, len(indices) // SAMPLES)]] = True
@@ -138,7 +139,7 @@ def _spread(mask: Tensor) -> Tensor:
 
 
 def _resected(points: Tensor, pixels: Tensor, K: Tensor, start: Tensor) -> Tensor:
-    """[4, 4] world-to-camera matrix with which points [N, 3] fall on pixels [N, 2], refined from `start`."""
+    """[4, 4] world-to-camera matrix that projects points [N, 3] to pixels [N, 2], refined from `start`."""
     if len(points) < 6:
         return start
     world, seen, matrix = (value.double().cpu().numpy() for value in (points, pixels, K))

@@ -1,7 +1,7 @@
-"""How well a few pairs of views tell a focal length: the loss of their matches over it, a prior, and a range.
+"""How well a few pairs of views determine a focal length: the loss of their matches, a prior, and a range.
 
-Two views tell a focal length weakly: the matches of one pair hardly fit worse at half of it. So what the matches say is
-weighed by its own scatter over the picture, and joined with what lenses people use.
+Two views determine a focal length weakly: the matches of one pair fit hardly worse at half of it. So the evidence of
+the matches is weighted by its own scatter over the picture, and combined with the distribution of lenses in use.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ FACTORS = np.geomspace(0.42, 2.66, 14)
 START_FACTORS = (0.7, 1.05, 1.6)
 # Four of five photographs are taken with 24 mm to 60 mm equivalent focal length.
 PRIOR_MEDIAN = float(np.sqrt(24 * 60)) / 36
-EIGHTY_PERCENT = 1.2816  # standard deviations around the mean
+EIGHTY_PERCENT = 1.2816  # standard deviations around the mean that contain 80 %
 PRIOR_SPREAD = float(np.log(60 / 24)) / (2 * EIGHTY_PERCENT)  # of the logarithm
-LEAST_SCALE = 0.3  # pixels, of the Cauchy loss; about what the places of features are off
-# Two views take what a lens distorts and a principal point off the middle for a focal length: a standard deviation.
+LEAST_SCALE = 0.3  # pixels, of the Cauchy loss; about the position error of features
+# Two views confuse lens distortion and an off-centre principal point with the focal length: a standard deviation.
 SYSTEMATIC = 0.04
-# Ratio of the ends of a range beyond which the guess is weak: more than 15 % to either side.
+# Ratio of the ends of a range above which the guess is weak: more than 15 % to either side.
 WEAK_GUESS = 1.35
-# What the matches of a weak guess count. They are few, or all on one wall seen from far apart, and err together: pairs
-# of the fountain (views 4 and 9) and of Sceaux castle (3 and 6) speak for a lens 1.2 to 1.7 times too long, more or
-# less so with every way of storing the photographs, though their scatter says that they cannot be so wrong.
+# Weight of the matches of a weak guess. They are few, or all on one wall seen from far apart, and have common errors:
+# pairs of the fountain (views 4 and 9) and of Sceaux castle (3 and 6) suggest a lens 1.2 to 1.7 times too long, more or
+# less for every way of storing the photographs, although their scatter indicates that they cannot be so wrong.
 WEAK_EVIDENCE = 0.1
 CELLS = 4  # blocks of matches along each side of the picture
 MAX_MATCHES = 600
@@ -36,7 +36,7 @@ ROUNDS = 15
 
 @dataclass(frozen=True)
 class FocalGuess:
-    """A focal length in units of the longest side, and the range that holds it with a probability of 80 %."""
+    """A focal length in units of the longest side, and the range that contains it with a probability of 80 %."""
 
     factor: float
     low: float
@@ -45,11 +45,11 @@ class FocalGuess:
 
 @dataclass(frozen=True)
 class PairLosses:
-    """What the matches of one pair say of some focal lengths.
+    """Evidence of the matches of one pair on some focal lengths.
 
     Attributes:
         losses: [F, N] loss of each match under the best pose at that focal length: Cauchy's negative log-likelihood.
-        blocks: [N] int, the cell of the picture that a match lies in.
+        blocks: [N] int, the cell of the picture that contains a match.
     """
 
     losses: np.ndarray
@@ -57,7 +57,7 @@ class PairLosses:
 
 
 def guess_focal(pairs: Sequence["PairProfile"]) -> FocalGuess:
-    """The focal length that pairs of views share, and its range; the prior's without any pair."""
+    """The common focal length of pairs of views, and its range; the prior's without any pair."""
     rough = most_probable([pair.losses(FACTORS) for pair in pairs], FACTORS)
     if not pairs:
         return rough
@@ -68,16 +68,17 @@ def guess_focal(pairs: Sequence["PairProfile"]) -> FocalGuess:
 
 
 def most_probable(pairs: Sequence[PairLosses], factors: np.ndarray, systematic: float = SYSTEMATIC) -> FocalGuess:
-    """The median of what losses and the prior say of focal lengths, and its range.
+    """The median of the combination of losses and prior over focal lengths, and its range.
 
-    The difference of a loss to the least one is compared with its standard error, from the scatter of the blocks
-    (Vuong's test): neighbouring matches err alike, so that counting each as evidence would be far too sure. Where even
-    so they leave a wide range, they count little (`WEAK_EVIDENCE`), and it is nearly that of lenses in use.
+    The difference between a loss and the smallest one is compared with its standard error, from the scatter of the
+    blocks (Vuong's test): neighbouring matches have similar errors, so counting each as independent evidence would be
+    far too certain. If they leave a wide range even so, they have little weight (`WEAK_EVIDENCE`), and it is nearly the
+    prior's.
 
     Args:
-        pairs: losses at the same focal lengths; none leaves the prior.
-        factors: [F] those focal lengths, ascending.
-        systematic: standard deviation, of the logarithm, of what the scatter does not show.
+        pairs: losses at the same focal lengths; without any, only the prior counts.
+        factors: [F] focal lengths, ascending.
+        systematic: standard deviation, of the logarithm, of errors that the scatter does not show.
     """
     fine = np.linspace(np.log(factors[0]), np.log(factors[-1]), 1024)
     evidence = PchipInterpolator(np.log(factors), _evidence(pairs))(fine) if pairs else np.zeros_like(fine)
@@ -94,13 +95,13 @@ def _evidence(pairs: Sequence[PairLosses]) -> np.ndarray:
     told, count = difference.sum(axis=1), max(by_block.shape[1], 2)
     scatter = np.square(difference - difference.mean(axis=1, keepdims=True)).sum(axis=1)
     error = np.sqrt(scatter * count / (count - 1))
-    # Near the least one the difference grows with the square of the distance and its error with the distance, so
-    # that a normal log-likelihood of the same significance is not half but twice the square of their ratio.
+    # Near the minimum the difference grows with the square of the distance and its error with the distance, so
+    # a normal log-likelihood of the same significance is not half but twice the square of their ratio.
     return np.minimum(told, 2.0 * np.square(told / np.maximum(error, 1e-9)))
 
 
 def _joined_with_prior(fine: np.ndarray, evidence: np.ndarray, systematic: float) -> FocalGuess:
-    """Median and 80 % of the probability over the logarithms of focal lengths."""
+    """Median and 80 % range of the probability over the logarithms of focal lengths."""
     cost = evidence + 0.5 * ((fine - np.log(PRIOR_MEDIAN)) / PRIOR_SPREAD) ** 2
     probability = np.exp(cost.min() - cost)
     low, middle, high = np.interp([0.1, 0.5, 0.9], np.cumsum(probability) / probability.sum(), fine)
@@ -109,13 +110,13 @@ def _joined_with_prior(fine: np.ndarray, evidence: np.ndarray, systematic: float
 
 
 class PairProfile:
-    """The matches of a pair of views, asked for their loss at any focal length under the best pose for it.
+    """The matches of a pair of views, with their loss at any focal length under the best pose for it.
 
     Args:
         pixels_a: [N, 2] matched pixels of the first view.
-        pixels_b: [N, 2] of the second.
-        camera_a: intrinsics at a factor of 1; a known focal length stays as it is.
-        camera_b: the same of the second view.
+        pixels_b: [N, 2] matched pixels of the second view.
+        camera_a: intrinsics of the first view at a factor of 1; a known focal length is fixed.
+        camera_b: intrinsics of the second view at a factor of 1; a known focal length is fixed.
     """
 
     def __init__(self, pixels_a: np.ndarray, pixels_b: np.ndarray, camera_a: Intrinsics, camera_b: Intrinsics) -> None:
@@ -134,7 +135,7 @@ class PairProfile:
         self._starts = np.stack(starts) if starts else np.zeros((0, 4, 4))
 
     def losses(self, factors: np.ndarray) -> PairLosses:
-        """Losses at focal lengths [F], ascending; all 0 where no pose fits at all."""
+        """Losses at focal lengths [F], ascending; all 0 if no pose fits at all."""
         if len(self._starts) == 0:
             return PairLosses(np.zeros((len(factors), len(self._blocks))), self._blocks)
         best = None
@@ -144,11 +145,11 @@ class PairProfile:
             best = found if best is None else best.better_of(found)
         assert best is not None
         if self._scale == LEAST_SCALE:
-            # As large as the errors are: those of blurred, compressed or very different views are larger.
+            # Adapted to the errors, which are larger for blurred, compressed or very different views.
             residuals = self._epipolar.residuals(factors, best.rotations, best.shifts)
             self._scale = max(LEAST_SCALE, float(np.median(np.abs(residuals[best.losses.sum(axis=1).argmin()]))))
             best = self._refined(factors, best.rotations, best.shifts)
-        for step in (-1, 1):  # a pose that a neighbouring focal length found may be the better start
+        for step in (-1, 1):  # the pose found at a neighbouring focal length may be a better start
             index = (np.arange(len(factors)) + step).clip(0, len(factors) - 1)
             best = best.better_of(self._refined(factors, best.rotations[index], best.shifts[index]))
         return PairLosses(best.losses, self._blocks)
@@ -189,14 +190,14 @@ class PairProfile:
 
 @dataclass(frozen=True)
 class _Epipolar:
-    """Matched pixels as seen from the principal points, in units of `size` pixels.
+    """Matched pixels relative to the principal points, in units of `size` pixels.
 
     Attributes:
         a: [N, 3] homogeneous pixels of the first view.
-        b: [N, 3] of the second.
-        products: [N, 9] their products.
+        b: [N, 3] homogeneous pixels of the second view.
+        products: [N, 9] products of these.
         focals: focal length of each camera at a factor of 1, in the same unit, and whether it is known.
-        size: in pixels.
+        size: unit in pixels.
     """
 
     a: np.ndarray
@@ -238,7 +239,7 @@ class _Poses:
     losses: np.ndarray
 
     def better_of(self, other: "_Poses") -> "_Poses":
-        """For each focal length what fits better."""
+        """For each focal length the pose that fits better."""
         mine = self.losses.sum(axis=1) <= other.losses.sum(axis=1)
         return _Poses(
             np.where(mine[:, None, None], self.rotations, other.rotations),
@@ -259,7 +260,7 @@ def _moved(
 
 
 def _tangents(shifts: np.ndarray) -> np.ndarray:
-    """[F, 2, 3] orthonormal vectors across unit vectors [F, 3]."""
+    """[F, 2, 3] orthonormal vectors perpendicular to unit vectors [F, 3]."""
     helper = np.eye(3)[np.abs(shifts).argmin(axis=1)]
     first = np.cross(shifts, helper)
     first /= np.linalg.norm(first, axis=1, keepdims=True)
@@ -274,7 +275,7 @@ def _cross(vectors: np.ndarray) -> np.ndarray:
 
 
 def _cells(pixels: np.ndarray, camera: Intrinsics) -> np.ndarray:
-    """[N] cell of the picture, of `CELLS` x `CELLS`, that pixels [N, 2] lie in."""
+    """[N] index of the cell of the picture, of `CELLS` x `CELLS`, that contains pixels [N, 2]."""
     column, row = (np.clip(pixels / [camera.width, camera.height] * CELLS, 0, CELLS - 1)).astype(int).T
     return row * CELLS + column
 

@@ -1,4 +1,4 @@
-"""How well three or more placed views tell their focal length: bundle adjustment at fixed ones around the best."""
+"""How well three or more placed views determine their focal length: bundle adjustment at fixed ones near the best."""
 
 from dataclasses import replace
 
@@ -13,19 +13,19 @@ from cus.estimators.structure import error_threshold, reprojection, triangulate
 
 STEPS = np.array([0.65, 0.8, 0.92, 1.0, 1.08, 1.25, 1.55])
 MAX_TRACKS = 1500
-SYSTEMATIC = 0.02  # standard deviation, of the logarithm, of what a lens distorts and the like
-MOVED = 0.02  # a change of the focal length beyond which all is adjusted to it
+SYSTEMATIC = 0.02  # standard deviation, of the logarithm, of lens distortion and similar errors
+MOVED = 0.02  # relative change of the focal length above which everything is adjusted to it
 
 
 def refined_guess(model: Model, tracks: Observations, unit: list[Intrinsics]) -> tuple[Model, FocalGuess]:
-    """The model with the focal length that the views and the prior tell together, and its range.
+    """The model with the focal length from both the views and the prior, and its range.
 
-    Bundle adjustment alone takes the best focal length however little it is better than others. So the views are
-    adjusted at focal lengths around it, too, and what that costs is weighed as for a pair (`most_probable`).
+    Bundle adjustment alone takes the best focal length, however small its advantage. So the views are also adjusted at
+    focal lengths around it, and the increase of the loss is weighed as for a pair (`most_probable`).
 
     Args:
         model: three or more views, refined together with their focal length.
-        tracks: of all views.
+        tracks: tracks through all views.
         unit: intrinsics at a factor of 1.
     """
     free = next(view for view in sorted(model.viewmats) if not model.cameras[view].known)
@@ -46,7 +46,7 @@ def refined_guess(model: Model, tracks: Observations, unit: list[Intrinsics]) ->
 
 
 def _losses(model: Model, points: np.ndarray, seen: Observations, step: float) -> np.ndarray:
-    """[M] Cauchy losses of observations after adjusting all but the focal length, which is changed by a factor."""
+    """[M] Cauchy losses of observations after adjusting everything but the focal length, which is scaled by `step`."""
     viewmats, cameras, points = sfm.adjust_bundle(
         model.viewmats,
         _scaled_focals(model.cameras, step),

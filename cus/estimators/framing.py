@@ -1,4 +1,4 @@
-"""Photographs in the frame that a network takes, and what it says of them back in the photographs' own pixels."""
+"""Converts photographs to a network's frames, and its output back to the photographs' own pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,16 @@ from cus.estimators.upsampling import enlarge
 
 @dataclass(frozen=True)
 class FrameRule:
-    """What pictures a network takes.
+    """The format of a network's input pictures.
 
     Attributes:
-        longest_side: of every picture, in pixels; smaller photographs are enlarged to it.
-        patch: the sides of a frame are multiples of it.
-        step: the sides of the picture inside the frame are multiples of it. `patch` fills whole patches and stretches
-            the picture by half a patch at most, which K records; 2 keeps pixels square and leaves patches half filled.
+        longest_side: longest side of every picture in pixels; smaller photographs are enlarged to it.
+        patch: size in pixels of which the sides of a frame are multiples.
+        step: size of which the sides of the picture in the frame are multiples. `patch` fills whole patches and
+            stretches the picture by at most half a patch, which K records; 2 keeps pixels square and leaves patches
+            half filled.
         fill: value of the padding; None repeats the border of the picture.
-        one_size: whether all frames are of one size, that of the largest.
+        one_size: whether all frames have the size of the largest.
     """
 
     longest_side: int
@@ -33,12 +34,12 @@ class FrameRule:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a photograph lies in its batch and in its frame.
+    """The position of a photograph in its batch and in its frame.
 
     Attributes:
-        box: (left, top, width, height) of the photograph in the batch, whose padding stays outside.
-        inner: (left, top, width, height) of the same in the frame.
-        frame: (width, height).
+        box: (left, top, width, height) of the photograph in the batch, without padding.
+        inner: (left, top, width, height) of the photograph in the frame.
+        frame: (width, height) of the frame.
     """
 
     box: tuple[int, int, int, int]
@@ -48,29 +49,29 @@ class Placement:
 
 @dataclass(frozen=True)
 class FramedViews:
-    """Views as a network takes them.
+    """Views as a network's input.
 
-    The whole photograph is in its frame, in the middle, padded alike on both sides: networks that put the principal
-    point at the centre of the frame put it at the centre of the photograph then.
+    The whole photograph is in its frame, centred, with equal padding on both sides: networks that assume the principal
+    point at the centre of the frame then put it at the centre of the photograph.
 
     Attributes:
         pictures: V of [3, h, w] in [0, 1].
-        placements: V of them.
+        placements: V placements of the photographs.
     """
 
     pictures: tuple[Tensor, ...]
     placements: tuple[Placement, ...]
 
     def Ks_of_images(self, Ks: Tensor) -> Tensor:
-        """Intrinsics [V, 3, 3] in pixels of the batch, of such in pixels of the frames."""
+        """Convert intrinsics [V, 3, 3] from pixels of the frames to pixels of the batch."""
         return self._images_from_frames(Ks) @ Ks
 
     def Ks_of_frames(self, Ks: Tensor) -> Tensor:
-        """Intrinsics [V, 3, 3] in pixels of the frames, of such in pixels of the batch."""
+        """Convert intrinsics [V, 3, 3] from pixels of the batch to pixels of the frames."""
         return torch.linalg.inv(self._images_from_frames(Ks)) @ Ks
 
     def _images_from_frames(self, like: Tensor) -> Tensor:
-        """[V, 3, 3] maps of pixels of the frames to pixels of the batch, of the type and on the device of `like`."""
+        """[V, 3, 3] maps from pixels of the frames to pixels of the batch, with the dtype and device of `like`."""
         maps = torch.eye(3).to(like).repeat(len(self.placements), 1, 1)
         for view, place in enumerate(self.placements):
             for axis in (0, 1):
@@ -80,7 +81,7 @@ class FramedViews:
         return maps
 
     def inside(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """V maps [h, w] of the frames, without the padding."""
+        """Remove the padding from V maps [h, w] of the frames."""
         parts = []
         for value, place in zip(values, self.placements, strict=True):
             left, top, width, height = place.inner
@@ -93,8 +94,8 @@ class FramedViews:
         """Depths and confidences [V, H, W] at the size of the batch; 0 in its padding and where there is no depth.
 
         Args:
-            depths: V of [h, w], z-depths of the frames; not positive means none.
-            confidences: V of [h, w] in [0, 1].
+            depths: V of [h, w], z-depths of the frames; values <= 0 mean none.
+            confidences: V of [h, w], confidences in [0, 1].
             images: [V, 3, H, W], whose edges the depth edges follow.
         """
         views, _, height, width = images.shape
@@ -111,12 +112,12 @@ class FramedViews:
 
 
 def frame_views(images: Tensor, valid: Tensor | None, rule: FrameRule) -> FramedViews:
-    """Photographs resized and padded, never cropped.
+    """Resize and pad photographs, without cropping.
 
     Args:
         images: [V, 3, H, W] in [0, 1].
         valid: [V, H, W] bool, False on the batch's own padding, which the network does not see.
-        rule: of the network.
+        rule: format of the network's input.
 
     Raises:
         InputError: a view without any valid pixel.
@@ -146,7 +147,7 @@ def frame_views(images: Tensor, valid: Tensor | None, rule: FrameRule) -> Framed
 
 
 def content_box(valid: Tensor, view: int) -> tuple[int, int, int, int]:
-    """(x0, y0, x1, y1) around the valid pixels [H, W] of a view. Raises InputError where there are none."""
+    """(x0, y0, x1, y1) around the valid pixels [H, W] of a view. Raises InputError if there are none."""
     rows, columns = valid.any(dim=1).nonzero()[:, 0], valid.any(dim=0).nonzero()[:, 0]
     if len(rows) == 0:
         raise InputError(f"view {view + 1} has no valid pixel at all; use another photograph")

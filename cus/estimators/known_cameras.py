@@ -1,4 +1,4 @@
-"""An estimate brought into the world of cameras that are known."""
+"""Converts an estimate to the world of known cameras."""
 
 from dataclasses import dataclass, replace
 
@@ -11,8 +11,8 @@ from cus.estimators import poses
 from cus.estimators.focal_lengths import with_known_focals
 from cus.scene import SceneEstimate
 
-LEAST_POINTS = 30  # triangulated points that tell the scale of a view's depths
-# Beyond these an estimate is not of the geometry that the given cameras see, and its depths are off with it.
+LEAST_POINTS = 30  # minimum number of triangulated points to determine the scale of a view's depths
+# Above these errors an estimate does not match the geometry of the given cameras, and its depths are wrong, too.
 LARGE_TURN = 3.0  # degrees
 LARGE_SHIFT = 0.1  # of the baseline
 LARGE_FOCAL = 0.1  # of the focal length
@@ -20,21 +20,21 @@ LARGE_SPREAD = 0.1  # of the depth
 
 
 def with_known_cameras(scene: SceneEstimate, given: Cameras, valid: Tensor | None, source: str) -> SceneEstimate:
-    """The estimate's depths in the world of the given cameras, which are kept exactly.
+    """Transform the estimate's depths to the world of the given cameras, which are kept exactly.
 
-    The similarity that lays the estimated cameras over the given ones scales all depths. It leaves an error, because
-    the given poses and focal lengths differ from the estimated ones: a lens that seems longer moves things away and
-    tilts them. What is true is told by points that are triangulated with the given cameras. So the estimate is tried
-    as it is and as seen through the given focal lengths (`with_known_focals`), each view is scaled by the median of
-    the points' depths over the estimated ones (a median, because some matches are wrong), and what then differs
-    less from the points is kept. A view that sees fewer than `LEAST_POINTS` takes the median of the others' scales.
+    The similarity that aligns the estimated cameras with the given ones scales all depths. An error remains, because
+    the given poses and focal lengths differ from the estimated ones: a longer lens moves things away and tilts them.
+    Points triangulated with the given cameras serve as the reference. So the estimate is evaluated both as it is and
+    corrected for the given focal lengths (`with_known_focals`); each view is scaled by the median ratio of the points'
+    depths to the estimated ones (a median, because some matches are wrong), and the variant with smaller differences
+    from the points is kept. A view with fewer than `LEAST_POINTS` takes the median of the others' scales.
 
-    One camera tells nothing of the scale: the depths of one view are seen through its focal length, and keep the
-    estimator's own unit.
+    A single camera does not determine the scale: the depths of one view are corrected for its focal length, and keep
+    the estimator's own unit.
 
     Args:
-        scene: the estimate, in its own world and unit.
-        given: V cameras of its images.
+        scene: estimate in its own world and unit.
+        given: V known cameras of its images.
         valid: [V, H, W] bool or None: False on padding.
         source: the estimator's name, for the notes.
 
@@ -72,7 +72,7 @@ def _focals(cameras: Cameras) -> Tensor:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """An estimate with its depths in the given unit, their last factors, and how far off the points are, V or fewer."""
+    """An estimate with depths in the given unit, the final factors, and the differences from the points, V or fewer."""
 
     scene: SceneEstimate
     factors: list[float]
@@ -98,7 +98,7 @@ def _fitted(scene: SceneEstimate, scale: float, points: list[tuple[Tensor, Tenso
 
 
 def triangulated_points(images: Tensor, given: Cameras, valid: Tensor | None) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """For each view the columns [N], rows [N] and depths [N] of the points that are triangulated with given cameras.
+    """For each view the columns [N], rows [N] and depths [N] of points triangulated with given cameras.
 
     Raises:
         InputError: the given cameras do not fit the photographs.
@@ -116,7 +116,7 @@ def triangulated_points(images: Tensor, given: Cameras, valid: Tensor | None) ->
 
 
 def residual_notes(alignment: Alignment, factors: list[float], spreads: list[float], source: str) -> list[str]:
-    """What the given cameras and the estimate disagree in, and a warning where it is much."""
+    """Notes on the differences between given cameras and estimate, with a warning if they are large."""
     turn, shift = float(alignment.rotation_errors.max()), float(alignment.position_errors.max())
     focal = float(alignment.focal_errors.abs().max())
     notes = [

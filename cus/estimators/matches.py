@@ -1,4 +1,4 @@
-"""Features, verified matches of pairs of views, and tracks through all of them."""
+"""Features, verified matches between pairs of views, and tracks through all of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from cus.estimators.structure import error_threshold
 
 MIN_FEATURES = 30
 MIN_MATCHES = 20
-ALL_PAIRS_UP_TO = 8  # views; of more, each is matched with a bounded number
+ALL_PAIRS_UP_TO = 8  # views; with more, each is matched with a limited number
 ALIKE_NEIGHBOURS = 5
 ORDER_NEIGHBOURS = 2
 PREEMPTIVE_FEATURES = 400
@@ -35,7 +35,7 @@ def detect(
 ) -> list[sfm.Features]:
     """SIFT features of every view, in pixels of the images shrunk by `scale`, the coarsest first.
 
-    A feature counts only where the blob that it marks lies on valid pixels.
+    A feature counts only if its blob lies entirely on valid pixels.
     """
     luma = torch.tensor([0.299, 0.587, 0.114], device=images.device)
     features = []
@@ -54,11 +54,11 @@ def detect(
 
 
 def candidate_pairs(features: list[sfm.Features]) -> list[tuple[int, int]]:
-    """The pairs a < b of views to match: all of few views; of many, each view with those that look most like it.
+    """The pairs a < b of views to match: all of few views; of many, each view with the most similar ones.
 
-    What looks alike is told by matches of the coarsest features alone (preemptive matching, Wu, "Towards Linear-Time
-    Incremental Structure from Motion", 3DV 2013). The views before and after are taken as well: photographs are mostly
-    taken in an order.
+    Similarity is measured by matches of only the coarsest features (preemptive matching, Wu, "Towards Linear-Time
+    Incremental Structure from Motion", 3DV 2013). The previous and next views are added, because photographs are
+    usually taken in sequence.
     """
     count = len(features)
     if count <= ALL_PAIRS_UP_TO:
@@ -78,15 +78,15 @@ def candidate_pairs(features: list[sfm.Features]) -> list[tuple[int, int]]:
 def match_all(
     features: list[sfm.Features], cameras: list[Intrinsics], on_pair: Callable[[int, int], None] | None = None
 ) -> tuple[list[Pair], dict[tuple[int, int], int]]:
-    """Matches of pairs of views that an essential matrix explains.
+    """Matches of pairs of views that are consistent with an essential matrix.
 
     Args:
-        features: of every view; a view with fewer than `MIN_FEATURES` is matched with none.
-        cameras: of every view; a focal length that is not known may be anything around the given one.
-        on_pair: called with (pairs done, pairs in all).
+        features: features of every view; a view with fewer than `MIN_FEATURES` is not matched.
+        cameras: intrinsics of every view; an unknown focal length may differ widely from the given one.
+        on_pair: called with (pairs done, total pairs).
 
     Returns:
-        The pairs with at least `MIN_MATCHES` matches, and the number of matches of every pair that was tried.
+        The pairs with at least `MIN_MATCHES` matches, and the number of matches of every pair tried.
     """
     pairs = []
     counts = {}
@@ -106,7 +106,7 @@ def match_all(
 
 
 def connected(pairs: list[Pair], start: int) -> set[int]:
-    """The views that matches connect with view `start`, itself among them."""
+    """The views connected by matches with view `start`, including itself."""
     reached = {start}
     grown = True
     while grown:
@@ -144,7 +144,7 @@ def build_tracks(features: list[sfm.Features], pairs: list[Pair]) -> Observation
 
 
 def thinned(tracks: Observations, count: int) -> Observations:
-    """At most `count` tracks, the longest first, otherwise spread evenly."""
+    """At most `count` tracks, the longest first, otherwise evenly spaced."""
     lengths = np.bincount(tracks.track)
     if len(lengths) <= count:
         return tracks
@@ -156,12 +156,12 @@ def thinned(tracks: Observations, count: int) -> Observations:
 
 
 def _explained(features: list[sfm.Features], cameras: list[Intrinsics], pair: Pair) -> np.ndarray:
-    """[M] bool: matches that an essential matrix explains, at one at least of the focal lengths in question."""
+    """[M] bool: matches consistent with an essential matrix at one or more of the candidate focal lengths."""
     a, b, matches = pair.a, pair.b, pair.matches
     pixels_a, pixels_b = features[a].pixels[matches[:, 0]], features[b].pixels[matches[:, 1]]
     found = np.zeros(len(matches), dtype=bool)
-    # Verification hardly depends on the focal length; three guesses cover wide angle to telephoto. What any of them
-    # explains counts: the best alone would speak for its own focal length later.
+    # Verification hardly depends on the focal length; three guesses cover wide angle to telephoto. Matches accepted by
+    # any of them count: those of the best alone would later favour its focal length.
     for factor in (1.0,) if cameras[a].known and cameras[b].known else (1.0, 0.6, 2.0):
         guess_a, guess_b = (c if c.known else replace(c, focal=c.focal * factor) for c in (cameras[a], cameras[b]))
         result = sfm.relative_pose(pixels_a, pixels_b, guess_a, guess_b, error_threshold(cameras[a]))
@@ -171,8 +171,8 @@ def _explained(features: list[sfm.Features], cameras: list[Intrinsics], pair: Pa
 
 
 def _on_valid_pixels(found: sfm.Features, valid: np.ndarray, scale: float) -> np.ndarray:
-    """[N] bool: features whose blob, of twice their scale, does not touch a pixel that is not valid."""
-    # A ring of valid pixels: the border of the picture itself is nothing that a feature could be mistaken for.
+    """[N] bool: features whose blob, twice their scale, touches no invalid pixel."""
+    # With a ring of valid pixels: the border of the picture itself does not create features.
     distance = cv2.distanceTransform(np.pad(valid, 1, constant_values=True).astype(np.uint8), cv2.DIST_L2, 3)[
         1:-1, 1:-1
     ]

@@ -1,8 +1,8 @@
-"""How badly the reference and its sources match on a set of planes: a soft census, fused with the warp.
+"""Matching costs between the reference and its sources on a set of planes: a soft census, fused with the warp.
 
-Neighbour differences are compared after a clamp (a census of more than one bit): blind to an offset in brightness,
+Neighbour differences are compared after a clamp (a census with more than one bit): invariant to a brightness offset,
 robust to outliers, and smooth enough for subpixel depth. `cost_volume` is the compiled form for the CPU;
-`cost_volume_torch` says the same in tensor operations, for other devices and as its reference.
+`cost_volume_torch` is its reference in tensor operations, also for other devices.
 """
 
 from typing import NamedTuple
@@ -17,23 +17,23 @@ from cus.kernels.simd import LANES, lanes, larger, load, negative_magnitude, sma
 from cus.kernels.threads import in_pieces
 
 CONTRAST = 0.06  # difference between neighbours, in [0, 1] grey, at which the cost saturates
-UNKNOWN_COST = 0.5  # of two random patches
-# Rows of the picture and planes that are compared together: their costs fit a core's cache, and sixteen costs of a
-# pixel fill the line of memory that they are written to.
+UNKNOWN_COST = 0.5  # cost of two random patches
+# Rows of the picture and planes that are compared together: their costs fit into a core's cache, and sixteen costs of
+# a pixel fill the cache line that they are written to.
 _ROWS, _PLANES = 16, 16
 _HALF, _ZERO, _ONE, _TINY = np.float32(0.5), np.float32(0), np.float32(1), np.float32(1e-6)
 _UNKNOWN, _UNSEEN = np.float32(UNKNOWN_COST), np.float32(2)
 
 
 class Views(NamedTuple):
-    """A reference and its sources as arrays; see `cus.estimators.plane_sweep.Sweep`.
+    """A reference and its sources as arrays (`cus.estimators.plane_sweep.Sweep`).
 
     Attributes:
-        reference: [H + 2 reach, W + 2 reach] grey of the reference, its border repeated outwards.
-        sources: [S, H, W] grey.
-        valid: [S, H, W] bool.
-        rays: [S, 3, H, W].
-        shifts: [S, 3].
+        reference: [H + 2 reach, W + 2 reach] grey values of the reference, with its border repeated outwards.
+        sources: [S, H, W] grey values of the sources.
+        valid: [S, H, W] bool, False on padding.
+        rays: [S, 3, H, W] homogeneous source pixels of the reference's pixels at infinity.
+        shifts: [S, 3] homogeneous displacement per unit of inverse depth.
     """
 
     reference: np.ndarray
@@ -47,12 +47,12 @@ class Views(NamedTuple):
 def cost_volume(
     gray: Tensor, sources: Tensor, sources_valid: Tensor, rays: Tensor, shifts: Tensor, planes: Tensor, window: int
 ) -> Tensor:
-    """Dissimilarity in [0, 1] of each pixel and what its sources show of it on each plane.
+    """Dissimilarity in [0, 1] between each pixel and its sources on each plane.
 
-    Of several sources the better half counts: a source that does not see the point says nothing about it.
+    Of several sources the better half counts: a source that does not see the point is no evidence about it.
 
     Args:
-        gray: [H, W] reference.
+        gray: [H, W] grey values of the reference.
         sources: [S, H, W] pictures of the sources.
         sources_valid: [S, H, W] bool, False on padding.
         rays: [S, 3, H, W] homogeneous source pixels of the reference's pixels at infinity.
@@ -85,7 +85,7 @@ def cost_volume(
 def cost_volume_torch(
     gray: Tensor, sources: Tensor, sources_valid: Tensor, rays: Tensor, shifts: Tensor, planes: Tensor, window: int
 ) -> Tensor:
-    """`cost_volume` in tensor operations, on any device."""
+    """`cost_volume` as tensor operations, on any device."""
     views = list(zip(sources, sources_valid, rays, shifts, strict=True))
     volume = [
         _best_half(torch.stack([_plane_cost(gray, *view, plane, window) for view in views]))
@@ -155,7 +155,7 @@ def _compare(views, planes, reach, volume, first, last):  # pragma: no cover - c
 
 @njit(cache=True, nogil=True)
 def _write_only(costs, into):  # pragma: no cover - compiled
-    """Costs [planes, W] of the only source into a row of the volume [W, planes]."""
+    """Write the costs [planes, W] of the only source to a row of the volume [W, planes]."""
     for column in range(len(into)):
         for plane in range(into.shape[1]):
             cost = costs[plane, column]
@@ -164,7 +164,7 @@ def _write_only(costs, into):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True)
 def _write_best_half(costs, into):  # pragma: no cover - compiled
-    """Mean over the better half of the sources that see a pixel, of costs [S, planes, W], into a row [W, planes]."""
+    """Write the mean over the better half of the sources that see a pixel: [S, planes, W] to a row [W, planes]."""
     ordered = np.empty(len(costs), dtype=np.float32)
     for column in range(len(into)):
         for plane in range(into.shape[1]):
@@ -186,7 +186,7 @@ def _write_best_half(costs, into):  # pragma: no cover - compiled
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _warp(views, index, plane, reach, first, warped, seen):  # pragma: no cover - compiled
-    """What a source shows of the rows first - reach and on, with `reach` repeated columns at each side; and whether."""
+    """Sample a source at the rows from first - reach on, with `reach` repeated columns a side; and whether seen."""
     valid, rays, shift = views.valid[index], views.rays[index], views.shifts[index]
     height, width = valid.shape
     source, stride = views.sources[index].ravel(), width + 1
@@ -216,7 +216,7 @@ def _warp(views, index, plane, reach, first, warped, seen):  # pragma: no cover 
             into[column] = above + (below - above) * down[column]
         if not views.complete[index]:
             for column in range(width):
-                # The nearest pixel: one further where the fraction is a half or more.
+                # The nearest pixel: one further if the fraction is a half or more.
                 place = places[column]
                 top, left = place // np.uint32(stride), place % np.uint32(stride)
                 visible[column] &= valid[
@@ -251,5 +251,5 @@ def _soft_census(reference, warped, seen, reach, first, costs):  # pragma: no co
 
 @njit(cache=True, nogil=True, forceinline=True)
 def _clamped(difference):  # pragma: no cover - compiled
-    """To [-1, 1]."""
+    """Clamp to [-1, 1]."""
     return larger(smaller(difference, _ONE), -_ONE)

@@ -1,6 +1,6 @@
-"""Depth of one photograph by a small network that learned it without depth labels, trained here and shipped.
+"""Depth of one photograph by a small network trained here without depth labels, and shipped with the package.
 
-The last resort for one photograph: it needs no download, and knows rooms and yards of our own making only.
+The last resort for one photograph: it needs no download, but was trained only on procedural rooms and yards.
 """
 
 import json
@@ -22,38 +22,38 @@ from cus.estimators.predictions import Prediction
 
 FORMAT = "cus-single-view-1"
 OWN = "shipped"  # stands for the weights in `SHIPPED`
-DOUBT = 0.1  # relative difference of two answers that takes most of a half, the largest trust
+DOUBT = 0.1  # relative difference of two predictions that removes most of one half, the largest trust
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "mono"
 
 
 class Mono(OneViewNetwork):
-    """The network for one view, with the weights that ship."""
+    """The network for one view, with the shipped weights."""
 
     name = "mono"
     title = "the single-view network"
     repositories = (OWN,)
     licence = "that of CloseUpShot"
-    # Of the size that it has learned from: it knows what things look like at that size.
+    # The size of its training pictures, because it knows the appearance of things at that size.
     rule = FrameRule(longest_side=192, patch=STEP, step=STEP, fill=None, one_size=True)
     caution = (
         "mono has seen rooms and yards of our own making only: take it for a rough guess; da3 has seen photographs"
     )
 
     def find(self, weights: str) -> Path | None:
-        """The shipped file, or another that is named."""
+        """The shipped file, or another one that is named."""
         if weights != OWN:
             return super().find(weights)
         shipped = SHIPPED / self.files[0]
         return shipped if shipped.is_file() else None
 
     def available(self) -> Availability:
-        """Whether weights ship with this installation."""
+        """Whether weights are shipped with this installation."""
         if self.find(OWN) is None:
             return Availability(False, reason="mono has no weights in this installation")
         return Availability(True, OWN, "it is the one that ships with its weights")
 
     def fetch(self, weights: str) -> Path:
-        """Likewise, checked. Raises InputError where this installation has none."""
+        """The same file, checked. Raises InputError if this installation has none."""
         if weights == OWN and self.find(OWN) is None:
             raise InputError(
                 f"{SHIPPED} holds no weights of mono; name a folder that train/single_view.py exported, as in "
@@ -62,7 +62,7 @@ class Mono(OneViewNetwork):
         return super().fetch(weights)
 
     def check(self, path: Path, weights: str) -> None:
-        """The form that the file names, and its tensors."""
+        """Check the form given in the file, and its tensors."""
         load_network(path)
 
     def predict(
@@ -73,13 +73,13 @@ class Mono(OneViewNetwork):
         device: torch.device,
         report: Callable[[int], None],
     ) -> Prediction:
-        """Depth of the view, seen through the given lens, or through one that is guessed."""
+        """Predict the depth of the view, with the given or a guessed lens."""
         model = load_network(path).to(device)
         report(1)
         picture = framed.pictures[0][None]
         with torch.no_grad():
             seen = 1 / model(torch.cat([picture, picture.flip(-1)]))
-        # The mirrored picture asks the same question once more; where the answers differ, neither is worth much.
+        # Predict the mirrored picture, too; where the two predictions differ, neither can be trusted.
         first, second = seen[:1], seen[1:].flip(-1)
         doubt = (first - second).abs() / (first + second)
         maps = torch.cat([2 / (first + second), 1 / (1 - torch.exp(-doubt / DOUBT) / 2)], dim=1)
@@ -99,10 +99,10 @@ def save_network(path: Path, model: SingleViewDepth) -> None:
 
 
 def load_network(path: Path) -> SingleViewDepth:
-    """The network of a file in float32, in evaluation mode on the CPU.
+    """Load a file's network in float32, in evaluation mode on the CPU.
 
     Raises:
-        InputError: a damaged file, another format, or tensors that are not the network's.
+        InputError: a damaged file, another format, or tensors that do not match the network.
     """
     try:
         with safe_open(path, framework="pt") as file:

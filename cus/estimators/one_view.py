@@ -1,4 +1,4 @@
-"""What the networks that see depth in one photograph share: its lens, and words on what it rests on."""
+"""Shared parts of networks for one photograph: its lens, and notes on reliability."""
 
 from typing import ClassVar
 
@@ -13,17 +13,17 @@ from cus.estimators.framing import FramedViews
 from cus.estimators.predictions import Prediction
 from cus.scene import SceneEstimate
 
-FIELD = 55.0  # degrees of the longer side, where no focal length is known: about 35 mm on a full frame
-LEAST_FIELD, LARGEST_FIELD = 1.0, 170.0  # degrees of a lens
-CONFIDENCE = 2.0  # of every pixel, as these networks say nothing of it: a trust of one half
+FIELD = 55.0  # degrees along the longer side if no focal length is known: about 35 mm on full frame
+LEAST_FIELD, LARGEST_FIELD = 1.0, 170.0  # plausible field of view of a lens in degrees
+CONFIDENCE = 2.0  # for every pixel, because these networks give no confidence: a trust of one half
 
 
 class OneViewNetwork(Network):
     """A network for one view.
 
     Attributes:
-        sees_lens: whether it tells the focal length.
-        caution: what users should know of its depths, for the notes; nothing where that is nothing special.
+        sees_lens: whether it estimates the focal length.
+        caution: a warning about its depths for the notes; empty if there is none.
     """
 
     fewest = 1
@@ -32,7 +32,7 @@ class OneViewNetwork(Network):
     caution: ClassVar[str] = ""
 
     def estimate(self, request: Request, weights: str | None) -> SceneEstimate:
-        """As of every network, with a note where the lens is a guess."""
+        """Estimate as for every network, with a note if the lens is a guess."""
         scene = super().estimate(request, weights)
         known = request.focals is not None and bool(torch.isfinite(request.focals).all())
         if request.cameras is None and not known and not self.sees_lens:
@@ -52,25 +52,25 @@ class OneViewNetwork(Network):
         metric: bool,
         confidence: Tensor | None = None,
     ) -> Prediction:
-        """The prediction of a map of depth over focal length, that in units of the frame's longer side.
+        """Convert a map of depth over focal length (in units of the frame's longer side) to a prediction.
 
         Args:
-            depth: [h, w] of the frame.
-            framed: the view.
-            given: its known camera, or None.
-            field: horizontal field of view of the frame in degrees, as the network sees it; None: `FIELD`.
+            depth: [h, w] depth over focal length in the frame.
+            framed: framed view.
+            given: known camera of the view, or None.
+            field: horizontal field of view of the frame in degrees estimated by the network; None: `FIELD`.
             metric: whether depth is in metres.
-            confidence: [h, w] from 1 on; None: `CONFIDENCE` everywhere.
+            confidence: [h, w] confidences >= 1; None: `CONFIDENCE` everywhere.
 
         Raises:
-            InputError: a field of view that no lens has.
+            InputError: an implausible field of view.
         """
         Ks = self._lens(depth, framed, given, field)
         scaled = depth * Ks[0, 0, 0] / max(depth.shape)
         return self._prediction(scaled, Ks, confidence, metric=metric, follows_lens=True)
 
     def in_metres(self, depth: Tensor, framed: FramedViews, given: Cameras | None) -> Prediction:
-        """The prediction of a map [h, w] of depth in metres, whatever the lens."""
+        """Convert a map [h, w] of depth in metres to a prediction, for any lens."""
         return self._prediction(depth, self._lens(depth, framed, given, None), None, metric=True, follows_lens=False)
 
     def _lens(self, depth: Tensor, framed: FramedViews, given: Cameras | None, field: float | None) -> Tensor:
@@ -78,7 +78,7 @@ class OneViewNetwork(Network):
         height, width = depth.shape
         if given is not None:
             return framed.Ks_of_frames(given.Ks).to(depth)
-        # Not a number is refused, too.
+        # Also refuses NaN.
         if field is not None and not LEAST_FIELD <= field <= LARGEST_FIELD:
             raise InputError(
                 f"{self.title} finds no lens that the photograph could be seen through (a field of view of "

@@ -1,4 +1,4 @@
-"""Which views with known cameras show nothing that another one shows."""
+"""Finds views with known cameras that show nothing in common with another view."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,15 @@ from cus.cameras import Cameras
 from cus.estimators.poses import is_flat
 from cus.estimators.structure import MIN_COMMON, Structure
 
-GRID = 12  # points along each side of a picture
+GRID = 12  # number of points along each side of a picture
 DISTANCES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 1e6)  # from the first camera of a pair, in units of the pair's baseline
 
 
 def without_overlap(images: Tensor, cameras: Cameras, valid: Tensor | None, structure: Structure) -> dict[int, str]:
-    """Why some views can get no depth from the others: blank ones, and those whose frustum meets no other.
+    """Reasons why some views can get no depth from the others: blank ones, and those whose frustum meets no other.
 
     Args:
-        images: [V, 3, H, W].
+        images: [V, 3, H, W] pictures in [0, 1].
         cameras: V known cameras.
         valid: [V, H, W] bool or None.
         structure: sparse points of the same views; a view with enough of them overlaps, whatever it looks like.

@@ -1,4 +1,4 @@
-"""Whether photographs show parallax at all, or a turn of the camera explains them."""
+"""Checks whether photographs show parallax, or a rotation of the camera explains them."""
 
 from dataclasses import replace
 
@@ -9,18 +9,18 @@ from cus.estimators import sfm
 from cus.estimators.matches import Pair
 from cus.estimators.sfm import Intrinsics
 
-MIN_PARALLAX = 0.75  # pixels, twice what the places of features are off
-# Focal lengths that a turn may be seen with, in units of the longest side: far beyond what is ever guessed.
+MIN_PARALLAX = 0.75  # pixels, twice the position error of features
+# Candidate focal lengths for a rotation, in units of the longest side: far beyond any guess.
 TRIED_FACTORS = np.geomspace(0.3, 6.0, 13)
 
 
 def require_parallax(features: list[sfm.Features], pairs: list[Pair], cameras: list[Intrinsics]) -> None:
-    """Refuse photographs whose matches a turn of the camera alone explains, at any focal length in question.
+    """Refuse photographs whose matches can be explained by camera rotation alone, at any candidate focal length.
 
     Args:
-        features: of every view.
-        pairs: the matches to look at.
-        cameras: of every view; unknown focal lengths are those of a factor of 1.
+        features: features of every view.
+        pairs: verified matches to check.
+        cameras: intrinsics of every view; unknown focal lengths are those of a factor of 1.
 
     Raises:
         InputError: no pair shows parallax.
@@ -41,9 +41,9 @@ def require_parallax(features: list[sfm.Features], pairs: list[Pair], cameras: l
 def least_rotation_residual(
     pixels_a: np.ndarray, pixels_b: np.ndarray, camera_a: Intrinsics, camera_b: Intrinsics
 ) -> float:
-    """`rotation_residual`, at that focal length, where one is not known, at which it is least.
+    """The smallest `rotation_residual` over the focal length, if it is not known.
 
-    Two pictures of a turning camera tell its focal length well, so no coarse list of guesses will do.
+    Two pictures of a rotating camera determine its focal length well, so a coarse list of guesses is not enough.
     """
     if camera_a.known and camera_b.known:
         return rotation_residual(pixels_a, pixels_b, camera_a, camera_b)
@@ -62,7 +62,7 @@ def least_rotation_residual(
 
 
 def rotation_residual(pixels_a: np.ndarray, pixels_b: np.ndarray, camera_a: Intrinsics, camera_b: Intrinsics) -> float:
-    """Median distance in pixels that the best pure rotation leaves between matched pixels: the parallax of a pair."""
+    """Median distance in pixels between matched pixels after the best pure rotation: the parallax of a pair."""
     a, b = (
         np.column_stack([(p - [c.cx, c.cy]) / c.focal, np.ones(len(p))])
         for p, c in ((pixels_a, camera_a), (pixels_b, camera_b))

@@ -1,7 +1,7 @@
 """Dense inverse depth of one view by sweeping planes through space and comparing the other views on them.
 
 With q ~ K_s (R K_r^-1 p + t / z), a pixel p of the reference at inverse depth rho = 1/z lands in the source at the
-dehomogenised u(p) + rho * b, where u = K_s R K_r^-1 p and b = K_s t. Everything here works on inverse depth; 0 is
+dehomogenised u(p) + rho * b, where u = K_s R K_r^-1 p and b = K_s t. Everything here uses inverse depth; 0 is
 infinity.
 """
 
@@ -20,15 +20,15 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """How planes are placed and the costs aggregated.
+    """Settings of the planes and of the cost aggregation.
 
     Attributes:
-        step: distance between neighbouring planes in pixels of the source that moves most.
-        min_planes: least number of planes; little parallax gets a finer step.
-        max_planes: largest number of planes; much parallax gets a coarser step. At most 256.
+        step: distance between neighbouring planes in pixels of the source with the most motion.
+        min_planes: minimum number of planes; little parallax gets a finer step.
+        max_planes: maximum number of planes; much parallax gets a coarser step. At most 256.
         window: side of the matching window in pixels, odd.
-        small_jump: penalty for a depth step of a pixel between neighbours, in units of the matching cost.
-        large_jump: penalty for larger steps where the picture has no edge; falls with the edge's contrast.
+        small_jump: penalty for a depth step of one pixel between neighbours, in units of the matching cost.
+        large_jump: penalty for larger steps where the picture has no edge; decreases with the edge's contrast.
     """
 
     step: float = 1.0
@@ -41,11 +41,11 @@ class SweepSettings:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A reference view and the sources it is compared with.
+    """A reference view and its sources.
 
     Attributes:
-        gray: [H, W] of the reference.
-        sources: [S, H, W] gray pictures of the sources, exposure matched to the reference.
+        gray: [H, W] grey values of the reference.
+        sources: [S, H, W] grey values of the sources, with exposures matched to the reference.
         rays: [S, 3, H, W] homogeneous source pixels at infinite depth, u(p).
         shifts: [S, 3] homogeneous displacement per unit of inverse depth, b.
         valid: [H, W] bool, False on padding of the reference.
@@ -63,9 +63,9 @@ class Sweep:
     def between(images: Tensor, cameras: Cameras, reference: int, sources: list[int], valid: Tensor) -> "Sweep":
         """The sweep of view `reference` against the views `sources`; images [V, 3, H, W], valid [V, H, W] bool."""
         gray = {view: grayscale(images[view]) for view in (reference, *sources)}
-        # A window that touches a pixel which is not valid says nothing.
+        # A window that touches an invalid pixel is meaningless.
         inside = {view: _eroded(valid[view]) for view in sources}
-        # Doubles, for the differences of large numbers; on the CPU, because not every device has them.
+        # Doubles, for the differences of large numbers; on the CPU, because not every device supports them.
         viewmats, Ks = cameras.viewmats.cpu().double(), cameras.Ks.cpu().double()
         relative = viewmats[sources] @ torch.linalg.inv(viewmats[reference])
         pixels = F.pad(cameras.pixel_centers().cpu().double(), (0, 1), value=1.0)
@@ -77,7 +77,7 @@ class Sweep:
         return Sweep(gray[reference], matched, rays, shifts, ours, torch.stack([inside[s] for s in sources]))
 
     def displacement_rate(self, inverse_depth: float) -> float:
-        """Mean speed in pixels, per unit of inverse depth, of what the fastest source sees at `inverse_depth`."""
+        """Mean speed, in pixels per unit of inverse depth, of the points at `inverse_depth` in the fastest source."""
         height, width = self.gray.shape
         fastest = 0.0
         for rays, shift in zip(self.rays, self.shifts, strict=True):
@@ -92,7 +92,7 @@ class Sweep:
 
 
 def grayscale(images: Tensor) -> Tensor:
-    """[..., 3, H, W] -> [..., H, W] luma."""
+    """Luma: [..., 3, H, W] -> [..., H, W]."""
     return (images * images.new_tensor(LUMA)[:, None, None]).sum(dim=-3)
 
 
@@ -106,23 +106,23 @@ def place_planes(sweep: Sweep, low: float, high: float, settings: SweepSettings)
 
 
 def plane_spacing(sweep: Sweep, planes: Tensor) -> float:
-    """Mean distance of neighbouring planes in pixels of the source that moves most."""
+    """Mean distance of neighbouring planes in pixels of the source with the most motion."""
     return sweep.displacement_rate(float(planes[0] + planes[-1]) / 2) * float(planes[1] - planes[0])
 
 
 def matching_costs(sweep: Sweep, planes: Tensor, window: int = 5) -> Tensor:
-    """Dissimilarity in [0, 1] of the reference and its sources on every plane.
+    """Dissimilarity in [0, 1] between the reference and its sources on every plane.
 
-    Of several sources the better half counts: a source that does not see the point says nothing about it.
+    Of several sources the better half counts: a source that does not see the point is no evidence about it.
 
     Args:
-        sweep: the views.
+        sweep: reference view and its sources.
         planes: [D] inverse depths.
         window: side of the compared window in pixels.
 
     Returns:
-        [H, W, D] float32; `UNKNOWN_COST` where no source sees the hypothesis, and where a window touches
-        pixels that are not valid.
+        [H, W, D] float32; `UNKNOWN_COST` where no source sees the hypothesis, and where a window touches invalid
+        pixels.
     """
     costs = cost_volume(sweep.gray, sweep.sources, sweep.sources_valid, sweep.rays, sweep.shifts, planes, window)
     if not bool(sweep.valid.all()):
@@ -139,7 +139,7 @@ def aggregate_costs(costs: Tensor, sweep: Sweep, planes: Tensor, settings: Sweep
 
 
 def _match_contrast(source: Tensor, reference: Tensor, source_valid: Tensor, reference_valid: Tensor) -> Tensor:
-    """`source` scaled so that its local contrast is on average that of `reference` (differences of exposure)."""
+    """Scale `source` to the mean local contrast of `reference` (different exposures)."""
 
     def contrast(gray: Tensor, valid: Tensor) -> Tensor:
         across, down = (gray[:, 1:] - gray[:, :-1]).abs(), (gray[1:] - gray[:-1]).abs()
@@ -156,7 +156,7 @@ def _match_contrast(source: Tensor, reference: Tensor, source_valid: Tensor, ref
 
 
 def _eroded(valid: Tensor) -> Tensor:
-    """[H, W] bool: valid pixels whose neighbours within the picture, two away at most, are all valid."""
+    """[H, W] bool: valid pixels whose neighbours within the picture, at most two away, are all valid."""
     if bool(valid.all()):
         return valid
     return F.max_pool2d((~valid)[None].float(), 5, 1, 2)[0] == 0

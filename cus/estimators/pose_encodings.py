@@ -1,4 +1,4 @@
-"""Cameras as nine numbers, as VGGT and Depth Anything 3 give them.
+"""Cameras as nine numbers, as output by VGGT and Depth Anything 3.
 
 Translation and quaternion (x, y, z, w) of a rigid transform with OpenCV axes, then the vertical and the horizontal
 field of view of the frame in radians, its principal point in the middle. The transform is world to camera in VGGT, and
@@ -13,7 +13,7 @@ from torch import Tensor
 def cameras_from_pose_encodings(encodings: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
     """(transforms [V, 4, 4], Ks [V, 3, 3]) of pose encodings [V, 9] for frames of width x height pixels.
 
-    A quaternion of any length but zero stands for a rotation.
+    A quaternion may have any length but zero.
     """
     x, y, z, w = torch.nn.functional.normalize(encodings[:, 3:7], dim=-1).unbind(-1)
     rows = (
@@ -32,9 +32,9 @@ def cameras_from_pose_encodings(encodings: Tensor, width: int, height: int) -> t
 
 
 def pose_encodings_from_cameras(transforms: Tensor, Ks: Tensor, width: int, height: int) -> Tensor:
-    """[V, 9] float32 of rigid transforms [V, 4, 4] and intrinsics [V, 3, 3]; the fourth of a quaternion is positive.
+    """[V, 9] float32 of rigid transforms [V, 4, 4] and intrinsics [V, 3, 3]; a quaternion's fourth number is positive.
 
-    The inverse of `cameras_from_pose_encodings`, but for the principal points, which have no place in it.
+    The inverse of `cameras_from_pose_encodings`, except for the principal points, which are not encoded.
     """
     quaternions = Rotation.from_matrix(transforms[:, :3, :3].double().cpu().numpy()).as_quat(canonical=True)
     fields = 2 * torch.stack([height / 2 / Ks[:, 1, 1], width / 2 / Ks[:, 0, 0]], dim=-1).atan()

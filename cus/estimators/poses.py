@@ -1,4 +1,4 @@
-"""Poses and focal lengths of a few photographs, and sparse points where the cameras are known."""
+"""Poses and focal lengths of a few photographs, and sparse points for known cameras."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,10 +27,10 @@ from cus.estimators.parallax import require_parallax
 from cus.estimators.sfm import Intrinsics, Observations
 from cus.estimators.structure import Structure, error_threshold, triangulate
 
-LONGEST_SIDE = 1024  # SIFT works on at most this size
-PROFILED_PAIRS = 3  # that a focal length is guessed from
-FLAT_CONTRAST = 0.02  # a picture of less shows one colour
-# Shares of the work of finding poses, as far as they can be foreseen.
+LONGEST_SIDE = 1024  # maximum picture size for SIFT
+PROFILED_PAIRS = 3  # number of pairs from which a focal length is guessed
+FLAT_CONTRAST = 0.02  # a picture with less contrast has a single colour
+# Fractions of the work of finding poses, as far as they can be predicted.
 DETECTION, MATCHING, PLACEMENT = 0.3, 0.3, 0.4
 
 Report = Callable[[float], None]
@@ -49,15 +49,15 @@ def estimate_poses(
 
     Args:
         images: [V, 3, H, W] in [0, 1], undistorted.
-        focals: [V] in pixels of `images`; NaN where unknown.
-        valid: [V, H, W] bool, False where pixels count for nothing.
-        sizes: [V, 2] width and height that each photograph fills from the top left; None: all that is valid. The
-            principal point is the middle of it.
-        all_views: refuse what cannot be placed, instead of leaving it out with a note while two views remain.
-        on_progress: called with the share that is done.
+        focals: [V] focal lengths in pixels of `images`; NaN where unknown.
+        valid: [V, H, W] bool, False where pixels are to be ignored.
+        sizes: [V, 2] width and height in pixels of each photograph from the top left; None: the bounding box of the
+            valid pixels. The principal point is in the middle.
+        all_views: refuse photographs if one cannot be placed, instead of leaving it out with a note while two remain.
+        on_progress: called with the fraction done.
 
     Raises:
-        InputError: fewer than two views that can be placed, or one with `all_views`; no parallax.
+        InputError: fewer than two views can be placed, or with `all_views` one cannot; no parallax.
     """
     scale = min(1.0, LONGEST_SIDE / max(images.shape[-2:]))
     cameras = [_scaled(camera, scale) for camera in initial_intrinsics(images, focals, valid, sizes)]
@@ -87,7 +87,7 @@ def estimate_poses(
 
 
 def structure_of(images: Tensor, cameras: Cameras, valid: Tensor | None = None) -> Structure:
-    """Sparse points of views whose cameras are known; possibly none at all.
+    """Sparse points of views with known cameras; possibly none at all.
 
     Raises:
         InputError: features match between views, but hardly any match fits the given cameras.
@@ -95,7 +95,7 @@ def structure_of(images: Tensor, cameras: Cameras, valid: Tensor | None = None) 
     scale = min(1.0, LONGEST_SIDE / max(images.shape[-2:]))
     intrinsics = [_square(K, cameras.width, cameras.height, view) for view, K in enumerate(cameras.Ks.cpu().double())]
     features = detect(images, valid, scale)
-    # Pixels of a camera with square pixels: everything below knows one focal length a view.
+    # Pixels of a camera with square pixels: everything below uses one focal length per view.
     to_square = [
         i.matrix @ torch.linalg.inv(K).numpy() for i, K in zip(intrinsics, cameras.Ks.cpu().double(), strict=True)
     ]
@@ -146,7 +146,7 @@ def initial_intrinsics(
 
 
 def is_flat(image: Tensor, valid: Tensor | None) -> bool:
-    """Whether the valid pixels [H, W] of an image [3, H, W] show one colour, or there are none."""
+    """Whether the valid pixels [H, W] of an image [3, H, W] have a single colour, or there are none."""
     content = image if valid is None else image[:, valid]
     return (
         content.numel() == 0 or float((content.flatten(1).amax(1) - content.flatten(1).amin(1)).max()) < FLAT_CONTRAST
@@ -154,7 +154,7 @@ def is_flat(image: Tensor, valid: Tensor | None) -> bool:
 
 
 class _Lost:
-    """The views that are left out, and why; refuses where fewer than two remain, or where none may be left out."""
+    """The views left out, with reasons; raises if fewer than two remain, or if none may be left out."""
 
     def __init__(self, views: int, all_views: bool) -> None:
         self.views, self.all_views = views, all_views
@@ -175,7 +175,7 @@ class _Lost:
             )
 
     def notes(self) -> tuple[str, ...]:
-        """A line for each."""
+        """A note for each view."""
         told = [f"view {view + 1} is left out: {reason}" for view, reason in sorted(self.reasons.items())]
         if 0 in self.reasons:
             told.append("the first view is left out, so the first that is placed takes its part as the reference")
@@ -184,7 +184,7 @@ class _Lost:
 
 @dataclass
 class _Counter:
-    """Called without arguments for each step; tells the share that is done."""
+    """Called without arguments for each step; reports the fraction done."""
 
     total: int
     report: Report
@@ -209,7 +209,7 @@ def _without_structure(images: Tensor, valid: Tensor | None, features: list[sfm.
 
 
 def _of_one_group(pairs: list[Pair], counts: dict[tuple[int, int], int], lost: _Lost) -> list[Pair]:
-    """The pairs of the views that are connected with the first one, or else of the largest connected group."""
+    """The pairs of views connected with the first view, or else of the largest connected group."""
     groups = []
     for view in range(lost.views):
         if view not in lost.reasons and not any(view in group for group in groups):
@@ -225,7 +225,7 @@ def _of_one_group(pairs: list[Pair], counts: dict[tuple[int, int], int], lost: _
 
 
 def _guessed(features: list[sfm.Features], pairs: list[Pair], unit: list[Intrinsics]) -> FocalGuess | None:
-    """What a few pairs tell of the focal length; None where all are known."""
+    """The focal length guessed from a few pairs; None if all are known."""
     unknown = [pair for pair in pairs if not (unit[pair.a].known and unit[pair.b].known)]
     if not unknown:
         return None
@@ -250,7 +250,7 @@ def _with_factor(unit: list[Intrinsics], factor: float) -> list[Intrinsics]:
 def _finished(
     model: reconstruction.Model, tracks: Observations, scale: float, guess: FocalGuess | None, lost: _Lost
 ) -> Structure:
-    """World frame of the first camera, pixels of the images given, only the placed views, and what was guessed."""
+    """Convert to the first camera's frame, pixels of the given images and only the placed views; add the guess."""
     used = tuple(sorted(model.viewmats))
     points, good = triangulate(model.viewmats, model.cameras, tracks, error_threshold(model.cameras[0]))
     seen = tracks[good]

@@ -4,9 +4,9 @@ import torch
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:
-    """The 16-bit type in which a device multiplies matrices faster than in float32; None where it has none.
+    """The 16-bit type in which a device multiplies matrices faster than in float32; None if there is none.
 
-    On GPUs bfloat16 from Ampere on, float16 before; on CPUs bfloat16 where they have instructions for it.
+    On GPUs bfloat16 from Ampere on, float16 before; on CPUs bfloat16 if they have instructions for it.
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
@@ -15,5 +15,5 @@ def half_precision(device: torch.device) -> torch.dtype | None:
     return None
 
 
-# Emulation, which oneDNN has for every CPU with AVX-512, is no faster than float32.
+# Emulation, which oneDNN has for every CPU with AVX-512, is not faster than float32.
 _CPU_INSTRUCTIONS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

@@ -1,4 +1,4 @@
-"""From what a network predicts in its frames to a scene estimate: checks, world, unit, and known cameras."""
+"""Converts a network's prediction in its frames to a scene estimate: checks, world, unit, and known cameras."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,16 +18,16 @@ from cus.scene import SceneEstimate
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of V framed views.
+    """A network's output for V framed views.
 
     Attributes:
         source: the network's name, for notes and errors.
         viewmats: [V, 4, 4] world-to-camera, rigid, in any world and unit.
-        Ks: [V, 3, 3] in pixels of the frames, the centre of the top-left pixel at (0.5, 0.5).
-        depths: V of [h, w] z-depths in that unit; not positive means none.
-        confidences: V of [h, w], 1 to infinity.
+        Ks: [V, 3, 3] intrinsics in pixels of the frames, the centre of the top-left pixel at (0.5, 0.5).
+        depths: V of [h, w] z-depths in that unit; values <= 0 mean none.
+        confidences: V of [h, w], confidences in [1, infinity).
         metric: whether the unit is the metre.
-        follows_lens: whether depths are true for these intrinsics, and through a longer lens are longer by as much.
+        follows_lens: whether depths are valid for these intrinsics, and proportional to the focal length otherwise.
     """
 
     source: str
@@ -39,7 +39,7 @@ class Prediction:
     follows_lens: bool = False
 
     def check(self, framed: FramedViews) -> None:
-        """Refuse values that are not numbers, and views of which nothing is believed. Raises InputError."""
+        """Refuse values that are not numbers, and views without any confident depth. Raises InputError."""
         for values in ([self.viewmats, self.Ks], self.depths, self.confidences):
             if not all(bool(torch.isfinite(value).all()) for value in values):
                 raise InputError(
@@ -62,22 +62,22 @@ def scene_from(
     given: Cameras | None,
     focals: Tensor | None,
 ) -> SceneEstimate:
-    """The estimate in the photographs' own pixels.
+    """Convert a prediction to an estimate in the photographs' own pixels.
 
     Without given cameras the first camera becomes the identity, known focal lengths are kept (`with_known_focals`), and
-    the unit is the scene scale. With them, they are kept as they are, and the depths are brought into their world
+    the unit is the scene scale. Given cameras are kept unchanged, and the depths are transformed to their world
     (`with_known_cameras`).
 
     Args:
-        prediction: of the framed views.
+        prediction: prediction for the framed views.
         framed: the views that the network saw.
-        images: [V, 3, H, W], the batch they are from.
-        valid: [V, H, W] bool or None: False where no depth is wanted.
+        images: [V, 3, H, W], batch of the photographs.
+        valid: [V, H, W] bool or None: False where depth is to be ignored.
         given: known cameras of the images, or None.
         focals: [V] focal lengths in pixels of the images, NaN where unknown, or None.
 
     Raises:
-        InputError: values that are not numbers, a view of which nothing is believed, no depth at all, or given cameras
+        InputError: values that are not numbers, a view without any confident depth, no depth at all, or given cameras
             that do not fit.
     """
     prediction.check(framed)
@@ -110,7 +110,7 @@ def scene_from(
 
 
 def in_first_camera(viewmats: Tensor) -> Tensor:
-    """[V, 4, 4] rigid world-to-camera matrices in the world of the first camera, whose own is exactly the identity."""
+    """[V, 4, 4] rigid world-to-camera matrices in the first camera's frame, where it is exactly the identity."""
     first = torch.linalg.inv(viewmats[0].double())
     moved = (viewmats.double() @ first).to(viewmats.dtype)
     moved[0] = torch.eye(4, dtype=viewmats.dtype, device=viewmats.device)
@@ -119,12 +119,12 @@ def in_first_camera(viewmats: Tensor) -> Tensor:
 
 
 class MemoryShortage(InputError):
-    """The GPU's memory is too small for a network: another estimator may do."""
+    """The GPU's memory is too small for a network: another estimator may work."""
 
 
 @contextmanager
 def explained_memory(source: str, views: int) -> Iterator[None]:
-    """Say what to do where the GPU's memory is too small. Raises MemoryShortage, an InputError."""
+    """Explain what to do if the GPU's memory is too small. Raises MemoryShortage, an InputError."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:

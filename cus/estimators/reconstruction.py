@@ -1,4 +1,4 @@
-"""Cameras and points from matches: a pair to start from, views added in rounds, bundle adjustment."""
+"""Cameras and points from matches: an initial pair, views added in rounds, bundle adjustment."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -12,13 +12,13 @@ from cus.estimators.parallax import rotation_residual
 from cus.estimators.sfm import Intrinsics, Observations
 from cus.estimators.structure import error_threshold, triangulate
 
-LOSS_SCALE = 0.3  # pixels; about what the places of features are off, so that false matches do not pull
-MIN_PLACED = MIN_MATCHES // 2  # points that a view must agree with
-# All is refined anew when a quarter more views are placed: the work of all rounds together is then proportional to
-# that of the last, and not to the square of the number of views.
+LOSS_SCALE = 0.3  # pixels; about the position error of features, so that false matches have little influence
+MIN_PLACED = MIN_MATCHES // 2  # number of points with which a view must agree
+# Everything is refined again when a quarter more views are placed: the total work of all rounds is then proportional
+# to that of the last, and not to the square of the number of views.
 GROWTH = 1.25
 MAX_STARTS = 3
-TRACKS_A_VIEW = 1000  # that bundle adjustment sees
+TRACKS_A_VIEW = 1000  # number used in bundle adjustment
 
 
 @dataclass
@@ -26,11 +26,11 @@ class Model:
     """Views placed so far.
 
     Attributes:
-        viewmats: [4, 4] camera-from-world of each placed view.
+        viewmats: [4, 4] world-to-camera of each placed view.
         cameras: intrinsics of all views.
-        points: [T, 3] of the tracks.
+        points: [T, 3] positions of the tracks.
         good: [M] bool, the observations that agree.
-        failed: why the other views are not placed; speaks of "it", the view.
+        failed: reasons why the other views are not placed, with the view as "it".
     """
 
     viewmats: dict[int, np.ndarray]
@@ -47,16 +47,16 @@ def reconstruct(
     cameras: list[Intrinsics],
     on_placed: Callable[[int], None] = lambda placed: None,
 ) -> Model:
-    """The model of the views that pairs connect; several beginnings are tried until one places most views.
+    """Place the views connected by pairs; several initial pairs are tried until one places most views.
 
-    A model that has the first of these views is preferred, because it is the reference of what is made from it; then
-    the one of most views.
+    A model with the first of these views is preferred, because that view is the reference later; then the one with most
+    views.
 
     Args:
-        features: of all views.
-        pairs: of the views to place.
-        tracks: of the same views.
-        cameras: of all views; a focal length that is not known starts from the given one.
+        features: features of all views.
+        pairs: verified matches between the views to place.
+        tracks: tracks through the same views.
+        cameras: intrinsics of all views; an unknown focal length starts from the given one.
         on_placed: called with the number of views placed.
 
     Raises:
@@ -78,7 +78,7 @@ def reconstruct(
 
 
 def refined(model: Model, tracks: Observations, *, refine_focals: bool = True) -> Model:
-    """The model after two rounds of triangulation and bundle adjustment, the second without what did not fit."""
+    """The model after two rounds of triangulation and bundle adjustment, the second without the outliers."""
     threshold = error_threshold(model.cameras[0])
     unknown = any(not camera.known for camera in model.cameras)
     viewmats, cameras = model.viewmats, model.cameras
@@ -128,7 +128,7 @@ def _grown(
 
 
 def _without_misplaced(model: Model, tracks: Observations) -> Model:
-    """Leave out for good the views that agree with hardly any point after all."""
+    """Exclude views that agree with hardly any point."""
     counts = np.bincount(tracks.view[model.good], minlength=len(model.cameras)) if model.viewmats else np.zeros(0)
     wrong = [view for view in model.viewmats if counts[view] < MIN_PLACED]
     if not wrong:
@@ -139,7 +139,7 @@ def _without_misplaced(model: Model, tracks: Observations) -> Model:
 
 
 def _next_views(model: Model, tracks: Observations, wanted: set[int]) -> tuple[dict[int, np.ndarray], dict[int, str]]:
-    """Poses of the views that see at least half as many points as the one that sees most, and why others have none."""
+    """Poses of the views that see at least half as many points as the best one, and reasons why others have none."""
     threshold = error_threshold(model.cameras[0])
     solid = np.zeros(len(model.points), dtype=bool)
     solid[tracks.track[model.good]] = True
@@ -162,7 +162,7 @@ def _next_views(model: Model, tracks: Observations, wanted: set[int]) -> tuple[d
 def _seeds(
     features: list[sfm.Features], pairs: list[Pair], tracks: Observations, cameras: list[Intrinsics]
 ) -> Iterator[dict[int, np.ndarray]]:
-    """Pairs with their poses that have points to begin with, the most promising first."""
+    """Pairs with their poses and enough initial points, the most promising first."""
     for pair in by_promise(features, pairs, cameras):
         a, b = features[pair.a].pixels[pair.matches[:, 0]], features[pair.b].pixels[pair.matches[:, 1]]
         result = sfm.relative_pose(a, b, cameras[pair.a], cameras[pair.b], error_threshold(cameras[pair.a]))
@@ -175,12 +175,12 @@ def _seeds(
 
 
 def by_promise(features: list[sfm.Features], pairs: list[Pair], cameras: list[Intrinsics]) -> list[Pair]:
-    """Pairs in the order of how well they tell relative poses: many matches, with much parallax."""
+    """Pairs sorted by how well they determine relative poses: many matches, with much parallax."""
 
     def promise(pair: Pair) -> float:
         a, b = features[pair.a].pixels[pair.matches[:, 0]], features[pair.b].pixels[pair.matches[:, 1]]
         residual = rotation_residual(a, b, cameras[pair.a], cameras[pair.b])
-        # Parallax beyond a tenth of the picture adds no accuracy, only matches that fail.
+        # Parallax of more than a tenth of the picture adds no accuracy, only failed matches.
         return len(a) * min(residual, 0.1 * cameras[pair.a].width)
 
     return sorted(pairs, key=promise, reverse=True)
@@ -205,7 +205,7 @@ def _spread_over(seeds: Iterator[dict[int, np.ndarray]], first: int, count: int)
 
 
 def _no_beginning(features: list[sfm.Features], pairs: list[Pair], cameras: list[Intrinsics]) -> InputError:
-    """Why not even a pair could be placed."""
+    """The reason why not even a pair could be placed."""
     best = by_promise(features, pairs, cameras)[0]
     a, b = features[best.a].pixels[best.matches[:, 0]], features[best.b].pixels[best.matches[:, 1]]
     result = sfm.relative_pose(a, b, cameras[best.a], cameras[best.b], error_threshold(cameras[best.a]))

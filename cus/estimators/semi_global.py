@@ -1,8 +1,8 @@
 """Semi-global aggregation of a matching cost volume (Hirschmueller, PAMI 2008).
 
-The volume is large and memory slow, so it is read only twice: once from the top left to the bottom right with the four
-scan directions that come from there, once the other way with the other four. The two passes run side by side and their
-sums are added last, which gives the same bits on any number of threads.
+The volume is large and memory slow, so it is read only twice: once from the top left to the bottom right for four
+scan directions, and once backwards for the other four. The two passes run in parallel and their sums are added last,
+which gives the same bits with any number of threads.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from cus.kernels.simd import LANES, lanes, load, smaller, smallest, store
 from cus.kernels.threads import in_pieces
 
-# Steps (dy, dx) of the scan directions: those of the pass from the top left, then those of the pass back.
+# Steps (dy, dx) of the scan directions: those of the forward pass, then those of the backward pass.
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, -1), (-1, 0), (-1, -1), (-1, 1))
 _BIG, _ZERO = np.float32(1e9), np.float32(0)
 
@@ -46,11 +46,11 @@ def aggregate(costs: Tensor, small_jump: float, large_jumps: Tensor) -> Tensor:
 
 @njit(cache=True, nogil=True)
 def _scan(costs, small_jump, large_jumps, backwards, total):  # pragma: no cover - compiled
-    """Sum of the path costs from the left, from above and from the two corners above; all turned round if backwards.
+    """Sum the path costs from the left, from above and from the two corners above; reversed if backwards.
 
-    A path's costs lie in one slot for as long as it runs: one slot for rows, one a column, one a diagonal (counted
-    modulo the width, as the diagonals that leave the picture make room for those that enter) and one an antidiagonal.
-    Slots are whole vectors; between them are vectors of huge costs, neighbours of the first and the last hypothesis.
+    A path's costs stay in one slot: one slot for rows, one per column, one per diagonal (modulo the width, because
+    diagonals that leave the picture make room for those that enter) and one per antidiagonal. Slots are whole vectors;
+    between them are vectors of huge costs, neighbours of the first and the last hypothesis.
     """
     height, width, count = costs.shape
     length = -(-count // LANES) * LANES
@@ -78,7 +78,7 @@ def _scan(costs, small_jump, large_jumps, backwards, total):  # pragma: no cover
 
 @njit(cache=True, nogil=True, forceinline=True)
 def _begin(paths, lowest, slot, stride, length):  # pragma: no cover - compiled
-    """Let a path begin in a slot."""
+    """Start a path in a slot."""
     first = LANES + slot * stride
     paths[first : first + length] = _ZERO
     lowest[slot] = _ZERO
@@ -86,7 +86,7 @@ def _begin(paths, lowest, slot, stride, length):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, forceinline=True)
 def _step(paths, lowest, slots, stride, own, small_jump, large_jump, sums):  # pragma: no cover - compiled
-    """Take the paths of four slots into a pixel with costs `own`; `sums` are those of the four."""
+    """Advance the paths of four slots to a pixel with costs `own`; `sums` are those of the four."""
     a, b, c, d = (
         LANES + slots[0] * stride,
         LANES + slots[1] * stride,
@@ -95,7 +95,7 @@ def _step(paths, lowest, slots, stride, own, small_jump, large_jump, sums):  # p
     )
     least = lowest[slots[0]], lowest[slots[1]], lowest[slots[2]], lowest[slots[3]]
     jumps = least[0] + large_jump, least[1] + large_jump, least[2] + large_jump, least[3] + large_jump
-    # The hypotheses before those of a vector are read before the previous vector is written over.
+    # Read the hypotheses before those of a vector before overwriting the previous vector.
     a_left, b_left, c_left, d_left = load(paths, a - 1), load(paths, b - 1), load(paths, c - 1), load(paths, d - 1)
     a_low, b_low, c_low, d_low = lanes(_BIG), lanes(_BIG), lanes(_BIG), lanes(_BIG)
     for k in range(0, len(own), LANES):

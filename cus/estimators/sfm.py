@@ -1,6 +1,6 @@
 """Structure-from-motion primitives on arrays: features, matches, relative pose, absolute pose, bundle adjustment.
 
-The one file of the estimators that imports pycolmap. Poses are 4x4 float64 camera-from-world matrices (`viewmats`),
+The only estimator file that imports pycolmap. Poses are 4x4 float64 world-to-camera matrices (`viewmats`),
 pixels are [N, 2] float64 with the centre of the top-left pixel at (0.5, 0.5), as in COLMAP.
 """
 
@@ -19,7 +19,7 @@ with signal_handlers_kept():
 
 MATCH_RATIO = 0.8
 MATCH_MAX_DISTANCE = 0.7  # between unit descriptors, COLMAP's default
-MATCH_ROWS = 256  # descriptors that are compared at a time
+MATCH_ROWS = 256  # number of descriptors compared at a time
 SEED = 0
 
 
@@ -37,7 +37,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """A pinhole camera of square pixels; `shared` is the group of views whose unknown focal length is one number."""
+    """A pinhole camera with square pixels; `shared` is the group of views with a common unknown focal length."""
 
     focal: float
     cx: float
@@ -55,7 +55,7 @@ class Intrinsics:
 
 @dataclass(frozen=True)
 class Observations:
-    """Which point was seen where: three aligned arrays, track [M] int, view [M] int, pixels [M, 2] float64."""
+    """Observations of points: three aligned arrays, track [M] int, view [M] int, pixels [M, 2] float64."""
 
     track: np.ndarray
     view: np.ndarray
@@ -70,7 +70,7 @@ class Observations:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep COLMAP's informational log lines off the terminal, and leave the log level as it was found."""
+    """Suppress COLMAP's informational log lines, and restore the log level."""
     level = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
     try:
@@ -80,7 +80,7 @@ def quiet() -> Iterator[None]:
 
 
 def extract_features(gray: np.ndarray, max_features: int = 6000) -> Features:
-    """SIFT on the CPU. `gray` [H, W] float32 in [0, 1]; the coarsest `max_features` are kept, the coarsest first."""
+    """SIFT on the CPU. `gray` [H, W] float32 in [0, 1]; keeps the coarsest `max_features`, the coarsest first."""
     options = pycolmap.FeatureExtractionOptions()
     options.use_gpu = False
     options.num_threads = 1
@@ -101,7 +101,7 @@ def match_features(a: Features, b: Features) -> np.ndarray:
         return np.zeros((0, 2), dtype=np.int64)
     columns, best, second, index = b.descriptors.T.contiguous(), [], [], []
     best_of_b = torch.full((len(b.pixels),), -torch.inf)
-    # In pieces that stay in a core's cache, and by maxima alone: `topk` and `argmax` down columns take twice as long.
+    # In blocks that fit a core's cache, and with maxima only: `topk` and `argmax` along columns take twice as long.
     for start in range(0, len(a.pixels), MATCH_ROWS):
         similarity = a.descriptors[start : start + MATCH_ROWS] @ columns
         best_of_b = torch.maximum(best_of_b, similarity.amax(dim=0))
@@ -123,7 +123,7 @@ def relative_pose(
     """Pose of camera b with camera a at the identity, unit translation, from [M, 2] matched pixels of calibrated views.
 
     Returns:
-        (b_from_a [4, 4], inliers [M] bool), or None where no essential matrix explains the matches. `max_error` is the
+        (b_from_a [4, 4], inliers [M] bool), or None if no essential matrix explains the matches. `max_error` is the
         RANSAC threshold in pixels.
     """
     options = pycolmap.TwoViewGeometryOptions()
@@ -166,15 +166,15 @@ def adjust_bundle(
     refine_focals: bool,
     loss_scale: float = 1.0,
 ) -> tuple[dict[int, np.ndarray], list[Intrinsics], np.ndarray]:
-    """Refine poses, points and the focal lengths that are not known; Cauchy loss of `loss_scale` pixels.
+    """Refine poses, points and unknown focal lengths, with a Cauchy loss of `loss_scale` pixels.
 
     Args:
         viewmats: pose of each registered view; the smallest view and one coordinate of another fix the gauge.
         cameras: intrinsics of every view.
-        points: [T, 3]; only points with observations change.
-        observations: of registered views only.
-        refine_focals: whether unknown focal lengths move; views of one `shared` group keep one focal length.
-        loss_scale: in pixels.
+        points: [T, 3] positions; only points with observations change.
+        observations: observations in registered views only.
+        refine_focals: whether to refine unknown focal lengths; views of one `shared` group keep a common one.
+        loss_scale: scale of the loss in pixels.
     """
     model, ids = _reconstruction(viewmats, cameras, points, observations)
     config = pycolmap.BundleAdjustmentConfig()
@@ -189,7 +189,7 @@ def adjust_bundle(
     options.refine_extra_params = False
     options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
     options.ceres.loss_function_scale = loss_scale
-    # COLMAP's own tolerance is 0: all of 100 iterations, for changes far below what a feature's place is known to.
+    # COLMAP's own tolerance is 0: all 100 iterations, for changes far below the position error of a feature.
     options.ceres.solver_options.function_tolerance = 1e-6
     with quiet():
         pycolmap.create_default_bundle_adjuster(options, config, model).solve()
@@ -197,7 +197,7 @@ def adjust_bundle(
     refined = {view: _to_4x4(model.image(view + 1).cam_from_world().matrix()) for view in viewmats}
     focals = {view: model.camera(_camera_id(cameras, view)).mean_focal_length() for view in viewmats}
     moved = [replace(camera, focal=focals.get(view, camera.focal)) for view, camera in enumerate(cameras)]
-    # A group's focal length also belongs to the views that are not registered yet.
+    # A group's focal length also applies to views that are not registered yet.
     by_group = {cameras[view].shared: focal for view, focal in focals.items() if not cameras[view].known}
     moved = [c if c.known or c.shared not in by_group else replace(c, focal=by_group[c.shared]) for c in moved]
     points = points.copy()
@@ -233,7 +233,7 @@ def _reconstruction(
 
 
 def _camera_id(cameras: list[Intrinsics], view: int) -> int:
-    """Known cameras stand alone; unknown ones of one group share an id beyond all views."""
+    """Known cameras have their own id; unknown ones of one group share an id above all views."""
     camera = cameras[view]
     return view + 1 if camera.known else len(cameras) + 1 + camera.shared
 

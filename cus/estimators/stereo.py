@@ -29,12 +29,12 @@ from cus.estimators.volumes import in_bytes, rival_margin, subpixel_argmin
 from cus.scene import SceneEstimate, check_arguments
 
 Progress = Callable[[int, int], None]
-STEPS_A_VIEW = 20  # that progress is told in
-# Shares of the time, as measured with four and eight photographs: of finding the cameras in all, and of the parts of
-# the rest (the last one is joining and enlarging).
+STEPS_A_VIEW = 20  # progress steps per view
+# Fractions of the time, as measured with four and eight photographs: of finding the cameras, and of the parts of the
+# rest (the last one is merging and enlarging).
 POSE_SHARE = 0.4
 COARSE, SWEEPING, FILLING = 0.15, 0.55, 0.2
-LEAST_CONFIRMED = 0.01  # share of a view's pixels; chance alone confirms less
+LEAST_CONFIRMED = 0.01  # fraction of a view's pixels; chance alone confirms less
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class StereoSettings:
     """Options of the stereo estimator.
 
     Attributes:
-        longest_side: depth is computed on pictures of at most this size, then enlarged along image edges.
-        coarse_side: size of the pictures that find the range of depths.
-        max_sources: how many other views each view is compared with.
-        same_surface: neighbours whose displacements differ by less, in pixels, are averaged.
-        sweep: planes and aggregation.
+        longest_side: depth is computed on pictures of at most this size in pixels, then enlarged along image edges.
+        coarse_side: size in pixels of the pictures for finding the range of depths.
+        max_sources: maximum number of other views that each view is compared with.
+        same_surface: neighbours are averaged if their displacements differ by less than this many pixels.
+        sweep: settings of planes and aggregation.
     """
 
     longest_side: int = 640
@@ -58,7 +58,7 @@ class StereoSettings:
 
 @dataclass
 class _View:
-    """What the sweep of one view leaves: costs are kept in 8 bits, they are large."""
+    """Results of the sweep of one view; costs are stored in 8 bits, because they are large."""
 
     sources: list[int]
     sweep: Sweep
@@ -86,7 +86,7 @@ def estimate_stereo(
     settings: StereoSettings | None = None,
     on_progress: Progress | None = None,
 ) -> SceneEstimate:
-    """`estimate_scene` by feature matching and plane sweeps; arguments, result and errors as there."""
+    """`estimate_scene` by feature matching and plane sweeps, with the same arguments, result and errors."""
     check_arguments(images, cameras, valid, focals, sizes)
     settings = settings or StereoSettings()
     valid = None if valid is None else valid.to(images.device)
@@ -122,7 +122,7 @@ class Stereo(Estimator):
     title = "stereo"
 
     def estimate(self, request: Request, weights: str | None) -> SceneEstimate:
-        """`estimate_stereo`."""
+        """Estimate the scene with `estimate_stereo`."""
         return estimate_stereo(
             request.images,
             request.cameras,
@@ -135,7 +135,7 @@ class Stereo(Estimator):
 
 
 def _without_invalid(images: Tensor, valid: Tensor | None) -> Tensor:
-    """The images with the mean colour of each in the place of pixels that are not valid, whatever those show."""
+    """The images with invalid pixels replaced by the mean colour of each image."""
     if valid is None or bool(valid.all()):
         return images
     share = valid.to(images)[:, None]
@@ -151,7 +151,7 @@ def _posed(
     settings: StereoSettings,
     report: "_Shares",
 ) -> SceneEstimate:
-    """Depth of views whose cameras are known; a view that nothing else shows gets none, with a note."""
+    """Depth of views with known cameras; a view that shares nothing with others gets none, with a note."""
     structure = poses.structure_of(images, cameras, valid)
     reasons = without_overlap(images, cameras, valid, structure)
     _refuse_too_few(reasons, len(images), all_views)
@@ -175,29 +175,29 @@ def _posed(
 
 
 def _refuse_too_few(reasons: dict[int, str], views: int, all_views: bool) -> None:
-    """Raise InputError where fewer than two views can get a depth, or one cannot though all are to."""
+    """Raise InputError if fewer than two views can get a depth, or if one cannot although all are required."""
     if reasons and (all_views or views - len(reasons) < 2):
         view, reason = min(reasons.items())
         raise InputError(f"view {view + 1} cannot get a depth: {reason}; use another photograph, or leave it out")
 
 
 class _Shares:
-    """Turns shares of the two parts of the work into steps: finding the cameras, then sweeping the views."""
+    """Converts fractions of the two parts of the work to steps: finding the cameras, then sweeping the views."""
 
     def __init__(self, views: int, on_progress: Progress | None) -> None:
         self.views, self._on_progress, self._last = views, on_progress, 0
 
     def of_poses(self, share: float) -> None:
-        """Tell how much of the first part is done."""
+        """Report the fraction of the first part."""
         self._tell(POSE_SHARE * share)
 
     def of_sweeps(self, share: float) -> None:
-        """Tell how much of the second part is done."""
+        """Report the fraction of the second part."""
         self._tell(POSE_SHARE + (1 - POSE_SHARE) * share)
 
     def _tell(self, share: float) -> None:
         steps = STEPS_A_VIEW * self.views
-        # A model that is begun anew does not take back what was told.
+        # A restarted model does not reduce the reported progress.
         self._last = max(self._last, min(int(share * steps + 1e-6), steps))
         if self._on_progress is not None:
             self._on_progress(self._last, steps)
@@ -205,7 +205,7 @@ class _Shares:
 
 @dataclass(frozen=True)
 class Swept:
-    """Depths and confidences [V, H, W] of posed views, and the share [V] of the swept pixels that others confirm."""
+    """Depths and confidences [V, H, W] of posed views, and the fraction [V] of the swept pixels confirmed by others."""
 
     depths: Tensor
     confidences: Tensor
@@ -283,7 +283,7 @@ def _sweep_view(sweep: Sweep, sources: list[int], bounds: tuple[float, float], s
 
 
 def _cross_check(swept: list[_View], cameras: Cameras, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverse depths [V, H, W] of the first sweeps and where another view confirms them [V, H, W] bool."""
+    """Inverse depths [V, H, W] of the first sweeps, and which are confirmed by another view, [V, H, W] bool."""
     inverse = torch.stack([state.inverse_depths(state.positions) for state in swept]) * valid
     agree = torch.zeros_like(valid)
     for view, state in enumerate(swept):
@@ -300,10 +300,10 @@ def _search_ranges(
     sources: list[list[int]],
     settings: StereoSettings,
 ) -> list[tuple[float, float]]:
-    """Inverse depths to search in each view.
+    """Ranges of inverse depths to search in each view.
 
-    Sparse points miss what has no corners, and the nearest things most of all. A sweep of tiny pictures over a generous
-    range costs next to nothing; what its views agree on and the sparse points together bound the real sweep.
+    Sparse points miss areas without corners, and especially the nearest surfaces. A sweep of tiny pictures over a
+    generous range costs almost nothing; its consistent depths and the sparse points together bound the real sweep.
     """
     tiny, tiny_cameras, tiny_valid = _shrunk(images, cameras, valid, settings.coarse_side)
     swept = []
@@ -321,7 +321,7 @@ def _search_ranges(
             continue
         low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
         margin = 0.08 * (high - low) + 0.02 * high
-        # Whatever lies beyond all that was seen (the sky) comes to rest at twice the distance.
+        # Everything beyond the farthest point seen (the sky) is placed at twice the distance.
         ranges.append((float(max(low - margin, 0.5 * low)), float(high + margin)))
     return ranges
 
@@ -331,8 +331,7 @@ def _generous_range(structure: Structure, view: int, sweep: Sweep) -> tuple[floa
     if len(inverse) >= 8:
         low, high = np.percentile(inverse, [1, 99])
         return float(0.3 * low), float(2.0 * high)
-    # Without sparse points: from infinity, or as far away as the sources see, to a displacement of a third of the
-    # picture.
+    # Without sparse points: from infinity, or as far as the sources see, to a displacement of a third of the picture.
     baseline = float(sweep.shifts.norm(dim=1).max()) / sweep.gray.shape[1]
     for farthest in (0.0, *(0.05 * 2.0**step / max(baseline, 1e-12) for step in range(8))):
         rate = sweep.displacement_rate(farthest)

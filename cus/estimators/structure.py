@@ -7,8 +7,8 @@ import numpy as np
 
 from cus.estimators.sfm import Intrinsics, Observations
 
-MIN_ANGLE = 1.0  # degrees between the rays of a point; below, its depth means nothing
-MIN_COMMON = 8  # points that two views must share to be called neighbours
+MIN_ANGLE = 1.0  # degrees between the rays of a point; below, its depth is meaningless
+MIN_COMMON = 8  # number of points that neighbouring views must share
 
 
 @dataclass(frozen=True)
@@ -16,13 +16,13 @@ class Structure:
     """Cameras and sparse points of a set of views.
 
     Attributes:
-        viewmats: [V, 4, 4] float64 camera-from-world.
-        cameras: V intrinsics, in pixels of the images given.
-        points: [T, 3] float64.
-        observations: inlier observations of the points, pixels of the images given.
-        used: the views of the input that these are, ascending; the others could not be placed.
-        focal_range: what the focal length that was not known lies between with a probability of 80 %, in pixels.
-        notes: what the user should know.
+        viewmats: [V, 4, 4] float64 world-to-camera.
+        cameras: V intrinsics in pixels of the given images.
+        points: [T, 3] float64 positions.
+        observations: inlier observations of the points in pixels of the given images.
+        used: indices of these views in the input, ascending; the others could not be placed.
+        focal_range: 80 % interval in pixels of a focal length that was not known.
+        notes: messages for the user.
     """
 
     viewmats: np.ndarray
@@ -39,7 +39,7 @@ class Structure:
         return mine @ self.viewmats[view, 2, :3] + self.viewmats[view, 2, 3]
 
     def subset(self, views: Sequence[int]) -> "Structure":
-        """The structure of some of the views, numbered anew; points that they do not see stay, unobserved."""
+        """The structure of some of the views, renumbered; points that they do not see stay, unobserved."""
         number = np.full(len(self.cameras), -1)
         number[list(views)] = np.arange(len(views))
         kept = self.observations[number[self.observations.view] >= 0]
@@ -52,9 +52,9 @@ class Structure:
         )
 
     def sources_for(self, view: int, count: int) -> list[int]:
-        """The `count` other views best suited to measure depth in `view`: many common points under a good angle.
+        """The `count` other views best suited to measure depth in `view`: many common points at a good angle.
 
-        Views without common points are taken only where no view has any: those that look most the same way.
+        Views without common points are used only if no view has any: those with the most similar viewing directions.
         """
         mine = np.zeros(len(self.points), dtype=bool)
         mine[self.observations.track[self.observations.view == view]] = True
@@ -70,7 +70,8 @@ class Structure:
                 for v in (points - centers[view], points - centers[other])
             )
             angles = np.degrees(np.arccos((a * b).sum(axis=1).clip(-1.0, 1.0)))
-            # 5 to 10 degrees measure best: less gives little depth, more changes the look of a surface.
+            # Angles of 5 to 10 degrees are best: smaller ones give imprecise depth, larger ones change a surface's
+            # appearance.
             worth[other] = float(np.minimum(angles / 5.0, 10.0 / angles.clip(1e-6)).clip(max=1.0).sum())
         if not worth:
             alike = self.viewmats[:, 2, :3] @ self.viewmats[view, 2, :3]
@@ -85,7 +86,7 @@ def triangulate(
 
     Returns:
         (points [T, 3], good [M] bool): good observations reproject within `threshold` pixels, in front of the camera,
-        on a point that at least two good observations see under at least `MIN_ANGLE` degrees.
+        and belong to a point seen by at least two good observations at an angle of at least `MIN_ANGLE` degrees.
     """
     count = int(tracks.track.max()) + 1 if len(tracks) else 0
     registered = np.isin(tracks.view, list(viewmats))
@@ -123,21 +124,21 @@ def reprojection(
 
 
 def error_threshold(camera: Intrinsics) -> float:
-    """Reprojection error in pixels beyond which an observation is wrong."""
+    """Reprojection error in pixels above which an observation is wrong."""
     return 1.0 + 0.001 * max(camera.width, camera.height)
 
 
 def _widest_angle(
     centers: np.ndarray, points: np.ndarray, tracks: Observations, good: np.ndarray, count: int
 ) -> np.ndarray:
-    """[T] degrees between the two rays of a point that are farthest apart."""
+    """[T] largest angle in degrees between two rays of a point."""
     chosen = np.flatnonzero(good)
     chosen = chosen[np.argsort(tracks.track[chosen], kind="stable")]
     track = tracks.track[chosen]
     rays = points[track] - centers[tracks.view[chosen]]
     rays /= np.linalg.norm(rays, axis=1, keepdims=True).clip(1e-12)
     least = np.ones(count)  # cosine
-    # Observations of one track follow each other: all its pairs are those at a distance of 1, 2, ... of each other.
+    # Observations of one track are consecutive: all its pairs are those at distances of 1, 2, ... from each other.
     for distance in range(1, int(np.bincount(track).max(initial=1))):
         same = track[distance:] == track[:-distance]
         cosines = (rays[distance:][same] * rays[:-distance][same]).sum(axis=1)

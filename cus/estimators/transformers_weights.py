@@ -1,4 +1,4 @@
-"""Depth networks of transformers: a folder with `config.json` and `model.safetensors`, read strictly."""
+"""Depth networks from transformers: a folder with `config.json` and `model.safetensors`, read strictly."""
 
 import json
 from pathlib import Path
@@ -12,15 +12,15 @@ from cus.hub.weights import CONFIG
 
 
 def check_config(path: Path, kind: str, title: str) -> dict[str, Any]:
-    """The configuration beside weights.
+    """Read and check the configuration next to weights.
 
     Args:
-        path: of the weights.
-        kind: the `model_type` that it must name.
-        title: of the network, for messages.
+        path: path of the weights.
+        kind: required `model_type`.
+        title: name of the network, for messages.
 
     Raises:
-        InputError: there is none, it cannot be read, or it is of another network.
+        InputError: it is missing, cannot be read, or belongs to another network.
     """
     file = path.parent / CONFIG
     try:
@@ -38,19 +38,19 @@ def check_config(path: Path, kind: str, title: str) -> dict[str, Any]:
 
 
 def load_pretrained(kind: Any, path: Path, title: str) -> nn.Module:
-    """A network of transformers in float32, in evaluation mode on the CPU; every tensor must be there and fit.
+    """Load a network from transformers in float32, in evaluation mode on the CPU; all tensors must match.
 
     Args:
-        kind: its class.
-        path: of its weights, `model.safetensors`.
-        title: for messages.
+        kind: class of the network.
+        path: path of its weights, `model.safetensors`.
+        title: name of the network, for messages.
 
     Raises:
-        InputError: damaged files, or tensors that are missing, unknown or of other shapes.
+        InputError: damaged files, or tensors that are missing, unknown or have wrong shapes.
     """
     from transformers.utils import logging
 
-    # Its bar would run through the command's own.
+    # Its progress bar would break into the command's own.
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

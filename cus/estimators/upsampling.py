@@ -1,10 +1,10 @@
-"""Enlarge depth and confidence to the size of the photographs without smearing depth edges."""
+"""Enlarges depth and confidence to the size of the photographs without smearing depth edges."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SAME_SURFACE = 0.03  # relative spread of inverse depth within which four neighbours are one surface
+SAME_SURFACE = 0.03  # relative spread of inverse depth within which four neighbours form one surface
 COLOR_SIGMA = 0.06
 
 
@@ -12,13 +12,13 @@ def enlarge(inverse_depths: Tensor, confidences: Tensor, small: Tensor, large: T
     """Inverse depths and confidences [H, W] at the size of the large picture.
 
     On one surface inverse depth is interpolated bilinearly (exact for planes). Across a depth edge every pixel takes
-    the neighbour, among the 3x3 low-resolution pixels around it, whose colour is most like its own.
+    the most similarly coloured of the 3x3 low-resolution pixels around it.
 
     Args:
-        inverse_depths: [h, w].
-        confidences: [h, w].
-        small: picture at low resolution [3, h, w].
-        large: picture [3, H, W].
+        inverse_depths: [h, w] inverse depths.
+        confidences: [h, w] confidences in [0, 1].
+        small: [3, h, w] picture at low resolution.
+        large: [3, H, W] picture.
     """
     height, width = large.shape[-2:]
     rows, columns = inverse_depths.shape

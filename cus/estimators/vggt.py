@@ -1,6 +1,6 @@
 """VGGT (Wang et al. 2025): cameras and depths of all views in one pass of a network.
 
-What is assumed of the package, https://github.com/facebookresearch/vggt, all of it used in this file alone:
+Assumptions on the package, https://github.com/facebookresearch/vggt, all of it used only in this file:
 
 - `vggt.models.vggt.VGGT(img_size, patch_size, embed_dim, enable_camera, enable_point, enable_depth, enable_track)` is
   a torch module; with `enable_point` and `enable_track` off it has no tensors named `point_head.*` and
@@ -9,9 +9,9 @@ What is assumed of the package, https://github.com/facebookresearch/vggt, all of
   other shapes padded with white in the middle of a common frame. It runs its heads in float32 by itself, also under
   autocast.
 - It returns a dict with `pose_enc` [B, S, 9], `depth` [B, S, H, W, 1] and `depth_conf` [B, S, H, W], >= 1.
-- The nine numbers are those of `cus.estimators.pose_encodings`, of the world-to-camera transform.
-- The first view is the world frame (nearly: it is predicted, too), and the mean distance of the points from it is
-  about 1.
+- The nine numbers are encodings as in `cus.estimators.pose_encodings`, of the world-to-camera transform.
+- The first view is the world frame (approximately, because it is predicted, too), and the mean distance of the points
+from it is about 1.
 """
 
 import json
@@ -38,7 +38,7 @@ UNUSED = ("point_head.", "track_head.")
 
 
 class VGGT(Network):
-    """VGGT, for two views and more."""
+    """VGGT, for two or more views."""
 
     name = "vggt"
     title = "VGGT"
@@ -64,7 +64,7 @@ class VGGT(Network):
         device: torch.device,
         report: Callable[[int], None],
     ) -> Prediction:
-        """Cameras, depths and confidences in one pass."""
+        """Predict cameras, depths and confidences in one pass."""
         model = load_network(path).to(device)
         report(1)
         output = run_network(model, torch.stack(framed.pictures))
@@ -77,10 +77,10 @@ class VGGT(Network):
 
 
 def load_network(path: Path) -> nn.Module:
-    """VGGT with a checkpoint's weights, without the heads that are not needed, in evaluation mode on the CPU.
+    """Load VGGT from a checkpoint, without the unused heads, in evaluation mode on the CPU.
 
     Raises:
-        InputError: a damaged file, a pickle of anything but tensors, or tensors that are not VGGT's.
+        InputError: a damaged file, a pickle of anything but tensors, or tensors that do not match VGGT.
     """
     options: dict[str, Any] = {}
     if (path.parent / "config.json").is_file():
@@ -106,7 +106,7 @@ def load_network(path: Path) -> nn.Module:
 
 
 def run_network(model: nn.Module, pictures: Tensor) -> dict[str, Tensor]:
-    """The network's output for pictures [V, 3, H, W]; on CUDA the aggregator runs in half precision, the heads do not.
+    """Run the network on pictures [V, 3, H, W]; on CUDA the aggregator runs in half precision, the heads do not.
 
     On a CPU everything is in float32.
     """
@@ -128,7 +128,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # Only tensors are unpickled: a file that would run code is refused.
+        # Only tensors are unpickled: a file that would execute code is refused.
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

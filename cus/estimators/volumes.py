@@ -1,6 +1,6 @@
-"""Passes over cost volumes [H, W, D] that read them once, on the CPU; other devices get the tensor operations.
+"""Passes over cost volumes [H, W, D] that read them once, on the CPU; other devices use tensor operations.
 
-A volume is hundreds of megabytes, so what a step costs is how often it walks through memory.
+A volume has hundreds of megabytes, so the cost of a step is the number of its passes through memory.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def subpixel_argmin(costs: Tensor) -> Tensor:
 
 
 def subpixel_argmin_torch(costs: Tensor) -> Tensor:
-    """`subpixel_argmin` in tensor operations, on any device."""
+    """`subpixel_argmin` as tensor operations, on any device."""
     best = costs.argmin(dim=-1)
     middle = best.clamp(1, costs.shape[-1] - 2)
     left, centre, right = (costs.gather(-1, (middle + o)[..., None])[..., 0] for o in (-1, 0, 1))
@@ -33,9 +33,9 @@ def subpixel_argmin_torch(costs: Tensor) -> Tensor:
 
 
 def rival_margin(costs: Tensor, spacing: float, near: float = 2.0) -> Tensor:
-    """[H, W] cost of the best rival minus the winner's, of costs [H, W, D] on planes `spacing` pixels apart.
+    """[H, W] cost of the best rival minus the winner's, for costs [H, W, D] on planes `spacing` pixels apart.
 
-    Rivals are the hypotheses more than `near` pixels from the winner. 0 where there are none.
+    Rivals are the hypotheses more than `near` pixels from the winner. 0 if there are none.
     """
     reach = max(round(near / spacing), 1)
     if not _compiled(costs):
@@ -47,7 +47,7 @@ def rival_margin(costs: Tensor, spacing: float, near: float = 2.0) -> Tensor:
 
 
 def rival_margin_torch(costs: Tensor, reach: int) -> Tensor:
-    """`rival_margin` in tensor operations, on any device; `reach` is `near` in planes."""
+    """`rival_margin` as tensor operations, on any device; `reach` is `near` in planes."""
     best, index = costs.min(dim=-1)
     rivals = costs.clone()
     for step in range(-reach, reach + 1):
@@ -57,7 +57,7 @@ def rival_margin_torch(costs: Tensor, reach: int) -> Tensor:
 
 
 def in_bytes(costs: Tensor) -> Tensor:
-    """Costs in [0, 1] as uint8, 255 for 1."""
+    """Quantise costs in [0, 1] to uint8, 255 for 1."""
     if not _compiled(costs):
         return (costs * 255).round_().to(torch.uint8)
     stored = torch.empty(costs.shape, dtype=torch.uint8)

@@ -14,12 +14,12 @@ from cus.hub.fetch import parse_id
 from cus.hub.stored import SHIPPED
 from cus.inference.settings import file_digest
 
-# What tells the stages' configurations apart, and what their clips are called in them.
+# Fields that identify the stages' configurations, and the names of their clips.
 STAGES = {
     "teacher_guidance": ("Few-step student", "latents"),
     **{"latents": ("U-Net", "latents"), "generated": ("Decoder", "clips"), "kl_weight": ("Autoencoder", "clips")},
 }
-# Of this machine, not of the model.
+# Settings that concern this machine rather than the model.
 LEFT_OUT = (
     *("out", "latents", "clips", "generated", "held_out", "init", "model", "sampling", "workers", "save_every", "keep"),
     *("vae", "structure", "held_out_structure", "held_out_clips"),

@@ -1,1 +1,1 @@
-"""Networks that this project implements itself, because the packages of their authors cannot be installed beside it."""
+"""Networks implemented in this project, because their authors' packages cannot be installed alongside it."""

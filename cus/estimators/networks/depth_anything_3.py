@@ -1,7 +1,7 @@
 """Depth Anything 3 (Lin et al. 2025), small and base: depth, confidence and cameras of any number of views.
 
-Written from the paper and the numbers of the public code (https://github.com/ByteDance-Seed/Depth-Anything-3); held to
-those numbers by tests/estimators/test_depth_anything_3.py. Attributes are named as the tensors of the public
+Written from the paper and the numbers of the public code (https://github.com/ByteDance-Seed/Depth-Anything-3), checked
+against these numbers by tests/estimators/test_depth_anything_3.py. Attributes are named like the tensors of the public
 checkpoints.
 """
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from cus.estimators.networks.depth_anything_3_heads import ENCODING, CameraDecoder, CameraEncoder, DepthHead
 from cus.estimators.networks.vision_transformer import PATCH, MultiViewTransformer
 
-# Of the photographs that the backbone was trained on.
+# Statistics of the backbone's training photographs.
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
-VIEWS_AT_A_TIME = 4  # that the depth head takes: its maps are large
+VIEWS_AT_A_TIME = 4  # views per batch of the depth head, whose maps are large
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Size:
     """One of the published sizes.
 
     Attributes:
-        name: as people know it.
-        width: channels of a token.
-        features: channels of the fused maps of the depth head.
-        channels: of its maps before fusion, the finest first.
+        name: published name.
+        width: number of channels of a token.
+        features: number of channels of the depth head's fused maps.
+        channels: numbers of channels of its maps before fusion, the finest first.
     """
 
     name: str
@@ -41,13 +41,13 @@ SIZES = (Size("small", 384, 64, (48, 96, 192, 384)), Size("base", 768, 128, (96,
 
 @dataclass(frozen=True)
 class Views:
-    """What the network says of V views.
+    """The network's output for V views.
 
     Attributes:
         depths: [V, H, W] z-depths in the network's own unit, positive.
-        confidences: [V, H, W], above 1.
-        cameras: [V, ENCODING] camera to world in the same unit and a world of its own; see `cus.estimators.
-            pose_encodings`.
+        confidences: [V, H, W] confidences above 1.
+        cameras: [V, ENCODING] camera to world in the same unit and a world of its own
+            (`cus.estimators.pose_encodings`).
     """
 
     depths: Tensor
@@ -66,15 +66,15 @@ class DepthAnything3(nn.Module):
         self.cam_enc = CameraEncoder(size.width)
 
     def forward(self, pictures: Tensor, cameras: Tensor | None = None) -> Views:
-        """Depths and cameras of views that may be in any order.
+        """Predict depths and cameras of views in any order.
 
         Args:
             pictures: [V, 3, H, W] float32, normalised by `MEAN` and `DEVIATION`; H and W are multiples of `PATCH`.
-            cameras: [V, ENCODING] known cameras, camera to world, the first the world and a distance between them about
-                1; or None.
+            cameras: [V, ENCODING] known cameras, camera to world, in the first one's frame and scaled to distances of
+                about 1; or None.
 
         Raises:
-            ValueError: other shapes.
+            ValueError: wrong shapes.
         """
         views, channels, height, width = pictures.shape
         if channels != 3 or height % PATCH or width % PATCH:

@@ -1,6 +1,6 @@
-"""The heads of Depth Anything 3: depth from the features of patches, and cameras from tokens and back.
+"""The heads of Depth Anything 3: depth from patch features, cameras from tokens, and tokens from cameras.
 
-The depth head is a dense prediction transformer (DPT, Ranftl et al. 2021). Attributes are named as the tensors of the
+The depth head is a dense prediction transformer (DPT, Ranftl et al. 2021). Attributes are named like the tensors of the
 public checkpoints.
 """
 
@@ -23,8 +23,8 @@ class DepthHead(nn.Module):
     """Depth and its confidence for every pixel, from the features of four blocks.
 
     The features become maps at 4, 2, 1 and 1/2 times the resolution of the patches, which are fused from the coarsest
-    to the finest. The checkpoints hold a second chain of the same form, for rays; it has its place here, so that a
-    checkpoint is known tensor by tensor, and is not run: cameras come from the camera tokens.
+    to the finest. The checkpoints contain a second chain of the same form, for rays; it is included here, so that
+    checkpoints match tensor by tensor, but not run: cameras come from the camera tokens.
     """
 
     def __init__(self, width: int, features: int, channels: Sequence[int]) -> None:
@@ -54,10 +54,10 @@ class DepthHead(nn.Module):
         self.scratch = nn.ModuleDict(scratch)
 
     def forward(self, features: Sequence[Tensor], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """(depths, confidences), each [V, H, W]: positive, and above 1.
+        """Predict (depths, confidences), each [V, H, W]: positive, and above 1.
 
         Args:
-            features: four of [V, rows * columns, C].
+            features: four tensors [V, rows * columns, C].
             grid: (rows, columns) of patches; H and W are `PATCH` times as many.
         """
         aspect = grid[1] / grid[0]
@@ -78,7 +78,7 @@ class DepthHead(nn.Module):
 
 
 class Fusion(nn.Module):
-    """A coarse map, with a finer one added where there is one, refined and enlarged."""
+    """Fuses a coarse map with a finer one, if any, then refines and enlarges it."""
 
     def __init__(self, features: int, lateral: bool) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Fusion(nn.Module):
         self.out_conv = nn.Conv2d(features, features, 1)
 
     def forward(self, coarse: Tensor, lateral: Tensor | None, size: Sequence[int]) -> Tensor:
-        """[V, C, *size] of a map [V, C, h, w] and a finer one [V, C, h, w], or None."""
+        """[V, C, *size] from a map [V, C, h, w] and a finer one [V, C, h, w], or None."""
         if lateral is not None:
             coarse = coarse + self.resConfUnit1(lateral)
         refined = self.resConfUnit2(coarse)
@@ -104,7 +104,7 @@ class ResidualConvolutions(nn.Module):
         self.conv2 = nn.Conv2d(features, features, 3, padding=1)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Maps [V, C, h, w] refined."""
+        """Maps [V, C, h, w] -> maps of the same shape."""
         return values + self.conv2(self.conv1(values.relu()).relu())
 
 
@@ -119,13 +119,13 @@ class CameraDecoder(nn.Module):
         self.fc_fov = nn.Sequential(nn.Linear(width, 2), nn.ReLU())
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[V, ENCODING] of [V, C]."""
+        """Tokens [V, C] -> cameras [V, ENCODING]."""
         values = self.backbone(tokens)
         return torch.cat([self.fc_t(values), self.fc_qvec(values), self.fc_fov(values)], dim=-1)
 
 
 class CameraEncoder(nn.Module):
-    """Tokens [V, C] of known cameras [V, ENCODING], camera to world, each of which knows of the others."""
+    """Tokens [V, C] of known cameras [V, ENCODING], camera to world, with attention between them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -135,18 +135,18 @@ class CameraEncoder(nn.Module):
         self.trunk_norm = nn.LayerNorm(width)
 
     def forward(self, cameras: Tensor) -> Tensor:
-        """[V, C] of [V, ENCODING]."""
+        """Cameras [V, ENCODING] -> tokens [V, C]."""
         return self.trunk_norm(self.trunk(self.token_norm(self.pose_branch(cameras))[None]))[0]
 
 
 def with_positions(maps: Tensor, aspect: float) -> Tensor:
-    """Feature maps [V, C, h, w] with faint waves of the place in the picture added.
+    """Add faint waves of the position in the picture to feature maps [V, C, h, w].
 
-    Places are in units of half the picture's diagonal from its middle; the first half of the channels is for x, the
-    second for y, each sines and cosines of falling frequencies.
+    Positions are relative to the middle, in units of half the picture's diagonal; the first half of the channels is
+    for x, the second for y, each with sines and cosines of decreasing frequencies.
 
     Args:
-        maps: the maps.
+        maps: [V, C, h, w] feature maps.
         aspect: width over height of the picture.
     """
     channels, height, width = maps.shape[-3:]
@@ -170,7 +170,7 @@ def _ray_neck(features: int, half: int) -> nn.Sequential:
 
 
 def _ray_output(half: int) -> nn.Sequential:
-    # The identities stand where the checkpoints count steps without tensors.
+    # The identities are steps without tensors that the checkpoints count.
     return nn.Sequential(
         nn.Conv2d(half, LAST_WIDTH, 3, padding=1),
         nn.Identity(),

@@ -1,8 +1,8 @@
-"""Depth of one picture, by a network that learned it without depth labels (Minciullo et al. 2023, arXiv 2308.14108).
+"""Depth of one picture, by a network trained without depth labels (Minciullo et al. 2023, arXiv 2308.14108).
 
-An encoder in the form of ResNet-18 and a depth decoder with skips (Godard et al. 2019). Its latent is a set of points
-that a camera's motion moves (`Pose`), so that the same decoder gives the depth that another camera sees: in training,
-which `cus.training.single_view` adds; here the motion is none.
+A ResNet-18 encoder and a depth decoder with skips (Godard et al. 2019). The latent is a set of points that a camera's
+motion transforms (`Pose`), so that the same decoder gives the depth of another camera: this is used in training, by
+`cus.training.single_view`; here there is no motion.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cus.errors import InputError
 from cus.limits import limited
 
-LEVELS = 5  # halvings of the encoder; sides of pictures are multiples of 2 ** LEVELS
+LEVELS = 5  # halvings in the encoder; sides of pictures are multiples of 2 ** LEVELS
 STEP = 2**LEVELS
 
 
@@ -24,11 +24,11 @@ class Form:
     """Size and range of the network.
 
     Attributes:
-        width: channels of the encoder's first two levels; ResNet-18 has 64.
-        points: of the latent, at each of its places.
-        nearest: least depth over focal length that it can tell, in scene units and with the focal length in units of
+        width: number of channels of the encoder's first two levels; ResNet-18 has 64.
+        points: number of the latent's points at each position.
+        nearest: smallest depth over focal length in its range, in scene units and with the focal length in units of
             the picture's longest side.
-        farthest: likewise the largest.
+        farthest: largest depth over focal length in its range, in the same units.
     """
 
     width: int = limited(64, low=4, high=512)
@@ -37,22 +37,22 @@ class Form:
     farthest: float = limited(80.0, above=0)
 
     def __post_init__(self) -> None:
-        # Settings are made before they are filled in.
+        # Settings are constructed before they are filled in.
         if isinstance(self.nearest, float) and not self.nearest < self.farthest:
             raise InputError(f"form.nearest must be below form.farthest, got {self.nearest} and {self.farthest}")
 
     @property
     def channels(self) -> tuple[int, int, int, int, int]:
-        """Of the encoder's levels, the finest first."""
+        """Numbers of channels of the encoder's levels, the finest first."""
         return self.width, self.width, 2 * self.width, 4 * self.width, 8 * self.width
 
     def to_dict(self) -> dict[str, Any]:
-        """Its fields."""
+        """Its fields as plain values."""
         return asdict(self)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside the identity, or beside a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions with an identity shortcut, or a 1x1 convolution if the shape changes."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
 
 
 class Pose(nn.Module):
-    """The latent as points in space, moved from one camera to another."""
+    """The latent as points in space, transformed from one camera to another."""
 
     def __init__(self, form: Form) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Pose(nn.Module):
         self.from_points = nn.Conv2d(3 * form.points, form.channels[-1], 1)
 
     def forward(self, latent: Tensor, viewmats: Tensor | None = None) -> Tensor:
-        """[B, C, h, w] of one camera -> likewise of another, that `viewmats` [B, 4, 4] lead to; None: the same."""
+        """Transform [B, C, h, w] from one camera to another by `viewmats` [B, 4, 4]; None: the same camera."""
         points = self.to_points(latent)
         if viewmats is not None:
             batch, _, height, width = points.shape
@@ -126,7 +126,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From a latent at 1/32 and skips at 1/16 to 1/2 to features at 1/2."""
+    """Decodes a latent at 1/32 and skips at 1/16 to 1/2 to features at 1/2."""
 
     def __init__(self, form: Form) -> None:
         super().__init__()
@@ -149,14 +149,14 @@ class Decoder(nn.Module):
 
 
 class DepthDecoder(nn.Module):
-    """From a latent and skips to depth over focal length."""
+    """Decodes a latent and skips to depth over focal length."""
 
     def __init__(self, form: Form) -> None:
         super().__init__()
         self.form = form
         self.decoder = Decoder(form)
         self.head = nn.Conv2d(self.decoder.channels, 1, 3, padding=1)
-        # Without it everything begins at the nearest; this is about 3 units away.
+        # Without this initial value everything starts at the nearest depth; this is about 3 units away.
         nn.init.constant_(self.head.bias, -1.9)  # pyright: ignore[reportArgumentType]
 
     def forward(self, latent: Tensor, skips: list[Tensor]) -> Tensor:
@@ -177,8 +177,8 @@ class SingleViewDepth(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1], sides multiples of `STEP` -> depth over focal length [B, 1, H / 2, W / 2].
 
-        Times the focal length, in units of the picture's longest side, it is z-depth in the unit of the scenes that the
-        network learned from.
+        Multiplied by the focal length in units of the picture's longest side, this is z-depth in the unit of the
+        training scenes.
         """
         *skips, latent = self.encoder(pictures)
         return self.depth(self.pose(latent), skips)
