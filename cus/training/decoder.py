@@ -12,7 +12,7 @@ from cus.diffusion.latents import to_model_range
 from cus.errors import InputError
 from cus.limits import limited
 from cus.models.autoencoder import Autoencoder
-from cus.training.distances import training_distance
+from cus.training.distances import require_size, training_distance
 from cus.training.held_out import clip_scores, held_out_clips
 from cus.training.latents import GeneratedCrops
 from cus.training.loop import LoopSettings
@@ -112,7 +112,10 @@ class DecoderStage:
             if part is not None:
                 part.requires_grad_(True)
         self.module = SkipDecoding(self.vae, residual=bool(self.pipeline.sampling.residual_scale))
-        self.distance = training_distance(config.distance) if config.perceptual else None
+        self.distance = None
+        if config.perceptual:
+            require_size(config.crop, self.vae.downsample)
+            self.distance = training_distance(config.distance)
         self.clips = held_out_clips(
             config.held_out, config.held_out_clips, config.conditioning, config.held_out_structure
         )

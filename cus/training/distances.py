@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from cus.errors import InputError
 from cus.models.lpips import load_lpips
-from cus.models.perceptual import PerceptualDistance
+from cus.models.perceptual import SMALLEST, PerceptualDistance
 
 
 class LpipsDistance(nn.Module):
@@ -19,6 +19,15 @@ class LpipsDistance(nn.Module):
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Distances [N] of pictures [N, 3, H, W] in [0, 1]; 0 for equal ones."""
         return self.network(images, targets, normalize=True).flatten()
+
+
+def require_size(crop: tuple[int, int], factor: int) -> None:
+    """Refuse windows (in latent pixels of `factor` pixels) that a distance cannot compare. Raises InputError."""
+    if factor * min(crop) < SMALLEST:
+        raise InputError(
+            f"the perceptual distance compares pictures of at least {SMALLEST} pixels a side, and crop={list(crop)} is "
+            f"{factor * crop[1]}x{factor * crop[0]} pixels: set a larger crop, or perceptual=0"
+        )
 
 
 def training_distance(name: str) -> nn.Module:

@@ -20,7 +20,7 @@ from cus.training.caches import Caches
 from cus.training.clip_crops import LayeredCrops
 from cus.training.coarse_clips import CoarseClips
 from cus.training.decoder import DecoderConfig, DecoderStage
-from cus.training.distances import training_distance
+from cus.training.distances import require_size, training_distance
 from cus.training.latents import is_cache, require_length
 from cus.training.recipe_settings import Recipe
 from cus.training.scripts import FREE, is_exported, train_to_end
@@ -237,6 +237,7 @@ def _check_settings(recipe: Recipe, unet: UNetConfig, first: _FirstStage) -> Non
         decoder = configs.resolve(DecoderConfig, recipe.decoder, [*recipe.decoder_settings, *_quoted(needed)])
         configs_of["decoder_settings"] = decoder  # pyright: ignore
         if decoder.perceptual:
+            require_size(decoder.crop, first.factor)
             training_distance(decoder.distance)
     precisions = {name: config.loop.precision for name, config in configs_of.items()}
     if len(set(precisions.values())) > 1:

@@ -201,10 +201,28 @@ def test_the_papers_warp_can_be_what_is_learned_from(clips, tmp_path) -> None:
     assert read_structure(tmp_path / "out" / "coarse", "clip-3.safetensors") is not None
 
 
+@pytest.mark.slow
+def test_both_u_nets_start_from_a_model_that_is_given(whole, clips, tmp_path) -> None:
+    init = whole[0] / "unet" / "export"
+    given = recipe(clips, tmp_path / "out", "loop.steps=1", "loop.learning_rate=1e-5")
+    unet = [entry for entry in given.unet_settings if not entry.startswith("model.")]
+    given = replace(given, init=str(init), unet_settings=unet, held_out="", guided_settings=["structure_share=0.9"])
+    with one_thread():
+        run(replace(given, decoder_settings=[*given.decoder_settings, "loop.steps=1"]), silent, silent)
+    start = weights(whole[0], "unet")
+    for part in ("unet", "guided_unet"):
+        found = weights(tmp_path / "out", part)
+        changes = [float((found[name] - start[name]).abs().max()) for name in start]
+        # Adam's first step moves a weight by the learning rate at most, and some by about that.
+        assert 5e-6 < max(changes) < 2e-5
+    assert CloseUpShotPipeline.from_pretrained(tmp_path / "out" / "guided_decoder" / "export").sampling.second_pass
+
+
 REFUSED = [
     ({"unet_settings": ["lora.rank=4", "trained=[unet]"]}, "set lora.rank=0"),
     ({"guided_settings": ["structure_share=0"]}, "set structure_share above 0"),
     ({"decoder_settings": ["loop.precision=bf16"]}, "one loop.precision, got .*decoder_settings bf16"),
+    ({"decoder_settings": ["perceptual=0.1"]}, "at least 64 pixels a side, and crop=.* is 16x16 pixels"),
     ({"decoder_settings": ["frames=9"]}, "a crop of 9 frames of .* does not fit"),
     ({"unet_settings": ["crop=[4,99]"]}, "a crop of 2 frames of 99x4 does not fit"),
     ({"unet_settings": ["sampling.frames=2"]}, "clips of 3 frames are longer than the 2"),
