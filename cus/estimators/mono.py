@@ -54,12 +54,16 @@ class Mono(OneViewNetwork):
 
     def fetch(self, weights: str) -> Path:
         """The same file, checked. Raises InputError if this installation has none."""
-        if weights == OWN and self.find(OWN) is None:
+        if weights != OWN:
+            return super().fetch(weights)
+        path = self.find(OWN)
+        if path is None:
             raise InputError(
                 f"{SHIPPED} holds no weights of mono; name a folder that train/single_view.py exported, as in "
                 "mono:runs/mono/export, or use the estimator 'da3', which downloads its own"
             )
-        return super().fetch(weights)
+        self.check(path, weights)
+        return path
 
     def check(self, path: Path, weights: str) -> None:
         """Check the form given in the file, and its tensors."""

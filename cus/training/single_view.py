@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from omegaconf import MISSING
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -42,6 +44,7 @@ class SingleViewConfig:
     Attributes:
         out: output folder of the run.
         views: folder of sets of posed views (data/make_views.py).
+        init: weights to start from (`checkpoints/step-*/model.safetensors` of a run); empty: random ones.
         held_out: folder of sets with exact depths, for samples and scores; empty: none.
         form: size and range of the network (`cus.estimators.networks.single_view.Form`).
         parts: "joint" or, for comparisons, only "depth" or "synthesis".
@@ -62,6 +65,7 @@ class SingleViewConfig:
 
     out: str = MISSING
     views: str = MISSING
+    init: str = ""
     held_out: str = ""
     form: Form = field(default_factory=Form)
     parts: str = limited("joint", choices=("joint", "depth", "synthesis"))
@@ -194,6 +198,8 @@ class SingleViewStage:
     def __init__(self, config: SingleViewConfig) -> None:
         self.config = config
         self.module = SingleView(config.form, config.parts, config.warps)
+        if config.init:
+            _start_from(self.module, Path(config.init))
         self.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.held_out = (
             [_held_out(path, config.shrink) for path in clip_paths(Path(config.held_out))] if config.held_out else []
@@ -262,6 +268,16 @@ class SingleViewStage:
     def export(self, folder: Path) -> None:
         """Save the part that gives depth, for `cus-infer --estimator mono:FOLDER`."""
         save_network(folder / "model.safetensors", self.module.depth)
+
+
+def _start_from(module: SingleView, path: Path) -> None:
+    try:
+        module.load_state_dict(load_file(path), strict=True)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise InputError(
+            f"init={path} cannot be read as the weights of such a network ({str(error).splitlines()[0]}); name the "
+            "model.safetensors of a checkpoint of train/single_view.py with the same form and parts"
+        ) from error
 
 
 def _held_out(path: Path, shrink: int) -> PosedViews:

@@ -60,6 +60,17 @@ def test_four_steps_are_two_and_two_more(folder):
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
+def test_a_run_starts_from_the_weights_of_another_and_refuses_those_of_another_form(folder):
+    train(folder, "first", "loop.steps=2")
+    weights = folder / "first" / "checkpoints" / "step-00000002" / "model.safetensors"
+    arguments = [f"out={folder / 'second'}", f"views={folder / 'views'}", f"init={weights}", *TINY]
+    begun = SingleViewStage(settings_of(SingleViewConfig, arguments)).module.state_dict()
+    stored = load_file(weights)
+    assert all(torch.equal(begun[key], stored[key]) for key in begun)
+    with pytest.raises(InputError, match="cannot be read as the weights of such a network"):
+        SingleViewStage(settings_of(SingleViewConfig, [*arguments, "parts=depth"]))
+
+
 @pytest.mark.parametrize("choice", [["parts=depth"], ["parts=synthesis"], ["warps=direct"], ["drawn_share=0.5"]])
 def test_parts_of_the_method_train_alone(folder, choice):
     state = train(folder, "out", "loop.steps=1", *choice)
