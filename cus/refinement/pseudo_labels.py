@@ -45,7 +45,7 @@ class LabelOptions:
 
     Attributes:
         poses: options of the virtual cameras.
-        per_turn: number of labels for each turn of an image or a crop.
+        weight: of a label's loss beside that of the image of the same step.
         threshold: largest mean difference over the channels, in [0, 1], at which both warps, and the photographs among
             each other, agree.
         photographs: maximum number of photographs per label, those that see its point at the smallest angle.
@@ -54,7 +54,7 @@ class LabelOptions:
     """
 
     poses: PoseOptions = field(default_factory=PoseOptions)
-    per_turn: float = 1.0
+    weight: float = 1.0
     threshold: float = 0.05
     photographs: int = 4
     least_share: float = 0.2
@@ -81,7 +81,8 @@ class PseudoLabels:
     test-time training).
 
     Attributes:
-        counts: [3] float64: labels made, turns without one, and the sum of the labels' fractions of kept pixels.
+        weight: see `LabelOptions`.
+        counts: [3] float64: labels made, steps without one, and the sum of the labels' fractions of kept pixels.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class PseudoLabels:
             InputError: no photograph has a reliable depth, or the photographs do not match the scene's views.
         """
         self.options = options or LabelOptions()
+        self.weight = self.options.weight
         self.counts = torch.zeros(3, dtype=torch.float64)
         # One exposure, and consistent depths in all photographs: pixels that still differ are not kept.
         scene = agree(scene, photographs, backend=backend)
@@ -150,12 +152,8 @@ class PseudoLabels:
         """A summary of the labels, as a sentence without a full stop."""
         made, without, shares = self.counts.tolist()
         kept = f", {100 * shares / made:.0f} % of their pixels kept" if made else ""
-        lost = f"; {without:.0f} turns found no view that the photographs show" if without else ""
+        lost = f"; {without:.0f} steps found no view that the photographs show" if without else ""
         return f"pseudo-labels: {made:.0f} views{kept}{lost}"
-
-    def turns(self, images: int) -> int:
-        """Number of labels in a round with `images` turns of images and their crops."""
-        return round(self.options.per_turn * images)
 
     def identity(self) -> tuple[str, list[Tensor]]:
         """The options in words, and the tensors that determine the labels."""

@@ -58,8 +58,10 @@ class Optimization:
         degree = min(config.sh_degree, int(progress / config.sh_warmup)) if config.sh_warmup > 0 else config.sh_degree
         image, seen = self._drawn(turn, self._coarse if coarse else self._fine)
         loss, render, info = self._loss(image, seen, background, degree)
-        if image is not None and turn < len(self._fine):
+        if turn < len(self._fine):
             self._note_error(image, render, seen)
+        if self.source is not None and not coarse:
+            loss = loss + self._source_loss(self.source, background, degree)
         penalty = self.strategy.penalty(self.parameters)
         (loss if penalty is None else loss + penalty).backward()
         rate_factor = config.final_rate**progress
@@ -82,39 +84,37 @@ class Optimization:
     def _round(self, coarse: bool) -> list[int]:
         """Shuffled turns of one round.
 
-        Every image once, crops of each photograph as the number of images plus its own, and views of the source as
-        twice that number.
+        Every image once, and crops of each photograph as the number of images plus its own.
         """
         count = len(self._fine)
         turns = torch.arange(count)
         if not coarse and self._crops.images:
             crops = torch.tensor(self._crops.images).repeat(self.config.crops)
             turns = torch.cat([turns, count + crops])
-        if not coarse and self.source is not None:
-            turns = torch.cat([turns, torch.full((self.source.turns(len(turns)),), 2 * count)])
         return turns[torch.randperm(len(turns), generator=self.generator)].tolist()
 
-    def _drawn(self, turn: int, views: Views) -> tuple[int | None, Supervision]:
-        """The image of this turn and its supervision: the whole image, or a crop of its photograph.
-
-        The image is None for a view of the source; if the source finds none, an image takes its turn.
-        """
+    def _drawn(self, turn: int, views: Views) -> tuple[int, Supervision]:
+        """The image of this turn and its supervision: the whole image, or a crop of its photograph."""
         count = len(views)
-        if turn == 2 * count:
-            assert self.source is not None
-            with torch.no_grad():
-                made = self.source.draw(self.parameters.tensors(), self.generator)
-            if made is not None:
-                return None, made
-            turn = int(torch.randint(count, (1,), generator=self.generator))
         if turn < count:
             return turn, whole(views, turn)
         return turn - count, self._crops.draw(turn - count)
 
+    def _source_loss(self, source: ViewSource, background: Tensor, degree: int) -> Tensor:
+        """The weighted loss of a view of the source, or zero if it finds none."""
+        with torch.no_grad():
+            made = source.draw(self.parameters.tensors(), self.generator)
+        if made is None:
+            return background.new_zeros(())
+        return source.weight * self._loss(None, made, background, degree)[0]
+
     def _loss(
         self, image: int | None, seen: Supervision, background: Tensor, degree: int
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Eq. 10 for one image in front of a random background, which penalises gaps; and the render."""
+        """Eq. 10 for one image in front of a random background, which penalises gaps; and the render.
+
+        The image is None for a view of the source.
+        """
         config = self.config
         means, quats, scales, opacities, sh = self.parameters.tensors()
         camera = seen.camera

@@ -15,14 +15,12 @@ class ViewSource(Protocol):
     """Generates supervision from the current scene. Apart from its counts, nothing of it changes between steps.
 
     Attributes:
+        weight: Of the loss of one of its views beside that of the image of the same step.
         counts: statistics of its draws so far, a tensor on the CPU that a checkpoint keeps.
     """
 
+    weight: float
     counts: Tensor
-
-    def turns(self, images: int) -> int:
-        """Number of its views that join a round with `images` turns of images and their crops."""
-        ...
 
     def draw(self, scene: SceneTensors, generator: torch.Generator) -> Supervision | None:
         """A view to compare the scene with, or None if none was found that shows enough.
