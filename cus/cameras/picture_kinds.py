@@ -104,7 +104,7 @@ def _refusal(path: Path, start: bytes) -> str:
     if start.startswith(b"version https://git-lfs"):
         return f"{path} is a pointer of Git LFS, not the picture; fetch it with: git lfs pull"
     if start.startswith(b"\x00\x05\x16\x07"):
-        return f"{path} holds what macOS keeps beside a file; give the file without ._ before its name"
+        return f"{path} is a macOS metadata file, not the picture; give the file without ._ before its name"
     return _refusal_of_text(path, start)
 
 

@@ -94,8 +94,8 @@ class Clip:
     def conditioned_on(self, name: str) -> "Clip":
         """Replace the clip's own conditioning by one of its other warps; "" keeps its own.
 
-        The result has no geometry, whose depths belong to its own conditioning: see
-            `cus.datasets.other_warps.shown_by`.
+        The result has no geometry, whose depths belong to the clip's own conditioning (see
+        `cus.datasets.other_warps.shown_by`).
 
         Raises:
             InputError: the clip has no such warp.

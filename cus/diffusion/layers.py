@@ -93,8 +93,8 @@ def split_conditioning(
     if found is None or found.images.ndim != 5 or found.images.shape[1] < layers:
         given = "none" if found is None else tuple(found.images.shape)
         raise ValueError(
-            f"this checkpoint reads {layers} layer(s) [T, {layers}, 3, H, W] beside the conditioning images, got "
-            f"{given}; pass what cus.conditioning.fused_warp gives, not its images alone"
+            f"this checkpoint reads {layers} layer(s) [T, {layers}, 3, H, W] in addition to the images, got "
+            f"{given}; pass the whole result of cus.conditioning.fused_warp, not only its images"
         )
     count, _, height, width = images.shape
     kept = Layers(found.images[:, :layers], found.masks[:, :layers], found.gate)

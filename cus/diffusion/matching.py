@@ -12,15 +12,15 @@ from cus.diffusion.schedule import NoiseSchedule
 
 
 def matching_loss(clean: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-    """A scalar whose gradient moves samples to where the teacher finds them likelier than the critic does.
+    """A scalar whose gradient moves samples to where they are more likely for the teacher than for the critic.
 
-    The gradient of a sample is the difference of the two scores, that is of the two estimates of the clean sample,
-    over the mean error of the teacher's (Eqs. 7 and 8 of the first paper).
+    A sample's gradient is the difference of the two scores, i.e. of the two estimates of the clean sample, divided by
+    the teacher's mean error (Eqs. 7 and 8 of the first paper).
 
     Args:
         clean: [B, ...], the student's samples, with their gradient.
-        real: what the teacher makes of them, noised: its estimate of the clean samples.
-        fake: likewise the critic, which knows the student's samples.
+        real: the teacher's estimate of the clean samples from noised ones.
+        fake: the estimate of the critic, which learns the student's samples.
     """
     axes = tuple(range(1, clean.ndim))
     scale = (clean.detach() - real).abs().mean(dim=axes, keepdim=True).clamp(min=1e-6)
@@ -29,17 +29,17 @@ def matching_loss(clean: Tensor, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def student_samples(denoiser: Denoiser, noise: Tensor, schedule: NoiseSchedule, steps: int, last: int) -> Tensor:
-    """What a student of `steps` DDIM steps takes for the clean latents at step `last`; the gradient is of that step.
+    """A student's estimate of the clean latents at DDIM step `last` of `steps`, with the gradient of that step.
 
     Args:
         denoiser: the student.
-        noise: [B, ...] that sampling starts from.
+        noise: [B, ...], the start of sampling.
         schedule: noise levels.
-        steps: of the whole sampling.
-        last: 0 .. steps - 1. The steps before are the student's own, as at inference, without gradient.
+        steps: number of sampling steps.
+        last: 0 .. steps - 1; the student makes the steps before it, as in inference, without gradient.
 
     Raises:
-        ValueError: `last` is none of the steps.
+        ValueError: `last` is out of range.
     """
     if not 0 <= last < steps:
         raise ValueError(f"last must be 0 to {steps - 1}, got {last}")
@@ -57,6 +57,6 @@ def student_samples(denoiser: Denoiser, noise: Tensor, schedule: NoiseSchedule, 
 
 
 def estimate_of(denoiser: Denoiser, noisy: Tensor, timesteps: Tensor, schedule: NoiseSchedule) -> Tensor:
-    """The clean latents [B, ...] that a denoiser sees in noisy ones."""
+    """A denoiser's estimate [B, ...] of the clean latents from noisy ones."""
     v = denoiser(noisy, timesteps).float()
     return schedule.x0_from_v(v, noisy, timesteps) / schedule.rescaled(torch.ones_like(v), timesteps)

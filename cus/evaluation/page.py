@@ -79,7 +79,7 @@ def page_html(
 
     Args:
         folder: folder of the page, to which picture paths are relative.
-        records: records that the tables are made of.
+        records: records that the tables are made from.
         tables: `cus.evaluation.results.summary_json` of the records.
         context: title, settings and versions.
         budget: maximum number of bytes of embedded pictures; above it the page links to the files.

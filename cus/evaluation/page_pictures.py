@@ -41,10 +41,10 @@ class PagePictures:
         size, count = f"{self.bytes / 1e6:.1f} MB", len(self.addresses)
         if self.embedded:
             return (
-                f"{count} pictures are inside this page as JPEG copies of quality {JPEG_QUALITY} ({size}); scores are "
-                "of the files beside it."
+                f"{count} pictures are inside this page as JPEG copies of quality {JPEG_QUALITY} ({size}); scores "
+                "are those of the files next to it."
             )
-        return f"{count} pictures ({size}) are too much for one page: it shows the files beside it, keep them together."
+        return f"{count} pictures ({size}) are too much for one page: keep it together with the files next to it."
 
 
 def page_pictures(folder: Path, paths: Iterable[str], budget: int = EMBED_BUDGET) -> PagePictures:

@@ -226,7 +226,7 @@ pipeline.load_lora_weights("{facts.repository}")
 
 def _adapter(model: ModelFacts, adapter: AdapterFacts) -> str:
     count = sum(model.parameters.values())
-    lines = ["## The LoRA", "", f"{_count(count, 'parameter')} beside {_count(adapter.layers, 'layer')} of the U-Net,"]
+    lines = ["## The LoRA", "", f"{_count(count, 'parameter')} in {_count(adapter.layers, 'layer')} of the U-Net,"]
     lines += [f"stored as {', '.join(model.precisions)}."]
     if adapter.settings:
         lines += ["", "| setting | value |", "| --- | --- |"]

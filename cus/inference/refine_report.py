@@ -19,7 +19,7 @@ from cus.splats import Gaussians
 
 # Number of frames of the path towards the target, and frames per second of the video.
 WALK_FRAMES, WALK_FPS = 25, 8
-# Pictures are shown at these factors, as far as the path goes, and at its end.
+# Factors of the pictures, in addition to the path's last factor.
 SHOWN_FACTORS = (1.0, 3.0, 9.0, 27.0)
 STAGES = {"check": "Scene and photographs", "depth": "Depth", "before": "Before", "fit": "Pseudo-labels"}
 STAGES |= {"after": "After", "report": "Report"}
@@ -27,16 +27,16 @@ STAGES |= {"after": "After", "report": "Report"}
 
 @dataclass(frozen=True)
 class Shown:
-    """What a report shows.
+    """Contents of the report.
 
     Attributes:
-        settings: of the refinement.
+        settings: settings of the refinement.
         gaussians: the refined scene.
-        walk: cameras towards the target.
-        images: [V, 3, H, W] the photographs that supervise.
-        before: the scene as it was.
-        after: as it is.
-        verdict: what it is worth.
+        walk: cameras of the path towards the target.
+        images: [V, 3, H, W], the supervising photographs.
+        before: renders and measures before the refinement.
+        after: renders and measures after it.
+        verdict: quality and trustworthiness of the result.
     """
 
     settings: RefineSettings
@@ -49,13 +49,13 @@ class Shown:
 
 
 def shown_frames(factor: float) -> list[tuple[float, int]]:
-    """Factors at which pictures are shown, and their frames on the path, which moves closer by equal factors."""
+    """Factors of the pictures and their frames on the path, which moves closer by equal factors."""
     shown = [f for f in SHOWN_FACTORS if f < 0.99 * factor] + [factor]
     return [(f, round(math.log(f) / math.log(factor) * (WALK_FRAMES - 1))) for f in shown]
 
 
 def write_pictures(folder: RunFolder, settings: RefineSettings, before: Look, after: Look) -> None:
-    """`close_ups/`, before and after at every factor, and the path as a video."""
+    """Write `close_ups/`, before and after at every factor, and the path as a video."""
     folder.clear("close_ups")
     for factor, frame in shown_frames(settings.factor):
         for name, seen in (("before", before), ("after", after)):
@@ -64,7 +64,7 @@ def write_pictures(folder: RunFolder, settings: RefineSettings, before: Look, af
 
 
 def write_refinement_report(folder: RunFolder, subject: Subject, shown: Shown, summary: dict[str, Any]) -> None:
-    """`report.html`: `summary` is what `refine.json` will hold."""
+    """Write `report.html`; `summary` is the content of `refine.json`."""
     pairs = []
     for factor, frame in reversed(shown_frames(shown.settings.factor)):
         place = "from where the first photograph was taken"

@@ -253,7 +253,7 @@ def _target(run: RecordedRun, out: Path | None, *, resume: bool, overwrite: bool
         folder.prepare(resume=True, overwrite=False)
         return folder
     if run.path.resolve() in out.resolve().parents:
-        raise InputError(f"{out} lies inside the run {run.path}; name a folder beside it with --out")
+        raise InputError(f"{out} lies inside the run {run.path}; name a folder next to it with --out")
     folder = RunFolder(out)
     photos = [photo.path for photo in run.results.inputs.photos]
     folder.prepare(resume=resume, overwrite=overwrite, inputs=[run.path, *photos])

@@ -24,16 +24,16 @@ MOST_STEPS = 8
 
 @dataclass
 class DistillConfig(UNetConfig):
-    """Settings of `train/distill.py`: those of `UNetConfig`, where `init` is the teacher, and these.
+    """Settings of `train/distill.py`, in addition to those of `UNetConfig`, where `init` is the teacher.
 
-    `sampling` is the student's: its `steps`, without guidance.
+    `sampling` is for the student: its number of `steps`, without guidance.
 
     Attributes:
-        teacher_guidance: classifier-free guidance scale that the student learns to do without.
-        teacher_rescale: see `cus.diffusion.sampler.guided`.
-        critic_rank: of the LoRA that turns the teacher into the critic.
-        critic_weight: of the critic's own loss.
-        noise_range: share of the noise schedule from which samples are noised to be compared.
+        teacher_guidance: the teacher's classifier-free guidance scale, which the student learns to imitate.
+        teacher_rescale: how far the teacher's guided prediction is rescaled to the standard deviation without guidance.
+        critic_rank: rank of the LoRA that turns the teacher into the critic.
+        critic_weight: weight of the critic's loss in the sum.
+        noise_range: lowest and highest noise level of compared samples, as fractions of the noise schedule.
     """
 
     teacher_guidance: float = limited(7.5, low=1, high=100)
@@ -45,13 +45,13 @@ class DistillConfig(UNetConfig):
 
 @dataclass(frozen=True)
 class Draws:
-    """What a step draws.
+    """Random draws of one training step.
 
     Attributes:
-        last: the student's step that learns.
-        noise: [B, C, T, h, w], what sampling starts from.
-        compared: timesteps [B] and noise at which teacher and critic look at the samples.
-        learned: likewise those at which the critic learns them.
+        last: the sampling step that is trained.
+        noise: [B, C, T, h, w], the start of sampling.
+        compared: timesteps [B] and noise at which the estimates of teacher and critic are compared.
+        learned: timesteps [B] and noise at which the critic learns the samples.
     """
 
     last: int
@@ -64,11 +64,11 @@ class Distiller(nn.Module):
     """Student, teacher and critic as one module; the last two are one network, with and without its LoRA.
 
     Args:
-        student: learns.
-        critic: the teacher with an adapter, which learns.
-        context: makes the context of both.
-        schedule: noise levels.
-        config: see `DistillConfig`.
+        student: trained network.
+        critic: the teacher with a trained LoRA.
+        context: encodes the reference views for both networks.
+        schedule: noise schedule.
+        config: settings of the distillation.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Distiller(nn.Module):
         self.schedule, self.config = schedule, config
 
     def forward(self, condition: Tensor, extra: list[Tensor], batch: dict[str, Tensor], draws: Draws) -> Tensor:
-        """The student's loss and the critic's; neither has a gradient for the other."""
+        """The weighted sum of the student's and the critic's losses; neither affects the other's gradient."""
         items, config = len(condition), self.config
         kept, dropped = (torch.full((items,), flag) for flag in (False, True))
         with torch.no_grad():
@@ -113,7 +113,7 @@ class Distiller(nn.Module):
 
 
 class DistillStage(UNetStage):
-    """See `cus.training.loop.Stage`; the export is the student."""
+    """Trains and exports the student; a stage of `cus.training.loop`."""
 
     config: DistillConfig
 
@@ -122,7 +122,7 @@ class DistillStage(UNetStage):
         super().__init__(config)
         parts = self.pipeline
         critic = copy.deepcopy(parts.unet).train(False)
-        # Its first values must not depend on what else was made before, such as the judge of held-out clips.
+        # Its initial values must not depend on earlier random draws, such as those of the held-out clips' distance.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.loop.seed)
             add_lora(critic, config.critic_rank, config.critic_rank, TARGETS)
@@ -152,11 +152,11 @@ class DistillStage(UNetStage):
 
 
 def check_settings(config: DistillConfig) -> None:
-    """Raises InputError where no student can be made of the settings."""
+    """Raises InputError if no student can be trained with the settings."""
     require_peft()
     sampling = config.sampling
     refusals: tuple[tuple[Callable[[], bool], str], ...] = (
-        (lambda: not config.init, "a student is made of a trained model: name it with init="),
+        (lambda: not config.init, "a student starts from a trained model: name it with init="),
         (lambda: config.lora.rank > 0, "the student's own weights learn: set lora.rank=0"),
         (lambda: list(config.trained) != ["unet"], "the student is a U-Net: set trained=[unet]"),
         (lambda: sampling.steps > MOST_STEPS, f"a student takes 1 to {MOST_STEPS} steps: set sampling.steps"),

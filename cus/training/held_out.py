@@ -1,4 +1,4 @@
-"""Held-out clips, and the scores of what a model makes of them."""
+"""Held-out clips, and scores of a model's frames for them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +15,13 @@ from cus.training.pictures import box_blurred, psnr
 
 
 def held_out_clips(folder: str, most: int, conditioning: str = "", structures: str = "") -> list[Clip]:
-    """The first clips of a folder, none where there is no folder.
+    """The first clips of a folder; an empty list without a folder.
 
     Args:
-        folder: of the clips, or empty.
-        most: how many of them.
-        conditioning: which of their warps they are to show; "" is their own.
-        structures: folder of structure images (data/make_coarse.py) in the place of the clips' own; empty leaves these.
+        folder: folder of clips; "" for none.
+        most: maximum number of clips.
+        conditioning: kind of their conditioning images; "" for the default ones.
+        structures: folder of structure images (data/make_coarse.py) that replace the clips' own; "" keeps these.
 
     Raises:
         InputError: no clips in the folder, none with such a warp, or no structure images.
@@ -38,7 +38,7 @@ def held_out_clips(folder: str, most: int, conditioning: str = "", structures: s
 
 
 def judge() -> PerceptualDistance | None:
-    """The distance that held-out frames are scored by, where its weights are installed."""
+    """The perceptual distance for held-out frames; None if its weights are not installed."""
     try:
         return PerceptualDistance.load("alex")
     except InputError:
@@ -48,7 +48,7 @@ def judge() -> PerceptualDistance | None:
 def clip_scores(clip: Clip, frames: Tensor, distance: PerceptualDistance | None = None) -> dict[str, float]:
     """Scores of generated frames and of the conditioning: PSNR in dB, also of its best box blur, SSIM and GMSD.
 
-    With a `distance` that of frames and of conditioning, too, where pictures are large enough for it.
+    A given `distance` is included if the pictures are large enough for it.
     """
     blurred = max(psnr(box_blurred(clip.conditioning, radius), clip.targets) for radius in (1, 2, 3))
     scores = {
@@ -73,6 +73,6 @@ def _gmsd(images: Tensor, targets: Tensor) -> float:
 
 
 def guided_scores(clip: Clip, frames: Tensor, distance: PerceptualDistance | None) -> dict[str, float]:
-    """Scores of the second pass's frames, to be compared with those of the first."""
+    """Scores of the second pass's frames, for comparison with the first pass."""
     scores = clip_scores(clip, frames, distance)
     return {f"{name}_guided": scores[name] for name in ("psnr", "ssim", "gmsd", "st_lpips") if name in scores}

@@ -271,7 +271,7 @@ class _Steps:
         items = self.settings.accumulate * self.settings.batch
         names = [self.dataset.path_of(item).name for item in range(step * items, (step + 1) * items)]
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        return f" (made of {', '.join(names[:8])}{more})"
+        return f" (clips {', '.join(names[:8])}{more})"
 
 
 def _anywhere(flag: bool, accelerator: Accelerator) -> bool:

@@ -100,7 +100,7 @@ def is_done(recipe: Recipe, job: Job) -> bool:
     units = read_json(mark).get("units")
     if units != job.units:
         raise InputError(
-            f"{job.name} was done with {units} {job.unit} and is asked for {job.units}, and what follows is made of "
+            f"{job.name} was done with {units} {job.unit} but {job.units} are requested, and later parts depend on "
             "it: give another out="
         )
     return True
@@ -111,7 +111,7 @@ def check_clips(recipe: Recipe) -> None:
     path = Path(recipe.out) / DATA
     if path.is_file() and (then := read_json(path)) != (now := _clips_of(recipe)):
         raise InputError(
-            f"{recipe.clips} has other clips than the parts in {recipe.out} were made of ({now['clips']} now, "
+            f"{recipe.clips} has other clips than those of the parts in {recipe.out} ({now['clips']} now, "
             f"{then.get('clips')} then): give another out="
         )
 

@@ -98,7 +98,7 @@ def _jobs(recipe: Recipe, first: _FirstStage, clips: int) -> list[Job]:
     coarse = out / "unet" / "export"
     if first.vae and recipe.decoder:
         pipeline = str(coarse)
-        jobs.append(_cache(recipe, "generated", "what it generates for the clips", clips, pipeline=pipeline))
+        jobs.append(_cache(recipe, "generated", "latents generated for the clips", clips, pipeline=pipeline))
         jobs.append(_decoder(recipe, "decoder", "2. the decoder with skips", "unet", "generated"))
         coarse = out / "decoder" / "export"
     jobs.append(_coarse(recipe, "coarse", "coarse frames, clouds and structure images", coarse, clips))
@@ -107,7 +107,7 @@ def _jobs(recipe: Recipe, first: _FirstStage, clips: int) -> list[Job]:
         most = min(
             _unet_config(recipe, {"out": "unet"}, guided=True).held_out_clips, len(clip_paths(Path(recipe.held_out)))
         )
-        jobs.append(_coarse(recipe, "coarse_held_out", "likewise of the held-out clips", coarse, most))
+        jobs.append(_coarse(recipe, "coarse_held_out", "structure images of the held-out clips", coarse, most))
         structure["held_out_structure"] = out / "coarse_held_out"
     jobs.append(
         _unet(recipe, "guided_unet", "3. the U-Net with structure guidance", {**data, **structure}, guided=True)
@@ -115,7 +115,7 @@ def _jobs(recipe: Recipe, first: _FirstStage, clips: int) -> list[Job]:
     if first.vae and recipe.decoder:
         pipeline = str(out / "guided_unet" / "export")
         shown = {"pipeline": pipeline, "structure": str(out / "coarse")}
-        jobs.append(_cache(recipe, "guided_generated", "what it generates for the clips", clips, **shown))
+        jobs.append(_cache(recipe, "guided_generated", "latents generated for the clips", clips, **shown))
         # "Further": from the decoder of stage 2 on.
         start = {"vae": out / "decoder" / "export" / "vae", **structure}
         start.pop("structure")

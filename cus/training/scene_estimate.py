@@ -126,7 +126,7 @@ def _measure(settings: SceneClips, sources: list[SceneSource], on_progress: OnPr
             clips=len(clips),
         )
         return measured, source.name, record.counts["photographs"]
-    raise InputError(f"no clip could be made of any of {len(sources)} scenes; the first one: {reasons[0]}")
+    raise InputError(f"no clip could be made from any of {len(sources)} scenes; the first one: {reasons[0]}")
 
 
 def _lax(name: str) -> float:

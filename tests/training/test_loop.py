@@ -116,7 +116,7 @@ class Named(ClipItems):
 
 def test_a_bad_step_names_its_clips(tmp_path: Path, clips: Path) -> None:
     order = [Named(clips, seed=0).path_of(item).name for item in (2, 3)]
-    with pytest.raises(InputError, match=rf"step 2 .* \(made of {order[0]}, {order[1]}\)"):
+    with pytest.raises(InputError, match=rf"step 2 .* \(clips {order[0]}, {order[1]}\)"):
         trip(tmp_path, {3}, dataset=Named(clips, seed=0), steps=6, accumulate=2)
 
 

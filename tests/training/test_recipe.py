@@ -260,7 +260,7 @@ def test_other_clips_or_settings_than_parts_are_made_of_are_refused(whole, clips
         run(replace(recipe(clips, out), clips=str(tmp_path / "train")), silent, silent)
     with pytest.raises(InputError, match="was made with other settings .*loop.learning_rate was"):
         run(recipe(clips, out, "loop.learning_rate=1e-2"), silent, silent)
-    with pytest.raises(InputError, match="unet was done with 2 steps and is asked for 5"):
+    with pytest.raises(InputError, match="unet was done with 2 steps but 5 are requested"):
         run(recipe(clips, out, "loop.steps=5"), silent, silent)
 
 
