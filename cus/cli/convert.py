@@ -29,7 +29,7 @@ checkpoint -> folder:
   the YAML file that came with a checkpoint.
 
 folder -> checkpoint:
-  Writes U-Net, autoencoder, image projector, image tower and noise schedule under ViewCrafter's names, bit by bit as
+  Writes U-Net, autoencoder, image projector, image tower and noise schedule under ViewCrafter's names, bit for bit as
   they are stored unless --dtype says otherwise. Left out are the text tower, of which a folder keeps only the prompts,
   what else CLIP has that nothing reads, and the skip convolutions of a finetuned decoder, for which there are no names.
   ViewCrafter's loader wants every tensor that its model has: --complete-from takes those left out from the checkpoint

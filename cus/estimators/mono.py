@@ -36,7 +36,7 @@ class Mono(OneViewNetwork):
     # The size of its training pictures, because it knows the appearance of things at that size.
     rule = FrameRule(longest_side=192, patch=STEP, step=STEP, fill=None, one_size=True)
     caution = (
-        "mono has seen rooms and yards of our own making only: take it for a rough guess; da3 has seen photographs"
+        "mono was trained only on rendered rooms and yards: its depth is a rough guess; da3 was trained on photographs"
     )
 
     def find(self, weights: str) -> Path | None:

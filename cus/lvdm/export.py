@@ -37,7 +37,7 @@ def export_checkpoint(
 ) -> Converted:
     """Write a model folder as a checkpoint in ViewCrafter's layout: `{"state_dict": ...}`, or safetensors.
 
-    The inverse of `convert_checkpoint`, bit by bit if `dtype` is None. Folders do not contain the text tower: without
+    The inverse of `convert_checkpoint`, bit for bit if `dtype` is None. Folders do not contain the text tower: without
     `complete_from` it is missing; the noise schedule is written as the buffers derived from it.
 
     Args:

@@ -45,7 +45,7 @@ class LabelOptions:
 
     Attributes:
         poses: options of the virtual cameras.
-        weight: of a label's loss beside that of the image of the same step.
+        weight: weight of a label's loss relative to that of the image of the same step.
         threshold: largest mean difference over the channels, in [0, 1], at which both warps, and the photographs among
             each other, agree.
         photographs: maximum number of photographs per label, those that see its point at the smallest angle.
@@ -81,7 +81,7 @@ class PseudoLabels:
     test-time training).
 
     Attributes:
-        weight: see `LabelOptions`.
+        weight: weight of a label's loss.
         counts: [3] float64: labels made, steps without one, and the sum of the labels' fractions of kept pixels.
     """
 

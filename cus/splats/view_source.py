@@ -12,10 +12,10 @@ SceneTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class ViewSource(Protocol):
-    """Generates supervision from the current scene. Apart from its counts, nothing of it changes between steps.
+    """Generates supervision from the current scene; only its counts change between steps.
 
     Attributes:
-        weight: Of the loss of one of its views beside that of the image of the same step.
+        weight: weight of a view's loss relative to that of the image of the same step.
         counts: statistics of its draws so far, a tensor on the CPU that a checkpoint keeps.
     """
 

@@ -120,7 +120,7 @@ def _with_inverse(view: View, inverse: Tensor) -> View:
 
 @dataclass(frozen=True)
 class _Look:
-    """What another reference shows on an enlarged reference's surface.
+    """Another reference, sampled at an enlarged reference's surface.
 
     Attributes:
         shown: [H, W] gray values; the reference's own where the other sees nothing.

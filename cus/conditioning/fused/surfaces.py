@@ -49,13 +49,13 @@ def finished(
     mask: Tensor,
     operations: Operations,
 ) -> tuple[Tensor, Tensor]:
-    """The picture of a target with the detail that the references agree on, and softened where they do not.
+    """The picture of a target, sharpened where the references agree and softened where they do not.
 
     Args:
         views: V references.
-        places: where they stand towards the target.
-        layers: what they show of it.
-        blended: what `mixed` made of the layers.
+        places: their poses relative to the target.
+        layers: their warps to the target.
+        blended: the layers' blend by `mixed`.
         mask: [H, W] bool, where there is a surface.
         operations: in tensor operations, or in kernels.
 
