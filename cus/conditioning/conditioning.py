@@ -48,19 +48,22 @@ class Conditioning:
         masks: [T, H, W] bool; False in the holes.
         depths: [T, H, W] float32 z-depth in scene units; 0 in the holes.
         layers: the two best references separately; only the fused warp provides them.
+        resolved: [T, H, W] float32 in [0, 1], the share of the detail that the photographs already show: their pixels
+            per target pixel, at most 1, times how far they agree; only the fused warp provides it.
     """
 
     images: Tensor
     masks: Tensor
     depths: Tensor
     layers: Layers | None = None
+    resolved: Tensor | None = None
 
     def __post_init__(self) -> None:
         frames, channels, height, width = self.images.shape
         if channels != 3:
             raise ValueError(f"images must be [T, 3, H, W], got {tuple(self.images.shape)}")
-        for name, value in (("masks", self.masks), ("depths", self.depths)):
-            if value.shape != (frames, height, width):
+        for name, value in (("masks", self.masks), ("depths", self.depths), ("resolved", self.resolved)):
+            if value is not None and value.shape != (frames, height, width):
                 raise ValueError(f"{name} must be {(frames, height, width)} like the images, got {tuple(value.shape)}")
         if self.layers is not None and self.layers.gate.shape != (frames, height, width):
             raise ValueError(
@@ -78,15 +81,17 @@ class Conditioning:
     def to(self, device: torch.device | str) -> "Conditioning":
         """The same conditioning on `device`."""
         layers = None if self.layers is None else self.layers.to(device)
-        return Conditioning(self.images.to(device), self.masks.to(device), self.depths.to(device), layers)
+        resolved = None if self.resolved is None else self.resolved.to(device)
+        return Conditioning(self.images.to(device), self.masks.to(device), self.depths.to(device), layers, resolved)
 
 
 def blank_conditioning(targets: Cameras, with_layers: bool = False) -> Conditioning:
-    """A conditioning of only holes for T target cameras, on their device."""
+    """A conditioning of only holes for T target cameras, on their device; `resolved` comes with the layers."""
     count, height, width = len(targets), targets.height, targets.width
     device = targets.viewmats.device
-    layers = None
+    layers = resolved = None
     if with_layers:
+        resolved = torch.zeros((count, height, width), device=device)
         layers = Layers(
             torch.zeros((count, 2, 3, height, width), device=device),
             torch.zeros((count, 2, height, width), dtype=torch.bool, device=device),
@@ -97,4 +102,5 @@ def blank_conditioning(targets: Cameras, with_layers: bool = False) -> Condition
         torch.zeros((count, height, width), dtype=torch.bool, device=device),
         torch.zeros((count, height, width), device=device),
         layers,
+        resolved,
     )

@@ -1,5 +1,6 @@
-"""Keeps the photographs' colours: a restorer should add detail, not light."""
+"""What frames keep of their conditioning images: colours, and the detail that the photographs already show."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,3 +23,17 @@ def keep_colors(frames: Tensor, conditioning: Tensor, window: int) -> Tensor:
         margin = (shape[0] // 2, shape[1] // 2)
         drift = F.avg_pool2d(drift, shape, stride=1, padding=margin, count_include_pad=False)
     return frames - drift
+
+
+def keep_resolved(frames: Tensor, conditioning: Tensor, resolved: Tensor) -> Tensor:
+    """Frames that change their conditioning image only as far as the photographs leave something to restore.
+
+    Where photographs show a surface at the frame's resolution or a higher one, and agree on it, their pixels are the
+    truth; a network that learned to restore enlarged pictures would only sharpen them.
+
+    Args:
+        frames: [T, 3, H, W].
+        conditioning: [T, 3, H, W], with its holes filled.
+        resolved: [T, H, W] in [0, 1], the share of the detail that the photographs show; 0 in holes.
+    """
+    return torch.lerp(frames, conditioning.to(frames), resolved[:, None].to(frames))

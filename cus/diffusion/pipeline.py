@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cus.diffusion.calls import Progress, check_pictures, chunks_of
-from cus.diffusion.colors import keep_colors
+from cus.diffusion.colors import keep_colors, keep_resolved
 from cus.diffusion.context import ContextEncoder, PromptEmbeddings
 from cus.diffusion.latents import FirstStage, decode, encode
 from cus.diffusion.layers import LayeredConditioning, Layers, check_channels, encode_layers, split_conditioning
@@ -251,6 +251,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         """
         yield_cores()
         own = self.sampling
+        resolved = getattr(conditioning, "resolved", None)
         conditioning, layers = split_conditioning(conditioning, own.layers, own.fill_holes)
         check_pictures(images, conditioning, structure)
         request = _Request(
@@ -285,7 +286,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
                 frames.append((made if end is None else made[1:]).to(conditioning.device))
                 end = _End(made[-1:], latents[-1:])
         self.maybe_free_model_hooks()
-        return latents if output_type == "latent" else torch.cat(frames)
+        return latents if output_type == "latent" else self._kept(torch.cat(frames), conditioning, resolved)
 
     @torch.inference_mode()
     def decode_latents(
@@ -313,6 +314,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
             ValueError: inconsistent shapes.
         """
         yield_cores()
+        resolved = getattr(conditioning, "resolved", None)
         conditioning, _ = split_conditioning(conditioning, self.sampling.layers, self.sampling.fill_holes)
         device = self._execution_device
         with _autocast(device, dtype):
@@ -327,7 +329,14 @@ class CloseUpShotPipeline(DiffusionPipeline):
             progress = Progress(on_progress, len(padded))
             made = self._decoded(latents.to(condition), condition, padded, progress)
         self.maybe_free_model_hooks()
-        return made[..., : conditioning.shape[-2], : conditioning.shape[-1]].to(conditioning.device)
+        made = made[..., : conditioning.shape[-2], : conditioning.shape[-1]].to(conditioning.device)
+        return self._kept(made, conditioning, resolved)
+
+    def _kept(self, frames: Tensor, conditioning: Tensor, resolved: Tensor | None) -> Tensor:
+        """Frames with the detail that their conditioning images already have, if the checkpoint asks for it."""
+        if resolved is None or not self.sampling.keep_resolved:
+            return frames
+        return keep_resolved(frames, conditioning, resolved)
 
     def use(self, plan: MemoryPlan, device: torch.device | str | None = None) -> Self:
         """Set how memory is traded for speed on a device; `cus.diffusion.memory.choose_plan` finds a plan.

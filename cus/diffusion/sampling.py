@@ -29,6 +29,8 @@ class Sampling:
             for a network that restores rather than invents; else holes are black.
         color_window: width in pixels, odd, of the window over which frames keep the mean colour of their conditioning
             image (`cus.diffusion.colors`); 0: off.
+        keep_resolved: whether frames keep the detail that the photographs already show, so that the network changes
+            only what they leave open (`cus.diffusion.colors`).
         conditioning: best kind of conditioning images, usually that of the training: a name in
             `cus.conditioning.kinds.KINDS`, which is looked up when frames are made.
 
@@ -50,6 +52,7 @@ class Sampling:
     second_pass: bool = True
     fill_holes: bool = False
     color_window: int = 0
+    keep_resolved: bool = False
     conditioning: str = "hierarchical"
 
     def __post_init__(self) -> None:
@@ -67,7 +70,7 @@ class Sampling:
                 raise ValueError(f"the sampling's {name} must be {low} to {high}, got {shown(value)}")
         if self.color_window and self.color_window % 2 == 0:
             raise ValueError(f"the sampling's color_window must be 0 or odd, got {self.color_window}")
-        for name in ("second_pass", "fill_holes"):
+        for name in ("second_pass", "fill_holes", "keep_resolved"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"the sampling's {name} must be true or false, got {shown(getattr(self, name))}")
         if not isinstance(self.conditioning, str):

@@ -55,7 +55,8 @@ def conditioning_from(state: State) -> Conditioning:
     if f"{LAYERS}gate" in tensors:
         images, masks, gate = (tensors[f"{LAYERS}{name}"] for name in ("images", "masks", "gate"))
         layers = Layers(images.float() / 255, masks, gate.float() / 255)
-    return Conditioning(tensors["images"], tensors["masks"], tensors["depths"], layers)
+    resolved = tensors.get("resolved")
+    return Conditioning(tensors["images"], tensors["masks"], tensors["depths"], layers, resolved)
 
 
 def _to_bytes(values: Tensor) -> Tensor:

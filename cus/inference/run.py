@@ -297,7 +297,7 @@ class Run:
                 on_verdict(results.verdict)
 
         cameras = [path.viewmats.tolist(), path.Ks.tolist(), path.width, path.height]
-        made_from = (self.each.key("scene"), cameras, settings.suppress_background, kind.name, "measures", 2)
+        made_from = (self.each.key("scene"), cameras, settings.suppress_background, kind.name, "measures", 3)
         self.each.add("conditioning", made_from, record, recorded.conditioning_from, then)
 
     def _keep_frames(self, on_frames: Callable[[], None] | None) -> None:

@@ -230,6 +230,18 @@ def test_the_gate_stays_open_where_only_one_picture_reaches_and_closes_where_a_d
     assert alone.any() and (gates[1].gate[0] < 0.1).any()
 
 
+def test_the_detail_that_photographs_show_already_is_told_from_what_they_leave_open():
+    scene = slanted_scene()
+    own, enlarged = (fused_warp(scene, PAIR[0].zoomed(factor), agreed=True) for factor in (1.0, 4.0))
+    fine = PAIR.resized(4 * PAIR.width, 4 * PAIR.height)
+    photographs = list(render_depths(fine, plane_depths(fine, **SLANTED)))
+    larger = fused_warp(scene, PAIR[0].zoomed(4.0), photographs, agreed=True)
+    shares = [float(inner(shown.resolved[0], 6).mean()) for shown in (own, enlarged, larger)]
+    assert shares[0] > 0.7 and shares[1] < 1 / 16 and shares[2] > 0.7
+    aside = fused_warp(scene, pinhole((1.5, 0.0, 0.0)), agreed=True)
+    assert (aside.resolved[~aside.masks] == 0).all() and not aside.masks.all()
+
+
 def test_layers_can_be_left_out():
     assert fused_warp(slanted_scene(), BETWEEN, with_layers=False).layers is None
 
@@ -262,6 +274,8 @@ def assert_same(kernels: Conditioning, plain: Conditioning) -> None:
     assert error.mean() < 1e-3 and (error > 1e-2).float().mean() < 0.01
     depths = (kernels.depths / plain.depths - 1).abs()[shared]
     assert (depths > 1e-4).float().mean() < 5e-3
+    assert kernels.resolved is not None and plain.resolved is not None
+    assert (kernels.resolved - plain.resolved).abs().mean() < 5e-3
     assert kernels.layers is not None and plain.layers is not None
     assert (kernels.layers.gate - plain.layers.gate).abs().mean() < 5e-3
     assert (kernels.layers.images - plain.layers.images).abs().mean() < 2e-3

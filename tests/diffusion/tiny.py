@@ -24,6 +24,7 @@ def tiny_pipeline(
     noise: float = 1.0,
     fill_holes: bool = False,
     color_window: int = 0,
+    keep_resolved: bool = False,
 ) -> CloseUpShotPipeline:
     """Tiny networks; `unshuffle` is the factor of a lossless first stage, 0 takes a learned one."""
     torch.manual_seed(0)
@@ -63,6 +64,7 @@ def tiny_pipeline(
             "noise": noise,
             "fill_holes": fill_holes,
             "color_window": color_window,
+            "keep_resolved": keep_resolved,
         },
     )
 

@@ -21,7 +21,8 @@ def conditioning(layers: bool) -> Conditioning:
     images, masks, depths = torch.rand(2, 3, 4, 6, generator=drawn), torch.ones(2, 4, 6) > 0, torch.ones(2, 4, 6)
     warps, gate = torch.rand(2, 2, 3, 4, 6, generator=drawn), torch.rand(2, 4, 6, generator=drawn)
     found = Layers(warps, torch.rand(2, 2, 4, 6, generator=drawn) > 0.5, gate) if layers else None
-    return Conditioning(images, masks, depths, found)
+    resolved = torch.rand(2, 4, 6, generator=drawn) if layers else None
+    return Conditioning(images, masks, depths, found, resolved)
 
 
 def test_layers_are_recorded_to_the_nearest_of_256_values_and_again_without_change():
@@ -29,13 +30,15 @@ def test_layers_are_recorded_to_the_nearest_of_256_values_and_again_without_chan
     once = conditioning_from(state_of(made))
     twice = conditioning_from(state_of(once))
     assert made.layers is not None and once.layers is not None and twice.layers is not None
+    assert once.resolved is not None and torch.equal(once.resolved, made.resolved)
     assert torch.equal(once.images, made.images) and torch.equal(once.layers.masks, made.layers.masks)
     torch.testing.assert_close(once.layers.images, made.layers.images, rtol=0, atol=0.5 / 255 + 1e-6)
     assert torch.equal(once.layers.images, twice.layers.images) and torch.equal(once.layers.gate, twice.layers.gate)
 
 
 def test_a_conditioning_without_layers_comes_back_without():
-    assert conditioning_from(state_of(conditioning(layers=False))).layers is None
+    again = conditioning_from(state_of(conditioning(layers=False)))
+    assert again.layers is None and again.resolved is None
 
 
 def write_record(folder: Path, **changes: Any) -> None:

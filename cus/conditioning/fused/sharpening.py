@@ -39,6 +39,12 @@ def magnification_of(layers: Sequence[Layer], weights: Tensor) -> float:
     return math.exp(logarithms / total) if total > 0 else 1.0
 
 
+def resolution_of(layers: Sequence[Layer], weights: Tensor) -> Tensor:
+    """[H, W] in 0 .. 1: the photographs' pixels per target pixel, by weight; more than one counts as one."""
+    pairs = zip(layers, weights, strict=True)
+    return torch.stack([share * layer.footprint.square().clamp(max=1) for layer, share in pairs]).sum(dim=0)
+
+
 def gate(
     layers: Sequence[Layer],
     weights: Tensor,

@@ -12,6 +12,7 @@ from cus.conditioning.conditioning import Conditioning, blank_conditioning
 from cus.conditioning.cpu.occlusion import sample_spacing_cpu
 from cus.conditioning.fused.agreement import agree
 from cus.conditioning.fused.operations import KERNELS, TORCH, Operations
+from cus.conditioning.fused.sharpening import resolution_of
 from cus.conditioning.fused.suppression import suppression_limits
 from cus.conditioning.fused.surfaces import drawn_inverse_depth, finished, mixed
 from cus.conditioning.fused.views import View, placements, views_of
@@ -138,6 +139,8 @@ class _Target:
         conditioning.images[index] = torch.where(mask, image, 0.0).clamp(0, 1)
         conditioning.masks[index] = mask
         conditioning.depths[index] = torch.where(mask, 1 / inverse.clamp(min=1e-12), 0.0)
+        if conditioning.resolved is not None:
+            conditioning.resolved[index] = agreement * resolution_of(layers, blended[1]) * mask
         if conditioning.layers is not None:
             conditioning.layers.gate[index] = agreement * mask
             best = blended[1].sum(dim=(1, 2)).argsort(descending=True, stable=True)[:2].tolist()
