@@ -21,7 +21,7 @@ from cus.folder_lock import FolderLock
 from cus.folder_record import RECORD, cut_partial_line, header_line, read_record
 
 LEAST_FREE_BYTES = 300 * 2**20
-RESUMABLE = "what was finished is kept: free some space, or mend the folder, and run the same command with --resume"
+RESUMABLE = "what was finished is kept: free some space, or fix the folder, and run the same command with --resume"
 # Files that file managers leave everywhere.
 _CLUTTER = (".DS_Store", "Thumbs.db", "desktop.ini")
 

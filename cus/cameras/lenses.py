@@ -159,7 +159,7 @@ def check_lens(lens: Lens, K: np.ndarray, width: int, height: int, where: str) -
     else:
         return
     raise InputError(
-        f"{where}: the lens {lens.model} ({given}) {problem}; these cannot be its parameters: calibrate anew"
+        f"{where}: the lens {lens.model} ({given}) {problem}; these cannot be its parameters: calibrate again"
     )
 
 

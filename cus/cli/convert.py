@@ -24,16 +24,16 @@ EXAMPLES = """\
 checkpoint -> folder:
   Takes a whole checkpoint of ViewCrafter or DynamiCrafter: U-Net, autoencoder, image projector and both CLIP towers.
   Every name and shape, the noise schedule and all values are checked; a file that differs is refused with the first
-  differences, and nothing is left of the folder. No code in the file is run. The two prompts go through the text tower
-  once, so that the folder needs none. Sizes are those of ViewCrafter's sparse-view model; --config takes others from
-  the YAML file that came with a checkpoint.
+  differences, and the folder is removed. No code in the file is run. The two prompts are encoded once, so that the
+  folder needs no text tower. Sizes are those of ViewCrafter's sparse-view model; --config takes others from the YAML
+  file that came with a checkpoint.
 
 folder -> checkpoint:
   Writes U-Net, autoencoder, image projector, image tower and noise schedule under ViewCrafter's names, bit for bit as
-  they are stored unless --dtype says otherwise. Left out are the text tower, of which a folder keeps only the prompts,
-  what else CLIP has that nothing reads, and the skip convolutions of a finetuned decoder, for which there are no names.
-  ViewCrafter's loader wants every tensor that its model has: --complete-from takes those left out from the checkpoint
-  that the folder came from.
+  they are stored unless --dtype says otherwise. Not written are the text tower, because a folder keeps only the
+  encoded prompts, unused parts of CLIP, and the skip convolutions of a finetuned decoder, which have no names there.
+  ViewCrafter's loader requires every tensor of its model: --complete-from takes the missing ones from the folder's
+  original checkpoint.
 
 examples:
   cus-convert model_sparse.ckpt models/viewcrafter

@@ -134,7 +134,7 @@ def evaluate(options: EvalOptions, progress: "ConsoleProgress") -> None:
         try:
             outcome = runner.evaluate(options.data, options.out, settings, options.split, mode=mode, on_progress=report)
         except KeyboardInterrupt as error:
-            error.add_note("what is scored is kept; the same command with --resume goes on")
+            error.add_note("scores are kept; the same command with --resume continues")
             raise
         progress.finish("Evaluation", time.perf_counter() - started)
         _tell(outcome, progress)

@@ -89,7 +89,7 @@ def fit(options: FitCommand, progress: "ConsoleProgress") -> None:
                     "COLMAP model in it or in sparse/0, poses_bounds.npy, or RealEstate10K's ID.txt)"
                 )
         except KeyboardInterrupt as error:
-            error.add_note("earlier results are as they were; the same command with --resume goes on with this fit")
+            error.add_note("earlier results are unchanged; the same command with --resume continues this fit")
             raise
 
 

@@ -86,7 +86,7 @@ def infer(options: InferOptions, progress: "ConsoleProgress") -> int:
         except KeyboardInterrupt as error:
             finished = len(run.planned()) - len(run.missing())
             error.add_note(f"{finished} of {len(run.planned())} stages are finished and kept in {run.folder.path}")
-            error.add_note("the same command with --resume goes on")
+            error.add_note("the same command with --resume continues")
             raise
         for note in run.results.notes:
             progress.note(note)
@@ -108,7 +108,7 @@ def _done(run: "Run", verdict: "Verdict", status: int, progress: "ConsoleProgres
     for finding in verdict.findings:
         progress.say(f" {finding.grade} ({finding.told})", f"{finding.name}:", STYLES[finding.grade])
     state, rest = sizes(folder.path)
-    sizes = f"{describe_size(rest)}, and {describe_size(state)} in state/, which --resume and cus-fit go on from"
+    sizes = f"{describe_size(rest)}, and {describe_size(state)} in state/, for --resume and cus-fit"
     progress.done(
         f"{folder.path} ({sizes})",
         status=status,

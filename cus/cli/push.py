@@ -27,9 +27,9 @@ the folder:
   Of a LoRA (pytorch_lora_weights.safetensors), that file and a card are uploaded; --base-model names what it is for.
 
 the card:
-  README.md in FOLDER is uploaded as it is. Without one it is written there, from the model, the configurations of
-  --run and the numbers of --results: what they do not say, the card does not say. Edit it as you like before uploading.
-  --new-card writes it anew and keeps the earlier one as README.md.bak-1, -2, ...; those are not uploaded.
+  README.md in FOLDER is uploaded unchanged. If there is none, it is written there from the model, the configurations of
+  --run and the numbers of --results, and contains nothing else. Edit it as you like before uploading.
+  --new-card writes a new one and keeps the earlier one as README.md.bak-1, -2, ...; those are not uploaded.
 
 examples:
   cus-push runs/unet/export org/name --run runs/unet --results eval/fountain --dry-run
@@ -92,7 +92,7 @@ def push(options: PushOptions, progress: "ConsoleProgress") -> None:
     target = replace(options.repository, repository=repository, revision=revision)
     card = options.folder / CARD
     if card.exists() and replace(options.card, new_card=False) != CardOptions() and not options.card.new_card:
-        raise InputError(f"{card} is there already and is uploaded as it is; --new-card writes it anew")
+        raise InputError(f"{card} already exists and is uploaded unchanged; --new-card replaces it")
     if not options.dry_run:
         progress.say(f"logged in as {check_account(target)}")
     prepared = prepare(options.folder)

@@ -78,14 +78,14 @@ def refine_command(options: RefineCommand, progress: "ConsoleProgress") -> int:
         place = options.scene.resolve()
         out = options.out or place.with_name(f"{place.stem if place.is_file() else place.name}-refined")
         if place.is_dir() and (out.resolve() == place or place in out.resolve().parents):
-            raise InputError(f"{out} is the scene's own folder, or in it; name a folder beside it with --out")
+            raise InputError(f"{out} is the scene's own folder, or in it; name a folder next to it with --out")
         folder = RunFolder(out)
         inputs = [subject.splat, *subject.posed.paths]
         folder.prepare(resume=options.earlier.resume, overwrite=options.earlier.overwrite, inputs=inputs)
         try:
             made = refine(subject, options.settings, folder, progress, device=device, resume=options.earlier.resume)
         except KeyboardInterrupt as error:
-            error.add_note(f"the scene is as it was; the same command with --resume goes on, in {out}")
+            error.add_note(f"the scene is unchanged; the same command with --resume continues, in {out}")
             raise
         finally:
             folder.close()

@@ -59,8 +59,7 @@ def shown_by(clip: Clip, name: str) -> Conditioning:
     """
     if clip.geometry is None:
         raise InputError(
-            "a clip holds no cameras and depths, of which its point cloud is fused: build it again, with "
-            "data/build_clips.py"
+            "a clip holds no cameras and depths for its point cloud: build it again with data/build_clips.py"
         )
     if not name:
         return clip.shown

@@ -224,7 +224,7 @@ def _open_transforms(path: Path, images: Path | None) -> PosedPhotos:
     posed = load_transforms(files[0])
     if len(files) > 1:
         others = " and ".join(file.name for file in files[1:])
-        note = f"{files[0].name} is read, {others} beside it not; name another of them to use it"
+        note = f"{files[0].name} is read, {others} next to it is not; name another one to use it"
         posed = replace(posed, notes=(*posed.notes, note))
     if images is None:
         return on_disk(posed)
@@ -282,7 +282,7 @@ def _best_model(folder: Path) -> tuple[Path, Path, tuple[str, ...]]:
     if len(models) == 1:
         return models[0], project, ()
     counts = ", ".join(f"{model.relative_to(project).as_posix()}: {image_count(model)}" for model in models)
-    note = f"{project} holds {len(models)} COLMAP models of which the largest is read (photographs: {counts})"
+    note = f"{project} holds {len(models)} COLMAP models; the largest is read (photographs: {counts})"
     return models[0], project, (note,)
 
 

@@ -27,7 +27,7 @@ def check_config(path: Path, kind: str, title: str) -> dict[str, Any]:
         config = json.loads(file.read_text())
     except FileNotFoundError as error:
         raise InputError(
-            f"{title} needs {CONFIG} beside {path.name}, and {path.parent} has none; download the whole repository"
+            f"{title} needs {CONFIG} next to {path.name}, but {path.parent} has none; download the whole repository"
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read ({error}); get it again") from error

@@ -87,9 +87,7 @@ class EvaluationFolder(OutputFolder):
         self.open(MADE, inputs)
         if self.is_ours(RECORDS) and not (mode.resume or mode.overwrite):
             self.close()
-            raise InputError(
-                f"{self.path} already holds an evaluation: --resume goes on with it, --overwrite replaces it"
-            )
+            raise InputError(f"{self.path} already holds an evaluation: --resume continues it, --overwrite replaces it")
 
     def start(self, write: Callable[[], None], *, overwrite: bool) -> None:
         """Call `write` for the first files: now or, with `overwrite`, before the first other file is written."""
@@ -177,7 +175,7 @@ def _resumed(
     out = folder.path
     for name in (SPLIT, SETTINGS):
         if not (out / name).is_file():
-            raise InputError(f"{out} cannot be resumed without its {name}; --overwrite starts anew")
+            raise InputError(f"{out} cannot be resumed without its {name}; --overwrite starts from scratch")
     written = read_json(out / SETTINGS)
     from_file = bool(written.get("from_split_file", False))
     _check_same(out, written.get("settings", {}), settings, OF_SPLIT if from_file else ())

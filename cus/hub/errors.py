@@ -128,7 +128,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _broken(repository: str, error: Exception) -> str:
-    return f"cannot get {repository} from the Hub: {first_line(error)}; the same command again fetches what is missing"
+    return f"cannot get {repository} from the Hub: {first_line(error)}; run the same command again to fetch the rest"
 
 
 def _unreachable(repository: str, access: HubAccess, error: Exception) -> str:

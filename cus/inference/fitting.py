@@ -116,14 +116,14 @@ def fit(
     record = FitRecord(
         on_status=lambda now: on_progress(now.iteration, now.iterations, str(now)),
         checkpoint=checkpoint,
-        on_unusable=lambda reason: anew.append(f"Gaussian scene: {reason}, so the fit started anew"),
+        on_unusable=lambda reason: anew.append(f"Gaussian scene: {reason}, so the fit started from scratch"),
     )
     labels = PseudoLabels.beside(made.scene, photographs, views, config) if options.pseudo_labels else None
     found = fit_views(views, cloud, config, options.seed, record, labels)
     T = len(made.frames)
     renders = render(found.gaussians, found.cameras[:T], antialiased=config.antialiased)
     status = found.status
-    match = f"their renders match what they were fitted to at {status.psnr:.1f} dB PSNR"
+    match = f"their renders match the fitted images at {status.psnr:.1f} dB PSNR"
     notes = (f"Gaussian scene: {status.gaussians:,} Gaussians; {match}", *anew)
     notes += () if labels is None else (f"Gaussian scene: {labels.note}",)
     return Splat(found.gaussians, renders, found.cameras.viewmats if config.refine_cameras else None, notes)

@@ -146,7 +146,7 @@ def fit_photos(
         record = FitRecord(
             on_status=lambda now: on_fit(now.iteration, now.iterations, str(now)),
             checkpoint=checkpoint,
-            on_unusable=lambda reason: anew.append(f"Gaussian scene: {reason}, so the fit started anew"),
+            on_unusable=lambda reason: anew.append(f"Gaussian scene: {reason}, so the fit started from scratch"),
         )
         own = _own_photographs(scene, photos, folder.path) if config.crops else None
         views = replace(photo_views(estimate, valid[train]), photographs=own or ())

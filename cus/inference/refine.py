@@ -125,7 +125,7 @@ def refine(
         record = FitRecord(
             on_status=lambda now: on_fit(now.iteration, now.iterations, str(now)),
             checkpoint=checkpoint,
-            on_unusable=lambda reason: anew.append(f"{reason}, so the refinement started anew"),
+            on_unusable=lambda reason: anew.append(f"{reason}, so the refinement started from scratch"),
         )
         found = fit_views(views, gaussians, config, settings.seed, record, labels).gaussians
     with _stage(progress, "after", seconds):

@@ -138,12 +138,10 @@ class RefinementVerdict:
     def headline(self) -> str:
         """One sentence without a full stop."""
         if not self.trusted:
-            return (
-                "the photographs agree on hardly anything from nearer by, and the scene was not refined to be trusted"
-            )
+            return "the photographs agree on hardly anything in close-ups, so the refined scene is not to be trusted"
         weak = [finding.name for finding in self.findings if finding.grade == self.grade]
         if self.grade == "good":
-            return "the scene holds from nearer by what the photographs show"
+            return "close-ups of the scene agree with the photographs"
         return f"the refined scene is {self.grade}: {' and '.join(weak)}"
 
     @property
@@ -160,7 +158,7 @@ class RefinementVerdict:
 def judge_refinement(before: Look, after: Look, held_out: bool) -> RefinementVerdict:
     """Compare two looks from the same viewpoints; `held_out`: whether the far views are held-out photographs."""
     kept: Grade = "good" if after.kept >= KEPT[0] else "fair" if after.kept >= KEPT[1] else "poor"
-    told = f"{100 * after.kept:.0f} % of fresh virtual close-ups are what the photographs agree on"
+    told = f"the photographs agree on {100 * after.kept:.0f} % of new virtual close-ups"
     findings = [Finding("support", kept, told, "" if kept == "good" else MORE_PHOTOGRAPHS)]
     nearer: Grade = "good" if after.close_ups >= before.close_ups else "poor"
     told = f"they are matched at {after.close_ups:.1f} dB, before at {before.close_ups:.1f} dB"

@@ -94,7 +94,7 @@ def read_subject(path: Path, data: Path | None = None, images: Path | None = Non
         if (path / "refine.json").is_file():
             names = _held_out(read_json(path / "refine.json"))
     else:
-        raise InputError(f"there are no photographs beside {splat}; {_NO_PHOTOGRAPHS}")
+        raise InputError(f"there are no photographs next to {splat}; {_NO_PHOTOGRAPHS}")
     held_out = tuple(posed.find(name) for name in names)
     for index in range(len(posed)):
         posed.photo(index)  # checks that it exists with its camera's size

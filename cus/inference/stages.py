@@ -75,7 +75,7 @@ class StageCache:
         started = time.perf_counter()
         state = self.folder.load(name, kept.key) if self.resume else None
         if name in self.folder.damaged:
-            results.notes.append(f"{label}: what the folder held of it was damaged, so it was done again")
+            results.notes.append(f"{label}: its saved result was damaged, so it was computed again")
         on_progress = self.progress.start(label, state is not None)
         if state is None:
             state = kept.record(function(*arguments, on_progress=on_progress))

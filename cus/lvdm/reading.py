@@ -60,15 +60,15 @@ def _pickled(path: Path, start: bytes) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"cannot read {path} as a checkpoint of plain tensors: it asks for more than that, and what it asks for "
-            f"could run code, so nothing of it was loaded ({_reason(error)}). If you trust where it comes from, write "
-            'its tensors alone to a new file, torch.save({"state_dict": ...}), and convert that'
+            f"cannot read {path} as a checkpoint of plain tensors: it contains other objects, which could run code, so "
+            f"nothing was loaded ({_reason(error)}). If you trust its source, write only "
+            'its tensors to a new file, torch.save({"state_dict": ...}), and convert that'
         ) from error
     except (RuntimeError, OSError, ValueError, EOFError, KeyError, TypeError) as error:
         if start.startswith(ZIP_START):
             remedy = "the file is damaged or was cut off; get it again"
         else:
-            remedy = "it is no file of PyTorch 1.6 or later; if torch reads it, save it anew with torch.save"
+            remedy = "it is not a file of PyTorch 1.6 or later; if torch can read it, save it again with torch.save"
         raise InputError(f"cannot read {path} as a checkpoint of plain tensors: {remedy} ({_reason(error)})") from error
 
 

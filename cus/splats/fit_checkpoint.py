@@ -19,7 +19,7 @@ from cus.splats.fit_start import Fit
 # Checkpoints with another layout are refused.
 _FORMAT = "closeupshot fit 2"
 _REMEDY = (
-    "free some space, or mend the folder, and run the same command again: it goes on from the checkpoint before, if "
+    "free some space, or fix the folder, and run the same command again: it continues from the previous checkpoint, if "
     "there was one"
 )
 
@@ -64,7 +64,7 @@ def read_checkpoint(path: Path, fingerprints: dict[str, str], device: torch.devi
     """
     if not path.exists():
         return None
-    remedy = "delete it to start anew, or name another checkpoint"
+    remedy = "delete it to start from scratch, or name another checkpoint"
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

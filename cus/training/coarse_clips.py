@@ -126,7 +126,7 @@ def check_geometry(clips: Path, conditioning: str) -> None:
         with open_tensors(path, CLIP_FORMAT, "training clip") as file:
             if not has_geometry(set(file.keys())):
                 raise InputError(
-                    f"{path} holds no cameras and depths, of which a point cloud is fused: build it again with "
+                    f"{path} holds no cameras and depths for the point cloud: build it again with "
                     "data/build_clips.py (data/make_photographic.py makes structure images by coarse=)"
                 )
         require_conditioning(path, conditioning)

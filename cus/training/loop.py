@@ -110,7 +110,7 @@ def train(
     accelerator.wait_for_everyone()
     if received and done < settings.steps:
         stopped = interruption(received[0])
-        stopped.add_note(f"step {done} of {settings.steps} is saved and exported; the same command goes on")
+        stopped.add_note(f"step {done} of {settings.steps} is saved and exported; the same command resumes")
         raise stopped
     return done
 

@@ -15,7 +15,7 @@ from cus.training.loop import train
 
 Config = TypeVar("Config")
 
-REMEDY = "what was saved is kept: free some space, or mend the folder, and run the same command again"
+REMEDY = "what was saved is kept: free some space, or fix the folder, and run the same command again"
 # Files written by a training run.
 PLANNED = ("config.yaml", "log.jsonl", "checkpoints/step-????????", "samples/*", "export/*")
 # Settings that may change when a training run is resumed: duration, intervals, paths.
@@ -73,7 +73,7 @@ def train_to_end(
     config = settings_of(kind, arguments)
     if not (Path(config.out) / "checkpoints" / f"step-{config.loop.steps:08d}").is_dir():
         raise InputError(
-            f"{what} has ended before step {config.loop.steps}, as loop.minutes asks for; the same command goes on"
+            f"{what} has ended before step {config.loop.steps}, as set by loop.minutes; the same command resumes"
         )
 
 

@@ -82,5 +82,5 @@ def test_help_says_what_is_left_out_without_loading_torch() -> None:
     code = "import sys; from cus.cli.convert import main; main(['--help'])"
     check = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {code}"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
-    assert "Left out are the text tower" in done.stdout
+    assert "Not written are the text tower" in done.stdout
     assert done.stdout.strip().endswith("False")

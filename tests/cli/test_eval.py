@@ -134,7 +134,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(capsys, data, tmp_
 def test_data_that_are_not_there_cost_no_earlier_evaluation(capsys, data, done):
     before = (done / "records.jsonl").read_bytes()
     assert "there is no" in refused(capsys, "--data", data / "none", "--out", done, "--overwrite", *QUICK)
-    assert "--resume goes on" in refused(capsys, "--data", data, "--out", done, *QUICK, *SMALL)
+    assert "--resume continues" in refused(capsys, "--data", data, "--out", done, *QUICK, *SMALL)
     assert "seed was 0, is 3" in refused(
         capsys, "--data", data, "--out", done, "--resume", "--seed", "3", *QUICK, *SMALL
     )
@@ -190,7 +190,7 @@ def test_an_interrupted_command_says_how_to_go_on(capsys, data, tmp_path, monkey
     monkeypatch.setattr(runner, "append_record", interrupted)
     command = ["--data", str(data), "--out", str(tmp_path / "out"), *QUICK, "--resume", "--", *SMALL]
     assert main(command) == 130
-    assert "--resume goes on" in capsys.readouterr().err.replace("\n", " ")
+    assert "--resume continues" in capsys.readouterr().err.replace("\n", " ")
     monkeypatch.undo()
     assert main(command) == 0
     assert len(read_records(tmp_path / "out" / "records.jsonl")) == 4

@@ -106,7 +106,7 @@ def test_what_cannot_be_refined_is_said_before_the_work(copy, capsys):
 
     splat, data = str(copy / "fit" / "splat.ply"), ["--data", str(copy / "wall")]
     assert "no such file or folder" in refused(str(copy / "missing"))
-    assert "there are no photographs beside" in refused(splat)
+    assert "there are no photographs next to" in refused(splat)
     assert "holds no Gaussian scene" in refused(str(copy / "wall"))
     assert "--factor must be 2 to 100, got 1000" in refused(splat, *data, "--factor", "1000")
     gaussians = load_splats(splat)

@@ -114,7 +114,7 @@ def test_blenders_training_photographs_are_a_scene_and_all_splits_give_cameras(t
     assert source.kind == "transforms"
     posed = open_scene(tmp_path)
     assert [path.parent.name for path in posed.paths] == ["train"] * 3
-    assert any("transforms_test.json beside it not" in note for note in posed.notes)
+    assert any("transforms_test.json next to it is not" in note for note in posed.notes)
     _, cameras = posed.load(96)
     torch.testing.assert_close(cameras.viewmats, procedural_views()[1].viewmats, atol=1e-5, rtol=1e-4)
     assert len(open_scene(tmp_path / "transforms_test.json")) == 2

@@ -157,7 +157,7 @@ def test_weights_of_another_network_are_refused_by_name(folders, name, tmp_path)
     with pytest.raises(InputError, match=f"is of a model of type .* and {REGISTRY[name].title} is"):
         prepare(f"{name}:{folders[other]}", 1)
     (tmp_path / "model.safetensors").write_bytes((folders[name] / "model.safetensors").read_bytes())
-    with pytest.raises(InputError, match=r"needs config.json beside model.safetensors"):
+    with pytest.raises(InputError, match=r"needs config.json next to model.safetensors"):
         prepare(f"{name}:{tmp_path}", 1)
     (tmp_path / "config.json").write_text((folders[name] / "config.json").read_text())
     (tmp_path / "model.safetensors").write_bytes((folders[name] / "model.safetensors").read_bytes()[:5000])

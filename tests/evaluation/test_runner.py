@@ -221,7 +221,7 @@ def test_another_evaluation_is_neither_replaced_nor_mixed_with(data, copy, tmp_p
     content["scenes"].pop("two")
     other_split.write_text(json.dumps(content))
     for settings, split, mode, message in (
-        (small(), None, Mode(), "--resume goes on with it, --overwrite replaces it"),
+        (small(), None, Mode(), "--resume continues it, --overwrite replaces it"),
         (small(seed=3), None, RESUME, "seed was 0, is 3"),
         (small(size=128), None, RESUME, "size was 96, is 128"),
         (small(protocol="regular"), None, RESUME, "protocol was 'closeup', is 'regular'"),

@@ -89,9 +89,9 @@ def test_files_of_other_kinds(config: LVDMConfig, tmp_path: Path) -> None:
     torch.save({"state_dict": [1]}, tmp_path / "numbers.ckpt")
     torch.save({"epoch": 1}, tmp_path / "empty.ckpt")
     for name, match in (
-        ("page.ckpt", "no file of PyTorch 1.6"),
+        ("page.ckpt", "not a file of PyTorch 1.6"),
         ("pointer.ckpt", "git lfs pull"),
-        ("old.ckpt", "save it anew"),
+        ("old.ckpt", "save it again"),
         ("list.ckpt", "holds a list"),
         ("numbers.ckpt", "state_dict is a list"),
         ("empty.ckpt", "no tensors"),
@@ -107,7 +107,7 @@ def test_a_pickle_that_would_run_code_runs_none(good: Tensors, config: LVDMConfi
             return os.mkdir, (str(tmp_path / "ran"),)
 
     torch.save({"state_dict": good, "callbacks": Payload()}, tmp_path / "model.ckpt")
-    with refused(tmp_path, r"could run code, so nothing of it was loaded \(it wants posix.mkdir\)"):
+    with refused(tmp_path, r"could run code, so nothing was loaded \(it wants posix.mkdir\)"):
         convert_checkpoint(tmp_path / "model.ckpt", tmp_path / "out", config)
 
 

@@ -156,7 +156,7 @@ def test_an_interrupt_saves_and_exports(tmp_path: Path, latents: Path, vae: Path
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
-    assert "is saved and exported; the same command goes on" in output and "Traceback" not in output
+    assert "is saved and exported; the same command resumes" in output and "Traceback" not in output
     assert [path.name[:5] for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-"]
     assert (tmp_path / "run" / "export" / "model_index.json").is_file()
 
