@@ -260,7 +260,7 @@ def test_pictures_too_many_to_embed_are_linked_beside_the_page(tmp_path):
     for budget in (inside.bytes - 1, 1):
         linked = page_pictures(tmp_path, paths, budget)
         assert not linked.embedded and linked.addresses[paths[0]] == "pictures/a%20b/0%25.png"
-        assert "keep them together" in linked.explanation
+        assert "keep it together" in linked.explanation
     assert page_pictures(tmp_path, paths, inside.bytes).embedded
 
 
