@@ -13,7 +13,7 @@ from cus.errors import InputError
 DONE, OUR_BUG, INPUT, UNTRUSTED, BROKEN_PIPE = 0, 1, 2, 3, 141
 STATUSES = """\
 exit status: 0 done, 1 a bug of CloseUpShot, 2 an error that you can fix, 3 finished, but not to be trusted
-(cus-infer, cus-check-scene), 130 ended by Ctrl-C, 143 by SIGTERM
+(cus-infer, cus-refine, cus-check-scene), 130 ended by Ctrl-C, 143 by SIGTERM
 """
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # PyTorch reports it as a RuntimeError, OpenCV as its own error.

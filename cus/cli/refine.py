@@ -45,8 +45,8 @@ class RefineCommand:
         out: output folder (default: that of the scene with -refined after its name)
         device: auto, cpu, cuda, cuda:1, ...
         force: exit with status 0 even if the photographs agree on hardly anything, instead of 3 and a warning
-        settings: how to refine the scene
-        earlier: what to do with an earlier result
+        refinement: how to refine the scene
+        restart: what to do with an earlier result
         common: options of every command
     """
 
@@ -56,8 +56,8 @@ class RefineCommand:
     out: Annotated[Path | None, option("FOLDER")] = None
     device: Annotated[str, option("DEVICE")] = "auto"
     force: Flag = False
-    settings: RefineSettings = RefineSettings()
-    earlier: Earlier = Earlier()
+    refinement: RefineSettings = RefineSettings()
+    restart: Earlier = Earlier()
     common: Common = Common()
 
 
@@ -81,9 +81,9 @@ def refine_command(options: RefineCommand, progress: "ConsoleProgress") -> int:
             raise InputError(f"{out} is the scene's own folder, or in it; name a folder next to it with --out")
         folder = RunFolder(out)
         inputs = [subject.splat, *subject.posed.paths]
-        folder.prepare(resume=options.earlier.resume, overwrite=options.earlier.overwrite, inputs=inputs)
+        folder.prepare(resume=options.restart.resume, overwrite=options.restart.overwrite, inputs=inputs)
         try:
-            made = refine(subject, options.settings, folder, progress, device=device, resume=options.earlier.resume)
+            made = refine(subject, options.refinement, folder, progress, device=device, resume=options.restart.resume)
         except KeyboardInterrupt as error:
             error.add_note(f"the scene is unchanged; the same command with --resume continues, in {out}")
             raise
