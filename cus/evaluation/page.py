@@ -1,6 +1,5 @@
 """The HTML page of an evaluation: sortable tables, and every case's pictures side by side with the truth."""
 
-import json
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from markupsafe import Markup
 from cus.evaluation.page_pictures import EMBED_BUDGET, page_pictures, picture_size
 from cus.evaluation.records import Record, latest_records, record_json
 from cus.evaluation.tables import REGION_LABELS, VALUE_LABELS, natural_key
+from cus.report.script_json import script_json
 
 SCRIPTS = ("page.js", "page_table.js", "page_cases.js", "page_compare.js")
 HEAT_STOPS = 17
@@ -58,12 +58,6 @@ def _heat_stops() -> list[tuple[float, float, float]]:
     return [(float(r), float(g), float(b)) for r, g, b in colors]
 
 
-def _script_json(value: Any) -> Markup:
-    """JSON that is safe in a script element: no text in it can end the element."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return Markup(text.replace("<", "\\u003c"))
-
-
 def _text(name: str) -> str:
     return (files("cus.evaluation") / name).read_text(encoding="utf-8")
 
@@ -103,6 +97,6 @@ def page_html(
         heat_gradient=Markup(", ".join(f"rgb({255 * r:.0f},{255 * g:.0f},{255 * b:.0f})" for r, g, b in stops)),
         style=Markup(_text("page.css")),
         script=Markup("\n".join(_text(name) for name in SCRIPTS)),
-        data=_script_json({"tables": tables, "cases": cases, "labels": labels}),
-        pictures=_script_json(pictures.addresses),
+        data=script_json({"tables": tables, "cases": cases, "labels": labels}),
+        pictures=script_json(pictures.addresses),
     )

@@ -1,9 +1,6 @@
 """Fits a Gaussian scene to posed photographs only, without generated frames, scored at held-out photographs."""
 
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ from cus.inference.folder import RunFolder
 from cus.inference.labels import STAGES
 from cus.inference.outputs import save_png, to_bytes, view_names, write_refined
 from cus.inference.photographs import LARGEST_PHOTOGRAPH, oversized
-from cus.inference.progress import OnProgress, Progress
+from cus.inference.progress import Progress, timed_stage
 from cus.inference.settings import fingerprint
 from cus.refinement.pseudo_labels import PseudoLabels
 from cus.splats import FitConfig, FitRecord, FitResult, Views, fit_views, render, save_ply, ssim
@@ -134,15 +131,15 @@ def fit_photos(
     config, photos, cameras = _prepared(scene, options, device)
     images, valid = photos.images, photos.valid
     train, held_out = scene.training, list(scene.held_out)
-    with _stage(progress, "scene", seconds) as on_depth:
+    with timed_stage(progress, STAGES["scene"], "scene", seconds) as on_depth:
         estimate = estimate_scene(images[train], cameras[train], valid=valid[train], on_progress=on_depth)
-    with _stage(progress, "cloud", seconds) as on_cloud:
+    with timed_stage(progress, STAGES["cloud"], "cloud", seconds) as on_cloud:
         cloud = fused_photos(estimate, on_cloud)
     made_from = [[str(scene.posed.paths[i]) for i in train], repr(config), options.seed, scene.size]
     made_from += ["pseudo-labels"] if options.pseudo_labels else []
     checkpoint = folder.checkpoint("photos", fingerprint(made_from), keep=resume)
     anew: list[str] = []
-    with _stage(progress, "splat", seconds) as on_fit:
+    with timed_stage(progress, STAGES["splat"], "splat", seconds) as on_fit:
         record = FitRecord(
             on_status=lambda now: on_fit(now.iteration, now.iterations, str(now)),
             checkpoint=checkpoint,
@@ -175,15 +172,6 @@ def fit_photos(
     folder.drop_earlier(states=True)
     folder.rewrite()
     return summary
-
-
-@contextmanager
-def _stage(progress: Progress, name: str, seconds: dict[str, float]) -> Iterator[OnProgress]:
-    """Show a stage and measure its time."""
-    started = time.perf_counter()
-    yield progress.start(STAGES[name], False)
-    seconds[name] = time.perf_counter() - started
-    progress.finish(STAGES[name], seconds[name])
 
 
 def scored(name: str, picture: Tensor, truth: Tensor, valid: Tensor) -> Score:

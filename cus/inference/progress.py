@@ -1,5 +1,8 @@
 """Interfaces for reporting progress."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -19,3 +22,12 @@ class Progress(Protocol):
     def finish(self, label: str, seconds: float) -> None:
         """End the most recently started stage."""
         ...
+
+
+@contextmanager
+def timed_stage(progress: Progress, label: str, name: str, seconds: dict[str, float]) -> Iterator[OnProgress]:
+    """Show a stage under its label; its time goes to `seconds` under its name."""
+    started = time.perf_counter()
+    yield progress.start(label, False)
+    seconds[name] = time.perf_counter() - started
+    progress.finish(label, seconds[name])

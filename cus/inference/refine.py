@@ -2,8 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from cus.inference.fit_options import FitOptions
 from cus.inference.folder import RunFolder
 from cus.inference.photo_fit import photo_views
 from cus.inference.photographs import LARGEST_PHOTOGRAPH, oversized
-from cus.inference.progress import OnProgress, Progress
+from cus.inference.progress import OnProgress, Progress, timed_stage
 from cus.inference.recorded import scene_from
 from cus.inference.refine_looks import RefinementVerdict, Viewpoints, judge_refinement, look, probes_of
 from cus.inference.refine_report import STAGES, WALK_FRAMES, Shown, write_pictures, write_refinement_report
@@ -104,10 +102,10 @@ def refine(
             or a full disk.
     """
     seconds: dict[str, float] = {}
-    with _stage(progress, "check", seconds):
+    with timed_stage(progress, STAGES["check"], "check", seconds):
         check_belongs(subject)
         walk = walk_of(subject, settings)
-    with _stage(progress, "depth", seconds) as told:
+    with timed_stage(progress, STAGES["depth"], "depth", seconds) as told:
         estimate, photos = _estimate(subject, settings, device, told)
         own, notes = _own_size(subject, photos, folder.path)
     given = subject.stored.gaussians.to(device)
@@ -115,20 +113,20 @@ def refine(
     config = _config(gaussians, subject, settings, estimate)
     views = replace(photo_views(estimate, photos.valid), photographs=tuple(own))
     labels = _labels(estimate, own, views, config, walk, settings)
-    with _stage(progress, "before", seconds):
+    with timed_stage(progress, STAGES["before"], "before", seconds):
         points = _viewpoints(subject, settings, labels, given, walk, estimate, photos)
         before = look(given, points, config.antialiased)
     made_from = [str(subject.splat.resolve()), os.stat(subject.splat).st_size, repr(config), repr(settings)]
     checkpoint = folder.checkpoint("refine", fingerprint(made_from), keep=resume)
     anew: list[str] = []
-    with _stage(progress, "fit", seconds) as on_fit:
+    with timed_stage(progress, STAGES["fit"], "fit", seconds) as on_fit:
         record = FitRecord(
             on_status=lambda now: on_fit(now.iteration, now.iterations, str(now)),
             checkpoint=checkpoint,
             on_unusable=lambda reason: anew.append(f"{reason}, so the refinement started from scratch"),
         )
         found = fit_views(views, gaussians, config, settings.seed, record, labels).gaussians
-    with _stage(progress, "after", seconds):
+    with timed_stage(progress, STAGES["after"], "after", seconds):
         after = look(found, points, config.antialiased)
     verdict = judge_refinement(before, after, bool(subject.held_out))
     summary = {
@@ -158,15 +156,6 @@ def refine(
     folder.drop_earlier(states=True)
     folder.rewrite()
     return Refined(folder.path, summary, verdict)
-
-
-@contextmanager
-def _stage(progress: Progress, name: str, seconds: dict[str, float]) -> Iterator[OnProgress]:
-    """Show a stage and measure its time."""
-    started = time.perf_counter()
-    yield progress.start(STAGES[name], False)
-    seconds[name] = time.perf_counter() - started
-    progress.finish(STAGES[name], seconds[name])
 
 
 def _estimate(

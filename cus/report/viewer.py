@@ -1,13 +1,14 @@
 """The report's interactive viewer: Gaussians and cameras packed into the page, with the scripts that show them."""
 
 import base64
-import json
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+
+from cus.report.script_json import script_json
 
 NEAR_PLANE = 0.01
 # Maximum size of packed Gaussians, so that browsers open the page quickly: 300,000 without view dependence.
@@ -202,11 +203,6 @@ def _text(name: str) -> str:
     return (files("cus.report") / name).read_text()
 
 
-def _script_json(value: Any) -> Markup:
-    """JSON that is safe in a script element: no text in it can end the element."""
-    return Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))
-
-
 def _base64(array: np.ndarray) -> Markup:
     return Markup(base64.b64encode(array.tobytes()).decode())
 
@@ -236,7 +232,7 @@ def viewer_context(data: ViewerData) -> dict[str, Any]:
         "size": data.path.sizes[0],
         "last": len(data.path.names) - 1,
         "photos": data.photos.names,
-        "scene": _script_json(scene),
+        "scene": script_json(scene),
         "rows": _base64(packed.rows),
         "harmonics": _base64(packed.harmonics),
         "script": Markup("\n".join(_text(name) for name in SCRIPTS)),
