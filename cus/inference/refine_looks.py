@@ -23,8 +23,11 @@ PROBES, PROBE_SEED = 8, 20_011
 KEPT = 0.5, 0.2
 # Of the share of needles before, and as it is: as much is good; no more than before, or as much as the last, is fair.
 FEWER_NEEDLES, FEW_NEEDLES, SOME_NEEDLES = 0.2, 1e-3, 5e-3
+# Share of a view of the walk that no Gaussian covers: at most the first is good, at most the second fair.
+UNCOVERED = 0.02, 0.1
 # Photographs may be matched worse than before by this many dB; an overfitted scene that still matches them is fair.
 LOST, MATCHED = 0.1, 30.0
+OTHER_WALK = "choose a --target that nothing stands in front of, or a smaller --factor; more photographs help, too"
 MORE_PHOTOGRAPHS = "take more photographs of this part of the scene, nearer to each other, or check their cameras"
 
 
@@ -119,7 +122,7 @@ class RefinementVerdict:
     """Expected quality of a refined scene.
 
     Attributes:
-        findings: findings on support by the photographs, close-ups, far views and needles.
+        findings: findings on support by the photographs, close-ups, far views, needles and the walk's coverage.
     """
 
     findings: tuple[Finding, ...]
@@ -178,4 +181,8 @@ def judge_refinement(before: Look, after: Look, held_out: bool) -> RefinementVer
         needles = "fair"
     told = f"at most {100 * now:.2f} % of the Gaussians in a view of the walk are needles, before {100 * was:.2f} %"
     findings.append(Finding("needles", needles, told, "" if needles == "good" else "more --iterations take them away"))
+    uncovered = after.steadiness.summary()["uncovered_worst"]
+    covered: Grade = "good" if uncovered <= UNCOVERED[0] else "fair" if uncovered <= UNCOVERED[1] else "poor"
+    told = f"at most {100 * uncovered:.0f} % of a view of the walk show nothing"
+    findings.append(Finding("coverage", covered, told, "" if covered == "good" else OTHER_WALK))
     return RefinementVerdict(tuple(findings))
