@@ -1,8 +1,34 @@
-"""Input checks, chunking and progress of pipeline calls."""
+"""Pipeline calls: their settings, input checks, chunks, padding, precision and progress."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from cus.diffusion.layers import Layers
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call, after defaults: the sampling settings, and the source of all noise."""
+
+    steps: int
+    guidance: float
+    guidance_rescale: float
+    eta: float
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class ChunkEnd:
+    """The last frame of a chunk, where the next one begins: its picture [1, 3, H, W] and latent [1, C, h, w]."""
+
+    frame: Tensor
+    latent: Tensor
 
 
 class Progress:
@@ -41,3 +67,33 @@ def chunks_of(length: int, longest: int) -> list[range]:
     count = -(-(length - 1) // (longest - 1))
     ends = [round(index * (length - 1) / count) for index in range(count + 1)]
     return [range(start, end + 1) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def pad_to(images: Tensor, multiple: int) -> Tensor:
+    """Pad images to sides that are multiples of a number by repeating the last rows and columns."""
+    height, width = images.shape[-2:]
+    right, below = -width % multiple, -height % multiple
+    return F.pad(images, (0, right, 0, below), mode="replicate") if right or below else images
+
+
+def padded_layers(layers: Layers, chunk: range, like: Tensor, multiple: int) -> Layers:
+    """The layers of a chunk as floats, padded like its images."""
+
+    def padded(values: Tensor) -> Tensor:
+        part = values[chunk.start : chunk.stop].to(like)
+        flat = pad_to(part.reshape(len(part), -1, *part.shape[-2:]), multiple)
+        return flat.unflatten(1, part.shape[1:-2]) if part.ndim > 3 else flat[:, 0]
+
+    return layers.map(padded)
+
+
+def as_clip(frames: Tensor) -> Tensor:
+    """[T, C, h, w] -> [1, C, T, h, w]."""
+    return frames.transpose(0, 1)[None]
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Autocast to a precision; None and float32 compute in the weights' own."""
+    if dtype in (None, torch.float32):
+        return nullcontext()
+    return torch.autocast(device.type, dtype)

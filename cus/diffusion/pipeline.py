@@ -1,8 +1,7 @@
 """CloseUpShotPipeline: conditioning images in, frames out."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self
@@ -10,9 +9,18 @@ from typing import Any, Literal, Self
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
-from torch.nn import functional as F
 
-from cus.diffusion.calls import Progress, check_pictures, chunks_of
+from cus.diffusion.calls import (
+    ChunkEnd,
+    Progress,
+    Request,
+    as_clip,
+    autocast,
+    check_pictures,
+    chunks_of,
+    pad_to,
+    padded_layers,
+)
 from cus.diffusion.colors import keep_colors, keep_resolved
 from cus.diffusion.context import ContextEncoder, PromptEmbeddings
 from cus.diffusion.latents import FirstStage, decode, encode
@@ -34,17 +42,6 @@ from cus.models.blocks import ResBlock
 from cus.models.clip import ImageEncoder
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
-
-
-@dataclass(frozen=True)
-class _Request:
-    """One call, after defaults: the settings that `_latents` needs besides images."""
-
-    steps: int
-    guidance: float
-    guidance_rescale: float
-    eta: float
-    generator: torch.Generator
 
 
 class CloseUpShotPipeline(DiffusionPipeline):
@@ -254,7 +251,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         resolved = getattr(conditioning, "resolved", None)
         conditioning, layers = split_conditioning(conditioning, own.layers, own.fill_holes)
         check_pictures(images, conditioning, structure)
-        request = _Request(
+        request = Request(
             steps or own.steps,
             own.guidance if guidance is None else guidance,
             own.guidance_rescale if guidance_rescale is None else guidance_rescale,
@@ -267,8 +264,8 @@ class CloseUpShotPipeline(DiffusionPipeline):
         device = self._execution_device
         progress = Progress(on_progress, len(chunks) * request.steps + sum(len(chunk) for chunk in chunks))
         frames: list[Tensor] = []
-        end: _End | None = None
-        with _autocast(device, dtype):
+        end: ChunkEnd | None = None
+        with autocast(device, dtype):
             first = images[:1].to(device=device, dtype=torch.float32)
             contexts = self._contexts(first, request.guidance != 1)
             for chunk in chunks:
@@ -276,15 +273,19 @@ class CloseUpShotPipeline(DiffusionPipeline):
                 if end is not None:
                     # The two chunks share a frame, which is already known: the later chunk continues from it.
                     warped = torch.cat([end.frame, warped[1:]])
-                guide = None if structure is None else self._padded(structure[chunk.start : chunk.stop].to(warped))
-                padded = self._padded(warped)
-                shown = None if layers is None else self._padded_layers(layers, chunk, warped)
+                guide = (
+                    None
+                    if structure is None
+                    else pad_to(structure[chunk.start : chunk.stop].to(warped), self.size_multiple)
+                )
+                padded = pad_to(warped, self.size_multiple)
+                shown = None if layers is None else padded_layers(layers, chunk, warped, self.size_multiple)
                 latents, condition = self._latents(padded, shown, guide, contexts, request, end, progress)
                 if output_type == "latent":
                     break
                 made = self._decoded(latents, condition, padded, progress)[..., : warped.shape[-2], : warped.shape[-1]]
                 frames.append((made if end is None else made[1:]).to(conditioning.device))
-                end = _End(made[-1:], latents[-1:])
+                end = ChunkEnd(made[-1:], latents[-1:])
         self.maybe_free_model_hooks()
         return latents if output_type == "latent" else self._kept(torch.cat(frames), conditioning, resolved)
 
@@ -317,8 +318,8 @@ class CloseUpShotPipeline(DiffusionPipeline):
         resolved = getattr(conditioning, "resolved", None)
         conditioning, _ = split_conditioning(conditioning, self.sampling.layers, self.sampling.fill_holes)
         device = self._execution_device
-        with _autocast(device, dtype):
-            padded = self._padded(conditioning.to(device=device, dtype=torch.float32))
+        with autocast(device, dtype):
+            padded = pad_to(conditioning.to(device=device, dtype=torch.float32), self.size_multiple)
             sides = tuple(side // self.vae.downsample for side in padded.shape[-2:])
             if tuple(latents.shape) != (len(padded), self.vae.latent_channels, *sides):
                 expected = (len(padded), self.vae.latent_channels, *sides)
@@ -371,14 +372,14 @@ class CloseUpShotPipeline(DiffusionPipeline):
         layers: Layers | None,
         guide: Tensor | None,
         contexts: tuple[Tensor, Tensor | None],
-        request: _Request,
-        end: "_End | None",
+        request: Request,
+        end: "ChunkEnd | None",
         progress: Progress,
     ) -> tuple[Tensor, Tensor]:
         """Latents [T, C, h, w] of one chunk and of its condition: encode the conditions, then denoise."""
         at_once = self.plan.frames_at_once
-        condition = _as_clip(encode(self.vae, padded, request.generator, at_once))
-        structure = None if guide is None else _as_clip(encode(self.vae, guide, request.generator, at_once))
+        condition = as_clip(encode(self.vae, padded, request.generator, at_once))
+        structure = None if guide is None else as_clip(encode(self.vae, guide, request.generator, at_once))
         source = request.generator
         noise = torch.randn(condition.shape, generator=source, device=source.device).to(condition)
         noise = noise * self.sampling.noise
@@ -386,13 +387,13 @@ class CloseUpShotPipeline(DiffusionPipeline):
         shown, guided = condition, structure
         if layers is not None:
             frames = condition[0].transpose(0, 1)
-            extra = _as_clip(encode_layers(self.vae, layers, padded, frames, target, at_once))
+            extra = as_clip(encode_layers(self.vae, layers, padded, frames, target, at_once))
             # The second pass keeps the layers of the first: they show the photographs.
             shown = torch.cat([condition, extra], dim=1)
             guided = None if structure is None else torch.cat([structure, extra], dim=1)
         known = None
         if end is not None:
-            first = target.encode(_as_clip(end.latent), condition[:, :, :1])[:, :, 0]
+            first = target.encode(as_clip(end.latent), condition[:, :, :1])[:, :, 0]
             known = keep_first_frame(first, noise, self.scheduler)
         diffused = self.sampler(
             self._denoiser(shown, guided, contexts, request),
@@ -408,7 +409,7 @@ class CloseUpShotPipeline(DiffusionPipeline):
         return latents[0].transpose(0, 1), condition[0].transpose(0, 1)
 
     def _denoiser(
-        self, condition: Tensor, structure: Tensor | None, contexts: tuple[Tensor, Tensor | None], request: _Request
+        self, condition: Tensor, structure: Tensor | None, contexts: tuple[Tensor, Tensor | None], request: Request
     ) -> Denoiser:
         """The guided U-Net for one clip; the attention's keys and values of the contexts are computed here, once."""
         frames = condition.shape[2]
@@ -447,38 +448,3 @@ class CloseUpShotPipeline(DiffusionPipeline):
         encoder = ContextEncoder(self.prompt, self.image_encoder, self.image_projector)
         kept, dropped = torch.zeros(1, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
         return encoder(reference, kept, kept), encoder(reference, dropped, dropped) if both else None
-
-    def _padded(self, images: Tensor) -> Tensor:
-        """Pad images to the next multiple of `size_multiple` by repeating the last rows and columns."""
-        height, width = images.shape[-2:]
-        right, below = -width % self.size_multiple, -height % self.size_multiple
-        return F.pad(images, (0, right, 0, below), mode="replicate") if right or below else images
-
-    def _padded_layers(self, layers: Layers, chunk: range, like: Tensor) -> Layers:
-        """The layers of a chunk as floats, padded like its images."""
-
-        def padded(values: Tensor) -> Tensor:
-            part = values[chunk.start : chunk.stop].to(like)
-            flat = part.reshape(len(part), -1, *part.shape[-2:])
-            return self._padded(flat).unflatten(1, part.shape[1:-2]) if part.ndim > 3 else self._padded(flat)[:, 0]
-
-        return layers.map(padded)
-
-
-@dataclass(frozen=True)
-class _End:
-    """The last frame of a chunk, where the next one begins: its picture [1, 3, H, W] and latent [1, C, h, w]."""
-
-    frame: Tensor
-    latent: Tensor
-
-
-def _as_clip(frames: Tensor) -> Tensor:
-    """[T, C, h, w] -> [1, C, T, h, w]."""
-    return frames.transpose(0, 1)[None]
-
-
-def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    if dtype in (None, torch.float32):
-        return nullcontext()
-    return torch.autocast(device.type, dtype)
