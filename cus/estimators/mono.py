@@ -21,7 +21,7 @@ from cus.estimators.one_view import OneViewNetwork
 from cus.estimators.predictions import Prediction
 
 FORMAT = "cus-single-view-1"
-OWN = "shipped"  # stands for the weights in `SHIPPED`
+OWN = "shipped weights"  # stands for the weights in `SHIPPED`
 DOUBT = 0.1  # relative difference of two predictions that removes most of one half, the largest trust
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "mono"
 

@@ -100,7 +100,7 @@ def test_auto_takes_the_network_that_ships_for_one_photograph_and_never_for_two(
     alone = choose("auto", 1)
     assert alone.name == "mono" and "Depth Anything 3's weights are not on this machine" in alone.reason
     assert choose("auto", 2).name != "mono"
-    assert choose("mono", 1).note == "estimator: mono with shipped"
+    assert choose("mono", 1).note == "estimator: mono with shipped weights"
 
 
 def test_an_estimator_of_one_photograph_refuses_two(weights):
