@@ -18,7 +18,7 @@ INFER = {
     "--memory": ("huge", ""), "--attention": ("none",), "--conditioning": ("nope", ""),
     "--trajectory": ("spiral", "", ".", "/dev/zero", "absent.json"),
     "--cameras": ("absent.json", "/dev/zero", "images", "images/0.png"),
-    "--views": ("absent.jpg", "images/0.png", "/dev/zero", "transforms.json", ""), "--nope": ("1",),
+    "--views": ("absent.jpg", "/dev/zero", "transforms.json", ""), "--nope": ("1",),
 }  # fmt: skip
 FIT = {
     "--iterations": COUNTS, "--max-gaussians": COUNTS, "--size": COUNTS, "--depth-weight": NUMBERS,
