@@ -10,6 +10,7 @@ the run's scene and photographs.
 """
 
 import argparse
+import itertools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from cus.viewer.steadiness import Shot, compare
 def changes(pictures: Tensor, masks: Tensor, depths: Tensor, cameras: Cameras) -> tuple[float, float, float]:
     """Mean change, popping and fraction of compared pixels, averaged over neighbours of [T, 3, H, W] pictures."""
     shots = [Shot(cameras[t], pictures[t], masks[t].float(), depths[t]) for t in range(len(cameras))]
-    found = torch.tensor([compare(*pair) for pair in zip(shots, shots[1:], strict=False)], dtype=torch.float64)
+    found = torch.tensor([compare(*pair) for pair in itertools.pairwise(shots)], dtype=torch.float64)
     change, popping, share = found.mean(dim=0).tolist()
     return change, popping, share
 

@@ -59,6 +59,13 @@ class ClipRecipe:
     suppress_fraction: float = limited(0.5, low=0, high=1)
     structure_fraction: float = limited(0.5, low=0, high=1)
 
+    def __post_init__(self) -> None:
+        if self.window_width > self.width or self.window_height > self.height:
+            raise ValueError(
+                f"the window of {self.window_width}x{self.window_height} is larger than the picture of "
+                f"{self.width}x{self.height}; choose a smaller window_width and window_height"
+            )
+
 
 def make_clip(render: Renderer, references: Cameras, recipe: ClipRecipe, seed: int, info: dict | None = None) -> Clip:
     """Make a clip of one scene.

@@ -5,17 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import MISSING
-from torch import Tensor
 
-from cus.cameras import Cameras, trajectories
+from cus.cameras import trajectories
 from cus.datasets.clips import open_tensors
 from cus.datasets.posed_views import FORMAT, KIND, PosedViews, save_views
 from cus.errors import InputError
 from cus.limits import limited
-from cus.output_folder import OutputFolder
-from cus.training import config
-from cus.training.scripts import REMEDY
-from procedural import collage, tracer
+from procedural.seeded import build_seeded, seeded_scene
 
 
 @dataclass
@@ -51,40 +47,21 @@ class ProceduralViews:
 
 def views_of(settings: ProceduralViews, seed: int) -> PosedViews:
     """The views of scene `seed`."""
-    render, ends = _scene(settings, seed)
+    size = settings.width, settings.height
+    render, ends = seeded_scene(settings.scenes, seed, *size, lambda _: settings.supersample)
     cameras = trajectories.interpolate(ends, frames=settings.views)
     images, depths = render(cameras)
     return PosedViews(images, cameras, depths if settings.depths else None, {"scenes": settings.scenes, "seed": seed})
 
 
-def _scene(settings: ProceduralViews, seed: int) -> tuple[Callable[[Cameras], tuple[Tensor, Tensor]], Cameras]:
-    size = settings.width, settings.height
-    if settings.scenes == "collage":
-        boards = collage.Collage.random(seed)
-        return lambda c: collage.render(boards, c, settings.supersample), collage.reference_cameras(seed, *size)
-    traced = tracer.random_scene(seed)
-    cameras = tracer.sample_reference_cameras(traced, seed, *size)
-    return lambda c: tracer.render(traced, c, settings.supersample), cameras
-
-
 def build(settings: ProceduralViews, on_progress: Callable[[int, int], None]) -> None:
     """Build missing sets. Raises InputError."""
-    if settings.part >= settings.parts:
-        raise InputError(f"part must be less than parts ({settings.parts}), got {settings.part}")
-    folder = OutputFolder(Path(settings.out), "sets of posed views", REMEDY)
-    folder.open(("settings.yaml", "views-*.safetensors"), share=f"-{settings.part}-of-{settings.parts}")
-    try:
-        config.write(settings, folder, "settings.yaml", ("out", "sets", "first_seed", "part", "parts"))
-        indices = range(settings.part, settings.sets, settings.parts)
-        for done, index in enumerate(indices):
-            on_progress(done, len(indices))
-            seed = settings.first_seed + index
-            name = f"views-{settings.scenes}-{seed:07d}.safetensors"
-            if not (folder.is_ours(name) and _is_set(folder.path / name)):
-                save_views(folder.claim(name), views_of(settings, seed))
-        on_progress(len(indices), len(indices))
-    finally:
-        folder.close()
+
+    def make(seed: int, path: Path) -> None:
+        save_views(path, views_of(settings, seed))
+
+    prefix = f"views-{settings.scenes}-"
+    build_seeded(settings, "sets", "sets of posed views", prefix, _is_set, make, on_progress)
 
 
 def _is_set(path: Path) -> bool:

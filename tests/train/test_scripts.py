@@ -201,6 +201,7 @@ def test_the_decoder_learns_from_generated_latents_and_nothing_else_moves(
         (UNetConfig, "loop.steps=${nothing}", "nothing"),
         (UNetConfig, "crop=[", "cannot be read"),
         (DecoderConfig, "crop=[0,4]", "crop must be 1 to 8192, got 0"),
+        (ProceduralClips, "recipe.width=100", "the window of 208x128 is larger than the picture of 100x216"),
         (DecoderConfig, "gradient_weight=.inf", "gradient_weight must be 0 or more, got inf"),
         (SingleViewConfig, "form.width=0", "form.width must be 4 to 512, got 0"),
         (SingleViewConfig, "parts=both", "parts must be one of joint, depth, synthesis, got 'both'"),
