@@ -9,7 +9,14 @@ from torch import Tensor
 
 from cus.conditioning.cpu.sampling import REASSOCIATED
 from cus.conditioning.fused.blend import Layer
-from cus.conditioning.fused.sharpening import LEAST_MAGNIFICATION, LEAST_PIXELS, LEAST_WEIGHT, ROUNDS, without_grid
+from cus.conditioning.fused.sharpening import (
+    LEAST_MAGNIFICATION,
+    LEAST_PIXELS,
+    LEAST_WEIGHT,
+    RELAXATION,
+    ROUNDS,
+    without_grid,
+)
 from cus.conditioning.fused.views import Placement, View
 from cus.conditioning.warp import TIE
 
@@ -41,7 +48,7 @@ def back_projected_cpu(
             step = np.zeros(tuple(image.shape), np.float32)
             for own in cells:
                 own.add_residual(result.numpy(), step)
-            result += torch.from_numpy(step)
+            result += RELAXATION * torch.from_numpy(step)
     return result
 
 
@@ -112,7 +119,6 @@ def _residual(
 def _spread(error, weights, xs, ys, scale_x, scale_y, left, top, step):  # pragma: no cover - compiled
     """Add the error [3, h, w] to the target's pixels by Catmull-Rom interpolation, times their weights."""
     h, w = error.shape[1:]
-    wx, wy = np.empty(4, np.float32), np.empty(4, np.float32)
     for row in range(xs.shape[0]):
         for column in range(xs.shape[1]):
             share = weights[row, column]
@@ -121,35 +127,50 @@ def _spread(error, weights, xs, ys, scale_x, scale_y, left, top, step):  # pragm
             x = xs[row, column] * scale_x - np.float32(left) - np.float32(0.5)
             y = ys[row, column] * scale_y - np.float32(top) - np.float32(0.5)
             j, i = int(np.floor(x)), int(np.floor(y))
-            _catmull_rom(x - np.float32(j), wx)
-            _catmull_rom(y - np.float32(i), wy)
-            inside = j >= 1 and i >= 1 and j + 3 <= w and i + 3 <= h
+            across, down = _catmull_rom(x - np.float32(j)), _catmull_rom(y - np.float32(i))
+            if j >= 1 and i >= 1 and j + 3 <= w and i + 3 <= h:
+                lines, columns = (i - 1, i, i + 1, i + 2), (j - 1, j, j + 1, j + 2)
+            else:
+                lines, columns = _clamped(i, h), _clamped(j, w)
             for k in range(3):
-                a = b = c = d = np.float32(0)
-                if inside:
-                    for m in range(4):
-                        weight, line = wy[m], i - 1 + m
-                        a += weight * error[k, line, j - 1]
-                        b += weight * error[k, line, j]
-                        c += weight * error[k, line, j + 1]
-                        d += weight * error[k, line, j + 2]
-                else:
-                    for m in range(4):
-                        weight, line = wy[m], min(max(i - 1 + m, 0), h - 1)
-                        a += weight * error[k, line, min(max(j - 1, 0), w - 1)]
-                        b += weight * error[k, line, min(max(j, 0), w - 1)]
-                        c += weight * error[k, line, min(max(j + 1, 0), w - 1)]
-                        d += weight * error[k, line, min(max(j + 2, 0), w - 1)]
-                total = wx[0] * a + wx[1] * b + wx[2] * c + wx[3] * d
+                total = across[0] * _down(error, k, lines, columns[0], down)
+                total += across[1] * _down(error, k, lines, columns[1], down)
+                total += across[2] * _down(error, k, lines, columns[2], down)
+                total += across[3] * _down(error, k, lines, columns[3], down)
                 step[k, row, column] += share * total
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _catmull_rom(t, weights):  # pragma: no cover - compiled
+def _clamped(first, length):  # pragma: no cover - compiled
+    """The pixels -1, 0, 1, 2 from `first`, those beyond the border moved to it."""
+    last = length - 1
+    return (
+        min(max(first - 1, 0), last),
+        min(max(first, 0), last),
+        min(max(first + 1, 0), last),
+        min(max(first + 2, 0), last),
+    )
+
+
+# Four products in scalars: the compiler keeps them in registers, which it does not with an array of weights.
+@njit(cache=True, nogil=True, inline="always")
+def _down(error, k, lines, column, weights):  # pragma: no cover - compiled
+    return (
+        weights[0] * error[k, lines[0], column]
+        + weights[1] * error[k, lines[1], column]
+        + weights[2] * error[k, lines[2], column]
+        + weights[3] * error[k, lines[3], column]
+    )
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _catmull_rom(t):  # pragma: no cover - compiled
     """Catmull-Rom weights of the pixels -1, 0, 1, 2 for a point t beyond pixel 0."""
     half, one = np.float32(0.5), np.float32(1)
     s = one - t
-    weights[0] = -half * t * s * s
-    weights[1] = one + t * t * (np.float32(1.5) * t - np.float32(2.5))
-    weights[2] = one + s * s * (np.float32(1.5) * s - np.float32(2.5))
-    weights[3] = -half * s * t * t
+    return (
+        -half * t * s * s,
+        one + t * t * (np.float32(1.5) * t - np.float32(2.5)),
+        one + s * s * (np.float32(1.5) * s - np.float32(2.5)),
+        -half * s * t * t,
+    )

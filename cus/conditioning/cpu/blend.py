@@ -76,7 +76,6 @@ def _look_up(
 ):  # pragma: no cover - compiled  # fmt: skip
     height, width = inverse.shape
     h, w = own.shape
-    wx, wy = np.empty(6, np.float32), np.empty(6, np.float32)
     near, far_color = np.empty(3, np.float32), np.empty(3, np.float32)
     scale = math.sqrt(scale_x * scale_y)
     for row in range(height):
@@ -95,7 +94,8 @@ def _look_up(
             xs[row, column], ys[row, column] = x, y
             known = np.float64(inverse_depth(own, np.float32(x), np.float32(y)))
             error = (1 / s - known) / known if known > 0 else 1.0
-            along = math.hypot(v[0] - x * v[2], v[1] - y * v[2]) / s
+            along_x, along_y = v[0] - x * v[2], v[1] - y * v[2]
+            along = math.sqrt(along_x * along_x + along_y * along_y) / s
             error *= min(along / _PARALLAX, 1 / _DEVIATION)
             agrees = math.exp(-0.5 * error * error) if abs(error) < 8 else 0.0
             seen[row, column] = agrees
@@ -106,10 +106,10 @@ def _look_up(
             footprints[row, column] = side
             level = min(math.log2(side), len(shapes) - 1.0) if side > 1 else 0.0
             lower = int(level)
-            _level(first, rest, shapes, lower, x * scale_x, y * scale_y, table, wx, wy, near)
+            _level(first, rest, shapes, lower, x * scale_x, y * scale_y, table, near)
             share = np.float32(level - lower)
             if share > 0:
-                _level(first, rest, shapes, lower + 1, x * scale_x, y * scale_y, table, wx, wy, far_color)
+                _level(first, rest, shapes, lower + 1, x * scale_x, y * scale_y, table, far_color)
                 for k in range(3):
                     near[k] += share * (far_color[k] - near[k])
             for k in range(3):
@@ -117,13 +117,13 @@ def _look_up(
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _level(first, rest, shapes, level, x, y, table, wx, wy, into):  # pragma: no cover - compiled
+def _level(first, rest, shapes, level, x, y, table, into):  # pragma: no cover - compiled
     size = 0.5**level
     if level == 0:
-        lanczos(first, 0, shapes[0, 1], shapes[0, 2], np.float32(x), np.float32(y), table, wx, wy, into)
+        lanczos(first, 0, shapes[0, 1], shapes[0, 2], np.float32(x), np.float32(y), table, into)
     else:
         offset, h, w = shapes[level, 0], shapes[level, 1], shapes[level, 2]
-        lanczos(rest, offset, h, w, np.float32(x * size), np.float32(y * size), table, wx, wy, into)
+        lanczos(rest, offset, h, w, np.float32(x * size), np.float32(y * size), table, into)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
@@ -133,7 +133,7 @@ def _angle(px, py, z, rays, center):  # pragma: no cover - compiled
     y = z * (rays[1, 0] * px + rays[1, 1] * py + rays[1, 2])
     far = z * (rays[2, 0] * px + rays[2, 1] * py + rays[2, 2])
     a, b, c = center[0] - x, center[1] - y, center[2] - far
-    norms = math.sqrt(x * x + y * y + far * far) * math.sqrt(a * a + b * b + c * c)
+    norms = math.sqrt((x * x + y * y + far * far) * (a * a + b * b + c * c))
     cosine = -(x * a + y * b + far * c) / max(norms, 1e-12)
     # Abramowitz and Stegun 4.4.45: within 7e-5 of the arc cosine, at a fraction of its cost.
     t = min(abs(cosine), 1.0)

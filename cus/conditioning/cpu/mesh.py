@@ -51,8 +51,10 @@ def _rasterise(depths, confidences, reliable, right, down, M, v, limits, Q, C, R
             if not _is_smooth(depths, i - 1, j):
                 continue
             smooth[i, j + 1] = True
-            trusted = reliable[i - 1, j] and reliable[i - 1, j + 1] and reliable[i, j] and reliable[i, j + 1]
             a, b, c, d = above + j, above + j + 1, below + j, below + j + 1
+            if _outside(vertices, a, b, c, d, Q.shape[0], Q.shape[1]):
+                continue
+            trusted = reliable[i - 1, j] and reliable[i - 1, j + 1] and reliable[i, j] and reliable[i, j + 1]
             # Split along the flatter diagonal of the reference's own 1 / z.
             falling = abs(1 / np.float64(depths[i - 1, j]) - 1 / np.float64(depths[i, j + 1])) <= abs(
                 1 / np.float64(depths[i - 1, j + 1]) - 1 / np.float64(depths[i, j])
@@ -93,6 +95,19 @@ def _is_smooth(depths, i, j):  # pragma: no cover - compiled
     a, b, c, d = depths[i, j], depths[i, j + 1], depths[i + 1, j], depths[i + 1, j + 1]
     least, most = min(min(a, b), min(c, d)), max(max(a, b), max(c, d))
     return least > 0 and np.float64(most) - np.float64(least) <= _EDGE * np.float64(least)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _outside(vertices, a, b, c, d, height, width):  # pragma: no cover - compiled
+    """Whether a cell lies beyond one side of the target."""
+    x0, x1, x2, x3 = vertices[a, 0], vertices[b, 0], vertices[c, 0], vertices[d, 0]
+    y0, y1, y2, y3 = vertices[a, 1], vertices[b, 1], vertices[c, 1], vertices[d, 1]
+    return (
+        max(max(x0, x1), max(x2, x3)) < 0.5
+        or min(min(x0, x1), min(x2, x3)) > width - 0.5
+        or max(max(y0, y1), max(y2, y3)) < 0.5
+        or min(min(y0, y1), min(y2, y3)) > height - 0.5
+    )
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")

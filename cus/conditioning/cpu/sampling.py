@@ -25,8 +25,8 @@ def _lanczos_table() -> np.ndarray:
 LANCZOS_TABLE = _lanczos_table()
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=REASSOCIATED)
-def lanczos(pixels, offset, h, w, x, y, table, wx, wy, into):  # pragma: no cover - compiled
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def lanczos(pixels, offset, h, w, x, y, table, into):  # pragma: no cover - compiled
     """Sample the three channels of a picture at a point; uint8 0 .. 255 stands for 0 .. 1.
 
     Args:
@@ -37,49 +37,64 @@ def lanczos(pixels, offset, h, w, x, y, table, wx, wy, into):  # pragma: no cove
         x: coordinate of the point in pixels.
         y: coordinate of the point in pixels.
         table: weights by sub-pixel position, `LANCZOS_TABLE`.
-        wx: [6] scratch.
-        wy: [6] scratch.
         into: [3] receives the colour.
     """
     left, top = np.floor(x - np.float32(0.5)), np.floor(y - np.float32(0.5))
-    _phase(x - np.float32(0.5) - left, table, wx)
-    _phase(y - np.float32(0.5) - top, table, wy)
+    across, down = _phase(x - np.float32(0.5) - left, table), _phase(y - np.float32(0.5) - top, table)
     column, row = int(left) - 2, int(top) - 2
-    inside = column >= 0 and row >= 0 and column + 6 <= w and row + 6 <= h
-    for channel in range(3):
-        total = np.float32(0)
-        base = offset + channel * h * w
-        if inside:
-            # One sum per column, so that a row of pixels is read and weighted as a vector.
-            a = b = c = d = e = f = np.float32(0)
-            start = base + row * w + column
-            for i in range(6):
-                weight = wy[i]
-                a += weight * np.float32(pixels[start])
-                b += weight * np.float32(pixels[start + 1])
-                c += weight * np.float32(pixels[start + 2])
-                d += weight * np.float32(pixels[start + 3])
-                e += weight * np.float32(pixels[start + 4])
-                f += weight * np.float32(pixels[start + 5])
-                start += w
-            total = wx[0] * a + wx[1] * b + wx[2] * c + wx[3] * d + wx[4] * e + wx[5] * f
-        else:
+    if column >= 0 and row >= 0 and column + 6 <= w and row + 6 <= h:
+        # Unsigned indices spare the test for negative ones, and scalars stay in registers.
+        line, channel_size = np.uintp(w), np.uintp(h * w)
+        start = np.uintp(offset + row * w + column)
+        for channel in range(3):
+            total = down[0] * _along(pixels, start, across)
+            total += down[1] * _along(pixels, start + line, across)
+            total += down[2] * _along(pixels, start + np.uintp(2) * line, across)
+            total += down[3] * _along(pixels, start + np.uintp(3) * line, across)
+            total += down[4] * _along(pixels, start + np.uintp(4) * line, across)
+            total += down[5] * _along(pixels, start + np.uintp(5) * line, across)
+            into[channel] = total
+            start += channel_size
+    else:
+        for channel in range(3):
+            base = offset + channel * h * w
+            total = np.float32(0)
             for i in range(6):
                 start = base + min(max(row + i, 0), h - 1) * w
-                line = np.float32(0)
+                part = np.float32(0)
                 for j in range(6):
-                    line += wx[j] * np.float32(pixels[start + min(max(column + j, 0), w - 1)])
-                total += wy[i] * line
-        into[channel] = total
+                    part += across[j] * np.float32(pixels[start + min(max(column + j, 0), w - 1)])
+                total += down[i] * part
+            into[channel] = total
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _phase(fraction, table, weights):  # pragma: no cover - compiled
+def _along(pixels, start, weights):  # pragma: no cover - compiled
+    return (
+        weights[0] * np.float32(pixels[start])
+        + weights[1] * np.float32(pixels[start + np.uintp(1)])
+        + weights[2] * np.float32(pixels[start + np.uintp(2)])
+        + weights[3] * np.float32(pixels[start + np.uintp(3)])
+        + weights[4] * np.float32(pixels[start + np.uintp(4)])
+        + weights[5] * np.float32(pixels[start + np.uintp(5)])
+    )
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _phase(fraction, table):  # pragma: no cover - compiled
+    """The weights of the six pixels around a point, interpolated between two rows of the table."""
     place = fraction * np.float32(_PHASES)
     index = min(int(place), _PHASES - 1)
     share = place - np.float32(index)
-    for k in range(6):
-        weights[k] = table[index, k] + share * (table[index + 1, k] - table[index, k])
+    a, b = table[index], table[index + 1]
+    return (
+        a[0] + share * (b[0] - a[0]),
+        a[1] + share * (b[1] - a[1]),
+        a[2] + share * (b[2] - a[2]),
+        a[3] + share * (b[3] - a[3]),
+        a[4] + share * (b[4] - a[4]),
+        a[5] + share * (b[5] - a[5]),
+    )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

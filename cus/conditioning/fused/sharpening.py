@@ -14,7 +14,9 @@ from cus.conditioning.fused.views import Placement, View
 from cus.conditioning.warp import TIE
 
 # Rounds of back-projection before and after the bilateral filter.
-ROUNDS = 6, 6
+ROUNDS = 4, 4
+# Each round takes this share of its correction: more than all of it, so that four rounds do what six would.
+RELAXATION = 1.5
 # The filter's widths: in colour (sum over the channels, in units of 1) and in pixels of the photographs.
 COLOR_SIGMA, SPACE_SIGMA = 0.1, 0.75
 # A reference's pixel is predicted from at least this many target pixels that have at least this weight in it.
@@ -132,7 +134,7 @@ def back_projected(
             step = torch.zeros_like(image)
             for own, share in zip(cells, weights, strict=True):
                 step += share * own.residual(image)
-            image = image + step
+            image = image + RELAXATION * step
     return image
 
 
