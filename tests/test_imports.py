@@ -82,6 +82,7 @@ EVERYWHERE = {
     "options",
     "output_folder",
     "runtime",
+    "tensor_files",
 }
 ONE_FILE = (
     "bitsandbytes",

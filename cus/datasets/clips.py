@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cus.conditioning import Conditioning, Layers
@@ -24,6 +23,7 @@ from cus.datasets.shards import SUFFIX as SHARD
 from cus.datasets.shards import MemberTensors, is_member, members
 from cus.errors import InputError
 from cus.files import replacing, require_regular
+from cus.tensor_files import save_tensors
 
 FORMAT = "cus-clip-1"
 SUFFIX = ".safetensors"
@@ -143,21 +143,7 @@ def save_clip(path: Path, clip: Clip) -> None:
     if clip.geometry is not None:
         tensors |= clip.geometry.tensors()
     with replacing(path, parents=True, sweep=False) as part:
-        save_file(tensors, part, {"format": FORMAT, "info": json.dumps(clip.info)})
-        _order_metadata(part)
-
-
-def _order_metadata(path: Path) -> None:
-    """Make equal clips equal byte for byte, for checksums: safetensors writes its metadata in random order."""
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        # The same characters in another order; shorter metadata is padded, as the format allows.
-        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        assert len(ordered) <= size
-        file.seek(8)
-        file.write(ordered.ljust(size))
+        save_tensors(tensors, part, {"format": FORMAT, "info": json.dumps(clip.info)})
 
 
 def is_clip(path: Path) -> bool:

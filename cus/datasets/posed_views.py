@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cus.cameras import Cameras
@@ -17,6 +16,7 @@ from cus.datasets.clips import ClipItems, open_tensors
 from cus.datasets.order import item_seed
 from cus.errors import InputError
 from cus.files import replacing
+from cus.tensor_files import save_tensors
 
 FORMAT = "cus-posed-views-1"
 KIND = "set of posed views"
@@ -56,7 +56,7 @@ def save_views(path: Path, views: PosedViews) -> None:
     if views.depths is not None:
         tensors["depths"] = views.depths.contiguous()
     with replacing(path, parents=True, sweep=False) as part:
-        save_file(tensors, part, {"format": FORMAT, "info": json.dumps(views.info)})
+        save_tensors(tensors, part, {"format": FORMAT, "info": json.dumps(views.info)})
 
 
 def load_views(path: Path) -> PosedViews:

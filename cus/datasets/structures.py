@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cus.datasets.clips import open_tensors
 from cus.errors import InputError
+from cus.tensor_files import save_tensors
 
 FORMAT = "cus-structure-1"
 RECORD = "coarse.json"
@@ -28,7 +28,7 @@ def save_structure(path: Path, images: Tensor, posterior: Tensor | None) -> None
     tensors = {"structure": (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().contiguous()}
     if posterior is not None:
         tensors["posterior"] = posterior
-    save_file(tensors, path, {"format": FORMAT})
+    save_tensors(tensors, path, {"format": FORMAT})
 
 
 def is_structure(path: Path) -> bool:

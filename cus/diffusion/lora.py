@@ -11,7 +11,6 @@ import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils.import_utils import is_peft_available
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cus.diffusion.parts import check_finite
@@ -19,6 +18,7 @@ from cus.errors import InputError
 from cus.hub.adapters import StoredLora, open_lora
 from cus.hub.errors import LORA, HubAccess
 from cus.models.unet import UNet
+from cus.tensor_files import save_tensors
 
 FILE = LORA
 PREFIX = "unet"
@@ -70,7 +70,7 @@ def save_lora(unet: UNet, folder: Path) -> None:
     state = get_peft_model_state_dict(unet, adapter_name=NAME)
     tensors = {f"{PREFIX}.{key}": value.detach().float().cpu().contiguous() for key, value in state.items()}
     metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(told, indent=2, sort_keys=True)}
-    save_file(tensors, folder / FILE, metadata=metadata)
+    save_tensors(tensors, folder / FILE, metadata)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from cus.cameras import Cameras
 from cus.errors import InputError
@@ -19,6 +18,7 @@ from cus.estimators.framing import FramedViews, FrameRule
 from cus.estimators.networks.single_view import STEP, Form, SingleViewDepth
 from cus.estimators.one_view import OneViewNetwork
 from cus.estimators.predictions import Prediction
+from cus.tensor_files import save_tensors
 
 FORMAT = "cus-single-view-1"
 OWN = "shipped weights"  # stands for the weights in `SHIPPED`
@@ -99,7 +99,7 @@ def save_network(path: Path, model: SingleViewDepth) -> None:
     for name, value in model.state_dict().items():
         half = value.is_floating_point() and "running" not in name
         tensors[name] = (value.half() if half else value).cpu().contiguous()
-    save_file(tensors, path, {"format": FORMAT, "form": json.dumps(model.form.to_dict())})
+    save_tensors(tensors, path, {"format": FORMAT, "form": json.dumps(model.form.to_dict())})
 
 
 def load_network(path: Path) -> SingleViewDepth:

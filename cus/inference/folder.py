@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cus.digests import tensors_digest
 from cus.errors import InputError
 from cus.files import read_json
 from cus.output_folder import LEAST_FREE_BYTES, OutputFolder
+from cus.tensor_files import save_tensors
 
 __all__ = ["LEAST_FREE_BYTES", "MADE_BY_A_RUN", "REFINED", "RunFolder", "State"]
 
@@ -149,7 +149,7 @@ class RunFolder(OutputFolder):
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
         metadata = {"fingerprint": fingerprint, "notes": json.dumps(state.notes)}
         metadata["sha256"] = tensors_digest(contiguous, metadata.values())
-        self.write(self._state(stage), lambda part: save_file(contiguous, part, metadata))
+        self.write(self._state(stage), lambda part: save_tensors(contiguous, part, metadata))
         if not self._begun:
             self._begun = True
             self.drop_earlier(states=self._overwrite)

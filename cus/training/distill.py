@@ -1,7 +1,8 @@
 """Few steps: a student of one to four steps from a trained U-Net, by distribution matching with a LoRA'd critic."""
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,15 +32,16 @@ class DistillConfig(UNetConfig):
     Attributes:
         teacher_guidance: the teacher's classifier-free guidance scale, which the student learns to imitate.
         teacher_rescale: how far the teacher's guided prediction is rescaled to the standard deviation without guidance.
-        critic_rank: rank of the LoRA that turns the teacher into the critic.
-        critic_weight: weight of the critic's loss in the sum.
+        critic_rank: rank of the LoRA that turns the teacher into the critic; 0: a whole copy of the teacher learns, for
+            small networks, whose few attentions leave a LoRA little to change.
+        critic_rate: factor of the critic's learning rate: it has to follow the student.
         noise_range: lowest and highest noise level of compared samples, as fractions of the noise schedule.
     """
 
     teacher_guidance: float = limited(7.5, low=1, high=100)
     teacher_rescale: float = limited(0.7, low=0, high=1)
-    critic_rank: int = limited(16, low=1, high=4096)
-    critic_weight: float = limited(1.0, above=0)
+    critic_rank: int = limited(16, low=0, high=4096)
+    critic_rate: float = limited(4.0, above=0, high=1000)
     noise_range: tuple[float, float] = limited((0.02, 0.98), low=0, high=1)
 
 
@@ -61,25 +63,33 @@ class Draws:
 
 
 class Distiller(nn.Module):
-    """Student, teacher and critic as one module; the last two are one network, with and without its LoRA.
+    """Student, teacher and critic as one module; the last two may be one network, with and without its LoRA.
 
     Args:
         student: trained network.
-        critic: the teacher with a trained LoRA.
-        context: encodes the reference views for both networks.
+        critic: the teacher with a trained LoRA, or a trained copy of it.
+        teacher: the teacher, if the critic has no LoRA.
+        context: encodes the reference views for all networks.
         schedule: noise schedule.
         config: settings of the distillation.
     """
 
     def __init__(
-        self, student: UNet, critic: UNet, context: ContextEncoder, schedule: NoiseSchedule, config: DistillConfig
+        self,
+        student: UNet,
+        critic: UNet,
+        teacher: UNet | None,
+        context: ContextEncoder,
+        schedule: NoiseSchedule,
+        config: DistillConfig,
     ) -> None:
         super().__init__()
-        self.student, self.critic, self.context = student, critic, context
+        self.student, self.critic, self.teacher, self.context = student, critic, teacher, context
         self.schedule, self.config = schedule, config
+        self.learning_rates = {"critic": config.critic_rate}
 
     def forward(self, condition: Tensor, extra: list[Tensor], batch: dict[str, Tensor], draws: Draws) -> Tensor:
-        """The weighted sum of the student's and the critic's losses; neither affects the other's gradient."""
+        """The sum of the student's and the critic's losses; neither affects the other's gradient."""
         items, config = len(condition), self.config
         kept, dropped = (torch.full((items,), flag) for flag in (False, True))
         with torch.no_grad():
@@ -99,17 +109,28 @@ class Distiller(nn.Module):
         with torch.no_grad():
             timesteps, noise = draws.compared
             noisy = self.schedule.add_noise(samples.detach(), noise, timesteps)
-            self.critic.disable_adapters()
-            conditional, unconditional = (predictor(self.critic, context) for context in (shown, hidden))
-            teacher = guided(conditional, unconditional, config.teacher_guidance, config.teacher_rescale)
-            real = estimate_of(teacher, noisy, timesteps, self.schedule)
-            self.critic.enable_adapters()
-            fake = estimate_of(conditional, noisy, timesteps, self.schedule)
+            with self._teaching() as network:
+                conditional, unconditional = (predictor(network, context) for context in (shown, hidden))
+                teacher = guided(conditional, unconditional, config.teacher_guidance, config.teacher_rescale)
+                real = estimate_of(teacher, noisy, timesteps, self.schedule)
+            fake = estimate_of(predictor(self.critic, shown), noisy, timesteps, self.schedule)
         timesteps, noise = draws.learned
         noisy = self.schedule.add_noise(samples.detach(), noise, timesteps)
         v = predictor(self.critic, shown)(noisy, timesteps)
         learned = (v - self.schedule.v_target(samples.detach(), noise, timesteps)).square().mean()
-        return matching_loss(samples, real, fake) + config.critic_weight * learned
+        return matching_loss(samples, real, fake) + learned
+
+    @contextlib.contextmanager
+    def _teaching(self) -> Iterator[UNet]:
+        """The teacher: its own network, or the critic's without the LoRA."""
+        if self.teacher is not None:
+            yield self.teacher
+            return
+        self.critic.disable_adapters()
+        try:
+            yield self.critic
+        finally:
+            self.critic.enable_adapters()
 
 
 class DistillStage(UNetStage):
@@ -121,13 +142,16 @@ class DistillStage(UNetStage):
         check_settings(config)
         super().__init__(config)
         parts = self.pipeline
-        critic = copy.deepcopy(parts.unet).train(False)
-        # Its initial values must not depend on earlier random draws, such as those of the held-out clips' distance.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.loop.seed)
-            add_lora(critic, config.critic_rank, config.critic_rank, TARGETS)
+        critic, teacher = copy.deepcopy(parts.unet).train(False), None
+        if config.critic_rank:
+            # Its initial values must not depend on earlier draws, such as those of the held-out clips' distance.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.loop.seed)
+                add_lora(critic, config.critic_rank, config.critic_rank, TARGETS)
+        else:
+            teacher = copy.deepcopy(critic).requires_grad_(False)
         context = ContextEncoder(parts.prompt, parts.image_encoder, parts.image_projector)
-        self.module: Any = Distiller(parts.unet, critic, context, parts.scheduler, config)
+        self.module: Any = Distiller(parts.unet, critic, teacher, context, parts.scheduler, config)
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Distribution matching of the student's samples, and the critic's loss of v on them."""
@@ -153,7 +177,8 @@ class DistillStage(UNetStage):
 
 def check_settings(config: DistillConfig) -> None:
     """Raises InputError if no student can be trained with the settings."""
-    require_peft()
+    if config.critic_rank:
+        require_peft()
     sampling = config.sampling
     refusals: tuple[tuple[Callable[[], bool], str], ...] = (
         (lambda: not config.init, "a student starts from a trained model: name it with init="),

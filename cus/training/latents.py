@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,6 +21,7 @@ from cus.diffusion.latents import to_model_range
 from cus.errors import InputError
 from cus.models.autoencoder import Autoencoder
 from cus.output_folder import OutputFolder
+from cus.tensor_files import save_tensors
 
 FORMAT = "cus-latents-1"
 VIDEOS = ("targets", "conditioning", "structure")
@@ -129,7 +129,7 @@ def _cache(
             on_progress(done, len(mine))
         if not (folder.is_ours(path.name) and is_cache(folder.path / path.name)):
             tensors = make(path, index)
-            folder.write(path.name, lambda part, tensors=tensors: save_file(tensors, part, {"format": FORMAT}))
+            folder.write(path.name, lambda part, tensors=tensors: save_tensors(tensors, part, {"format": FORMAT}))
     if on_progress is not None:
         on_progress(len(mine), len(mine))
 

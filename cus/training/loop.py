@@ -64,7 +64,7 @@ def train(
     shown = WholeWeights(stage, accelerator)
     if settings.gradient_checkpointing:
         checkpoint_activations(stage.module)
-    optimizer = make_optimizer(_learning(stage.module), settings, accelerator.device)
+    optimizer = make_optimizer(_groups(stage.module), settings, accelerator.device)
     module, optimizer = accelerator.prepare(stage.module, optimizer)
     averaging = accelerator.is_main_process or shown.sharded
     ema = Ema(
@@ -136,6 +136,16 @@ def checkpoint_activations(module: nn.Module) -> None:
 
 def _learning(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _groups(module: nn.Module) -> list[dict[str, Any]]:
+    """The optimizer's groups: what learns, by its share of the learning rate (`cus.training.stage.Stage.module`)."""
+    rates: dict[str, float] = getattr(module, "learning_rates", {})
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(rates.get(name.partition(".")[0], 1.0), []).append(parameter)
+    return [{"params": parameters, "rate": rate} for rate, parameters in groups.items()]
 
 
 def _sampled(stage: Stage, folder: OutputFolder, step: int) -> dict[str, float]:
@@ -211,7 +221,7 @@ class _Steps:
         settings, accelerator = self.settings, self.accelerator
         started, waited = time.monotonic(), 0.0
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate_at(step)
+            group["lr"] = group.get("rate", 1.0) * settings.learning_rate_at(step)
         numbers = self._numbers(step)
         total = torch.zeros((), device=accelerator.device)
         for number in numbers:

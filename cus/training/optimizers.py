@@ -11,9 +11,9 @@ from cus.training.loop_settings import LoopSettings
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], settings: LoopSettings, device: torch.device
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], settings: LoopSettings, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Make AdamW for the parameters, in the variant `settings.optimizer`.
+    """Make AdamW for the parameters, or groups of them, in the variant `settings.optimizer`.
 
     Raises:
         InputError: nothing to train, or 8-bit moments without bitsandbytes or a GPU.

@@ -12,7 +12,10 @@ class Stage(Protocol):
 
     @property
     def module(self) -> nn.Module:
-        """Everything that `loss` calls; parameters that do not require gradients stay frozen."""
+        """Everything that `loss` calls; parameters that do not require gradients stay frozen.
+
+        Its attribute `learning_rates`, if it has one, maps names of its parts to factors of their learning rates.
+        """
         ...
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:

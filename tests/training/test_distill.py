@@ -56,14 +56,44 @@ def test_student_and_critic_learn_each_from_its_own_loss_and_the_teacher_stays(d
     assert all(gradients[name].any() for name in critic), "a new adapter learns by its second matrix first"
 
 
+def test_a_critic_without_a_lora_is_a_copy_of_the_teacher_that_learns_whole(data, tmp_path) -> None:
+    with one_thread():
+        stage = DistillStage(settings_of(DistillConfig, arguments(data, tmp_path, "critic_rank=0")))
+        teacher = {name: value.clone() for name, value in stage.module.teacher.state_dict().items()}
+        loss_of(stage).backward()
+    moved = {name.partition(".")[0] for name, value in stage.module.named_parameters() if value.grad is not None}
+    assert moved == {"student", "critic"}
+    networks = (stage.module.critic, stage.module.student, stage.module.teacher)
+    assert all(torch.equal(value, n.state_dict()[name]) for n in networks for name, value in teacher.items())
+
+
+def test_the_critic_has_its_own_learning_rate(data, tmp_path) -> None:
+    """Adam moves a new weight by the learning rate, whatever its gradient."""
+
+    def moved(*more: str) -> dict[str, float]:
+        out = tmp_path / f"out{len(more)}"
+        given = arguments(data, out, "critic_rank=0", "loop.steps=1", "loop.weight_decay=0", *more)
+        stages = []
+        with one_thread():
+            train_stage(DistillConfig, lambda c: stages.append(DistillStage(c)) or stages[0], given, lambda *_: None)
+        parts, start = stages[0].module, stages[0].module.teacher.state_dict()
+        return {
+            name: max(float((v - start[k]).abs().max()) for k, v in getattr(parts, name).state_dict().items())
+            for name in ("student", "critic")
+        }
+
+    assert moved() == pytest.approx({"student": 1e-3, "critic": 4e-3}, rel=0.05)
+    assert moved("critic_rate=1") == pytest.approx({"student": 1e-3, "critic": 1e-3}, rel=0.05)
+
+
 def test_a_student_that_is_its_teacher_has_a_critic_that_sees_no_difference(data, tmp_path) -> None:
     """A new critic is the teacher: without guidance their estimates are one, and the student is left alone."""
-    given = arguments(data, tmp_path, "teacher_guidance=1", "critic_weight=1e-9")
+    given = arguments(data, tmp_path, "teacher_guidance=1")
     with one_thread():
         stage = DistillStage(settings_of(DistillConfig, given))
         loss_of(stage).backward()
         norm = sum(float(p.grad.norm()) for p in stage.pipeline.unet.parameters() if p.grad is not None)
-        guided = DistillStage(settings_of(DistillConfig, arguments(data, tmp_path, "critic_weight=1e-9")))
+        guided = DistillStage(settings_of(DistillConfig, arguments(data, tmp_path)))
         loss_of(guided).backward()
     other = sum(float(p.grad.norm()) for p in guided.pipeline.unet.parameters() if p.grad is not None)
     assert norm < 1e-6 < 1e-3 < other
