@@ -62,9 +62,7 @@ def main(arguments: list[str]) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path, help="folder of held-out clips")
-    parser.add_argument(
-        "models", nargs="+", help='"mini", a folder or a Hub id; :25,4: with 25 and 4 sampling steps'
-    )
+    parser.add_argument("models", nargs="+", help='"mini", a folder or a Hub id; :25,4: with 25 and 4 sampling steps')
     parser.add_argument(
         "--least", type=float, default=21.5, metavar="DB", help="leave out clips shown worse than this (21.5 dB)"
     )

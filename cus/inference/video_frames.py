@@ -51,7 +51,7 @@ class Frame:
         return encoded.tobytes()
 
 
-def choose_frames(path: Path, start: bytes, count: int) -> tuple[list[Frame], list[str]]:
+def choose_frames(path: Path, start: bytes, count: int, whole: bool = False) -> tuple[list[Frame], list[str]]:
     """The sharpest frame of each of `count` equal parts of a video's duration, and notes.
 
     If neighbours would overlap too little, the parts divide a shorter stretch around the middle (`overlapping`).
@@ -60,6 +60,7 @@ def choose_frames(path: Path, start: bytes, count: int) -> tuple[list[Frame], li
         path: video file.
         start: first bytes of the file.
         count: number of frames; a video with fewer frames gives all of them.
+        whole: divide the whole duration even then.
 
     Raises:
         InputError: the file cannot be decoded, has no video, or its frames are smaller than 32 pixels.
@@ -71,6 +72,8 @@ def choose_frames(path: Path, start: bytes, count: int) -> tuple[list[Frame], li
                 found = "sound alone" if container.streams.audio else "nothing that can be decoded"
                 raise InputError(f"{path} holds {found}; give a whole video with pictures")
             chooser = _Chooser(path, container)
+            if whole:
+                return chooser.choose(count, 0.0, 1.0), chooser.notes
             frames, part = overlapping(lambda low, high: chooser.choose(count, low, high), Frame.grey)
             return frames, [*chooser.notes, *chooser.part_note(part)]
     except (FFmpegError, ValueError, IndexError, MemoryError, OverflowError, ArithmeticError) as error:

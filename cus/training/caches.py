@@ -13,6 +13,7 @@ from cus.diffusion import CloseUpShotPipeline
 from cus.errors import InputError
 from cus.limits import limited
 from cus.output_folder import OutputFolder
+from cus.remote import local_folder
 from cus.training import config
 from cus.training.latents import cache_generated, cache_latents
 from cus.training.scene_clips import device_of, share_of
@@ -58,9 +59,9 @@ def build(settings: Caches, on_progress: Callable[[int, int], None]) -> None:
         raise InputError("give either vae= (a folder with an autoencoder) or pipeline= (to store generated latents)")
     if settings.structure and not settings.pipeline:
         raise InputError("structure= is shown to a model: give it with pipeline=")
-    clips, share = Path(settings.clips), share_of(settings.part, settings.parts)
+    clips, share = local_folder(settings.clips), share_of(settings.part, settings.parts)
     device = device_of(settings.device)
-    structures = Path(settings.structure) if settings.structure else None
+    structures = local_folder(settings.structure) if settings.structure else None
     if structures is not None:
         require_structures(structures)
     require_conditioning(clip_paths(clips)[0], settings.conditioning)

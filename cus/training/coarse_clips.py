@@ -20,6 +20,7 @@ from cus.files import read_json
 from cus.limits import limited
 from cus.models.autoencoder import Autoencoder
 from cus.output_folder import OutputFolder
+from cus.remote import local_folder
 from cus.training import config
 from cus.training.coarse import CoarsePass
 from cus.training.latents import FORMAT, generation_seed, is_cache, posterior_of, require_length
@@ -75,8 +76,8 @@ def build(settings: CoarseClips, on_progress: Callable[[int, int], None], say: C
             writable or holds other weights' images; with a single process, also if clips failed.
     """
     part, parts = share_of(settings.part, settings.parts)
-    check_geometry(Path(settings.clips), settings.conditioning)
-    paths = list(enumerate(clip_paths(Path(settings.clips))))[: settings.limit or None]
+    check_geometry(local_folder(settings.clips), settings.conditioning)
+    paths = list(enumerate(clip_paths(local_folder(settings.clips))))[: settings.limit or None]
     coarse = CoarsePass(settings.model, device=str(device_of(settings.device)))
     with open_tensors(paths[0][1], CLIP_FORMAT, "training clip") as file:
         require_length(coarse.pipeline.sampling.frames, file.get_slice("targets").get_shape()[0])
@@ -105,7 +106,7 @@ def build(settings: CoarseClips, on_progress: Callable[[int, int], None], say: C
 def require_all(settings: CoarseClips) -> None:
     """Raise InputError if clips of any process have failed or were not made."""
     out, failed, missing = Path(settings.out), [], []
-    paths = clip_paths(Path(settings.clips))[: settings.limit or None]
+    paths = clip_paths(local_folder(settings.clips))[: settings.limit or None]
     for path in paths:
         if (out / path.name).is_file():
             continue
@@ -185,7 +186,7 @@ def _made(
 
 
 def _generated(settings: CoarseClips, path: Path) -> Tensor:
-    file = Path(settings.generated) / path.name
+    file = local_folder(settings.generated) / path.name
     if not is_cache(file):
         raise InputError(f"there are no generated latents at {file}; make them with data/cache_latents.py pipeline=...")
     with open_tensors(file, FORMAT, "cache of latents") as opened:

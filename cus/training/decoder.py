@@ -12,6 +12,7 @@ from cus.diffusion.latents import to_model_range
 from cus.errors import InputError
 from cus.limits import limited
 from cus.models.autoencoder import Autoencoder
+from cus.remote import local_folder
 from cus.training.distances import require_size, training_distance
 from cus.training.held_out import clip_scores, held_out_clips
 from cus.training.latents import GeneratedCrops
@@ -123,7 +124,7 @@ class DecoderStage:
     def dataset(self) -> GeneratedCrops:
         """Windows of clips with their generated latents."""
         c = self.config
-        where = (Path(c.clips), Path(c.generated))
+        where = (local_folder(c.clips), local_folder(c.generated))
         return GeneratedCrops(*where, c.frames, c.crop, self.vae.downsample, c.loop.seed, c.conditioning)
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:

@@ -1,7 +1,6 @@
 """Held-out clips, and scores of a model's frames for them."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from torch import Tensor
 
@@ -10,6 +9,7 @@ from cus.datasets.structures import read_structure, require_structures
 from cus.errors import InputError
 from cus.models.gradient_similarity import deviation, gmsd_map
 from cus.models.perceptual import SMALLEST, PerceptualDistance
+from cus.remote import local_folder
 from cus.splats.ssim import ssim
 from cus.training.pictures import box_blurred, psnr
 
@@ -29,11 +29,13 @@ def held_out_clips(folder: str, most: int, conditioning: str = "", structures: s
     if not folder:
         return []
     if structures:
-        require_structures(Path(structures))
+        require_structures(local_folder(structures))
     clips = []
-    for path in clip_paths(Path(folder))[:most]:
+    for path in clip_paths(local_folder(folder))[:most]:
         clip = load_clip(path).conditioned_on(conditioning)
-        clips.append(replace(clip, structure=read_structure(Path(structures), path.name)) if structures else clip)
+        clips.append(
+            replace(clip, structure=read_structure(local_folder(structures), path.name)) if structures else clip
+        )
     return clips
 
 

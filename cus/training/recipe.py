@@ -23,6 +23,7 @@ from cus.datasets.clips import clip_paths
 from cus.errors import InputError
 from cus.files import read_json
 from cus.output_folder import OutputFolder
+from cus.remote import local_folder
 from cus.training import config as configs
 from cus.training.processes import LONGEST_WAIT
 from cus.training.recipe_jobs import Job, checked_jobs
@@ -54,7 +55,7 @@ def run(recipe: Recipe, on_progress: OnProgress, say: Callable[[str], None]) -> 
     first = int(os.environ.get("RANK", "0")) == 0
     folder = OutputFolder(Path(recipe.out), "a recipe's stages", REMEDY)
     if first:
-        folder.open(("settings.yaml", DATA, "done-*.json"), inputs=[Path(recipe.clips)])
+        folder.open(("settings.yaml", DATA, "done-*.json"), inputs=[local_folder(recipe.clips)])
     try:
         check_clips(recipe)
         # Before the first process writes more marks, so that all processes agree.
@@ -117,7 +118,7 @@ def check_clips(recipe: Recipe) -> None:
 
 
 def _clips_of(recipe: Recipe) -> dict[str, object]:
-    names = [path.name for path in clip_paths(Path(recipe.clips))]
+    names = [path.name for path in clip_paths(local_folder(recipe.clips))]
     return {"clips": len(names), "names": hashlib.sha256("\n".join(names).encode()).hexdigest()}
 
 

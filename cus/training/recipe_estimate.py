@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cus.datasets.clips import clip_paths, load_clip, save_clip
 from cus.errors import InputError
+from cus.remote import local_folder
 from cus.training.recipe import OnProgress, check_clips, is_done
 from cus.training.recipe_jobs import Job, checked_jobs
 from cus.training.recipe_settings import Recipe
@@ -84,7 +85,7 @@ def _existing(path: Path) -> Path:
 def _measured(recipe: Recipe, jobs: list[Job], on_progress: OnProgress) -> list[Measured]:
     """Run all parts with one clip, in a folder next to the recipe's, because a stage's checkpoint is large."""
     with tempfile.TemporaryDirectory(prefix=".cus-part-estimate-", dir=_existing(Path(recipe.out).parent)) as folder:
-        clip = load_clip(clip_paths(Path(recipe.clips))[0])
+        clip = load_clip(clip_paths(local_folder(recipe.clips))[0])
         for name in ("clips", "held_out"):
             (Path(folder) / name).mkdir()
             save_clip(Path(folder) / name / "clip.safetensors", clip)

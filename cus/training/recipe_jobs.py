@@ -14,6 +14,7 @@ from cus.diffusion.loading import find_model
 from cus.diffusion.memory import skeleton
 from cus.errors import InputError
 from cus.models.autoencoder import Autoencoder
+from cus.remote import local_folder
 from cus.training import caches, coarse_clips
 from cus.training import config as configs
 from cus.training.caches import Caches
@@ -76,7 +77,7 @@ def checked_jobs(recipe: Recipe) -> list[Job]:
     Raises:
         InputError: unusable settings, clips, models or weights, or other settings than those a part started with.
     """
-    paths = clip_paths(Path(recipe.clips))
+    paths = clip_paths(local_folder(recipe.clips))
     unet = _unet_config(recipe, {"out": "unet"}, guided=False)
     first = _first_stage(recipe, unet)
     _check_settings(recipe, unet, first)
@@ -90,7 +91,7 @@ def checked_jobs(recipe: Recipe) -> list[Job]:
 
 def _jobs(recipe: Recipe, first: _FirstStage, clips: int) -> list[Job]:
     out = Path(recipe.out)
-    data = {"latents": out / "latents"} if first.vae else {"clips": Path(recipe.clips)}
+    data = {"latents": out / "latents"} if first.vae else {"clips": recipe.clips}
     jobs = []
     if first.vae:
         jobs.append(_cache(recipe, "latents", "the clips' latents", clips, vae=first.vae, reference_size=first.side))
@@ -104,9 +105,8 @@ def _jobs(recipe: Recipe, first: _FirstStage, clips: int) -> list[Job]:
     jobs.append(_coarse(recipe, "coarse", "coarse frames, clouds and structure images", coarse, clips))
     structure = {"structure": out / "coarse"}
     if recipe.held_out:
-        most = min(
-            _unet_config(recipe, {"out": "unet"}, guided=True).held_out_clips, len(clip_paths(Path(recipe.held_out)))
-        )
+        count = len(clip_paths(local_folder(recipe.held_out)))
+        most = min(_unet_config(recipe, {"out": "unet"}, guided=True).held_out_clips, count)
         jobs.append(_coarse(recipe, "coarse_held_out", "structure images of the held-out clips", coarse, most))
         structure["held_out_structure"] = out / "coarse_held_out"
     jobs.append(
@@ -176,7 +176,7 @@ def _cache(recipe: Recipe, name: str, words: str, clips: int, **own: Any) -> Job
         caches.build(settings, tell)
 
     def require() -> None:
-        missing = [path.name for path in clip_paths(Path(recipe.clips)) if not is_cache(out / path.name)]
+        missing = [path.name for path in clip_paths(local_folder(recipe.clips)) if not is_cache(out / path.name)]
         if missing:
             raise InputError(f"{len(missing)} clips are missing in {out} ({missing[0]}, ...): give the command again")
 
@@ -249,16 +249,16 @@ def _check_settings(recipe: Recipe, unet: UNetConfig, first: _FirstStage) -> Non
 
 def _check_clips(recipe: Recipe, unet: UNetConfig, first: _FirstStage, path: Path) -> None:
     """Check that clips contain what is read, are not too long for the model, and large enough for the windows."""
-    coarse_clips.check_geometry(Path(recipe.clips), recipe.conditioning)
+    coarse_clips.check_geometry(local_folder(recipe.clips), recipe.conditioning)
     if recipe.held_out:
-        coarse_clips.check_geometry(Path(recipe.held_out), recipe.conditioning)
+        coarse_clips.check_geometry(local_folder(recipe.held_out), recipe.conditioning)
     with open_tensors(path, FORMAT, "training clip") as file:
         length, _, height, width = file.get_slice("targets").get_shape()
     require_length(unet.sampling.frames, length)
     if unet.sampling.layers and first.vae:
         raise InputError(f"cached latents hold no condition layers, and sampling.layers is {unet.sampling.layers}")
     if not first.vae:
-        LayeredCrops(Path(recipe.clips), 1, (1, 1), 0, unet.sampling.layers, 1, recipe.conditioning)
+        LayeredCrops(local_folder(recipe.clips), 1, (1, 1), 0, unet.sampling.layers, 1, recipe.conditioning)
     windows = [(unet.frames, unet.crop)]
     if recipe.decoder:
         needed = {"out": "decoder", "init": "x", "clips": "x", "generated": "x"}

@@ -21,11 +21,13 @@ from cus.errors import InputError
 from cus.files import read_json
 from cus.limits import limited
 from cus.output_folder import OutputFolder
+from cus.remote import Destination
 from cus.training import config
 from cus.training.scene_manifest import HELD_OUT, MANIFEST, MARKS, SPLITS, TRAIN, write_manifest
 from cus.training.scripts import REMEDY
 
-PLANNED = ("settings.yaml", MANIFEST, f"{MARKS}/*.json", *(f"{split}/*.safetensors" for split in SPLITS))
+SETTINGS = "settings.yaml"
+PLANNED = (SETTINGS, MANIFEST, f"{MARKS}/*.json", *(f"{split}/*.safetensors" for split in SPLITS))
 # Settings that may change when a build is resumed: paths, scenes, and processes.
 FREE = ("out", "scenes", "names", "limit", "device", "dry_run", "part", "parts")
 # Fractions of a scene's progress.
@@ -40,7 +42,8 @@ class SceneClips:
     """Settings of the clips to build.
 
     Attributes:
-        out: output folder: `train/` and `held_out/`, a record of each scene in `scenes/`, and `manifest.json`.
+        out: output folder: `train/` and `held_out/`, a record of each scene in `scenes/`, and `manifest.json`; or the
+            URL of one on remote storage (s3://, hf://, ...), to which finished scenes are moved.
         scenes: posed scenes, or folders of them, in any layout of `cus.datasets.scenes`.
         licence: licence of the photographs, for the manifest.
         names: names of the scenes to use; empty: all.
@@ -88,11 +91,15 @@ def build(settings: SceneClips, on_progress: OnProgress, say: Callable[[str], No
     device = device_of(settings.device)
     sources = sources_of(settings)
     mine = sources[part::parts]
-    folder = OutputFolder(Path(settings.out), "training clips", REMEDY)
+    place = Destination(settings.out)
+    folder = OutputFolder(place.path, "training clips", REMEDY)
+    place.check_free(PLANNED, SETTINGS)
     folder.open(PLANNED, inputs=[Path(scene) for scene in settings.scenes], share=f"-{part}-of-{parts}")
     failed = []
     try:
-        config.write(settings, folder, "settings.yaml", FREE)
+        place.bring(folder, SETTINGS, f"{MARKS}/*.json")
+        config.write(settings, folder, SETTINGS, FREE)
+        place.send(folder.path / SETTINGS, SETTINGS)
         try:
             for number, source in enumerate(mine):
                 words = f"{number + 1} of {len(mine)} scenes"
@@ -101,14 +108,14 @@ def build(settings: SceneClips, on_progress: OnProgress, say: Callable[[str], No
                     on_progress(int((at + share) * STEPS), len(mine) * STEPS, f"{words}: {stage}")
 
                 tell("reading", 0.0)
-                mark = _scene(folder, settings, source, device, tell)
+                mark = _scene(folder, place, settings, source, device, tell)
                 if mark is None:
                     continue
                 say(_told(mark))
                 failed += [f"{source.name}: {mark['failed']}"] if "failed" in mark else []
         finally:
             about = {"licence": settings.licence, "seed": settings.seed, "recipe": asdict(settings.recipe)}
-            write_manifest(folder, about)
+            write_manifest(folder, place, about)
     finally:
         folder.close()
     # With several processes none may fail because of its scenes: launchers would stop the others, too.
@@ -174,6 +181,7 @@ def _slug(name: str) -> str:
 
 def _scene(
     folder: OutputFolder,
+    place: Destination,
     settings: SceneClips,
     source: SceneSource,
     device: torch.device,
@@ -206,7 +214,16 @@ def _scene(
     # A killed run may have left other clips of the scene.
     kept = {facts["file"] for facts in clips if "file" in facts}
     folder.remove([file for file in folder.below(split) if _is_of(file, split, slug) and file not in kept])
-    folder.write(mark, lambda part: part.write_text(json.dumps(content, indent=1)))
+    if earlier := [file for file in place.names() if _is_of(file, split, slug) and file not in kept]:
+        raise InputError(f"{settings.out} holds {earlier[0]}, of an unfinished try at this scene; remove it there")
+    place.move(folder, sorted(kept))
+
+    def write(part: Path) -> None:
+        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        # Before it is here: what is done here must be done there.
+        place.send(part, mark)
+
+    folder.write(mark, write)
     return content
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from cus.files import read_json
 from cus.output_folder import OutputFolder
+from cus.remote import Destination
 
 FORMAT = "cus-clips-manifest-1"
 MANIFEST = "manifest.json"
@@ -13,20 +14,24 @@ MARKS = "scenes"
 SPLITS = TRAIN, HELD_OUT = "train", "held_out"
 
 
-def write_manifest(folder: OutputFolder, about: dict[str, Any]) -> None:
-    """Write `manifest.json` from the records of all scenes, of all processes.
+def write_manifest(folder: OutputFolder, place: Destination, about: dict[str, Any]) -> None:
+    """Write `manifest.json` from the records of all scenes, of all processes and machines.
 
     Args:
-        folder: folder of the clips.
+        folder: open folder of the clips.
+        place: where they end up.
         about: additional contents of the manifest.
     """
     marks: set[str] = set()
+    place.bring(folder, f"{MARKS}/*.json")
     while (found := {path.name for path in (folder.path / MARKS).glob("*.json")}) != marks:
         # Processes may end at the same time: the last writer must have seen all records.
         marks = found
         content = manifest_of(read_json(folder.path / MARKS / name) for name in sorted(marks))
         text = json.dumps({"format": FORMAT, **about, **content}, indent=1)
         folder.write(MANIFEST, lambda part, text=text: part.write_text(text, encoding="utf-8"))
+        place.send(folder.path / MANIFEST, MANIFEST)
+        place.bring(folder, f"{MARKS}/*.json")
 
 
 def manifest_of(marks: Iterable[dict[str, Any]]) -> dict[str, Any]:

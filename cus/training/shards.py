@@ -17,12 +17,14 @@ from cus.errors import InputError
 from cus.files import read_json
 from cus.limits import limited
 from cus.output_folder import OutputFolder
+from cus.remote import Destination, local_folder
 from cus.training import config
 from cus.training.scene_clips import share_of
 from cus.training.scene_manifest import FORMAT, MANIFEST, SPLITS
 from cus.training.scripts import REMEDY
 
-PLANNED = ("settings.yaml", MANIFEST, *(f"{split}/*{SUFFIX}" for split in SPLITS))
+SETTINGS = "settings.yaml"
+PLANNED = (SETTINGS, MANIFEST, *(f"{split}/*{SUFFIX}" for split in SPLITS))
 # Fields that a shard's manifest keeps of the manifest of the clips.
 _ABOUT = ("licence", "seed", "recipe", "splits")
 
@@ -32,8 +34,9 @@ class Shards:
     """Settings of the shards.
 
     Attributes:
-        clips: folder filled by data/build_clips.py.
-        out: output folder of the tar files: `train/train-00000.tar`, ..., `held_out/`, and `manifest.json`.
+        clips: folder filled by data/build_clips.py, or the URL of one on remote storage.
+        out: output folder of the tar files: `train/train-00000.tar`, ..., `held_out/`, and `manifest.json`; or the URL
+            of one on remote storage (s3://, hf://, ...), to which full tar files are moved.
         megabytes: size in MB from which a tar file is full.
         part: index of this process's share, 0 .. parts - 1; only with `parts`.
         parts: number of processes; 0: as started by `accelerate launch`.
@@ -61,24 +64,31 @@ def build(settings: Shards, on_progress: Callable[[int, int], None]) -> None:
         InputError: no manifest, clips that do not match it, or a folder that is not writable.
     """
     part, parts = share_of(settings.part, settings.parts)
-    source = Path(settings.clips)
+    source = local_folder(settings.clips)
     manifest = read_json(source / MANIFEST, "name a folder that data/build_clips.py has filled")
     if manifest.get("format") != FORMAT or not manifest.get("clips"):
         raise InputError(f"{source / MANIFEST} lists no clips of data/build_clips.py")
     shards = list(shards_of(manifest["clips"], settings.megabytes * 10**6))
-    folder = OutputFolder(Path(settings.out), "shards of clips", REMEDY)
+    place = Destination(settings.out)
+    place.check_free(PLANNED, SETTINGS)
+    folder = OutputFolder(place.path, "shards of clips", REMEDY)
     folder.open(PLANNED, inputs=[source / MANIFEST], share=f"-{part}-of-{parts}")
     try:
-        config.write(settings, folder, "settings.yaml", ("out", "clips", "part", "parts"))
+        place.bring(folder, SETTINGS, MANIFEST)
+        config.write(settings, folder, SETTINGS, ("out", "clips", "part", "parts"))
+        place.send(folder.path / SETTINGS, SETTINGS)
         content = {name: manifest[name] for name in _ABOUT if name in manifest}
         listed = [{"file": s.name, "clips": [c["file"] for c in s.clips]} for s in shards]
         content = {"format": FORMAT, **content, "shards": listed, "clips": manifest["clips"]}
         _write_once(folder, json.dumps(content, indent=1))
+        place.send(folder.path / MANIFEST, MANIFEST)
         mine = shards[part::parts]
         for done, shard in enumerate(mine):
             on_progress(done, len(mine))
-            if not folder.is_ours(shard.name):
+            if not (folder.is_ours(shard.name) or place.has(shard.name)):
                 folder.write(shard.name, lambda path, shard=shard: _pack(path, source, shard))
+            if folder.is_ours(shard.name):
+                place.move(folder, [shard.name])
         on_progress(len(mine), len(mine))
     finally:
         folder.close()

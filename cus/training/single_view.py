@@ -28,6 +28,7 @@ from cus.errors import InputError
 from cus.estimators.mono import save_network
 from cus.estimators.networks.single_view import STEP, Decoder, Encoder, Form, SingleViewDepth
 from cus.limits import limited
+from cus.remote import local_folder
 from cus.training.depth_scores import DepthScores, depth_scores
 from cus.training.loop import LoopSettings
 from cus.training.pictures import psnr, save_grid
@@ -202,13 +203,15 @@ class SingleViewStage:
             _start_from(self.module, Path(config.init))
         self.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.held_out = (
-            [_held_out(path, config.shrink) for path in clip_paths(Path(config.held_out))] if config.held_out else []
+            [_held_out(path, config.shrink) for path in clip_paths(local_folder(config.held_out))]
+            if config.held_out
+            else []
         )
 
     def dataset(self) -> ViewItems:
         """Pictures with their neighbours."""
         c = self.config
-        return ViewItems(Path(c.views), c.others, c.loop.seed, c.recolor, c.shrink)
+        return ViewItems(local_folder(c.views), c.others, c.loop.seed, c.recolor, c.shrink)
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """All losses of one batch; the generated view is one of the others, at random."""

@@ -26,6 +26,7 @@ from cus.models.perceptual import PerceptualDistance
 from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
 from cus.models.unshuffle import UnshuffleAutoencoder
+from cus.remote import local_folder
 from cus.training.caches import require_cached
 from cus.training.clip_crops import LayeredCrops
 from cus.training.config import construct
@@ -219,16 +220,16 @@ class UNetStage:
         layers = c.sampling.layers
         if bool(c.latents) == bool(c.clips):
             raise InputError("give either latents= (data/cache_latents.py) or clips= (a folder of clips)")
-        structures = Path(c.structure) if c.structure else None
+        structures = local_folder(c.structure) if c.structure else None
         if c.clips:
             factor, side = self.pipeline.vae.downsample, self.pipeline.image_encoder.config["image_size"]
             crop = (c.crop[0] * factor, c.crop[1] * factor)
             shown = (c.conditioning, c.structure_share, c.sampling.fill_holes, structures)
-            return LayeredCrops(Path(c.clips), c.frames, crop, c.loop.seed, layers, side, *shown)
-        require_cached(Path(c.latents), c.conditioning)
+            return LayeredCrops(local_folder(c.clips), c.frames, crop, c.loop.seed, layers, side, *shown)
+        require_cached(local_folder(c.latents), c.conditioning)
         if layers:
             raise InputError(f"cached latents hold no condition layers, and sampling.layers is {layers}: give clips=")
-        return LatentCrops(Path(c.latents), c.frames, c.crop, c.loop.seed, c.structure_share, structures)
+        return LatentCrops(local_folder(c.latents), c.frames, c.crop, c.loop.seed, c.structure_share, structures)
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Eq. 2 as v-prediction, or Charbonnier's loss on the frames (`Objective`)."""

@@ -14,6 +14,7 @@ from cus.datasets.clips import ClipCrops
 from cus.errors import InputError
 from cus.limits import limited
 from cus.models.autoencoder import Autoencoder
+from cus.remote import local_folder
 from cus.training.config import construct
 from cus.training.loop import LoopSettings
 from cus.training.pictures import psnr, save_grid
@@ -188,11 +189,11 @@ class VaeStage:
         if config.start == "subsampling":
             start_as_subsampling_(self.vae)
         self.module = Reconstruction(self.vae)
-        self.held_out = ClipCrops(Path(config.held_out), 1, config.crop, seed=1)
+        self.held_out = ClipCrops(local_folder(config.held_out), 1, config.crop, seed=1)
 
     def dataset(self) -> ClipCrops:
         """Single frames: targets and conditioning, because the VAE must encode both."""
-        return ClipCrops(Path(self.config.clips), 1, self.config.crop, self.config.loop.seed)
+        return ClipCrops(local_folder(self.config.clips), 1, self.config.crop, self.config.loop.seed)
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """L1 of pixels and of their differences, plus the KL divergence."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from torch import Tensor
@@ -171,6 +172,29 @@ def test_parts_of_the_work_make_the_same_clips(scenes, whole, tmp_path):
     for part in (0, 1):
         manifest, _ = built(scenes, tmp_path / "parts", "held_out=[1K/bbb]", f"part={part}", "parts=2")
     assert checksums(manifest) == checksums(whole[1])
+
+
+def test_clips_built_to_a_remote_folder_are_those_of_a_local_one(scenes, tmp_path, monkeypatch):
+    """fsspec's memory stands in for a bucket; two machines share the scenes."""
+    more = ["names=[1K/aaa,1K/bbb]", "held_out=[1K/bbb]", "recipe.pseudo=0"]
+    expected, _ = built(scenes, tmp_path / "local", *more)
+    bucket = fsspec.filesystem("memory")
+    bucket.store.clear()
+    for part in (0, 1, 0):
+        # Another machine has nothing of the first one's workplace; the last one finds nothing to do.
+        monkeypatch.setenv("CLOSEUPSHOT_CACHE", str(tmp_path / f"machine{part}"))
+        said: list[str] = []
+        given = [str(scenes / "small.yaml"), "out=memory://b/clips", f"scenes=[{scenes}]", *more, f"part={part}"]
+        build(settings_of(SceneClips, [*given, "parts=2"]), lambda done, total, words: None, said.append)
+    assert not said
+    manifest = json.loads(bucket.cat("/b/clips/manifest.json"))
+    assert checksums(manifest) == checksums(expected) and manifest["splits"] == expected["splits"]
+    for name, digest in checksums(manifest).items():
+        assert hashlib.sha256(bucket.cat(f"/b/clips/{name}")).hexdigest() == digest
+    assert not list(tmp_path.glob("machine*/**/*.safetensors")), "finished clips need no space here"
+    with pytest.raises(InputError, match="other settings .recipe.frames was 2, is 3"):
+        monkeypatch.setenv("CLOSEUPSHOT_CACHE", str(tmp_path / "machine2"))
+        build(settings_of(SceneClips, [*given, "recipe.frames=3"]), lambda done, total, words: None, said.append)
 
 
 def test_a_fit_that_held_out_photographs_refute_gives_photographic_clips_alone(scenes, tmp_path):

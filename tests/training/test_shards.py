@@ -27,10 +27,9 @@ def layered_clip(seed: int) -> Clip:
     return Clip(videos[0, :2], videos[1], videos[2], masks[3], None, {"seed": seed}, layers, others)
 
 
-@pytest.fixture
-def clips(tmp_path: Path) -> Path:
+def write_clips(folder: Path) -> Path:
     """Five clips of training and one held out, with their manifest."""
-    folder, entries = tmp_path / "clips", []
+    entries = []
     for number in range(6):
         split = "held_out" if number == 3 else "train"
         path = folder / split / f"scene_{number}-000-000.safetensors"
@@ -41,6 +40,11 @@ def clips(tmp_path: Path) -> Path:
     content = {"format": FORMAT, "licence": "CC0", "seed": 0, "recipe": {}, "splits": {}, "clips": entries}
     (folder / "manifest.json").write_text(json.dumps(content))
     return folder
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    return write_clips(tmp_path / "clips")
 
 
 def packed(clips: Path, out: Path, *more: str) -> list[Path]:
