@@ -9,6 +9,7 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFile
 
 from cus.datasets.clips import clip_paths, load_clip
 from cus.errors import InputError
@@ -115,7 +116,7 @@ def test_a_protocol_whose_package_is_missing_names_it() -> None:
 
 
 def test_names_that_lead_out_of_the_folder_are_not_fetched(bucket: Any) -> None:
-    bucket.store["/b/clips/../../x.json"] = fsspec.implementations.memory.MemoryFile(bucket, "/b/x", b"1")
+    bucket.store["/b/clips/../../x.json"] = MemoryFile(bucket, "/b/x", b"1")
     bucket.pipe("/b/clips/a.json", b"{}")
     assert list(RemoteFolder("memory://b/clips").files()) == ["a.json"]
 
