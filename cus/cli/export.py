@@ -139,7 +139,8 @@ def _export_splat(options: ExportOptions, progress: "ConsoleProgress") -> None:
     for note in [*stored.notes, *_losses(gaussians, out)]:
         progress.note(note)
     size = f"{after / 2**20:.2f} MiB ({file.name}: {before / 2**20:.2f} MiB)"
-    progress.done(f"{len(gaussians):,} Gaussians, {size}: {out}", path=out, gaussians=len(gaussians), bytes=after)
+    count = len(gaussians if suffix == ".ply" else gaussians.baked())
+    progress.done(f"{count:,} Gaussians, {size}: {out}", path=out, gaussians=count, bytes=after)
 
 
 def _losses(gaussians: "Gaussians", out: Path) -> list[str]:
@@ -147,6 +148,14 @@ def _losses(gaussians: "Gaussians", out: Path) -> list[str]:
     from cus.splats.spz import spz_clamped
 
     lines: list[str] = []
+    if gaussians.rates is not None and out.suffix.lower() != ".ply":
+        lines.append(f"{out.suffix} holds no levels of detail: the finest one is written, for every distance")
+        gaussians = gaussians.baked()
+    elif gaussians.rates is not None:
+        lines.append(
+            "the levels of detail are in the fields rate_low and rate_high; a program that does not know them shows "
+            "all levels at once: export it as spz or splat for such a program"
+        )
     if out.suffix.lower() == ".spz":
         lines += [
             f"{count:,} Gaussians have a {field} outside what SPZ can hold" if field != "position"

@@ -28,6 +28,7 @@ files in --out:
 examples:
   cus-refine out/door
   cus-refine out/door --target 0.5,0.4 --factor 9 --out out/door-near
+  cus-refine out/door --method progressive --target 0.5,0.4 --factor 9
   cus-refine out/fountain --iterations 2000
   cus-refine scene.ply --data photos/fountain
 """

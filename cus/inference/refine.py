@@ -22,21 +22,21 @@ from cus.inference.photographs import LARGEST_PHOTOGRAPH, oversized
 from cus.inference.progress import OnProgress, Progress, timed_stage
 from cus.inference.recorded import scene_from
 from cus.inference.refine_looks import RefinementVerdict, Viewpoints, judge_refinement, look, probes_of
+from cus.inference.refine_methods import METHODS
 from cus.inference.refine_report import STAGES, WALK_FRAMES, Shown, write_pictures, write_refinement_report
 from cus.inference.refine_settings import RefineSettings
 from cus.inference.refine_subject import Subject, check_belongs
+from cus.inference.refine_work import Work
 from cus.inference.settings import fingerprint
 from cus.refinement.poses import PoseOptions
 from cus.refinement.pseudo_labels import LabelOptions, PseudoLabels
-from cus.splats import FitConfig, FitRecord, Gaussians, fit_views, save_ply
+from cus.splats import FitConfig, Gaussians, save_ply
 from cus.splats.parameters import LearningRates
 from cus.viewer.paths import view_depth
 from cus.viewer.scene import ViewScene, camera_of
 
 # A scene that is nearly right moves by smaller steps than one that begins as a cloud.
 RATES = 0.5
-# Needles begin anew as discs: the longest half axis is at most this many times the second one.
-LONGEST = 2.0
 # Longest side in pixels of the pictures along the path towards the target.
 WALK_SIDE = 512
 # A surface this many times as far as most Gaussians is the sky, or equivalent to it.
@@ -103,40 +103,37 @@ def refine(
     """
     seconds: dict[str, float] = {}
     with timed_stage(progress, STAGES["check"], "check", seconds):
+        if settings.method == "progressive":
+            from cus.diffusion.loading import find_model
+
+            find_model(settings.model)
         check_belongs(subject)
         walk = walk_of(subject, settings)
     with timed_stage(progress, STAGES["depth"], "depth", seconds) as told:
         estimate, photos = _estimate(subject, settings, device, told)
         own, notes = _own_size(subject, photos, folder.path)
     given = subject.stored.gaussians.to(device)
-    gaussians = given.shortened(LONGEST)
-    config = _config(gaussians, subject, settings, estimate)
+    config = _config(given, subject, settings, estimate)
     views = replace(photo_views(estimate, photos.valid), photographs=tuple(own))
     labels = _labels(estimate, own, views, config, walk, settings)
     with timed_stage(progress, STAGES["before"], "before", seconds):
         points = _viewpoints(subject, settings, labels, given, walk, estimate, photos)
         before = look(given, points, config.antialiased)
     made_from = [str(subject.splat.resolve()), os.stat(subject.splat).st_size, repr(config), repr(settings)]
-    checkpoint = folder.checkpoint("refine", fingerprint(made_from), keep=resume)
-    anew: list[str] = []
+    work = Work(given, settings, views, labels, walk, config, folder, fingerprint(made_from), resume)
     with timed_stage(progress, STAGES["fit"], "fit", seconds) as on_fit:
-        record = FitRecord(
-            on_status=lambda now: on_fit(now.iteration, now.iterations, str(now)),
-            checkpoint=checkpoint,
-            on_unusable=lambda reason: anew.append(f"{reason}, so the refinement started from scratch"),
-        )
-        found = fit_views(views, gaussians, config, settings.seed, record, labels).gaussians
+        found = METHODS[settings.method](work, on_fit)
     with timed_stage(progress, STAGES["after"], "after", seconds):
         after = look(found, points, config.antialiased)
     verdict = judge_refinement(before, after, bool(subject.held_out))
     summary = {
         "settings": asdict(settings) | {"scene": str(subject.splat)},
         "held_out_photographs": [str(subject.posed.paths[index].resolve()) for index in subject.held_out],
-        "gaussians": [len(gaussians), len(found)],
+        "gaussians": [len(given), len(found)],
         "before": before.to_json(),
         "after": after.to_json(),
         "verdict": verdict.to_json(),
-        "notes": [*subject.stored.notes, *subject.posed.notes, *estimate.notes, *notes, *anew, labels.note],
+        "notes": [*subject.stored.notes, *subject.posed.notes, *estimate.notes, *notes, *work.notes],
         "versions": machine.versions(),
     }
     progress.start(STAGES["report"], False)
@@ -152,7 +149,8 @@ def refine(
     write_refinement_report(folder, subject, shown, summary)
     progress.finish(STAGES["report"], time.perf_counter() - started)
     folder.write_json("refine.json", summary)
-    folder.discard(checkpoint)
+    for path in work.unfinished:
+        folder.discard(path)
     folder.drop_earlier(states=True)
     folder.rewrite()
     return Refined(folder.path, summary, verdict)
@@ -193,7 +191,7 @@ def _own_size(subject: Subject, photos: PhotoSet, folder: Path) -> tuple[list[Te
 
 def _config(gaussians: Gaussians, subject: Subject, settings: RefineSettings, estimate: SceneEstimate) -> FitConfig:
     options = FitOptions(
-        iterations=settings.iterations,
+        iterations=settings.steps,
         strategy="fixed",
         size=settings.size,
         seed=settings.seed,

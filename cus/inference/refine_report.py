@@ -21,7 +21,7 @@ from cus.splats import Gaussians
 WALK_FRAMES, WALK_FPS = 25, 8
 # Factors of the pictures, in addition to the path's last factor.
 SHOWN_FACTORS = (1.0, 3.0, 9.0, 27.0)
-STAGES = {"check": "Scene and photographs", "depth": "Depth", "before": "Before", "fit": "Pseudo-labels"}
+STAGES = {"check": "Scene and photographs", "depth": "Depth", "before": "Before", "fit": "Refinement"}
 STAGES |= {"after": "After", "report": "Report"}
 
 
@@ -72,7 +72,8 @@ def write_refinement_report(folder: RunFolder, subject: Subject, shown: Shown, s
             place = f"{factor:g} times nearer than the first photograph"
         before = Pane(f"Before, x{factor:g}", place, shown.before.pictures[frame])
         pairs.append((before, Pane(f"After, x{factor:g}", place, shown.after.pictures[frame])))
-    gaussians = shown.gaussians
+    # The page's viewer knows no levels of detail.
+    gaussians = shown.gaussians.baked()
     arrays = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
     walk, posed = shown.walk, subject.posed.select(subject.training)
     names, frames = view_names(posed.paths), [f"frame {index}" for index in range(len(walk))]

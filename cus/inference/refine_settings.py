@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 from cus.limits import limited
 from cus.options import fractions, option, parsed
 
-Method = Literal["pseudo-labels"]
+Method = Literal["pseudo-labels", "progressive"]
+
+STEPS: dict[Method, int] = {"pseudo-labels": 1000, "progressive": 400}
+"""Optimisation steps by method, unless given."""
 
 
 @dataclass(frozen=True)
@@ -14,18 +17,26 @@ class RefineSettings:
     """How to refine a Gaussian scene.
 
     Attributes:
-        method: pseudo-labels: photographs warped into virtual close-ups supervise the scene
+        method: pseudo-labels: photographs warped into virtual close-ups supervise the scene; progressive:
+            generated views train it, three times nearer in each round (Close-up-GS)
         target: point to approach, in fractions of the first photograph's width and height; half of the virtual
             close-ups are on the way there (default: 0.5,0.5, without additional close-ups there)
         factor: how many times closer the nearest close-ups are than the photographs; the paper uses 8
-        iterations: optimisation steps
+        iterations: optimisation steps (default: 1000; progressive: 400 in each round)
         size: longest side of the images in pixels
+        model: with progressive: mini (ships with the package), a checkpoint folder, or a Hub id
         seed: seed of every random draw
     """
 
     method: Annotated[Method, option()] = "pseudo-labels"
     target: Annotated[tuple[float, float] | None, parsed("U,V", fractions), option()] = None
     factor: Annotated[float, option("FACTOR")] = limited(9.0, low=2, high=100)
-    iterations: Annotated[int, option("N")] = limited(1000, low=1, high=1_000_000)
+    iterations: Annotated[int | None, option("N")] = limited(None, low=1, high=1_000_000)
     size: Annotated[int, option("PIXELS")] = limited(512, low=64, high=8192)
+    model: Annotated[str, option("MODEL")] = "mini"
     seed: Annotated[int, option("N")] = limited(0, low=0, high=2**63 - 1)
+
+    @property
+    def steps(self) -> int:
+        """Number of optimisation steps, of each round if there are rounds."""
+        return self.iterations or STEPS[self.method]

@@ -101,7 +101,7 @@ def read_subject(path: Path, data: Path | None = None, images: Path | None = Non
     subject = Subject(splat, read_splats(splat), posed, held_out, run)
     if len(subject.training) < 2:
         raise InputError(
-            f"pseudo-labels need at least two photographs of the scene, got {len(subject.training)}; {_NO_PHOTOGRAPHS}"
+            f"a refinement needs at least two photographs of the scene, got {len(subject.training)}; {_NO_PHOTOGRAPHS}"
         )
     return subject
 
@@ -137,7 +137,8 @@ def check_belongs(subject: Subject) -> None:
     for index in range(len(posed)):
         camera = cameras[index]
         rendered, alphas, _ = rasterization(
-            g.means, g.quats, g.scales, g.opacities, g.sh, camera.viewmats, camera.Ks, camera.width, camera.height,
+            g.means, g.quats, g.scales, g.opacities_in(camera), g.sh,
+            camera.viewmats, camera.Ks, camera.width, camera.height,
             sh_degree=g.sh_degree, rasterize_mode="antialiased" if subject.stored.antialiased else "classic",
         )  # fmt: skip
         seen = (alphas[0, ..., 0] > COVERED) & photos.valid[index]

@@ -148,6 +148,11 @@ class PseudoLabels:
         return PseudoLabels(scene, photographs, fine.width, fine.height, options, path)
 
     @property
+    def scene(self) -> SceneEstimate:
+        """The photographs, with depths and exposures that agree."""
+        return self._scene
+
+    @property
     def note(self) -> str:
         """A summary of the labels, as a sentence without a full stop."""
         made, without, shares = self.counts.tolist()

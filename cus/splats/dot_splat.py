@@ -25,9 +25,12 @@ _ROW = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), (
 def save_dot_splat(path: str | Path, gaussians: Gaussians) -> None:
     """Write Gaussians atomically: an existing file is complete.
 
+    Of several levels of detail only the finest is written (`Gaussians.baked`).
+
     Raises:
         InputError: There is nothing to write, or the path is not writable.
     """
+    gaussians = gaussians.baked()
     if len(gaussians) == 0:
         raise InputError(f"no Gaussians to write to {path}")
     g = gaussians.to("cpu")

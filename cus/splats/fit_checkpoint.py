@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ def fit_fingerprints(fit: Fit) -> dict[str, str]:
     digest = hashlib.sha256()
     views, start = fit.views, fit.start
     tensors = [views.images, views.cameras.viewmats, views.cameras.Ks, views.pixel_weights, views.image_weights]
-    given = start if isinstance(start, tuple) else [getattr(start, field.name) for field in fields(start)]
+    given = start if isinstance(start, tuple) else start.tensors().values()
     tensors += [views.references, *given, *([] if views.depths is None else [views.depths])]
     tensors += [photograph for photograph in views.photographs if photograph is not None]
     settings, further = ("", []) if fit.source is None else fit.source.identity()

@@ -116,8 +116,9 @@ class Optimization:
         The image is None for a view of the source.
         """
         config = self.config
-        means, quats, scales, opacities, sh = self.parameters.tensors()
+        means, quats, scales, _, sh = self.parameters.tensors()
         camera = seen.camera
+        opacities = self.parameters.opacities_in(camera)
         viewmats = camera.viewmats
         if config.refine_cameras and image is not None:
             viewmats = self.refinement.viewmat(image, viewmats)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cus.cameras import Cameras
 from cus.splats.gaussians import Gaussians
+from cus.splats.levels import opacities_at, shares
 from cus.splats.optimizer_state import adam_tensors, restore_adam
 
 
@@ -49,6 +51,8 @@ class Parameters:
             "widths": start.scales.amax(dim=1, keepdim=True),
             "log_scales": start.scales.log(),
         }
+        if start.rates is not None:
+            fixed["rates"] = start.rates.clone()
         trained = {
             "means": torch.zeros_like(start.means),
             "scales": torch.zeros_like(start.scales),
@@ -106,6 +110,12 @@ class Parameters:
     def opacities(self) -> Tensor:
         """Opacities [N] in [0, 1], differentiable."""
         return self._trained["opacities"].sigmoid()
+
+    def opacities_in(self, camera: Cameras) -> Tensor:
+        """Opacities [N] as one camera sees them (`Gaussians.opacities_in`), differentiable."""
+        if "rates" not in self._fixed:
+            return self.opacities()
+        return opacities_at(self.opacities(), shares(self._fixed["rates"], self._means(), camera))
 
     def stretches(self) -> Tensor:
         """Half axes over their initial lengths [N, 3], differentiable."""
@@ -187,7 +197,9 @@ class Parameters:
         """The current Gaussians, detached."""
         means, quats, scales, opacities, sh = (tensor.detach().clone() for tensor in self.tensors())
         limits = torch.finfo(opacities.dtype)
-        return Gaussians(means, quats, scales, opacities.clamp(limits.tiny, 1 - limits.eps / 2), sh)
+        opacities = opacities.clamp(limits.tiny, 1 - limits.eps / 2)
+        rates = self._fixed.get("rates")
+        return Gaussians(means, quats, scales, opacities, sh, None if rates is None else rates.clone())
 
     def _means(self) -> Tensor:
         return self._fixed["means"] + self._fixed["widths"] * self._trained["means"]

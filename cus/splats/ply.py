@@ -2,8 +2,9 @@
 
 The Gaussian layout is that of the INRIA implementation (Kerbl et al. 2023), all fields float32: x y z, nx ny nz (zero),
 f_dc_0..2 (degree-0 harmonics), f_rest_* (the others, all of red, then green, then blue), opacity (logit),
-scale_0..2 (natural logarithm), rot_0..3 (wxyz). Also read: nerfstudio's files with red green blue in place of
-f_dc_0..2, and SuperSplat's compressed ones (cus/splats/compressed_ply.py).
+scale_0..2 (natural logarithm), rot_0..3 (wxyz). A scene with levels of detail has two more fields at the end, rate_low
+and rate_high (`Gaussians.rates`), which programs that read fields by name skip. Also read: nerfstudio's files with
+red green blue in place of f_dc_0..2, and SuperSplat's compressed ones (cus/splats/compressed_ply.py).
 """
 
 from pathlib import Path
@@ -25,6 +26,7 @@ _REQUIRED = ("x", "y", "z", "opacity", "scale_0", "scale_1", "scale_2", "rot_0",
 _ROTATION = ("rot_0", "rot_1", "rot_2", "rot_3")
 _DC = ("f_dc_0", "f_dc_1", "f_dc_2")
 _COLORS = ("red", "green", "blue")
+_RATES = ("rate_low", "rate_high")
 _REST_COUNTS = (0, 9, 24, 45)  # 3 ((degree + 1)^2 - 1)
 _ANTIALIASED = "fitted for antialiased rendering"
 
@@ -52,6 +54,8 @@ def save_ply(path: str | Path, gaussians: Gaussians, *, antialiased: bool = Fals
     columns["opacity"] = torch.logit(g.opacities.double())
     columns |= {f"scale_{i}": g.scales[:, i].double().log() for i in range(3)}
     columns |= {name: g.quats[:, i] for i, name in enumerate(_ROTATION)}
+    if g.rates is not None:
+        columns |= dict(zip(_RATES, g.rates.unbind(1), strict=True))
     vertices = np.empty(len(g), dtype=[(name, "<f4") for name in columns])
     for name, column in columns.items():
         vertices[name] = column.detach().numpy()
@@ -88,6 +92,7 @@ def read_ply(path: str | Path) -> StoredSplats:
         scales=torch.where(log_scales.isfinite(), log_scales.exp().clamp_min(tiny), torch.nan),
         opacities=values["opacity"].sigmoid(),
         sh=torch.cat([dc, rest], dim=1),
+        rates=stacked(*_RATES) if set(_RATES) <= set(values) else None,
     )
     if file.trailing:
         notes = (*notes, f"{Path(path).name}: {file.trailing:,} bytes after the last Gaussian were not read")
@@ -151,7 +156,8 @@ def _columns(path: str | Path, vertices: np.ndarray) -> dict[str, np.ndarray]:
     if len(vertices) == 0:
         raise InputError(f"{path} holds no Gaussians")
     rest_names = [name for name in names if name.startswith("f_rest_")]
-    columns = {name: _floats(path, vertices, name) for name in (*_REQUIRED, *rest_names)}
+    rates = _RATES if set(_RATES) <= set(names) else ()
+    columns = {name: _floats(path, vertices, name) for name in (*_REQUIRED, *rest_names, *rates)}
     for dc, color in zip(_DC, _COLORS, strict=True):
         if dc in names:
             columns[dc] = _floats(path, vertices, dc)

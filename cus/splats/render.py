@@ -39,7 +39,7 @@ def render(
     for i in range(len(cameras)):
         camera = cameras[i]
         renders, _, _ = rasterization(
-            gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh,
+            gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities_in(camera), gaussians.sh,
             camera.viewmats, camera.Ks, camera.width, camera.height,
             near_plane=near_plane, sh_degree=gaussians.sh_degree, tile_size=8 if backend != "gsplat" else 16,
             rasterize_mode="antialiased" if antialiased else "classic",

@@ -45,6 +45,8 @@ _LOG_SCALES = (-10.0, 255 / 16 - 10)
 def save_spz(path: str | Path, gaussians: Gaussians, *, antialiased: bool = False, version: int = 2) -> None:
     """Write Gaussians atomically: an existing file is complete. Values outside the format's ranges are clamped.
 
+    Of several levels of detail only the finest is written (`Gaussians.baked`).
+
     Args:
         path: File to write.
         gaussians: At least one Gaussian; `spz_clamped` counts those that the format's ranges change.
@@ -54,6 +56,7 @@ def save_spz(path: str | Path, gaussians: Gaussians, *, antialiased: bool = Fals
     Raises:
         InputError: Nothing to write, too much, positions beyond 2^23 units, or a path that is not writable.
     """
+    gaussians = gaussians.baked()
     if version not in (2, 3):
         raise ValueError(f"version must be 2 or 3, got {version}")
     if not 0 < len(gaussians) <= LARGEST_COUNT:

@@ -26,7 +26,13 @@ class StoredSplats:
 
 
 def usable_gaussians(
-    path: Path | str, means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, sh: Tensor
+    path: Path | str,
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    sh: Tensor,
+    rates: Tensor | None = None,
 ) -> tuple[Gaussians, tuple[str, ...]]:
     """Leave out Gaussians that cannot be drawn; opacities of 0 and 1 move inside the range.
 
@@ -37,6 +43,7 @@ def usable_gaussians(
         scales: linear standard deviations [N, 3].
         opacities: opacities [N] in [0, 1].
         sh: harmonics coefficients [N, K, 3].
+        rates: levels of detail [N, 2] (`Gaussians.rates`), or None.
 
     Returns:
         The others, and a note with the number and the reasons if any were left out.
@@ -53,6 +60,8 @@ def usable_gaussians(
         "an opacity that is NaN": opacities.isnan(),
         "a colour that is NaN or infinite": ~sh.flatten(1).isfinite().all(dim=1),
     }
+    if rates is not None:
+        faults["a level of detail that is NaN, infinite or below zero"] = ~(rates.isfinite() & (rates >= 0)).all(dim=1)
     kept = torch.ones(count, dtype=torch.bool)
     reasons = []
     for words, bad in faults.items():
@@ -66,8 +75,9 @@ def usable_gaussians(
         )
     if reasons:
         means, quats, scales, opacities, sh = (values[kept] for values in (means, quats, scales, opacities, sh))
+        rates = None if rates is None else rates[kept]
     limits = torch.finfo(torch.float32)
-    gaussians = Gaussians(means, quats, scales, opacities.clamp(limits.tiny, 1 - limits.eps / 2), sh)
+    gaussians = Gaussians(means, quats, scales, opacities.clamp(limits.tiny, 1 - limits.eps / 2), sh, rates)
     left_out = count - len(gaussians)
     note = f"{Path(path).name}: {left_out:,} of {count:,} Gaussians left out, for {', '.join(reasons)}"
     return gaussians, (note,) if left_out else ()

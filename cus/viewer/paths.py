@@ -72,7 +72,7 @@ def view_depth(
     side = max(3, round(WINDOW_SHARE * small.width))
     window = small.cropped(u * small.width - side / 2, v * small.height - side / 2, side, side)
     depths, alphas, _ = rasterization(
-        gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh,
+        gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities_in(window), gaussians.sh,
         window.viewmats, window.Ks, side, side,
         sh_degree=gaussians.sh_degree, near_plane=near_plane, render_mode="ED", rasterize_mode="antialiased",
     )  # fmt: skip

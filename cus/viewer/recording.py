@@ -115,7 +115,7 @@ def shots(scene: ViewScene, cameras: Cameras, background: Color = (0.0, 0.0, 0.0
     for index in range(len(cameras)):
         camera = cameras[index].to(g.device)
         rendered, alphas, info = rasterization(
-            g.means, g.quats, g.scales, g.opacities, g.sh,
+            g.means, g.quats, g.scales, g.opacities_in(camera), g.sh,
             camera.viewmats, camera.Ks, camera.width, camera.height,
             near_plane=near_plane, sh_degree=g.sh_degree, backgrounds=behind,
             render_mode="RGB+ED", rasterize_mode="antialiased",

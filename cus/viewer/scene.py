@@ -130,6 +130,8 @@ def load_scene(path: Path | str, cameras: Path | str | None = None) -> ViewScene
         points = load_points(path / "points.ply") if (path / "points.ply").exists() else None
     stored = read_splats(splat)
     notes += stored.notes
+    if stored.gaussians.rates is not None:
+        notes.append("the scene has levels of detail: recordings show them, the browser the finest one everywhere")
     photos = frames = None
     if cameras is None:
         notes.append("no cameras: looking along +z at the bulk of the Gaussians; --cameras names a transforms.json")

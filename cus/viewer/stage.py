@@ -191,7 +191,7 @@ class Stage:
         return [] if photos is None else [camera_of(photos, i) for i in range(len(photos))]
 
     def _add_gaussians(self) -> None:
-        shown = most_visible(self.scene.gaussians, self.max_gaussians).to("cpu")
+        shown = most_visible(self.scene.gaussians.baked(), self.max_gaussians).to("cpu")
         half_axes = rotmat_from_quat(shown.quats) * shown.scales[:, None, :] * self.scale
         center = torch.cat([c.centers for c in self._cameras() or [self.scene.first_camera()]]).mean(dim=0)
         colors = evaluate_sh(shown.sh_degree, shown.means - center, shown.sh)

@@ -12,7 +12,7 @@ from cus.cameras import load_transforms, save_transforms
 from cus.cli.fit import main as fit
 from cus.cli.refine import main
 from cus.datasets.scenes import open_scene
-from cus.inference import refine as refine_module
+from cus.inference import refine_methods, refine_progressive, refine_work
 from cus.report.video import read_video
 from cus.splats import load_splats, save_ply
 from tests.cli.test_fit import posed_wall
@@ -62,13 +62,13 @@ def test_a_fit_is_refined_into_a_folder_of_its_own(copy, capsys):
 
 def test_the_held_out_photograph_does_not_supervise(copy, monkeypatch):
     seen = []
-    original = refine_module.fit_views
+    original = refine_methods.fit_views
 
     def watched(views, *arguments):
         seen.append(len(views))
         return original(views, *arguments)
 
-    monkeypatch.setattr(refine_module, "fit_views", watched)
+    monkeypatch.setattr(refine_methods, "fit_views", watched)
     assert main([str(copy / "fit"), *QUICK]) in (0, 3)
     assert main([str(copy / "fit" / "splat.ply"), "--data", str(copy / "wall"), *QUICK]) in (0, 3)
     assert main([str(copy / "fit-refined"), *QUICK]) in (0, 3)
@@ -76,26 +76,65 @@ def test_the_held_out_photograph_does_not_supervise(copy, monkeypatch):
     assert (copy / "fit" / "splat-refined" / "splat.ply").exists()
 
 
-def test_what_was_cut_off_goes_on_bit_for_bit(copy, monkeypatch):
-    arguments = [str(copy / "fit"), *QUICK, "--iterations", "8", "--target", "0.5,0.5"]
+@pytest.mark.parametrize(
+    ("method", "stop"),
+    [
+        ("pseudo-labels", (1, 5)),
+        # In the second of two rounds.
+        pytest.param("progressive", (2, 5), marks=pytest.mark.slow),
+    ],
+)
+def test_what_was_cut_off_goes_on_bit_for_bit(copy, monkeypatch, method, stop):
+    arguments = [str(copy / "fit"), *QUICK, "--iterations", "8", "--target", "0.5,0.5", "--method", method]
+    arguments += ["--factor", "4"]
     assert main([*arguments, "--out", str(copy / "whole")]) in (0, 3)
-    original = refine_module.FitRecord
+    original = refine_work.FitRecord
+    begun = []
 
     def cut(on_status, **rest):
-        def stop(now):
+        begun.append(1)
+
+        def interrupt(now):
             on_status(now)
-            if now.iteration == 5:
+            if (len(begun), now.iteration) == stop:
                 raise KeyboardInterrupt
 
-        return original(on_status=stop, every=4, **rest)
+        return original(on_status=interrupt, every=4, **rest)
 
-    monkeypatch.setattr(refine_module, "FitRecord", cut)
+    monkeypatch.setattr(refine_work, "FitRecord", cut)
     assert main([*arguments, "--out", str(copy / "cut")]) == 130
     assert not (copy / "cut" / "splat.ply").exists()
     monkeypatch.undo()
     assert main([*arguments, "--out", str(copy / "cut"), "--resume"]) in (0, 3)
     whole, again = (load_splats(copy / name / "splat.ply") for name in ("whole", "cut"))
     assert torch.equal(whole.means, again.means) and torch.equal(whole.sh, again.sh)
+    assert not list((copy / "cut").rglob("*.checkpoint")) and not list((copy / "cut" / "state").glob("*"))
+
+
+@pytest.mark.slow
+def test_a_scene_trains_itself_nearer_in_rounds(copy, capsys, monkeypatch):
+    generated = []
+    original = refine_progressive.generate_views
+
+    def watched(*arguments):
+        generated.append(original(*arguments))
+        return generated[-1]
+
+    monkeypatch.setattr(refine_progressive, "generate_views", watched)
+    arguments = [str(copy / "fit"), *QUICK, "--factor", "9", "--method", "progressive"]
+    assert main(arguments) in (0, 3)
+    made = json.loads((copy / "fit-refined" / "refine.json").read_text())
+    rounds = [note for note in made["notes"] if "views generated" in note]
+    assert [note.split(":")[0] for note in rounds] == ["x3", "x9"] and len(generated) == 2
+    refined = load_splats(copy / "fit-refined" / "splat.ply")
+    assert refined.rates is not None and made["gaussians"][1] == len(refined)
+    # The frontier of the second round is a third of the first's distance away.
+    centers = [views.cameras.centers[-1] for views, _ in generated]
+    walk = json.loads((copy / "fit-refined" / "transforms.json").read_text())
+    assert walk and float((centers[0] - centers[1]).norm()) > 0
+    # A scene with levels of detail can be refined by the other method, which says what it does with them.
+    assert main([str(copy / "fit-refined"), *QUICK, "--out", str(copy / "again")]) in (0, 3)
+    assert any("baked" in note for note in json.loads((copy / "again" / "refine.json").read_text())["notes"])
 
 
 def test_what_cannot_be_refined_is_said_before_the_work(copy, capsys):
@@ -109,11 +148,14 @@ def test_what_cannot_be_refined_is_said_before_the_work(copy, capsys):
     assert "there are no photographs next to" in refused(splat)
     assert "holds no Gaussian scene" in refused(str(copy / "wall"))
     assert "--factor must be 2 to 100, got 1000" in refused(splat, *data, "--factor", "1000")
+    near = ["--method", "progressive", "--model", str(copy / "no-model")]
+    assert "there is no model at" in refused(splat, *data, *near)
     gaussians = load_splats(splat)
     # The left half of the picture is empty: that is the sky.
     gone = gaussians.select(gaussians.means[:, 0] > 0.2)
     save_ply(copy / "half.ply", gone)
-    assert "no surface is seen" in refused(str(copy / "half.ply"), *data, "--target", "0.1,0.5")
+    sky = ["--target", "0.1,0.5", "--method", "progressive"]
+    assert "no surface is seen" in refused(str(copy / "half.ply"), *data, *sky)
     beyond = 100 * (gaussians.means[:, :1] < -0.4) + 1.0
     save_ply(copy / "far.ply", replace(gaussians, means=beyond * gaussians.means, scales=beyond * gaussians.scales))
     assert "the sky cannot be walked to" in refused(str(copy / "far.ply"), *data, "--target", "0.1,0.5")

@@ -1,0 +1,56 @@
+"""A scene to refine and its photographs, prepared for any method."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cus.cameras import Cameras
+from cus.inference.folder import RunFolder
+from cus.inference.progress import OnProgress
+from cus.inference.refine_settings import RefineSettings
+from cus.refinement.pseudo_labels import PseudoLabels
+from cus.splats import FitConfig, FitRecord, Gaussians
+from cus.splats.fit_views import Views
+
+# Needles begin anew as discs: the longest half axis is at most this many times the second one.
+LONGEST = 2.0
+
+
+@dataclass
+class Work:
+    """A scene to refine, with everything that the methods share.
+
+    Attributes:
+        given: the scene.
+        settings: settings of the refinement.
+        views: V photographs to fit, with the depths of their surfaces, also at their own size.
+        labels: pseudo-labels of the photographs.
+        walk: cameras of the path towards the target.
+        config: settings of a fit that continues the scene's.
+        folder: output folder, prepared.
+        made_from: fingerprint of the scene and the settings.
+        resume: whether to continue interrupted work.
+        notes: messages for the user, collected by the method.
+        unfinished: files of interrupted work, which are removed when the result is written.
+    """
+
+    given: Gaussians
+    settings: RefineSettings
+    views: Views
+    labels: PseudoLabels
+    walk: Cameras
+    config: FitConfig
+    folder: RunFolder
+    made_from: str
+    resume: bool
+    notes: list[str] = field(default_factory=list)
+    unfinished: list[Path] = field(default_factory=list)
+
+    def record(self, stage: str, on_fit: OnProgress) -> FitRecord:
+        """Record of a resumable fit; `stage` names its checkpoint."""
+        checkpoint = self.folder.checkpoint(stage, self.made_from, keep=self.resume)
+        self.unfinished.append(checkpoint)
+        return FitRecord(
+            on_status=lambda now: on_fit(now.iteration, now.iterations, str(now)),
+            checkpoint=checkpoint,
+            on_unusable=lambda reason: self.notes.append(f"{reason}, so the refinement started from scratch"),
+        )

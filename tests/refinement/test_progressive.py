@@ -1,0 +1,110 @@
+"""A round of progressive self-training on a textured plane: its views, their pixels, the new detail."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cus.conditioning.fused.agreement import agree
+from cus.diffusion import CloseUpShotPipeline
+from cus.refinement.detail import with_detail
+from cus.refinement.progressive import Known, ProgressiveOptions, choose_views, generate_views
+from cus.refinement.pseudo_labels import rendered_depth
+from cus.scene import SceneEstimate
+from cus.splats import Gaussians, render
+from cus.splats.levels import shares
+from tests.conditioning.plane_scenes import plane_depths, render_depths
+from tests.refinement.test_pseudo_labels import SCENE, SLANTED, labels, surface, tensors
+
+OPTIONS = ProgressiveOptions(updated=3, candidates=8, gaussians=4000)
+# A point of the plane in front of both cameras.
+TARGET = torch.tensor([0.0, 0.0, 4.0])
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> CloseUpShotPipeline:
+    return CloseUpShotPipeline.from_pretrained("mini")
+
+
+def known() -> Known:
+    scene = agree(SCENE)
+    pictures = tuple((image * 255).round().to(torch.uint8) for image in scene.images)
+    return Known(scene, pictures, torch.ones_like(scene.depths), len(scene))
+
+
+def chosen(gaussians: Gaussians, factor: float = 3.0, seed: int = 0):
+    distance = float(TARGET.norm())
+    generator = torch.Generator().manual_seed(seed)
+    return choose_views(gaussians, known(), TARGET, (distance / factor, distance), OPTIONS, generator)
+
+
+def test_the_views_of_a_round_end_at_the_frontier():
+    views = chosen(surface(SCENE))
+    assert views.references == [0, 1]
+    distances = (views.cameras.centers - TARGET).norm(dim=1)
+    third = TARGET.norm() / 3
+    # Three on the way, farthest first, then one on the line of each photograph.
+    assert len(views.cameras) == 5
+    assert bool((distances[:3].diff() <= 0).all()) and bool((distances[:3] >= third * 0.999).all())
+    torch.testing.assert_close(distances[3:], third.expand(2))
+    again = chosen(surface(SCENE))
+    assert torch.equal(views.cameras.viewmats, again.cameras.viewmats)
+    assert not torch.equal(views.cameras.viewmats, chosen(surface(SCENE), seed=1).cameras.viewmats)
+
+
+def made_views(pipeline: CloseUpShotPipeline) -> tuple[Gaussians, SceneEstimate, torch.Tensor]:
+    gaussians = surface(SCENE)
+    views = chosen(gaussians)
+    made, weights = generate_views(gaussians, known(), views, pipeline, labels(), TARGET, OPTIONS, 0)
+    return gaussians, made, weights
+
+
+def test_reliable_pixels_are_true_and_weigh_most(pipeline):
+    _, made, weights = made_views(pipeline)
+    assert bool(((weights == 1) | (weights == OPTIONS.shown) | (weights == OPTIONS.invented)).all())
+    assert float((weights == 1).float().mean()) > 0.5
+    truth = render_depths(made.cameras, plane_depths(made.cameras, **SLANTED))
+    error = (made.images - truth).abs().mean(dim=1)
+    assert float(error[weights == 1].max()) < 0.05
+    depths = plane_depths(made.cameras, **SLANTED)
+    reliable = weights == 1
+    torch.testing.assert_close(made.depths[reliable], depths[reliable], rtol=0.02, atol=0)
+    assert bool((made.confidences[made.depths == 0] == 0).all())
+
+
+def test_generated_views_join_the_known_ones_and_photographs_stay_first(pipeline):
+    _, made, weights = made_views(pipeline)
+    together = known().extended(made, weights)
+    assert together.count == 2 and len(together.scene) == len(together.photographs) == 7
+    views = together.views
+    views.check()
+    assert [photo is not None for photo in views.photographs] == [True, True] + [False] * 5
+    assert torch.equal(views.pixel_weights[2:], weights) and bool((views.pixel_weights[:2] == 1).all())
+
+
+def test_detail_is_added_where_views_come_near_and_far_views_do_not_change(pipeline):
+    gaussians, made, _ = made_views(pipeline)
+    cameras = SCENE.cameras
+    denser, added = with_detail(gaussians, made, cameras, 2000)
+    assert 100 < added <= 2000 and len(denser) == len(gaussians) + added
+    assert denser.rates is not None
+    new, old = denser.rates[-added:], denser.rates[:-added]
+    assert bool((new[:, 0] > 0).all()) and bool((new[:, 1] == 0).all()) and bool((old[:, 0] == 0).all())
+    assert 0 < float((old[:, 1] > 0).float().mean()) < 1
+    before, after = render(gaussians, cameras), render(denser, cameras)
+    # Surfaces at less than a third of their distance are shown in part already.
+    assert float((before - after).abs().mean()) < 0.01
+    # Near views show the new ones, which close the surface as far as a cloud does before its fit.
+    frontier = made.cameras[len(made) - 1]
+    share = shares(denser.rates, denser.means, frontier)
+    assert float(share[-added:].mean()) > 0.9 and float(share[:-added][old[:, 1] > 0].max()) < 0.2
+    means, quats, scales, _, sh = tensors(denser)
+    alphas = rendered_depth((means, quats, scales, denser.opacities_in(frontier), sh), frontier)[1]
+    assert float(alphas.min()) > 0.5
+
+
+def test_nothing_is_added_where_views_come_no_nearer():
+    gaussians = surface(SCENE)
+    same = replace(SCENE, images=SCENE.images.clone())
+    denser, added = with_detail(gaussians, same, SCENE.cameras, 2000)
+    assert added == 0 and denser is gaussians
