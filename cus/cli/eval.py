@@ -47,7 +47,7 @@ class EvalOptions:
 
     Attributes:
         settings: any setting of a config file, such as rules.triples=4; see below
-        data: a scene or a folder of scenes: transforms.json, COLMAP, LLFF, DL3DV, RealEstate10K or ACID layout
+        data: a scene or a folder of scenes: transforms.json, COLMAP, LLFF, DL3DV, RealEstate10K, ACID or KITTI layout
         split: cases of an earlier run (default: chosen by rules)
         config: settings in YAML, see configs/eval/
         rows: only these rows of the config (default: all)

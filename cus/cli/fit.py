@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 posed photographs:
-  A folder or file of cameras in a layout of nerfstudio, instant-ngp, Blender, COLMAP, LLFF, DL3DV or RealEstate10K.
+  A folder or file of cameras in a layout of nerfstudio, instant-ngp, Blender, COLMAP, LLFF, DL3DV, RealEstate10K or
+  KITTI.
   If masks/ lies next to images/, pixels that are black in a mask are ignored.
 
 examples:

@@ -8,6 +8,7 @@
 | COLMAP | a model in `sparse/0`, `sparse`, also below `colmap`, `dense`, `undistorted`; `images` .., `input` |
 | LLFF | `poses_bounds.npy` beside `images` |
 | RealEstate10K, ACID | camera text files, frames named by timestamp (`cus.datasets.realestate`) |
+| KITTI | a drive with `image_02/data` and `oxts`, or a sequence with `image_2` and `calib.txt` (`cus.datasets.kitti`) |
 
 If a folder matches several layouts, the first counts. A folder that matches none is searched for scenes, two levels
 deep. Among several COLMAP models, the one with the most photographs is read; Blender scenes use the training files.
@@ -24,13 +25,14 @@ from cus.cameras import PosedPhotos, load_transforms
 from cus.cameras.colmap import load_colmap
 from cus.cameras.colmap_files import image_count, model_files
 from cus.cameras.picture_files import picture_files
+from cus.datasets.kitti import is_kitti, load_kitti
 from cus.datasets.llff import FILE as LLFF_FILE
 from cus.datasets.llff import load_llff
 from cus.datasets.realestate import is_camera_file, load_realestate
 from cus.datasets.stored_photos import FOLDERS, on_disk
 from cus.errors import InputError
 
-Kind = Literal["transforms", "colmap", "llff", "realestate"]
+Kind = Literal["transforms", "colmap", "llff", "realestate", "kitti"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # Possible folders of a COLMAP project in a scene's folder; models are in `sparse`, in its subfolders, or at the top.
 PROJECTS = (".", "colmap", "colmap/colmap", "dense", "dense/0", "undistorted")
@@ -92,6 +94,8 @@ def open_source(source: SceneSource, images: Path | None = None) -> PosedPhotos:
         posed = _open_colmap(source.path, images)
     elif source.kind == "llff":
         posed = on_disk(load_llff(source.path, images))
+    elif source.kind == "kitti":
+        posed = load_kitti(source.path, images)
     else:
         posed = on_disk(load_realestate(source.path, images))
     if len(posed) < 2:
@@ -205,6 +209,8 @@ def _recognise(folder: Path) -> tuple[Kind, Path] | None:
             return "colmap", place
     if (folder / LLFF_FILE).is_file():
         return "llff", folder
+    if is_kitti(folder):
+        return "kitti", folder
     return None
 
 

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cus.cameras import Cameras, save_transforms
 from cus.cameras.colmap import save_colmap
 from procedural.tracer import random_scene, render, sample_reference_cameras
 
+# Of KITTI's development kit, and a place in Karlsruhe.
+EARTH_RADIUS, LATITUDE = 6378137.0, 49.01
 TIMESTAMPS = ["48448400", "48481767", "48515133", "48548500"]
 
 
@@ -93,3 +96,61 @@ def write_realestate(cameras_file: Path, frames: Path, images: Tensor, cameras: 
     lines = ["https://www.youtube.com/watch?v=abcdefghijk", *camera_lines(cameras)]
     cameras_file.write_text("\n".join(lines) + "\n")
     write_pictures(frames, images, [f"{stamp}.png" for stamp in TIMESTAMPS[: len(images)]])
+
+
+def write_kitti_odometry(folder: Path, images: Tensor, cameras: Cameras) -> None:
+    """KITTI odometry: ROOT/sequences/00 with the left colour camera beside the grey one, ROOT/poses/00.txt."""
+    sequence = folder / "sequences" / "00"
+    write_pictures(sequence / "image_2", images, [f"{i:06d}.png" for i in range(len(images))])
+    K, shift = cameras.Ks[0].double().numpy(), np.array([0.06, -0.003, 0.004])
+    lines = {"P0": np.c_[K, np.zeros(3)], "P2": np.c_[K, K @ shift]}
+    (sequence / "calib.txt").write_text("".join(f"{k}: {_row(v)}\n" for k, v in lines.items()))
+    to_camera = np.eye(4)
+    to_camera[:3, 3] = shift
+    (folder / "poses").mkdir(parents=True)
+    poses = cameras.c2w.double().numpy() @ to_camera
+    (folder / "poses" / "00.txt").write_text("".join(f"{_row(pose[:3])}\n" for pose in poses))
+
+
+def write_kitti_raw(folder: Path, images: Tensor, cameras: Cameras) -> None:
+    """KITTI raw: DATE/DRIVE_sync with GPS and inertial data, three calibration files beside it."""
+    drive = folder / "2011_09_26" / "2011_09_26_drive_0001_sync"
+    names = [f"{i:010d}" for i in range(len(images))]
+    write_pictures(drive / "image_02" / "data", images, [f"{name}.png" for name in names])
+    K, shift = cameras.Ks[0].double().numpy(), np.array([0.06, -0.003, 0.004])
+    rectified = Rotation.from_rotvec([0.01, -0.02, 0.005]).as_matrix()
+    motions = {
+        "velo_to_cam": (Rotation.from_rotvec([1.2, -1.1, 1.2]).as_matrix(), np.array([-0.004, -0.07, -0.27])),
+        "imu_to_velo": (Rotation.from_rotvec([0.0, 0.01, 0.02]).as_matrix(), np.array([-0.8, 0.32, -0.8])),
+    }
+    (drive.parent / "calib_cam_to_cam.txt").write_text(
+        f"calib_time: 09-Jan-2012 13:57:47\nR_rect_00: {_row(rectified)}\nP_rect_02: {_row(np.c_[K, K @ shift])}\n"
+    )
+    chain = np.eye(4)
+    chain[:3, 3] = shift
+    chain = chain @ _rigid(rectified, np.zeros(3))
+    for name, (R, T) in motions.items():
+        (drive.parent / f"calib_{name}.txt").write_text(f"R: {_row(R)}\nT: {_row(T)}\n")
+        chain = chain @ _rigid(R, T)
+    poses = cameras.c2w.double().numpy() @ chain
+    (drive / "oxts" / "data").mkdir(parents=True)
+    scale = EARTH_RADIUS * np.cos(np.radians(LATITUDE))
+    for name, pose in zip(names, poses, strict=True):
+        # The world's x and y, from the first pose, laid on the map at a place in Karlsruhe.
+        east, north, up = pose[:3, 3] - poses[0, :3, 3]
+        start = np.log(np.tan(np.pi / 4 + np.radians(LATITUDE) / 2))
+        latitude = np.degrees(2 * np.arctan(np.exp(start + north / scale))) - 90
+        longitude = 8.4 + np.degrees(east / scale)
+        angles = Rotation.from_matrix(pose[:3, :3]).as_euler("xyz")
+        values = [latitude, longitude, 116.4 + up, *angles, *np.zeros(24)]
+        (drive / "oxts" / "data" / f"{name}.txt").write_text(_row(np.array(values)))
+
+
+def _rigid(rotation: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    motion = np.eye(4)
+    motion[:3, :3], motion[:3, 3] = rotation, shift
+    return motion
+
+
+def _row(values: np.ndarray) -> str:
+    return " ".join(f"{value:.15g}" for value in values.ravel())

@@ -20,6 +20,8 @@ from tests.datasets.layouts import (
     procedural_views,
     write_colmap,
     write_dl3dv,
+    write_kitti_odometry,
+    write_kitti_raw,
     write_llff,
     write_realestate,
     write_transforms,
@@ -51,6 +53,7 @@ WRITERS = {
     "dl3dv-sample": lambda folder, *views: write_dl3dv(folder, *views, scale=2, below="colmap"),
     "dl3dv-splat": lambda folder, *views: write_colmap(folder / "gaussian_splat", *views, scale=4),
     "realestate": lambda folder, *views: write_realestate(folder / "id.txt", folder / "id", *views),
+    "kitti-odometry": write_kitti_odometry,
 }
 
 
@@ -78,6 +81,43 @@ def test_the_largest_scale_that_is_complete_is_taken(tmp_path):
     (tmp_path / HASH / "nerfstudio" / "images_4" / "frame_00002.png").unlink()
     posed = open_scene(tmp_path / HASH)
     assert {path.parent.name for path in posed.paths} == {"images_8"} and agrees(posed)
+
+
+def test_a_raw_kitti_drive_gives_the_cameras_relative_to_each_other(tmp_path):
+    images, cameras = procedural_views()
+    write_kitti_raw(tmp_path, images, cameras)
+    ((name, posed),) = open_scenes(tmp_path).items()
+    assert name == "2011_09_26/2011_09_26_drive_0001_sync" and posed.sizes[0] == (cameras.width, cameras.height)
+    torch.testing.assert_close(posed.Ks.float(), cameras.Ks, atol=1e-4, rtol=1e-5)
+    moved, true = (v.double() @ v[:1].double().inverse() for v in (posed.viewmats, cameras.viewmats))
+    torch.testing.assert_close(moved, true, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("calib_imu_to_velo.txt", "R: 1 0 0 0 1 0 0 0 1\n", "no line T of 3 numbers"),
+        ("calib_cam_to_cam.txt", "R_rect_00: 1 0 0 0 1 0 0 0 nan\n", "no line P_rect_02"),
+        ("2011_09_26_drive_0001_sync/oxts/data/0000000001.txt", "49 8\n", "expected latitude, longitude"),
+        ("2011_09_26_drive_0001_sync/image_02/data/left.png", None, "named by their number"),
+    ],
+)
+def test_a_damaged_kitti_drive_says_what_is_wrong(tmp_path, file, content, message):
+    write_kitti_raw(tmp_path, *procedural_views())
+    place = tmp_path / "2011_09_26" / file
+    if content is None:
+        shutil.copy(place.parent / "0000000000.png", place)
+    else:
+        place.write_text(content)
+    with pytest.raises(InputError, match=message):
+        open_scene(tmp_path)
+
+
+def test_a_kitti_sequence_without_poses_says_which_have_them(tmp_path):
+    write_kitti_odometry(tmp_path, *procedural_views())
+    (tmp_path / "poses" / "00.txt").unlink()
+    with pytest.raises(InputError, match="sequences 00 to 10"):
+        open_scene(tmp_path)
 
 
 def test_a_benchmark_folder_gives_its_scenes_by_their_hash(tmp_path):
