@@ -21,7 +21,7 @@ ALLOWED = {
     "conditioning": {"cameras", "scene", "conditioning"},
     "closeup": {"cameras", "scene", "conditioning", "diffusion"},
     "splats": {"cameras", "scene", "splats"},
-    "refinement": {"cameras", "closeup", "scene", "conditioning", "diffusion", "splats", "refinement"},
+    "refinement": {"cameras", "closeup", "scene", "conditioning", "diffusion", "hub", "splats", "refinement"},
     "datasets": {"cameras", "scene", "datasets", "conditioning", "estimators", "splats"},
     "diffusion": {"models", "hub", "diffusion"},
     "lvdm": {"models", "hub", "diffusion", "lvdm"},

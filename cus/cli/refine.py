@@ -31,6 +31,8 @@ examples:
   cus-refine out/door --method progressive --target 0.5,0.4 --factor 9
   cus-refine out/fountain --iterations 2000
   cus-refine scene.ply --data photos/fountain
+  cus-refine out/door --method vsd --factor 4
+  cus-refine out/door --method vsd --model none --rounds 3 --out out/door-sharp
 """
 STYLES = {"good": "green", "fair": "yellow", "poor": "red"}
 

@@ -61,6 +61,29 @@ def add_lora(unet: UNet, rank: int, alpha: float, targets: Sequence[str], dropou
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=dropout), NAME)  # pyright: ignore
 
 
+def adapt_all(unet: Any, rank: int) -> list[nn.Parameter]:
+    """Add an adapter, at first without effect, to every linear and 2D convolution layer of a U-Net, and turn it on.
+
+    Args:
+        unet: a `UNet`, or one of diffusers.
+        rank: rank of the adapter's matrices.
+
+    Returns:
+        Its parameters; all others are frozen.
+
+    Raises:
+        InputError: peft is not installed.
+    """
+    require_peft()
+    from peft import LoraConfig
+
+    kinds = nn.Linear | nn.Conv2d
+    names = [name for name, layer in unet.named_modules() if isinstance(layer, kinds)]
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), NAME)
+    return [parameter for parameter in unet.parameters() if parameter.requires_grad]
+
+
 def save_lora(unet: UNet, folder: Path) -> None:
     """Write the adapter in diffusers' format: `pytorch_lora_weights.safetensors`, names beginning with "unet."."""
     from peft import get_peft_model_state_dict

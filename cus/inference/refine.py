@@ -75,7 +75,7 @@ def walk_of(subject: Subject, settings: RefineSettings) -> Cameras:
             f"what lies at {u:g},{v:g} of {name} is {depth / scene.unit():.0f} times as far as the scene: the sky "
             "cannot be walked to; choose another --target"
         )
-    return trajectories.dolly(start, settings.factor, settings.target, WALK_FRAMES, depth=depth)
+    return trajectories.dolly(start, settings.times, settings.target, WALK_FRAMES, depth=depth)
 
 
 def refine(
@@ -102,11 +102,9 @@ def refine(
             or a full disk.
     """
     seconds: dict[str, float] = {}
+    method = METHODS[settings.method]
     with timed_stage(progress, STAGES["check"], "check", seconds):
-        if settings.method == "progressive":
-            from cus.diffusion.loading import find_model
-
-            find_model(settings.model)
+        method.check(subject, settings)
         check_belongs(subject)
         walk = walk_of(subject, settings)
     with timed_stage(progress, STAGES["depth"], "depth", seconds) as told:
@@ -120,9 +118,9 @@ def refine(
         points = _viewpoints(subject, settings, labels, given, walk, estimate, photos)
         before = look(given, points, config.antialiased)
     made_from = [str(subject.splat.resolve()), os.stat(subject.splat).st_size, repr(config), repr(settings)]
-    work = Work(given, settings, views, labels, walk, config, folder, fingerprint(made_from), resume)
+    work = Work(given, settings, views, labels, walk, config, folder, fingerprint(made_from), resume, estimate)
     with timed_stage(progress, STAGES["fit"], "fit", seconds) as on_fit:
-        found = METHODS[settings.method](work, on_fit)
+        found = method.run(work, on_fit)
     with timed_stage(progress, STAGES["after"], "after", seconds):
         after = look(found, points, config.antialiased)
     verdict = judge_refinement(before, after, bool(subject.held_out))
@@ -207,7 +205,7 @@ def _labels(
     estimate: SceneEstimate, own: list[Tensor], views: Any, config: FitConfig, walk: Cameras, settings: RefineSettings
 ) -> PseudoLabels:
     """Pseudo-labels from poses as close as the factor requires; with a target, half of them on the way to it."""
-    options = LabelOptions(PoseOptions(closer=(2.0, max(2.0, settings.factor))), path_share=0.5)
+    options = LabelOptions(PoseOptions(closer=(2.0, max(2.0, settings.times))), path_share=0.5)
     path = None if settings.target is None else walk[range(WALK_FRAMES // 4, WALK_FRAMES)]
     return PseudoLabels.beside(estimate, own, views, config, options, path)
 

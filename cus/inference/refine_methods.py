@@ -1,8 +1,11 @@
 """The ways to refine a scene: from the prepared scene and its photographs to better Gaussians."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from cus.inference.progress import OnProgress
+from cus.inference.refine_settings import RefineSettings
+from cus.inference.refine_subject import Subject
 from cus.inference.refine_work import LONGEST, Work
 from cus.splats import Gaussians, fit_views
 
@@ -25,8 +28,41 @@ def _progressive(work: Work, on_fit: OnProgress) -> Gaussians:
     return rounds(work, on_fit)
 
 
-METHODS: dict[str, Callable[[Work, OnProgress], Gaussians]] = {
-    "pseudo-labels": _pseudo_labels,
-    "progressive": _progressive,
+def _check_progressive(subject: Subject, settings: RefineSettings) -> None:
+    from cus.diffusion.loading import find_model
+
+    find_model(settings.model)
+
+
+def _vsd(work: Work, on_fit: OnProgress) -> Gaussians:
+    """Enlarged photographs supervise the scene, in rounds."""
+    from cus.inference.refine_vsd import rounds
+
+    return rounds(work, on_fit)
+
+
+def _check_vsd(subject: Subject, settings: RefineSettings) -> None:
+    from cus.inference.refine_vsd import check
+
+    check(subject, settings)
+
+
+@dataclass(frozen=True)
+class RefineMethod:
+    """A way to refine a scene.
+
+    Attributes:
+        run: makes better Gaussians.
+        check: refuses what cannot be refined like this, before any slow work. Raises InputError.
+    """
+
+    run: Callable[[Work, OnProgress], Gaussians]
+    check: Callable[[Subject, RefineSettings], None] = lambda subject, settings: None
+
+
+METHODS: dict[str, RefineMethod] = {
+    "pseudo-labels": RefineMethod(_pseudo_labels),
+    "progressive": RefineMethod(_progressive, _check_progressive),
+    "vsd": RefineMethod(_vsd, _check_vsd),
 }
 """Methods by their name in `RefineSettings.method`."""

@@ -27,7 +27,7 @@ PHOTOGRAPHS = 1 / 3
 
 def rounds(work: Work, on_fit: OnProgress) -> Gaussians:
     """All rounds up to the factor of the settings. Raises InputError for a model that cannot be loaded."""
-    training, factors = _Training(work), round_factors(work.settings.factor)
+    training, factors = _Training(work), round_factors(work.settings.times)
     gaussians = work.given.shortened(LONGEST)
     each = GENERATION + work.settings.steps
     for number, factor in enumerate(factors):
@@ -55,7 +55,7 @@ class _Training:
         own = tuple(photo for photo in views.photographs if photo is not None)
         self.known = Known(photographs, own, views.pixel_weights, len(photographs))
         start, end = work.walk.centers[0], work.walk.centers[-1]
-        self.target = start + (end - start) / (1 - 1 / work.settings.factor)
+        self.target = start + (end - start) / (1 - 1 / work.settings.times)
         self.distance = float((start - self.target).norm())
 
     def views(

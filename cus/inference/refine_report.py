@@ -57,7 +57,7 @@ def shown_frames(factor: float) -> list[tuple[float, int]]:
 def write_pictures(folder: RunFolder, settings: RefineSettings, before: Look, after: Look) -> None:
     """Write `close_ups/`, before and after at every factor, and the path as a video."""
     folder.clear("close_ups")
-    for factor, frame in shown_frames(settings.factor):
+    for factor, frame in shown_frames(settings.times):
         for name, seen in (("before", before), ("after", after)):
             save_png(folder, f"close_ups/x{factor:g}_{name}.png", seen.pictures[frame])
     folder.write("walk.mp4", lambda part: write_video(part, after.pictures, WALK_FPS))
@@ -66,7 +66,7 @@ def write_pictures(folder: RunFolder, settings: RefineSettings, before: Look, af
 def write_refinement_report(folder: RunFolder, subject: Subject, shown: Shown, summary: dict[str, Any]) -> None:
     """Write `report.html`; `summary` is the content of `refine.json`."""
     pairs = []
-    for factor, frame in reversed(shown_frames(shown.settings.factor)):
+    for factor, frame in reversed(shown_frames(shown.settings.times)):
         place = "from where the first photograph was taken"
         if factor > 1:
             place = f"{factor:g} times nearer than the first photograph"

@@ -8,6 +8,7 @@ from cus.inference.folder import RunFolder
 from cus.inference.progress import OnProgress
 from cus.inference.refine_settings import RefineSettings
 from cus.refinement.pseudo_labels import PseudoLabels
+from cus.scene import SceneEstimate
 from cus.splats import FitConfig, FitRecord, Gaussians
 from cus.splats.fit_views import Views
 
@@ -29,6 +30,7 @@ class Work:
         folder: output folder, prepared.
         made_from: fingerprint of the scene and the settings.
         resume: whether to continue interrupted work.
+        estimate: the photographs with depths and confidences.
         notes: messages for the user, collected by the method.
         unfinished: files of interrupted work, which are removed when the result is written.
     """
@@ -42,15 +44,20 @@ class Work:
     folder: RunFolder
     made_from: str
     resume: bool
+    estimate: SceneEstimate
     notes: list[str] = field(default_factory=list)
     unfinished: list[Path] = field(default_factory=list)
 
     def record(self, stage: str, on_fit: OnProgress) -> FitRecord:
         """Record of a resumable fit; `stage` names its checkpoint."""
-        checkpoint = self.folder.checkpoint(stage, self.made_from, keep=self.resume)
-        self.unfinished.append(checkpoint)
         return FitRecord(
             on_status=lambda now: on_fit(now.iteration, now.iterations, str(now)),
-            checkpoint=checkpoint,
+            checkpoint=self.part(stage),
             on_unusable=lambda reason: self.notes.append(f"{reason}, so the refinement started from scratch"),
         )
+
+    def part(self, stage: str) -> Path:
+        """Path of unfinished work, which the same command finds again with --resume."""
+        path = self.folder.checkpoint(stage, self.made_from, keep=self.resume)
+        self.unfinished.append(path)
+        return path

@@ -58,7 +58,7 @@ class Crops:
         """`views`: images and photographs; `width`, `height`: crop size in pixels; `generator`: draws start points."""
         self._views, self._size = views, (width, height)
         self._factors = {i: _factors(p, width, height) for i, p in enumerate(views.photographs) if p is not None}
-        counts = (views.pixel_weights > 0).flatten(1).any(dim=1).tolist()
+        counts = (views.crop_weights > 0).flatten(1).any(dim=1).tolist()
         self.images = [image for image, factors in self._factors.items() if factors and counts[image]]
         self._begin = {image: torch.rand(2, generator=generator).tolist() for image in self.images}
         self.drawn = torch.zeros(len(views), dtype=torch.int64)
@@ -84,7 +84,7 @@ class Crops:
 
     def _middle(self, image: int, x: float, y: float) -> tuple[float, float]:
         """Map (x, y) in [0, 1) to a position among the pixels with a confidence; the identity if all have one."""
-        usable = self._views.pixel_weights[image] > 0
+        usable = self._views.crop_weights[image] > 0
         height, width = usable.shape
         below = usable.sum(dim=1).cumsum(dim=0).tolist()
         row = bisect_right(below, y * below[-1])
@@ -110,7 +110,7 @@ class Crops:
             indices.append((places * (own[axis] / full)).long().to(views.images.device))
         columns, rows = indices[0][None], indices[1][:, None]
         depths = None if views.depths is None else views.depths[image][rows, columns]
-        return views.pixel_weights[image][rows, columns], depths
+        return views.crop_weights[image][rows, columns], depths
 
 
 def _factors(photograph: Tensor, width: int, height: int) -> list[int]:

@@ -31,6 +31,7 @@ def fit_fingerprints(fit: Fit) -> dict[str, str]:
     given = start if isinstance(start, tuple) else start.tensors().values()
     tensors += [views.references, *given, *([] if views.depths is None else [views.depths])]
     tensors += [photograph for photograph in views.photographs if photograph is not None]
+    tensors += [] if views.photograph_weights is None else [views.photograph_weights]
     settings, further = ("", []) if fit.source is None else fit.source.identity()
     for tensor in (*tensors, *further):
         value = tensor.detach().cpu().contiguous()

@@ -26,6 +26,8 @@ class Views:
         references: [M] bool, images that are photographs. Their colours and the first one's camera are the gauge.
         photographs: M higher-resolution versions, [3, h, w] uint8 on the CPU, or None for an image without; empty:
             none.
+        photograph_weights: [M, H, W] in [0, 1], W_pixel of the photographs' crops where it differs from that of the
+            images; None: `pixel_weights`.
     """
 
     images: Tensor
@@ -35,6 +37,12 @@ class Views:
     depths: Tensor | None
     references: Tensor
     photographs: tuple[Tensor | None, ...] = ()
+    photograph_weights: Tensor | None = None
+
+    @property
+    def crop_weights(self) -> Tensor:
+        """[M, H, W]: W_pixel of the photographs' crops."""
+        return self.pixel_weights if self.photograph_weights is None else self.photograph_weights
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,10 +76,12 @@ class Views:
             raise ValueError(f"images must be at least {_SMALLEST}x{_SMALLEST} pixels, got {size[1]}x{size[0]}")
         named = [("pixel_confidence", self.pixel_weights), ("image_confidence", self.image_weights)]
         shapes = {"pixel_confidence": (m, *size), "image_confidence": (m,), "depths": (m, *size), "references": (m,)}
-        for name, value in [*named, ("depths", self.depths), ("references", self.references)]:
+        shapes["photograph_confidence"] = shapes["pixel_confidence"]
+        own = ("photograph_confidence", self.photograph_weights)
+        for name, value in [*named, own, ("depths", self.depths), ("references", self.references)]:
             if value is not None and tuple(value.shape) != shapes[name]:
                 raise ValueError(f"{name} must have shape {list(shapes[name])}, got {list(value.shape)}")
-        for name, value in [("images", self.images), *named, ("depths", self.depths)]:
+        for name, value in [("images", self.images), *named, own, ("depths", self.depths)]:
             if value is None:
                 continue
             if not bool(torch.isfinite(value).all()):

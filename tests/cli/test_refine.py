@@ -12,7 +12,8 @@ from cus.cameras import load_transforms, save_transforms
 from cus.cli.fit import main as fit
 from cus.cli.refine import main
 from cus.datasets.scenes import open_scene
-from cus.inference import refine_methods, refine_progressive, refine_work
+from cus.errors import InputError
+from cus.inference import refine_methods, refine_progressive, refine_vsd, refine_work
 from cus.report.video import read_video
 from cus.splats import load_splats, save_ply
 from tests.cli.test_fit import posed_wall
@@ -166,3 +167,67 @@ def test_what_cannot_be_refined_is_said_before_the_work(copy, capsys):
     assert "does not look like the photographs" in refused(str(copy / "other.ply"), *data)
     assert main([str(copy / "fit"), *QUICK, "--out", str(copy / "fit")]) == 2
     assert "own folder" in capsys.readouterr().err
+
+
+VSD = ["--method", "vsd", "--factor", "2", "--rounds", "2", "--steps", "2"]
+
+
+def test_a_scene_is_enlarged_without_a_prior(copy, capsys):
+    assert main([str(copy / "fit"), *QUICK, *VSD, "--model", "none"]) in (0, 3)
+    made = json.loads((copy / "fit-refined" / "refine.json").read_text())
+    assert made["settings"]["model"] == "none"
+    assert any("pixels were enlarged 2 times" in note for note in made["notes"])
+    assert {path.name for path in (copy / "fit-refined" / "close_ups").iterdir()} == {
+        f"x{factor}_{when}.png" for factor in (1, 2) for when in ("before", "after")
+    }
+    assert "close-ups: " in capsys.readouterr().err
+    assert not list((copy / "fit-refined").rglob("*.checkpoint"))
+
+
+def test_an_enlargement_that_was_cut_off_goes_on_with_the_round_it_was_in(copy, monkeypatch):
+    arguments = [str(copy / "fit"), *QUICK, *VSD, "--model", "none"]
+    assert main([*arguments, "--out", str(copy / "whole")]) in (0, 3)
+    original = refine_vsd.super_resolve
+
+    def cut(*inputs):
+        call = inputs[-1]
+
+        def keep(name, make):
+            made = call.keep(name, make)
+            if name == "enlarged1":
+                raise KeyboardInterrupt
+            return made
+
+        return original(*inputs[:-1], replace(call, keep=keep))
+
+    monkeypatch.setattr(refine_vsd, "super_resolve", cut)
+    assert main([*arguments, "--out", str(copy / "cut")]) == 130
+    monkeypatch.undo()
+    kept = {path.name.split("-")[1] for path in (copy / "cut" / "state").iterdir() if path.name.startswith("vsd-")}
+    assert {"enlarged0", "scene0", "enlarged1"} <= kept
+    assert main([*arguments, "--out", str(copy / "cut"), "--resume"]) in (0, 3)
+    whole, again = (load_splats(copy / name / "splat.ply") for name in ("whole", "cut"))
+    assert torch.equal(whole.means, again.means)
+    assert not list((copy / "cut").rglob("*.checkpoint"))
+
+
+@pytest.mark.slow
+def test_a_scene_is_enlarged_with_the_shipped_model(copy):
+    assert main([str(copy / "fit"), *QUICK, *VSD, "--rounds", "1"]) in (0, 3)
+    assert json.loads((copy / "fit-refined" / "refine.json").read_text())["gaussians"][1] > 0
+
+
+def test_what_cannot_be_enlarged_is_said_before_the_work(copy, capsys):
+    def refused(*arguments: str) -> str:
+        assert main([str(copy / "fit"), "--method", "vsd", *arguments, "--out", str(copy / "out")]) == 2
+        assert not (copy / "out" / "splat.ply").exists()
+        return capsys.readouterr().err
+
+    assert "by a whole factor from 2 to 16; got --factor 2.5" in refused("--factor", "2.5")
+    with pytest.raises(InputError, match="they show that already; use --size 512"):
+        refine_vsd.check_enlargement(512, 4, 128)
+    with pytest.raises(InputError, match="more than fits"):
+        refine_vsd.check_enlargement(4000, 4, 4000)
+    assert "there is no model at" in refused("--model", "nowhere", "--size", "96")
+    assert "enlarges 4 times, not 2; use --factor 4" in refused("--model", "sd-x4", "--factor", "2", "--size", "96")
+    assert "name one with --model" in refused("--model", "none", "--lora", "mine", "--size", "96")

@@ -13,11 +13,12 @@ from cus.evaluation.rows.points import PointRender
 from cus.evaluation.rows.references_splat import ReferencesSplat
 from cus.evaluation.rows.row import Row
 from cus.evaluation.rows.splat import Splat
+from cus.evaluation.rows.super_resolved import SuperResolved
 from cus.evaluation.rows.warp import Warp
 from cus.training.config import of_values
 
 ROWS: dict[str, type[Row]] = {
-    row.kind: row for row in (Nearest, Warp, PointRender, FusedWarp, ReferencesSplat, Frames, Splat)
+    row.kind: row for row in (Nearest, Warp, PointRender, FusedWarp, ReferencesSplat, SuperResolved, Frames, Splat)
 }
 """Kinds of rows by name."""
 
@@ -51,6 +52,7 @@ __all__ = [
     "ReferencesSplat",
     "Row",
     "Splat",
+    "SuperResolved",
     "Warp",
     "row_of",
 ]
