@@ -10,6 +10,7 @@ from cus.errors import InputError
 from cus.evaluation.metrics.dino import DINO, DinoSimilarity
 from cus.evaluation.metrics.lpips import Lpips
 from cus.evaluation.metrics.metric import WEIGHT_FREE, Metric
+from cus.evaluation.metrics.niqe import Niqe
 from cus.evaluation.metrics.no_reference import NoReference
 from cus.evaluation.metrics.st_lpips import ShiftTolerantLpips
 
@@ -53,7 +54,7 @@ def make_metrics(
         "lpips": lambda: Lpips("alex", device),
         "lpips_vgg": lambda: Lpips("vgg", device),
         "dino": lambda: DinoSimilarity.load(dino, device),
-        "niqe": lambda: NoReference("niqe", device),
+        "niqe": Niqe,
         "metaiqa": lambda: NoReference("metaiqa", device),
     }
     _check_names(names)

@@ -24,20 +24,18 @@ class _Known:
 
 
 KNOWN = {
-    # At least two blocks of 96x96 for a covariance.
-    "niqe": _Known("NIQE", False, "niqe_modelparameters.mat", (96, 192)),
     "metaiqa": _Known("MetaIQA", True, "Metaiqa_livec.pth", (1, 1)),
 }
 
 
 class NoReference:
-    """NIQE (lower is better) or MetaIQA (in [0, 1], higher is better) of a single picture, by pyiqa.
+    """MetaIQA (in [0, 1], higher is better) of a single picture, by pyiqa.
 
-    They judge how natural a picture looks, not whether it matches the scene, and apply to whole pictures: no mask.
+    It judges how natural a picture looks, not whether it matches the scene, and applies to whole pictures: no mask.
     pyiqa's licence is non-commercial. Its weights must be in its cache; nothing is downloaded here.
 
     Args:
-        name: "niqe" or "metaiqa" (pyiqa 0.1.16 or newer).
+        name: "metaiqa" (pyiqa 0.1.16 or newer).
         device: device of the network.
 
     Raises:
@@ -54,7 +52,7 @@ class NoReference:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor, target: Tensor | None = None, mask: Tensor | None = None) -> float:
-        """Score of the image; the target is ignored. NIQE needs at least 96x192 or 192x96 pixels."""
+        """Score of the image; the target is ignored."""
         if mask is not None:
             raise ValueError(f"{self.label} is of whole pictures and takes no mask")
         image = checked_image(image)

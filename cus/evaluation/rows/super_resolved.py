@@ -45,7 +45,7 @@ class SuperResolved(ReferencesSplat):
     steps: int = limited(12, low=1, high=10_000)
     rate: float = limited(1.0, above=0, high=10)
     critic_every: int = limited(3, low=1, high=10_000)
-    critic_rate: float = limited(1e-3, above=0, high=1)
+    critic_rate: float = limited(3e-3, above=0, high=1)
     rounds: int = limited(2, low=1, high=100)
     refine_iterations: int | None = limited(None, **ITERATIONS)
     projected: bool = True

@@ -28,7 +28,7 @@ class CriticOptions:
     """
 
     rank: int = 8
-    rate: float = 1e-3
+    rate: float = 3e-3
     seed: int = 0
 
 

@@ -15,6 +15,7 @@ from cus.errors import InputError
 from cus.evaluation.metrics import METRIC_NAMES, make_metrics
 from cus.evaluation.metrics.dino import DinoSimilarity
 from cus.evaluation.metrics.lpips import Lpips
+from cus.evaluation.metrics.niqe import Niqe
 from cus.evaluation.metrics.no_reference import NoReference
 from tests.evaluation.metrics.pictures import noisy, photograph
 
@@ -162,43 +163,34 @@ def test_dino_without_a_whole_model_says_how_to_get_one(dinov2: Path, tmp_path: 
         DinoSimilarity.load(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("name", ["niqe", "metaiqa"])
-def test_no_reference_metrics_say_what_is_missing(name: str, no_weights: Path) -> None:
+def test_no_reference_metrics_say_what_is_missing(no_weights: Path) -> None:
     with pytest.raises(InputError) as caught:
-        NoReference(name)
+        NoReference("metaiqa")
     installed = importlib.util.find_spec("pyiqa") is not None
     assert ("create_metric" if installed else "pip install 'pyiqa") in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_niqe_is_that_of_pyiqa_and_refuses_what_it_cannot_score(no_weights: Path) -> None:
-    pyiqa = pytest.importorskip("pyiqa")
+def test_niqe_takes_the_parameters_of_pyiqas_cache(no_weights: Path) -> None:
+    if importlib.util.find_spec("basicsr") is not None:
+        pytest.skip("those of basicsr come first")
+    with pytest.raises(InputError, match="pip install --no-deps basicsr"):
+        Niqe()
     file = no_weights / "hub" / "pyiqa" / "niqe_modelparameters.mat"
     file.parent.mkdir(parents=True)
     generator = np.random.default_rng(0)
-    factor = generator.normal(size=(36, 36))
-    mean = generator.normal(size=(1, 36))
+    factor, mean = generator.normal(size=(36, 36)), generator.normal(size=(1, 36))
     scipy.io.savemat(file, {"mu_prisparam": mean, "cov_prisparam": factor @ factor.T})
-    metric = NoReference("niqe")
-    picture = photograph("a.jpg", 200, 300)
-    theirs = pyiqa.create_metric("niqe", pretrained_model_path=str(file))
-    assert metric(picture, picture) == pytest.approx(float(theirs(picture[None])))
-    assert metric.higher_is_better is not theirs.lower_better
-    assert metric(photograph("a.jpg", 96, 192)) > 0
-    for height, width in ((95, 400), (100, 150)):
-        with pytest.raises(ValueError, match="needs 96x192"):
-            metric(photograph("a.jpg", height, width))
-    with pytest.raises(ValueError, match="without texture"):
-        metric(torch.full((3, 200, 300), 0.5))
-    with pytest.raises(ValueError, match="no mask"):
-        metric(picture, picture, torch.ones(200, 300, dtype=torch.bool))
+    stored, picture = (mean.ravel(), factor @ factor.T), photograph("a.jpg", 200, 300)
+    assert Niqe()(picture) == pytest.approx(Niqe(stored)(picture))
 
 
 def test_all_metrics_are_made_or_excused(no_weights: Path, dinov2: Path) -> None:
     metrics, missing = make_metrics(None, "cpu", dino=dinov2)
     names = [metric.name for metric in metrics]
     learned = ["st_lpips"] if importlib.util.find_spec("stlpips_pytorch") else []
-    assert names == ["psnr", "psnr_cc", "ssim", *learned, "gmsd", "haarpsi", "dino"]
+    niqe = ["niqe"] if importlib.util.find_spec("basicsr") else []
+    assert names == ["psnr", "psnr_cc", "ssim", *learned, "gmsd", "haarpsi", "dino", *niqe]
     assert set(names) | set(missing) == set(METRIC_NAMES)
     assert all(reason and "\n" not in reason for reason in missing.values())
 
