@@ -27,6 +27,7 @@ examples:
   cus-fit out/door --strategy mcmc --iterations 2000 --exposure --out out/door-mcmc
   cus-fit out/door --no-pixel-confidence --no-image-confidence --out out/vanilla
   cus-fit photos/fountain --hold-out 0006.jpg --out out/fountain
+  cus-fit photos/small --super-resolve 4 --out out/small
   cus-fit colmap/garden --images colmap/garden/images_4 --size 768 --out out/garden
 """
 
@@ -104,6 +105,11 @@ def _fit_run(options: FitCommand, progress: "ConsoleProgress") -> None:
 
     if options.photographs.hold_out or options.photographs.images:
         raise InputError(f"--hold-out and --images are for posed photographs; {options.folder} is a run of cus-infer")
+    if options.fit.super_resolve:
+        raise InputError(
+            f"--super-resolve is for posed photographs; {options.folder} is a run of cus-infer, for which there is "
+            f"cus-refine {options.folder} --method vsd --factor {options.fit.super_resolve}"
+        )
     run = read_run(options.folder, torch_device(options.device))
     started = time.perf_counter()
     out = refit(

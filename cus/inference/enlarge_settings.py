@@ -13,7 +13,8 @@ class EnlargeSettings:
 
     Attributes:
         lora: LoRA for a model of this project: a file, a folder, a training run, or a Hub id
-        gradient: vsd: variational score distillation; sds and rsd: score distillation, plain and renoised
+        gradient: vsd: variational score distillation; sds and rsd: score distillation, plain and renoised (default:
+            vsd; sds for models without noise, such as mini, whose estimate has no spread that a critic could learn)
         rounds: rounds of enlargement and fit
         steps: distillation steps for each photograph and round
         critic_every: distillation steps for each training step of the critic, a LoRA of the model
@@ -21,7 +22,7 @@ class EnlargeSettings:
     """
 
     lora: Annotated[str | None, option("LORA")] = None
-    gradient: Annotated[Literal["vsd", "sds", "rsd"], option()] = "vsd"
+    gradient: Annotated[Literal["vsd", "sds", "rsd"] | None, option()] = None
     rounds: Annotated[int, option("N")] = limited(2, low=1, high=100)
     steps: Annotated[int, option("N")] = limited(12, low=1, high=100_000)
     critic_every: Annotated[int, option("N")] = limited(3, low=1, high=100_000)

@@ -35,6 +35,8 @@ class FitOptions:
             are only fitted at the size of the images (default: 1)
         pseudo_labels: let photographs warped into virtual close-ups supervise the fit, too: no needles from closer
             up
+        super_resolve: enlarge the photographs by this whole factor, 2 to 16, with mini, and fit the scene to them, too;
+            cus-refine --method vsd has more settings. For posed photographs
         image_confidence: frames far from the photographs count less (Table IV); for runs of cus-infer
         pixel_confidence: pixels that few views confirm count less (Table IV); for runs of cus-infer
         seed: seed of every random draw
@@ -51,6 +53,7 @@ class FitOptions:
     size: Annotated[int | None, option("PIXELS")] = limited(None, low=32, high=8192)
     crops: Annotated[int | None, option("N")] = limited(None, low=0, high=100)
     pseudo_labels: Flag = False
+    super_resolve: Annotated[int | None, option("FACTOR")] = limited(None, low=2, high=16)
     image_confidence: Annotated[bool, option()] = True
     pixel_confidence: Annotated[bool, option()] = True
     seed: Annotated[int, option("N")] = limited(0, low=0, high=2**63 - 1)

@@ -8,5 +8,6 @@ STAGES = {
     "frames": "Frames, final pass",
     "cloud": "Point cloud",
     "splat": "Gaussian scene",
+    "enlarged": "Super-resolution",
     "report": "Report",
 }

@@ -16,13 +16,15 @@ from cus.conditioning.fusion import fused_photos
 from cus.datasets.scenes import find_scenes, open_scene
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
-from cus.inference import machine
+from cus.inference import machine, refine_vsd
 from cus.inference.fit_options import FitOptions
 from cus.inference.folder import RunFolder
 from cus.inference.labels import STAGES
 from cus.inference.outputs import save_png, to_bytes, view_names, write_refined
 from cus.inference.photographs import LARGEST_PHOTOGRAPH, oversized
 from cus.inference.progress import Progress, timed_stage
+from cus.inference.refine_settings import RefineSettings
+from cus.inference.refine_work import Enlargeable
 from cus.inference.settings import fingerprint
 from cus.refinement.pseudo_labels import PseudoLabels
 from cus.splats import FitConfig, FitRecord, FitResult, Views, fit_views, render, save_ply, ssim
@@ -128,6 +130,8 @@ def fit_photos(
         InputError: photographs that have nothing in common, or a full disk.
     """
     seconds: dict[str, float] = {}
+    if options.super_resolve:
+        refine_vsd.check_enlargement(max(map(max, scene.posed.sizes)), options.super_resolve, scene.size)
     config, photos, cameras = _prepared(scene, options, device)
     images, valid = photos.images, photos.valid
     train, held_out = scene.training, list(scene.held_out)
@@ -137,6 +141,7 @@ def fit_photos(
         cloud = fused_photos(estimate, on_cloud)
     made_from = [[str(scene.posed.paths[i]) for i in train], repr(config), options.seed, scene.size]
     made_from += ["pseudo-labels"] if options.pseudo_labels else []
+    made_from += [f"enlarged {options.super_resolve} times"] if options.super_resolve else []
     checkpoint = folder.checkpoint("photos", fingerprint(made_from), keep=resume)
     anew: list[str] = []
     with timed_stage(progress, STAGES["splat"], "splat", seconds) as on_fit:
@@ -149,6 +154,20 @@ def fit_photos(
         views = replace(photo_views(estimate, valid[train]), photographs=own or ())
         labels = PseudoLabels.beside(estimate, own, views, config) if options.pseudo_labels else None
         found = fit_views(views, cloud, config, options.seed, record, labels)
+    work = None
+    if options.super_resolve:
+        work = Enlargeable(
+            given=found.gaussians,
+            settings=RefineSettings("vsd", factor=options.super_resolve, size=scene.size, seed=options.seed),
+            views=replace(views, cameras=found.cameras),
+            config=config,
+            folder=folder,
+            made_from=fingerprint(made_from),
+            resume=resume,
+            estimate=replace(estimate, cameras=found.cameras),
+        )
+        with timed_stage(progress, STAGES["enlarged"], "enlarged", seconds) as on_round:
+            found = replace(found, gaussians=refine_vsd.rounds(work, on_round))
     everything = Cameras.cat([found.cameras, cameras[held_out]]) if held_out else found.cameras
     renders = render(found.gaussians, everything, antialiased=config.antialiased)
     names = view_names(scene.posed.paths)
@@ -158,7 +177,8 @@ def fit_photos(
     summary = _summary(scene, config, options, found, cloud, scores, seconds) | {
         **_origin(scene, folder.path),
         "notes": [*scene.posed.notes, *photos.notes, *estimate.notes, *anew, *_shrunk(scene, config)]
-        + ([] if labels is None else [f"Gaussian scene: {labels.note}"]),
+        + ([] if labels is None else [f"Gaussian scene: {labels.note}"])
+        + ([] if work is None else work.notes),
     }
     # fit.json is removed before anything is replaced and written last: while it exists, all files belong to one fit.
     folder.remove(["fit.json"])
@@ -168,7 +188,8 @@ def fit_photos(
         paths = [os.path.relpath(scene.posed.paths[i].resolve(), folder.path.resolve()) for i in train]
         write_refined(folder, found.cameras, paths, all(scene.posed.upright), scene.posed.origin)
     folder.write_json("fit.json", summary)
-    folder.discard(checkpoint)
+    for path in [checkpoint, *([] if work is None else work.unfinished)]:
+        folder.discard(path)
     folder.drop_earlier(states=True)
     folder.rewrite()
     return summary
@@ -232,7 +253,13 @@ def _summary(
 ) -> dict[str, Any]:
     count = len(scene.training)
     return {
-        "settings": asdict(config) | {"seed": options.seed, "size": scene.size, "pseudo_labels": options.pseudo_labels},
+        "settings": asdict(config)
+        | {
+            "seed": options.seed,
+            "size": scene.size,
+            "pseudo_labels": options.pseudo_labels,
+            "super_resolve": options.super_resolve,
+        },
         "photographs": [str(path) for path in scene.posed.paths],
         "gaussians": len(found.gaussians),
         "points": len(cloud.points),

@@ -118,7 +118,18 @@ def refine(
         points = _viewpoints(subject, settings, labels, given, walk, estimate, photos)
         before = look(given, points, config.antialiased)
     made_from = [str(subject.splat.resolve()), os.stat(subject.splat).st_size, repr(config), repr(settings)]
-    work = Work(given, settings, views, labels, walk, config, folder, fingerprint(made_from), resume, estimate)
+    work = Work(
+        given=given,
+        settings=settings,
+        views=views,
+        labels=labels,
+        walk=walk,
+        config=config,
+        folder=folder,
+        made_from=fingerprint(made_from),
+        resume=resume,
+        estimate=estimate,
+    )
     with timed_stage(progress, STAGES["fit"], "fit", seconds) as on_fit:
         found = method.run(work, on_fit)
     with timed_stage(progress, STAGES["after"], "after", seconds):

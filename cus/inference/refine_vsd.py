@@ -13,7 +13,7 @@ from cus.inference.enlarge_settings import EnlargeSettings
 from cus.inference.progress import OnProgress
 from cus.inference.refine_settings import RefineSettings
 from cus.inference.refine_subject import Subject
-from cus.inference.refine_work import Work
+from cus.inference.refine_work import Enlargeable
 from cus.refinement.distillation import DistillOptions
 from cus.refinement.priors import CriticOptions, PipelinePrior, open_prior, prior_class
 from cus.refinement.super_resolution import Call, SuperResolution, super_resolve
@@ -50,7 +50,7 @@ def check_enlargement(longest: int, factor: float, size: int) -> None:
 def check_prior(model: str, settings: EnlargeSettings, factor: int) -> None:
     """Refuse a prior that is missing or cannot enlarge by the factor, without its weights. Raises InputError."""
     kind = prior_class(model)
-    if kind is not None and settings.gradient == "vsd":
+    if kind is not None and settings.gradient in (None, "vsd"):
         require_peft()
     if kind is not None and kind.factor not in (None, factor):
         raise InputError(f"{model} enlarges {kind.factor} times, not {factor}; use --factor {kind.factor}")
@@ -70,7 +70,7 @@ class Kept:
         work: the work that they belong to.
     """
 
-    work: Work
+    work: Enlargeable
 
     def __call__(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors in the file of this name, or those that `make` makes."""
@@ -87,25 +87,26 @@ class Kept:
         return found
 
 
-def rounds(work: Work, on_progress: OnProgress) -> Gaussians:
+def rounds(work: Enlargeable, on_progress: OnProgress) -> Gaussians:
     """Super-resolve a scene; each round's pictures and scene are kept for --resume until all is written."""
     settings, chosen = work.settings, work.settings.enlargement
     factor = int(settings.times)
+    device = work.given.means.device
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    prior = open_prior(settings.model, factor, device, dtype, CriticOptions(seed=settings.seed), chosen.lora)
+    gradient = chosen.gradient or ("vsd" if prior is None or prior.has_spread else "sds")
     options = SuperResolution(
         factor,
         chosen.rounds,
         settings.steps,
         selective=chosen.selective,
-        distillation=DistillOptions(chosen.gradient, chosen.steps, critic_every=chosen.critic_every),
+        distillation=DistillOptions(gradient, chosen.steps, critic_every=chosen.critic_every),
     )
-    device = work.given.means.device
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    prior = open_prior(settings.model, factor, device, dtype, CriticOptions(seed=settings.seed), chosen.lora)
     # Distilling and fitting take turns; each counts as much as the other.
     total = 2 * chosen.rounds * settings.steps
 
     def on_upscale(turn: int, done: int, of: int) -> None:
-        text = f"round {turn + 1} of {chosen.rounds}, {chosen.gradient.upper()}"
+        text = f"round {turn + 1} of {chosen.rounds}, {gradient.upper()}"
         on_progress(settings.steps * 2 * turn + round(settings.steps * done / of), total, text)
 
     def record(turn: int):
@@ -119,11 +120,13 @@ def rounds(work: Work, on_progress: OnProgress) -> Gaussians:
     made = super_resolve(
         work.estimate, work.views, work.given.baked(), work.config, options, prior, settings.seed, call
     )
+    if prior is not None:
+        work.notes.append(f"photographs were enlarged by {settings.model}, {gradient.upper()}")
     work.notes.extend(told(work, made.selected))
     return made.gaussians
 
 
-def told(work: Work, selected: float) -> list[str]:
+def told(work: Enlargeable, selected: float) -> list[str]:
     """Notes on what was enlarged."""
     factor, size = int(work.settings.times), max(work.estimate.cameras.width, work.estimate.cameras.height)
     own = max((max(p.shape[-2:]) for p in work.views.photographs if p is not None), default=size)

@@ -16,16 +16,14 @@ from cus.splats.fit_views import Views
 LONGEST = 2.0
 
 
-@dataclass
-class Work:
-    """A scene to refine, with everything that the methods share.
+@dataclass(kw_only=True)
+class Enlargeable:
+    """A fitted scene and its photographs, and where unfinished work on them is kept.
 
     Attributes:
         given: the scene.
         settings: settings of the refinement.
         views: V photographs to fit, with the depths of their surfaces, also at their own size.
-        labels: pseudo-labels of the photographs.
-        walk: cameras of the path towards the target.
         config: settings of a fit that continues the scene's.
         folder: output folder, prepared.
         made_from: fingerprint of the scene and the settings.
@@ -38,8 +36,6 @@ class Work:
     given: Gaussians
     settings: RefineSettings
     views: Views
-    labels: PseudoLabels
-    walk: Cameras
     config: FitConfig
     folder: RunFolder
     made_from: str
@@ -61,3 +57,16 @@ class Work:
         path = self.folder.checkpoint(stage, self.made_from, keep=self.resume)
         self.unfinished.append(path)
         return path
+
+
+@dataclass(kw_only=True)
+class Work(Enlargeable):
+    """A scene to refine, with everything that the methods share.
+
+    Attributes:
+        labels: pseudo-labels of the photographs.
+        walk: cameras of the path towards the target.
+    """
+
+    labels: PseudoLabels
+    walk: Cameras

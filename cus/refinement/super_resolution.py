@@ -22,6 +22,7 @@ from cus.conditioning import Conditioning, agree, fused_warp
 from cus.errors import InputError
 from cus.refinement.distillation import DistillOptions, distill
 from cus.refinement.priors import Prior, Shown
+from cus.refinement.pseudo_labels import PseudoLabels
 from cus.refinement.sampling_rate import resolved, sampling_rates
 from cus.scene import SceneEstimate
 from cus.splats import FitConfig, FitRecord, Gaussians, fit_views, render
@@ -42,6 +43,7 @@ class SuperResolution:
         rounds: number of rounds of enlargement and fit.
         iterations: steps of each fit.
         projected: whether enlarged photographs, shrunk again, must equal the photographs.
+        labels: whether the enlarged photographs, warped into virtual close-ups, supervise the fit, too.
         selective: whether only what no photograph resolves is enlarged; elsewhere the photograph that does supervises.
         distillation: options of the distillation.
     """
@@ -50,6 +52,7 @@ class SuperResolution:
     rounds: int = 2
     iterations: int = 500
     projected: bool = True
+    labels: bool = False
     selective: bool = False
     distillation: DistillOptions = field(default_factory=DistillOptions)
 
@@ -141,7 +144,8 @@ def super_resolve(
         kept = call.keep(f"enlarged{turn}", lambda enlarge=enlarge: _as_bytes(enlarge()))
         pictures = [kept[f"picture{index}"] for index in range(len(scene))]
         seen, begun = replace(views, photographs=tuple(pictures)), gaussians.shortened(LONGEST)
-        fit = partial(fit_views, seen, begun, config, seed + turn, call.record(turn))
+        source = PseudoLabels.beside(scene, pictures, seen, config) if options.labels else None
+        fit = partial(fit_views, seen, begun, config, seed + turn, call.record(turn), source)
         tensors = call.keep(f"scene{turn}", lambda fit=fit: _tensors_of(fit().gaussians))
         gaussians = Gaussians(**{name: value.to(gaussians.means.device) for name, value in tensors.items()})
     return SuperResolved(gaussians, pictures, selected)
@@ -188,6 +192,9 @@ def enlarged(
     if options.projected:
         images = [back_projected(image, low) for image, low in zip(images, photographs, strict=True)]
     if prior is not None and conditioning is not None:
+        if gaussians is not None:
+            # What the scene shows holds what all photographs had in common after the round before.
+            conditioning = replace(conditioning, images=torch.stack(images).clamp(0, 1))
         judges = prior.views([shown_view(scene, conditioning, index) for index in range(len(scene))])
         samples = [judge.encode(image) for judge, image in zip(judges, images, strict=True)]
         generator = torch.Generator().manual_seed(seed)

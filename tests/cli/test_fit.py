@@ -59,6 +59,25 @@ def test_photographs_that_have_gone_leave_a_note_and_the_recorded_ones(copy):
     assert any("as the run recorded them alone" in note and "gone.jpg" in note for note in notes)
 
 
+def test_a_run_is_not_super_resolved_here_but_by_the_command_that_is_named(copy, capsys):
+    assert main([str(copy), *QUICK, "--super-resolve", "4"]) == 2
+    assert "--method vsd --factor 4" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_small_photographs_give_a_scene_of_more_pixels(tmp_path, capsys):
+    cameras = posed_wall(tmp_path / "wall")
+    save_transforms(tmp_path / "wall" / "transforms.json", cameras, [f"images/{i:04d}.png" for i in range(5)])
+    arguments = [str(tmp_path / "wall"), *QUICK, "--super-resolve", "2", "--out", str(tmp_path / "fit")]
+    assert main([*arguments, "--size", "48"]) == 2
+    assert "they show that already" in capsys.readouterr().err
+    assert main([*arguments, "--size", "96"]) == 0
+    made = json.loads((tmp_path / "fit" / "fit.json").read_text())
+    assert made["settings"]["super_resolve"] == 2 and made["seconds"]["enlarged"] > 0
+    assert any("enlarged by mini, SDS" in note for note in made["notes"])
+    assert not list((tmp_path / "fit").rglob("*.checkpoint"))
+
+
 def test_a_run_is_fitted_anew_in_place(copy):
     before = contents(copy)
     assert main([str(copy), *QUICK, "--strategy", "mcmc", "--sh-degree", "1", "--exposure", "--seed", "3"]) == 0

@@ -61,7 +61,13 @@ class SuperResolved(ReferencesSplat):
             gradient = cast(Gradient, self.gradient)
             distillation = DistillOptions(gradient, self.steps, self.rate, critic_every=self.critic_every)
             chosen = SuperResolution(
-                self.factor, self.rounds, config.iterations, self.projected, self.selective, distillation
+                self.factor,
+                self.rounds,
+                config.iterations,
+                projected=self.projected,
+                labels=self.pseudo_labels,
+                selective=self.selective,
+                distillation=distillation,
             )
             models = references.models
             dtype = torch_dtype(models.dtype, models.device)

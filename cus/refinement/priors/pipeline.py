@@ -35,6 +35,7 @@ class PipelinePrior(Prior):
             pipeline.unet.unload_lora()
         super().__init__(pipeline.unet, critic)
         self.pipeline, self.schedule = pipeline, pipeline.scheduler
+        self.has_spread = pipeline.sampling.noise > 0
 
     @classmethod
     def open(  # noqa: D102
@@ -54,7 +55,7 @@ class _View:
         pipeline = self.pipeline = prior.pipeline
         own = pipeline.sampling
         self.prior_model, self.conditioning = prior, shown.conditioning
-        self.target, self.regression = LatentTarget(own.residual_scale), own.noise == 0
+        self.target, self.regression = LatentTarget(own.residual_scale), not prior.has_spread
         images, layers = split_conditioning(shown.conditioning, own.layers, own.fill_holes)
         self.size = tuple(images.shape[-2:])
         device = pipeline.unet.device

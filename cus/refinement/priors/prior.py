@@ -65,10 +65,12 @@ class Prior(ABC):
     Attributes:
         schedule: its noise levels.
         factor: the only factor by which it enlarges; None: any.
+        has_spread: whether it has a distribution; False for a regression, which has a single estimate.
     """
 
     schedule: NoiseSchedule
     factor: int | None = None
+    has_spread: bool = True
 
     def __init__(self, unet: Any, critic: CriticOptions) -> None:
         self.unet, self.options = unet.requires_grad_(False), critic
