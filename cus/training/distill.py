@@ -14,7 +14,6 @@ from cus.diffusion.lora import TARGETS, add_lora, require_peft
 from cus.diffusion.matching import estimate_of, matching_loss, student_samples
 from cus.diffusion.sampler import Denoiser as Predictor
 from cus.diffusion.sampler import guided
-from cus.diffusion.schedule import NoiseSchedule
 from cus.errors import InputError
 from cus.limits import limited
 from cus.models.unet import UNet
@@ -70,8 +69,7 @@ class Distiller(nn.Module):
         critic: the teacher with a trained LoRA, or a trained copy of it.
         teacher: the teacher, if the critic has no LoRA.
         context: encodes the reference views for all networks.
-        schedule: noise schedule.
-        config: settings of the distillation.
+        stage: gives the noise schedule, the settings, and the teacher's own loss, by which the critic learns, too.
     """
 
     def __init__(
@@ -80,17 +78,18 @@ class Distiller(nn.Module):
         critic: UNet,
         teacher: UNet | None,
         context: ContextEncoder,
-        schedule: NoiseSchedule,
-        config: DistillConfig,
+        stage: "DistillStage",
     ) -> None:
         super().__init__()
         self.student, self.critic, self.teacher, self.context = student, critic, teacher, context
-        self.schedule, self.config = schedule, config
-        self.learning_rates = {"critic": config.critic_rate}
+        self.stage = stage
+        self.learning_rates = {"critic": stage.config.critic_rate}
 
-    def forward(self, condition: Tensor, extra: list[Tensor], batch: dict[str, Tensor], draws: Draws) -> Tensor:
+    def forward(
+        self, condition: Tensor, extra: list[Tensor], structure: Tensor | None, batch: dict[str, Tensor], draws: Draws
+    ) -> Tensor:
         """The sum of the student's and the critic's losses; neither affects the other's gradient."""
-        items, config = len(condition), self.config
+        items, config, schedule = len(condition), self.stage.config, self.stage.pipeline.scheduler
         kept, dropped = (torch.full((items,), flag) for flag in (False, True))
         with torch.no_grad():
             shown = self.context(batch["reference"], kept, kept)
@@ -100,24 +99,27 @@ class Distiller(nn.Module):
             def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
                 rates = torch.full((items,), config.sampling.fps, device=noisy.device)
                 sample = torch.cat([noisy, condition, *extra], dim=1)
-                return network(sample, timesteps, context, rates, structure=batch.get("structure")).sample.float()
+                return network(sample, timesteps, context, rates, structure=structure).sample.float()
 
             return predict
 
         steps = config.sampling.steps
-        samples = student_samples(predictor(self.student, shown), draws.noise, self.schedule, steps, draws.last)
+        samples = student_samples(predictor(self.student, shown), draws.noise, schedule, steps, draws.last)
+        made = samples.detach()
         with torch.no_grad():
             timesteps, noise = draws.compared
-            noisy = self.schedule.add_noise(samples.detach(), noise, timesteps)
+            noisy = schedule.add_noise(made, noise, timesteps)
             with self._teaching() as network:
                 conditional, unconditional = (predictor(network, context) for context in (shown, hidden))
                 teacher = guided(conditional, unconditional, config.teacher_guidance, config.teacher_rescale)
-                real = estimate_of(teacher, noisy, timesteps, self.schedule)
-            fake = estimate_of(predictor(self.critic, shown), noisy, timesteps, self.schedule)
+                real = estimate_of(teacher, noisy, timesteps, schedule)
+            fake = estimate_of(predictor(self.critic, shown), noisy, timesteps, schedule)
         timesteps, noise = draws.learned
-        noisy = self.schedule.add_noise(samples.detach(), noise, timesteps)
-        v = predictor(self.critic, shown)(noisy, timesteps)
-        learned = (v - self.schedule.v_target(samples.detach(), noise, timesteps)).square().mean()
+        v = predictor(self.critic, shown)(schedule.add_noise(made, noise, timesteps), timesteps)
+        if config.objective.pixels:
+            samples, real, fake = (self.stage.frames_of(x, condition, batch) for x in (samples, real, fake))
+            batch = {**batch, "targets": samples.detach()}
+        learned = self.stage.loss_of_v(v, made, noise, timesteps, condition, batch)
         return matching_loss(samples, real, fake) + learned
 
     @contextlib.contextmanager
@@ -151,15 +153,13 @@ class DistillStage(UNetStage):
         else:
             teacher = copy.deepcopy(critic).requires_grad_(False)
         context = ContextEncoder(parts.prompt, parts.image_encoder, parts.image_projector)
-        self.module: Any = Distiller(parts.unet, critic, teacher, context, parts.scheduler, config)
+        self.module: Any = Distiller(parts.unet, critic, teacher, context, self)
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Distribution matching of the student's samples, and the critic's loss of v on them."""
         condition, clean, structure, extra = self._latents(batch, generator)
-        inputs = {"reference": batch["reference"]}
-        if structure is not None:
-            inputs["structure"] = torch.cat([structure, *extra], dim=1)
-        return module(condition, extra, inputs, self._drawn(clean, generator))
+        guide = None if structure is None else torch.cat([structure, *extra], dim=1)
+        return module(condition, extra, guide, batch, self._drawn(clean, generator))
 
     def _drawn(self, like: Tensor, generator: torch.Generator) -> Draws:
         schedule, items = self.pipeline.scheduler, len(like)

@@ -247,10 +247,24 @@ class UNetStage:
         if structure is not None:
             inputs["structure"] = torch.cat([structure, *extra], dim=1)
         v = module(sample, timesteps, inputs, drops, self.config.sampling.fps)
+        return self.loss_of_v(v, latents, noise, timesteps, condition, batch)
+
+    def loss_of_v(
+        self,
+        v: Tensor,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        condition: Tensor,
+        batch: dict[str, Tensor],
+    ) -> Tensor:
+        """The loss of a prediction of v for noised latents: on v, or on the frames with the batch's targets."""
+        schedule, objective = self.pipeline.scheduler, self.config.objective
         if not objective.pixels:
             return objective.loss(v, schedule.v_target(latents, noise, timesteps), timesteps, schedule)
+        noisy = schedule.add_noise(latents, noise, timesteps)
         found = schedule.x0_from_v(v.float(), noisy, timesteps) / schedule.rescaled(torch.ones_like(v), timesteps)
-        return self._pixel_loss(self.target.decode(found, condition), batch)
+        return self._pixel_loss(self.frames_of(found, condition, batch), batch)
 
     def _latents(
         self, batch: dict[str, Tensor], generator: torch.Generator
@@ -276,12 +290,15 @@ class UNetStage:
                 structure = _guides(found, condition, batch["guided"])
         return condition, _as_video(clean, items), structure, extra
 
-    def _pixel_loss(self, latents: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    def frames_of(self, diffused: Tensor, condition: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Frames [B, T, 3, H, W] of diffused latents, with the colours that inference gives them."""
+        shown = batch["conditioning"]
+        latents = self.target.decode(diffused, condition).transpose(1, 2).flatten(0, 1)
+        frames = decode(self.pipeline.vae, latents)
+        return keep_colors(frames, shown.flatten(0, 1), self.config.sampling.color_window).unflatten(0, shown.shape[:2])
+
+    def _pixel_loss(self, frames: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Charbonnier's loss on decoded frames, plus the weighted perceptual distance."""
-        shape = batch["targets"].shape[:2]
-        frames = decode(self.pipeline.vae, latents.transpose(1, 2).flatten(0, 1)).unflatten(0, shape)
-        window = self.config.sampling.color_window
-        frames = keep_colors(frames.flatten(0, 1), batch["conditioning"].flatten(0, 1), window).unflatten(0, shape)
         targets = at_exposure_of(batch["targets"], batch["conditioning"])
         losses = charbonnier(frames, targets)
         if self.config.objective.relative:

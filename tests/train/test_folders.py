@@ -1,6 +1,11 @@
 """What training and the building of data leave, and whose files they never touch."""
 
+import hashlib
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,7 @@ from cus.training.scripts import settings_of, train_stage
 from cus.training.state import Checkpoints, Ema
 from cus.training.vae import VaeConfig, VaeStage
 from procedural.rendered_clips import ProceduralClips, build
+from tests.conftest import ROOT
 
 RECIPE = [
     "reference_widths=[32]",
@@ -44,6 +50,38 @@ def test_clips_are_gone_on_with_damaged_ones_made_again_and_other_settings_refus
     assert (out / "clip-0000001.safetensors").stat().st_mtime_ns == kept
     with pytest.raises(InputError, match=r"other settings .recipe.frames was 2, is 3.; give the same ones"):
         clips(out, "recipe.frames=3")
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
+
+
+@pytest.mark.slow
+def test_clips_of_two_processes_are_those_of_one_byte_for_byte_also_where_one_is_killed(tmp_path):
+    count = int(os.environ.get("CUS_TEST_CLIPS", "12"))
+
+    def start(out: str, part: int, parts: int) -> subprocess.Popen[str]:
+        given = [f"out={tmp_path / out}", f"clips={count}", *RECIPE, f"part={part}", f"parts={parts}"]
+        command = [sys.executable, str(ROOT / "data" / "make_procedural.py"), *given]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+    def finish(*processes: subprocess.Popen[str]) -> None:
+        for process in processes:
+            output, _ = process.communicate(timeout=600)
+            assert process.returncode == 0, output
+
+    finish(start("one", 0, 1))
+    first, second = start("two", 0, 2), start("two", 1, 2)
+    deadline = time.monotonic() + 240
+    while not list((tmp_path / "two").glob("clip-*[13579].safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    second.send_signal(signal.SIGKILL)
+    second.communicate(timeout=60)
+    finish(first)
+    assert len(checksums(tmp_path / "two")) < count, "the second process had ended before it was killed"
+    finish(start("two", 1, 2))
+    assert checksums(tmp_path / "two") == checksums(tmp_path / "one") and len(checksums(tmp_path / "one")) == count
 
 
 @pytest.mark.parametrize("name", ["settings.yaml", "clip-0000001.safetensors"])
