@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cus.diffusion.context import ContextEncoder
 from cus.diffusion.lora import TARGETS, add_lora, require_peft
 from cus.diffusion.matching import estimate_of, matching_loss, student_samples
+from cus.diffusion.objective import charbonnier
 from cus.diffusion.sampler import Denoiser as Predictor
 from cus.diffusion.sampler import guided
 from cus.errors import InputError
@@ -34,6 +35,9 @@ class DistillConfig(UNetConfig):
         critic_rank: rank of the LoRA that turns the teacher into the critic; 0: a whole copy of the teacher learns, for
             small networks, whose few attentions leave a LoRA little to change.
         critic_rate: factor of the critic's learning rate: it has to follow the student.
+        regression: weight of the distance between the student's and the teacher's samples of the same noise, as in the
+            first paper on distribution matching; 0: none. A student of one step needs it to make use of its noise.
+        regression_steps: number of the teacher's sampling steps for that; each costs a forward pass.
         noise_range: lowest and highest noise level of compared samples, as fractions of the noise schedule.
     """
 
@@ -41,6 +45,8 @@ class DistillConfig(UNetConfig):
     teacher_rescale: float = limited(0.7, low=0, high=1)
     critic_rank: int = limited(16, low=0, high=4096)
     critic_rate: float = limited(4.0, above=0, high=1000)
+    regression: float = limited(0.0, low=0)
+    regression_steps: int = limited(10, low=1, high=1000)
     noise_range: tuple[float, float] = limited((0.02, 0.98), low=0, high=1)
 
 
@@ -88,7 +94,7 @@ class Distiller(nn.Module):
     def forward(
         self, condition: Tensor, extra: list[Tensor], structure: Tensor | None, batch: dict[str, Tensor], draws: Draws
     ) -> Tensor:
-        """The sum of the student's and the critic's losses; neither affects the other's gradient."""
+        """The sum of the student's losses and the critic's; neither affects the other's gradient."""
         items, config, schedule = len(condition), self.stage.config, self.stage.pipeline.scheduler
         kept, dropped = (torch.full((items,), flag) for flag in (False, True))
         with torch.no_grad():
@@ -105,7 +111,7 @@ class Distiller(nn.Module):
 
         steps = config.sampling.steps
         samples = student_samples(predictor(self.student, shown), draws.noise, schedule, steps, draws.last)
-        made = samples.detach()
+        made, taught = samples.detach(), None
         with torch.no_grad():
             timesteps, noise = draws.compared
             noisy = schedule.add_noise(made, noise, timesteps)
@@ -113,14 +119,20 @@ class Distiller(nn.Module):
                 conditional, unconditional = (predictor(network, context) for context in (shown, hidden))
                 teacher = guided(conditional, unconditional, config.teacher_guidance, config.teacher_rescale)
                 real = estimate_of(teacher, noisy, timesteps, schedule)
+                if config.regression:
+                    count = config.regression_steps
+                    taught = student_samples(teacher, draws.noise, schedule, count, count - 1)
             fake = estimate_of(predictor(self.critic, shown), noisy, timesteps, schedule)
         timesteps, noise = draws.learned
         v = predictor(self.critic, shown)(schedule.add_noise(made, noise, timesteps), timesteps)
         if config.objective.pixels:
             samples, real, fake = (self.stage.frames_of(x, condition, batch) for x in (samples, real, fake))
+            taught = None if taught is None else self.stage.frames_of(taught, condition, batch)
             batch = {**batch, "targets": samples.detach()}
-        learned = self.stage.loss_of_v(v, made, noise, timesteps, condition, batch)
-        return matching_loss(samples, real, fake) + learned
+        loss = matching_loss(samples, real, fake)
+        if taught is not None:
+            loss = loss + config.regression * charbonnier(samples, taught).mean()
+        return loss + self.stage.loss_of_v(v, made, noise, timesteps, condition, batch)
 
     @contextlib.contextmanager
     def _teaching(self) -> Iterator[UNet]:
@@ -171,7 +183,8 @@ class DistillStage(UNetStage):
         def level() -> Tensor:
             return torch.randint(low, high + 1, (items,), generator=generator).to(like.device)
 
-        last = int(torch.randint(self.config.sampling.steps, (1,), generator=generator))
+        # Every other time or so the first step: it has the most to learn.
+        last = int(self.config.sampling.steps * float(torch.rand((), generator=generator)) ** 2)
         return Draws(last, noise(), (level(), noise()), (level(), noise()))
 
 

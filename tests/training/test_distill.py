@@ -39,9 +39,9 @@ def arguments(data: Path, out: Path, *more: str) -> list[str]:
     return [*given, *more]
 
 
-def loss_of(stage: DistillStage) -> torch.Tensor:
+def loss_of(stage: DistillStage, seed: int = 1) -> torch.Tensor:
     batch = torch.utils.data.default_collate([stage.dataset()[index] for index in range(2)])
-    return stage.loss(stage.module, batch, torch.Generator().manual_seed(1))
+    return stage.loss(stage.module, batch, torch.Generator().manual_seed(seed))
 
 
 def test_student_and_critic_learn_each_from_its_own_loss_and_the_teacher_stays(data, tmp_path) -> None:
@@ -65,6 +65,39 @@ def test_a_critic_without_a_lora_is_a_copy_of_the_teacher_that_learns_whole(data
     assert moved == {"student", "critic"}
     networks = (stage.module.critic, stage.module.student, stage.module.teacher)
     assert all(torch.equal(value, n.state_dict()[name]) for n in networks for name, value in teacher.items())
+
+
+def test_regression_is_the_distance_from_the_teachers_sample_of_the_same_noise(data, tmp_path) -> None:
+    """A student that is its teacher makes the same sample in as many steps, and another one by its first step alone."""
+    given = arguments(data, tmp_path, "critic_rank=0", "teacher_guidance=1", "regression_steps=2")
+    # The first draw of a step says which sampling step is trained.
+    draws = {seed: float(torch.rand((), generator=torch.Generator().manual_seed(seed))) for seed in range(20)}
+    first, last = min(draws, key=lambda seed: draws[seed]), max(draws, key=lambda seed: draws[seed])
+
+    def distance(seed: int) -> float:
+        losses = []
+        for weight in (0, 1):
+            stage = DistillStage(settings_of(DistillConfig, [*given, f"regression={weight}"]))
+            stage.module.student.train(False)  # without drop-out
+            losses.append(float(loss_of(stage, seed).detach()))
+        return losses[1] - losses[0]
+
+    with one_thread():
+        distances = {seed: distance(seed) for seed in (first, last)}
+    # The smooth distance of equal values.
+    assert distances[last] == pytest.approx(2e-3, abs=1e-5) and distances[first] > 0.01
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_critic_of_a_teacher_of_pixels_learns_by_its_loss(data, tmp_path, relative) -> None:
+    given = arguments(data, tmp_path, "critic_rank=0", "teacher_guidance=1", "objective.pixels=true")
+    with one_thread():
+        stage = DistillStage(settings_of(DistillConfig, [*given, f"objective.relative={str(relative).lower()}"]))
+        loss = loss_of(stage)
+        loss.backward()
+    assert torch.isfinite(loss)
+    critic = [value.grad for value in stage.module.critic.parameters() if value.grad is not None]
+    assert any(gradient.any() for gradient in critic)
 
 
 def test_the_critic_has_its_own_learning_rate(data, tmp_path) -> None:
