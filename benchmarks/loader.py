@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -46,9 +47,10 @@ def items_a_second(seconds: float) -> float:
 def forward_operations() -> float:
     """Floating-point operations of the U-Net for one clip."""
     unet = full_size().unet.requires_grad_(False)
-    channels, width = unet.config["in_channels"], unet.config["context_dim"]
+    options: Any = unet.config
+    channels, width = options["in_channels"], options["context_dim"]
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        tokens = unet.config["text_tokens"] + 16 * FRAMES
+        tokens = options["text_tokens"] + 16 * FRAMES
         sample = torch.empty(1, channels, FRAMES, HEIGHT, WIDTH)
         unet(sample, torch.zeros(1, dtype=torch.long), torch.empty(1, tokens, width), torch.zeros(1, dtype=torch.long))
     return float(counter.get_total_flops())
