@@ -9,9 +9,9 @@ they show at the targets; some minutes. `near` takes a photograph of a posed sce
 `photos` gets the ones named by `--from`, shrunk to `--size` pixels, and `truth/near` the middle of the nearer one,
 `--zoom` times magnified, at the same size; where this is in the first of the others is printed, for `--target`.
 `score` renders each scene at the cameras of a folder of posed pictures, at their size, and prints the means for each
-folder of pictures in it (x3, x9, ...): PSNR in dB, SSIM, GMSD (less is better), HaarPSI, over the whole picture and over
-what the photographs show (the pictures' masks), and the largest share of needles in a view. With `--pictures FOLDER` it
-writes the renders, too.
+folder of pictures in it (x3, x9, ...): PSNR in dB, SSIM, GMSD (less is better), HaarPSI, over the whole picture and
+over what the photographs show (the pictures' masks), and the largest share of needles in a view. With `--pictures
+FOLDER` it writes the renders, too.
 """
 
 import argparse

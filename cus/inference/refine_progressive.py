@@ -11,7 +11,7 @@ from cus.diffusion.loading import load_model
 from cus.digests import tensors_digest
 from cus.inference.folder import State
 from cus.inference.progress import OnProgress
-from cus.inference.refine_work import LONGEST, Work
+from cus.inference.refine_work import Work
 from cus.inference.settings import fingerprint
 from cus.refinement.detail import with_detail
 from cus.refinement.frontier import round_factors
@@ -28,7 +28,7 @@ PHOTOGRAPHS = 1 / 3
 def rounds(work: Work, on_fit: OnProgress) -> Gaussians:
     """All rounds up to the factor of the settings. Raises InputError for a model that cannot be loaded."""
     training, factors = _Training(work), round_factors(work.settings.times)
-    gaussians = work.given.shortened(LONGEST)
+    gaussians = work.given
     each = GENERATION + work.settings.steps
     for number, factor in enumerate(factors):
 
@@ -41,7 +41,8 @@ def rounds(work: Work, on_fit: OnProgress) -> Gaussians:
         gaussians, added = with_detail(gaussians, made, training.known.scene.cameras, training.options.gaussians)
         work.notes.append(f"x{factor:g}: {len(made)} views generated, {added:,} Gaussians added")
         training.known = training.known.extended(made, weights)
-        gaussians = training.fit(f"fit{number + 1}", gaussians, number, partial(told, GENERATION))
+        if added:
+            gaussians = training.fit(f"fit{number + 1}", gaussians, added, number, partial(told, GENERATION))
     return gaussians
 
 
@@ -77,13 +78,17 @@ class _Training:
         work.unfinished.append(work.folder.path / "state" / f"{stage}.safetensors")
         return _views(state, self.known.scene.images.device)
 
-    def fit(self, stage: str, gaussians: Gaussians, number: int, on_fit: OnProgress) -> Gaussians:
-        """Fine-tune on all known views."""
+    def fit(self, stage: str, gaussians: Gaussians, added: int, number: int, on_fit: OnProgress) -> Gaussians:
+        """Fine-tune the `added` Gaussians, the last ones, on all known views.
+
+        The others stay as they are: generated views would make them worse for the photographs' views.
+        """
         generated = len(self.known.scene) - self.known.count
         crops = max(1, round(PHOTOGRAPHS / (1 - PHOTOGRAPHS) * generated / self.known.count) - 1)
         config = replace(self.work.config, crops=crops)
         record = self.work.record(stage, on_fit)
-        return fit_views(self.known.views, gaussians, config, self.work.settings.seed + number, record).gaussians
+        seed, kept = self.work.settings.seed + number, len(gaussians) - added
+        return fit_views(self.known.views, gaussians, config, seed, record, kept=kept).gaussians
 
 
 def _state(made: SceneEstimate, weights: Tensor) -> State:

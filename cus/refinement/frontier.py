@@ -10,10 +10,12 @@ from torch.nn.functional import normalize
 from cus.cameras import Cameras
 from cus.cameras.conversions import viewmats_from_c2w
 from cus.cameras.trajectories import turning
+from cus.splats.levels import STEP
 
-# Each round comes this many times nearer; a last round of a smaller factor than the second joins the one before.
+# Each round comes this many times nearer; a last one that would come less than a level of detail nearer joins the one
+# before.
 APPROACH = 3.0
-SMALLEST_STEP = 1.25
+SMALLEST_STEP = STEP
 # Candidates on the way miss the target by up to this share of half a picture.
 OFF_CENTRE = 0.5
 

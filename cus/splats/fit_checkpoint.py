@@ -38,6 +38,7 @@ def fit_fingerprints(fit: Fit) -> dict[str, str]:
         digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.numpy().reshape(-1).view(np.uint8).data)
     words = f"{fit.config!r}, seed={fit.seed}" + (f", {settings}" if settings else "")
+    words += f", kept={fit.kept}" if fit.kept else ""
     return {"inputs": digest.hexdigest()[:16], "settings": words}
 
 

@@ -36,6 +36,7 @@ class Fit:
         config: Settings of the fit.
         seed: Seed of every random draw.
         source: Source of extra views that take turns with the images, or None.
+        kept: Number of the given Gaussians, from the first on, that do not change.
     """
 
     views: Views
@@ -43,6 +44,7 @@ class Fit:
     config: FitConfig
     seed: int
     source: ViewSource | None = None
+    kept: int = 0
 
     def starting_gaussians(self) -> Gaussians:
         """The given Gaussians at the degree of the settings, or new ones from `starting_gaussians`."""

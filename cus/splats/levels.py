@@ -3,8 +3,8 @@
 A view samples a Gaussian at its focal length over its depth there, in pixels per scene unit. Detail for close-ups would
 alias or blur views from afar, and what represents the whole would cover the detail. As in GaussianZoom, the share of a
 Gaussian is max(0, 1 - |log_s(rate / its own rate)|): between two levels whose rates differ by the factor s, the shares
-of both add up to one. Here the lowest and the highest rate of each Gaussian are separate, so that the coarsest level
-stays in any view from afar, and the finest, or one without finer detail at its place, in any close-up.
+of both add up to one. Here each Gaussian has a lowest and a highest rate: the coarsest level has no lowest one, the
+finest, and those without finer detail at their place, no highest one.
 """
 
 import math
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 
-# The base s of the logarithm, and the factor between the distances of two levels.
-STEP = 3.0
+# The base s of the logarithm: coming this many times nearer, one level replaces the other.
+STEP = 3**0.5
 # Opacities this near to 1 have no usable logarithm of transmittance.
 _OPAQUE = 1e-6
 

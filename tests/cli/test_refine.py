@@ -87,7 +87,7 @@ def test_the_held_out_photograph_does_not_supervise(copy, monkeypatch):
 )
 def test_what_was_cut_off_goes_on_bit_for_bit(copy, monkeypatch, method, stop):
     arguments = [str(copy / "fit"), *QUICK, "--iterations", "8", "--target", "0.5,0.5", "--method", method]
-    arguments += ["--factor", "4"]
+    arguments += ["--factor", "9"]
     assert main([*arguments, "--out", str(copy / "whole")]) in (0, 3)
     original = refine_work.FitRecord
     begun = []

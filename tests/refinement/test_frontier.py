@@ -13,7 +13,16 @@ ANCHORS = Cameras.cat([pinhole((-0.5, 0.0, 0.0)), pinhole((0.5, 0.1, 0.2))])
 
 @pytest.mark.parametrize(
     ("factor", "rounds"),
-    [(2.0, [2.0]), (3.0, [3.0]), (3.5, [3.5]), (9.0, [3.0, 9.0]), (10.0, [3.0, 10.0]), (27.0, [3.0, 9.0, 27.0])],
+    [
+        (2.0, [2.0]),
+        (3.0, [3.0]),
+        (3.5, [3.5]),
+        (5.0, [5.0]),
+        (6.0, [3.0, 6.0]),
+        (9.0, [3.0, 9.0]),
+        (10.0, [3.0, 10.0]),
+        (27.0, [3.0, 9.0, 27.0]),
+    ],
 )
 def test_each_round_comes_three_times_nearer_until_the_factor(factor: float, rounds: list[float]):
     assert round_factors(factor) == rounds
