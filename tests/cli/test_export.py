@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,20 @@ def test_what_a_format_loses_is_said(tmp_path, capsys):
     assert "no view dependence" in capsys.readouterr().err
     assert main([str(tmp_path / "a.ply"), "--format", "spz"]) == 0
     assert "3 Gaussians have a scale outside" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", ["spz", "splat"])
+def test_levels_of_detail_are_baked_where_a_format_cannot_hold_them(tmp_path, capsys, end):
+    rates = torch.tensor([[0.0, 5.0]] * 12 + [[9.0, 0.0]] * 8)
+    save_splats(tmp_path / "a.ply", replace(gaussians(), rates=rates))
+    assert main([str(tmp_path / "a.ply"), "--format", end]) == 0
+    told = capsys.readouterr().err
+    assert "the finest one is written" in told and "8 Gaussians" in told
+    assert len(load_splats(tmp_path / f"a.{end}")) == 8
+    assert main([str(tmp_path / "a.ply"), "--format", "ply", "--out", str(tmp_path / "b.ply")]) == 0
+    assert "rate_low and rate_high" in capsys.readouterr().err
+    kept = load_splats(tmp_path / "b.ply").rates
+    assert kept is not None and torch.equal(kept, rates)
 
 
 @pytest.mark.parametrize(
