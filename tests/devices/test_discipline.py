@@ -21,12 +21,15 @@ from cus.diffusion.sampler import ddim
 from cus.scene import SceneEstimate
 from cus.splats import FitConfig, fit_gaussians
 from cus.training.decoder import SkipDecoding
+from cus.training.distill import DistillConfig, DistillStage
+from cus.training.scripts import settings_of
 from cus.training.unet import UNetStage
 from tests.devices.claimed import Claimed, DeviceError, Machine
 from tests.diffusion.tiny import layered, pictures, tiny_pipeline
 from tests.evaluation.small_scenes import one_thread
 from tests.training.made_clips import made_clip, write_made_clips
 from tests.training.test_clip_crops import small_stage
+from tests.training.test_distill import arguments
 
 NETWORKS = ("unet", "vae", "image_encoder", "image_projector", "prompt")
 
@@ -191,6 +194,24 @@ def test_a_training_step_of_the_u_net_stays_on_the_device_and_gives_the_cpus_gra
         found = step_of(unet_stage(tmp_path), structure, machine)
         torch.testing.assert_close(found[0].value, loss, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found[1].value, gradient, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("more", [["critic_rank=0", "regression=1", "objective.pixels=true"], ["critic_rank=2"]])
+def test_a_step_of_distillation_stays_on_the_device(more: list[str], tmp_path) -> None:
+    write_made_clips(tmp_path / "clips", 1)
+    tiny_pipeline(unshuffle=2).save_pretrained(tmp_path / "teacher")
+
+    def stage() -> DistillStage:
+        found = DistillStage(settings_of(DistillConfig, arguments(tmp_path, tmp_path / "out", *more)))
+        found.module.train(False)  # without drop-out, which draws from the device's own generator
+        return found
+
+    with one_thread():
+        loss, gradient = step_of(stage(), True)
+    with Machine("lazy") as machine:
+        found = step_of(stage(), True, machine)
+        torch.testing.assert_close(found[0].value, loss, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found[1].value, gradient, rtol=1e-2, atol=1e-4)
 
 
 def unet_stage(folder: Path) -> UNetStage:
