@@ -12,6 +12,7 @@ from cus.estimators.depth_anything_2 import DepthAnything2
 from cus.estimators.depth_pro import DepthPro
 from cus.estimators.dust3r import DUSt3R
 from cus.estimators.estimator import Estimator, Request
+from cus.estimators.map_anything import MapAnything
 from cus.estimators.mono import Mono
 from cus.estimators.predictions import MemoryShortage
 from cus.estimators.stereo import Stereo
@@ -20,7 +21,7 @@ from cus.kernels.threads import yield_cores
 from cus.scene import SceneEstimate, check_arguments
 
 REGISTRY: dict[str, Estimator] = {
-    one.name: one for one in (Stereo(), VGGT(), DUSt3R(), DA3(), DepthPro(), DepthAnything2(), Mono())
+    one.name: one for one in (Stereo(), VGGT(), DUSt3R(), MapAnything(), DA3(), DepthPro(), DepthAnything2(), Mono())
 }
 """Estimators by name."""
 ESTIMATORS = ("auto", *REGISTRY)

@@ -7,12 +7,12 @@ import pytest
 
 from tests.estimators.photographs import STAND_INS
 
-PACKAGES = ("vggt", "dust3r")
+PACKAGES = ("vggt", "dust3r", "mapanything")
 
 
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`vggt` and `dust3r` are the stand-ins, whatever is installed."""
+    """`vggt`, `dust3r` and `mapanything` are the stand-ins, whatever is installed."""
     mine = [name for name in sys.modules if name.split(".")[0] in PACKAGES]
     kept = {name: sys.modules.pop(name) for name in mine}
     monkeypatch.syspath_prepend(str(STAND_INS))

@@ -66,7 +66,14 @@ def dust3r_checkpoint(folder: Path, photos: Photographs, **changes: Tensor) -> s
     return f"dust3r:{folder}"
 
 
-CHECKPOINTS = {"vggt": vggt_checkpoint, "dust3r": dust3r_checkpoint}
+def map_anything_checkpoint(folder: Path, photos: Photographs, **changes: Tensor) -> str:
+    """The same for the stand-in of MapAnything, which is VGGT's behind another interface."""
+    vggt_checkpoint(folder, photos, **changes)
+    (folder / "config.json").write_text("{}")
+    return f"map-anything:{folder}"
+
+
+CHECKPOINTS = {"vggt": vggt_checkpoint, "dust3r": dust3r_checkpoint, "map-anything": map_anything_checkpoint}
 HEADS = ("camera_head", "depth_head", "point_head", "track_head")
 
 

@@ -1,4 +1,4 @@
-"""VGGT and DUSt3R against the truth of an analytic scene, through stand-ins that have their interface."""
+"""VGGT, DUSt3R and MapAnything against the truth of an analytic scene, through stand-ins that have their interface."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from tests.estimators.photographs import CHECKPOINTS, Photographs, photographs
 
 LANDSCAPE, PORTRAIT = (160, 120), (120, 160)
 MIXED = [LANDSCAPE, (90, 150), (140, 96)]
-BOTH = pytest.mark.parametrize("network", ["vggt", "dust3r"])
+ALL = pytest.mark.parametrize("network", ["vggt", "dust3r", "map-anything"])
 BATCHES = pytest.mark.parametrize(
     "sizes",
     [[LANDSCAPE] * 2, [PORTRAIT] * 3, MIXED, [(700, 500)] * 2],
@@ -38,7 +38,7 @@ def in_unit_of(scene: SceneEstimate, photos: Photographs) -> float:
     return float((scene.depths[photos.valid] / photos.depths[photos.valid]).median())
 
 
-@BOTH
+@ALL
 @BATCHES
 def test_every_depth_is_right_and_cameras_come_back_to_the_photographs_pixels_in_their_order(
     stand_ins, tmp_path, network, sizes
@@ -67,7 +67,7 @@ def test_every_depth_is_right_and_cameras_come_back_to_the_photographs_pixels_in
     torch.testing.assert_close(scene.cameras.Ks[:, :2, :2], Ks[:, :2, :2], atol=1e-3, rtol=4e-3)
 
 
-@BOTH
+@ALL
 def test_the_first_camera_is_the_world_and_the_scene_scale_the_unit(stand_ins, tmp_path, network):
     photos = pair(MIXED)
     for unit in (0.01, 7.0):
@@ -76,11 +76,11 @@ def test_the_first_camera_is_the_world_and_the_scene_scale_the_unit(stand_ins, t
         assert scene.scale == pytest.approx(1, abs=1e-4)
         true_scale = SceneEstimate(photos.images, photos.cameras, photos.depths, scene.confidences).scale
         assert in_unit_of(scene, photos) == pytest.approx(1 / true_scale, rel=1e-3)
-        stated = re.search(r"unit of length .* first camera: (\S+) of", scene.notes[0])
+        stated = re.search(r"unit of length .* first camera: (\S+) (?:of|metres)", scene.notes[0])
         assert stated and float(stated[1]) == pytest.approx(unit * true_scale, rel=1e-3)
 
 
-@BOTH
+@ALL
 def test_what_the_network_is_not_sure_of_has_the_lower_confidence(stand_ins, tmp_path, network):
     photos = pair()
     images = photos.images.clone()
@@ -93,7 +93,7 @@ def test_what_the_network_is_not_sure_of_has_the_lower_confidence(stand_ins, tmp
     assert not bool(scene.reliable[changed].float().mean() > 0.3)
 
 
-@BOTH
+@ALL
 def test_given_cameras_are_kept_and_depths_come_into_their_unit(stand_ins, tmp_path, network):
     photos = pair(MIXED)
     given = similar(photos.cameras, 12.5)
@@ -105,7 +105,7 @@ def test_given_cameras_are_kept_and_depths_come_into_their_unit(stand_ins, tmp_p
     assert "given cameras are kept" in told and "0.00 degrees" in told and "warning" not in told
 
 
-@BOTH
+@ALL
 def test_wrong_focal_lengths_of_the_network_are_told_and_their_depths_fitted(stand_ins, tmp_path, network):
     photos = photographs([(320, 240)] * 2, (0.1, 0.6))
     longer = Photographs(photos.images, photos.valid, photos.depths, photos.cameras, 1.2 * photos.focals)
@@ -116,7 +116,7 @@ def test_wrong_focal_lengths_of_the_network_are_told_and_their_depths_fitted(sta
     assert torch.equal(scene.cameras.Ks, photos.cameras.Ks)
 
 
-@BOTH
+@ALL
 def test_a_camera_that_is_off_shows_in_degrees_and_baselines(stand_ins, tmp_path, network):
     photos = pair()
     viewmats = photos.cameras.viewmats.clone()
@@ -129,7 +129,7 @@ def test_a_camera_that_is_off_shows_in_degrees_and_baselines(stand_ins, tmp_path
     assert any("at most 1.00 degrees" in note for note in scene.notes)
 
 
-@BOTH
+@ALL
 def test_values_that_are_not_numbers_are_refused(stand_ins, tmp_path, network):
     photos = pair()
     checkpoint = CHECKPOINTS[network](tmp_path, photos, surest=torch.tensor([math.nan]))
@@ -137,7 +137,7 @@ def test_values_that_are_not_numbers_are_refused(stand_ins, tmp_path, network):
         estimate_scene(photos.images, None, checkpoint)
 
 
-@BOTH
+@ALL
 def test_views_of_which_nothing_is_believed_are_refused(stand_ins, tmp_path, network):
     photos = pair([LANDSCAPE] * 3)
     images = photos.images.clone()
@@ -152,7 +152,7 @@ def test_a_pair_without_a_pose_is_refused(stand_ins, tmp_path):
         estimate_scene(photos.images, None, CHECKPOINTS["dust3r"](tmp_path, photos, surest=torch.tensor([-20.0])))
 
 
-@BOTH
+@ALL
 def test_too_little_memory_names_the_remedies(stand_ins, tmp_path, network):
     photos = pair(MIXED)
     checkpoint = CHECKPOINTS[network](tmp_path, photos, memory=torch.tensor([2.0]))
@@ -160,7 +160,7 @@ def test_too_little_memory_names_the_remedies(stand_ins, tmp_path, network):
         estimate_scene(photos.images, None, checkpoint, valid=photos.valid)
 
 
-@BOTH
+@ALL
 def test_progress_ends_where_it_said(stand_ins, tmp_path, network):
     photos = pair()
     told: list[tuple[int, int]] = []
@@ -170,7 +170,7 @@ def test_progress_ends_where_it_said(stand_ins, tmp_path, network):
     assert told == [(step, len(told)) for step in range(1, len(told) + 1)]
 
 
-@BOTH
+@ALL
 def test_the_command_takes_it_and_the_report_names_it(stand_ins, tmp_path, network):
     photos = photographs([(320, 240)] * 2, (0.1, 0.6))
     files = []
