@@ -34,9 +34,9 @@ class PhotoSettings:
         focal_35mm: focal length as 35 mm equivalent, in mm (default: EXIF, else a guess that the report names)
         fov: horizontal field of view of the photographs, in degrees, instead of --focal-35mm
         photo_size: longest side at which the photographs are used, in pixels
-        estimator: what estimates cameras and depth: stereo, da3 (Depth Anything 3), vggt, dust3r, or auto: vggt where
-            it is installed and its weights are on this machine, else da3 where its weights are, else stereo; da3:base
-            is larger than da3; vggt:WEIGHTS or da3:WEIGHTS names other weights, a Hub id such as
+        estimator: what estimates cameras and depth: stereo, da3 (Depth Anything 3), vggt, dust3r, map-anything, or
+            auto: vggt where it is installed and its weights are on this machine, else da3 where its weights are, else
+            stereo; da3:base is larger than da3; vggt:WEIGHTS or da3:WEIGHTS names other weights, a Hub id such as
             facebook/VGGT-1B-Commercial, a folder or a file. For one photograph: da3, depth-pro, depth-anything-2,
             mono (small and rough), or auto: the first of these whose weights are here
         all_views: refuse photographs if one cannot be placed; otherwise such a photograph is left out with a note, as

@@ -154,7 +154,7 @@ def test_repositories_without_such_weights_are_refused(stand_ins, hub, monkeypat
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        ("sterio", "must be one of auto, stereo, vggt, dust3r, da3"),
+        ("sterio", "must be one of auto, stereo, vggt, dust3r, map-anything, da3"),
         ("stereo:org/name", "stereo takes no weights"),
         ("auto:org/name", "auto takes no weights"),
         ("vggt:", "no weights after vggt:"),
@@ -182,7 +182,8 @@ def test_stereo_is_named_too():
     views = planes.cameras((0.0, 0.5), width=320, height=240, focal=340.0)
     scene = estimate_scene(planes.render(views)[0], views, "stereo")
     assert scene.notes[-1] == "estimator: stereo"
-    assert set(ESTIMATORS) == {"auto", "stereo", "vggt", "dust3r", "da3", "depth-pro", "depth-anything-2", "mono"}
+    networks = {"vggt", "dust3r", "map-anything", "da3", "depth-pro", "depth-anything-2", "mono"}
+    assert set(ESTIMATORS) == {"auto", "stereo"} | networks
 
 
 @BOTH
