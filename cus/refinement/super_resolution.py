@@ -133,7 +133,7 @@ def super_resolve(
     options.check()
     call = call or Call()
     views, selected = _selected(scene, views, options)
-    conditioning = None if prior is None else _conditioning(scene, options.factor)
+    conditioning = None if prior is None else conditioning_of(scene, options.factor)
     # A fit that starts from a fitted scene.
     config = replace(config, iterations=options.iterations, crops=max(1, config.crops), coarse_share=0.0, sh_warmup=0.0)
     pictures: list[Tensor] = []
@@ -233,7 +233,7 @@ def _selected(scene: SceneEstimate, views: Views, options: SuperResolution) -> t
     return replace(views, photograph_weights=weights), float((~sharp).float().mean())
 
 
-def _conditioning(scene: SceneEstimate, factor: int) -> Conditioning:
+def conditioning_of(scene: SceneEstimate, factor: int) -> Conditioning:
     """The photographs' fused warp into each view at the enlarged size."""
     width, height = factor * scene.cameras.width, factor * scene.cameras.height
     return fused_warp(agree(scene), scene.cameras.resized(width, height), agreed=True, with_layers=True)
