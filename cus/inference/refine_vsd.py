@@ -116,6 +116,8 @@ def rounds(work: Enlargeable, on_progress: OnProgress) -> Gaussians:
 
         return work.record(f"vsd-fit{turn}", on_fit)
 
+    if prior is not None:
+        on_progress(0, total, "warps of the photographs for the model")
     call = Call(on_upscale, record, Kept(work))
     made = super_resolve(
         work.estimate, work.views, work.given.baked(), work.config, options, prior, settings.seed, call
@@ -137,8 +139,8 @@ def told(work: Enlargeable, selected: float) -> list[str]:
             "all of their pixels"
         )
     if work.settings.enlargement.selective:
+        share, rest = 100 * selected, "; the rest is resolved by other photographs"
         notes.append(
-            f"{100 * selected:.0f} % of the photographs' pixels were enlarged {factor} times; the rest is resolved by "
-            "other photographs"
+            f"{share:.0f} % of the photographs' pixels were enlarged {factor} times{rest if share < 99.5 else ''}"
         )
     return notes

@@ -82,6 +82,20 @@ def test_crops_look_for_pixels_that_count_and_carry_their_confidence(views) -> N
         assert torch.equal(crop.weights > 0, inside) and float(crop.weights.max()) == 0.5
 
 
+def test_crops_may_count_where_the_images_do_not_and_the_other_way_round(views) -> None:
+    own = torch.zeros_like(views.pixel_weights)
+    own[:, :, :24] = 0.5
+    weighted = replace(views, photograph_weights=own)
+    weighted.check()
+    crops = crops_of(weighted)
+    drawn = [crops.draw(0).weights for _ in range(16)]
+    assert {float(value) for weights in drawn for value in weights.unique()} == {0.0, 0.5}
+    assert float(torch.stack(drawn).mean()) > 0.25
+    assert crops_of(replace(views, photograph_weights=own * 0)).images == []
+    with pytest.raises(ValueError, match="photograph_confidence"):
+        replace(views, photograph_weights=own[:1]).check()
+
+
 def test_photographs_that_are_hardly_larger_give_no_crops(views) -> None:
     small = tuple(picture[:, ::4, ::4] for picture in views.photographs if picture is not None)
     assert crops_of(replace(views, photographs=small)).images == []
