@@ -10,6 +10,7 @@ from cus.diffusion.loading import find_fitting_lora, find_model
 from cus.diffusion.lora import require_peft
 from cus.errors import InputError
 from cus.inference.enlarge_settings import EnlargeSettings
+from cus.inference.folder import RunFolder
 from cus.inference.progress import OnProgress
 from cus.inference.refine_settings import RefineSettings
 from cus.inference.refine_subject import Subject
@@ -26,8 +27,14 @@ MOST_PIXELS = 36_000_000
 
 def check(subject: Subject, settings: RefineSettings) -> None:
     """Refuse what cannot be enlarged. Raises InputError."""
-    check_enlargement(max(max(size) for size in subject.posed.sizes), settings.times, settings.size)
+    check_enlargement(max(map(max, subject.posed.sizes)), settings.times, _used_size(subject) or settings.size)
     check_prior(settings.model, settings.enlargement, int(settings.times))
+
+
+def _used_size(subject: Subject) -> int | None:
+    """Longest side of the photographs as a run recorded them with their depths; None if they are read anew."""
+    recorded = None if subject.run is None else RunFolder(subject.run).recorded("scene")
+    return None if recorded is None or "valid" not in recorded.tensors else max(recorded.tensors["valid"].shape[-2:])
 
 
 def check_enlargement(longest: int, factor: float, size: int) -> None:
@@ -36,8 +43,9 @@ def check_enlargement(longest: int, factor: float, size: int) -> None:
         raise InputError(f"photographs are enlarged by a whole factor from 2 to 16; got --factor {factor:g}")
     if longest >= factor * size:
         raise InputError(
-            f"the photographs are {longest} pixels long, and at --size {size} they would be enlarged to "
-            f"{int(factor) * size}: they show that already; use --size {longest}, or --method pseudo-labels"
+            f"the photographs are {longest} pixels long, and used at {size} they would be enlarged to "
+            f"{int(factor) * size}: they show that already; use --size {longest} (a run of cus-infer: a larger "
+            "--factor), or --method pseudo-labels"
         )
     side = int(factor) * min(size, longest)
     if side**2 > MOST_PIXELS:
