@@ -53,7 +53,7 @@ class ProgressiveOptions:
     references: int = 5
     updated: int = 8
     candidates: int = 48
-    gaussians: int = 60_000
+    gaussians: int = 120_000
     shown: float = 0.5
     invented: float = 0.1
 
