@@ -11,7 +11,7 @@ from tyro.conf import Positional
 from cus.cli.command import run_command
 from cus.cli.failures import DONE, UNTRUSTED
 from cus.cli.reading import Common, Earlier
-from cus.inference.refine_settings import RefineSettings
+from cus.inference.refinement.settings import RefineSettings
 from cus.options import Flag, option
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def refine_command(options: RefineCommand, progress: "ConsoleProgress") -> int:
         with progress.loading():
             from cus.errors import InputError
             from cus.inference.folder import RunFolder
-            from cus.inference.refine import refine
-            from cus.inference.refine_subject import read_subject
+            from cus.inference.refinement.run import refine
+            from cus.inference.refinement.subject import read_subject
             from cus.inference.settings import torch_device
 
             device = torch_device(options.device)

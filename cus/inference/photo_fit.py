@@ -16,15 +16,16 @@ from cus.conditioning.fusion import fused_photos
 from cus.datasets.scenes import find_scenes, open_scene
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
-from cus.inference import machine, refine_vsd
+from cus.inference import machine
 from cus.inference.fit_options import FitOptions
 from cus.inference.folder import RunFolder
 from cus.inference.labels import STAGES
 from cus.inference.outputs import save_png, to_bytes, view_names, write_refined
 from cus.inference.photographs import LARGEST_PHOTOGRAPH, oversized
 from cus.inference.progress import Progress, timed_stage
-from cus.inference.refine_settings import RefineSettings
-from cus.inference.refine_work import Enlargeable
+from cus.inference.refinement import vsd
+from cus.inference.refinement.settings import RefineSettings
+from cus.inference.refinement.work import Enlargeable
 from cus.inference.settings import fingerprint
 from cus.refinement.pseudo_labels import PseudoLabels
 from cus.splats import FitConfig, FitRecord, FitResult, Views, fit_views, render, save_ply, ssim
@@ -131,7 +132,7 @@ def fit_photos(
     """
     seconds: dict[str, float] = {}
     if options.super_resolve:
-        refine_vsd.check_enlargement(max(map(max, scene.posed.sizes)), options.super_resolve, scene.size)
+        vsd.check_enlargement(max(map(max, scene.posed.sizes)), options.super_resolve, scene.size)
     config, photos, cameras = _prepared(scene, options, device)
     images, valid = photos.images, photos.valid
     train, held_out = scene.training, list(scene.held_out)
@@ -167,7 +168,7 @@ def fit_photos(
             estimate=replace(estimate, cameras=found.cameras),
         )
         with timed_stage(progress, STAGES["enlarged"], "enlarged", seconds) as on_round:
-            found = replace(found, gaussians=refine_vsd.rounds(work, on_round))
+            found = replace(found, gaussians=vsd.rounds(work, on_round))
     everything = Cameras.cat([found.cameras, cameras[held_out]]) if held_out else found.cameras
     renders = render(found.gaussians, everything, antialiased=config.antialiased)
     names = view_names(scene.posed.paths)

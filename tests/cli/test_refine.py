@@ -13,7 +13,7 @@ from cus.cli.fit import main as fit
 from cus.cli.refine import main
 from cus.datasets.scenes import open_scene
 from cus.errors import InputError
-from cus.inference import refine_methods, refine_progressive, refine_vsd, refine_work
+from cus.inference.refinement import methods, progressive, vsd, work
 from cus.report.video import read_video
 from cus.splats import load_splats, save_ply
 from tests.cli.test_fit import posed_wall
@@ -63,13 +63,13 @@ def test_a_fit_is_refined_into_a_folder_of_its_own(copy, capsys):
 
 def test_the_held_out_photograph_does_not_supervise(copy, monkeypatch):
     seen = []
-    original = refine_methods.fit_views
+    original = methods.fit_views
 
     def watched(views, *arguments):
         seen.append(len(views))
         return original(views, *arguments)
 
-    monkeypatch.setattr(refine_methods, "fit_views", watched)
+    monkeypatch.setattr(methods, "fit_views", watched)
     assert main([str(copy / "fit"), *QUICK]) in (0, 3)
     assert main([str(copy / "fit" / "splat.ply"), "--data", str(copy / "wall"), *QUICK]) in (0, 3)
     assert main([str(copy / "fit-refined"), *QUICK]) in (0, 3)
@@ -89,7 +89,7 @@ def test_what_was_cut_off_goes_on_bit_for_bit(copy, monkeypatch, method, stop):
     arguments = [str(copy / "fit"), *QUICK, "--iterations", "8", "--target", "0.5,0.5", "--method", method]
     arguments += ["--factor", "9"]
     assert main([*arguments, "--out", str(copy / "whole")]) in (0, 3)
-    original = refine_work.FitRecord
+    original = work.FitRecord
     begun = []
 
     def cut(on_status, **rest):
@@ -102,7 +102,7 @@ def test_what_was_cut_off_goes_on_bit_for_bit(copy, monkeypatch, method, stop):
 
         return original(on_status=interrupt, every=4, **rest)
 
-    monkeypatch.setattr(refine_work, "FitRecord", cut)
+    monkeypatch.setattr(work, "FitRecord", cut)
     assert main([*arguments, "--out", str(copy / "cut")]) == 130
     assert not (copy / "cut" / "splat.ply").exists()
     monkeypatch.undo()
@@ -115,13 +115,13 @@ def test_what_was_cut_off_goes_on_bit_for_bit(copy, monkeypatch, method, stop):
 @pytest.mark.slow
 def test_a_scene_trains_itself_nearer_in_rounds(copy, capsys, monkeypatch):
     generated = []
-    original = refine_progressive.generate_views
+    original = progressive.generate_views
 
     def watched(*arguments):
         generated.append(original(*arguments))
         return generated[-1]
 
-    monkeypatch.setattr(refine_progressive, "generate_views", watched)
+    monkeypatch.setattr(progressive, "generate_views", watched)
     arguments = [str(copy / "fit"), *QUICK, "--factor", "9", "--method", "progressive"]
     assert main(arguments) in (0, 3)
     made = json.loads((copy / "fit-refined" / "refine.json").read_text())
@@ -187,7 +187,7 @@ def test_a_scene_is_enlarged_without_a_prior(copy, capsys):
 def test_an_enlargement_that_was_cut_off_goes_on_with_the_round_it_was_in(copy, monkeypatch):
     arguments = [str(copy / "fit"), *QUICK, *VSD, "--model", "none"]
     assert main([*arguments, "--out", str(copy / "whole")]) in (0, 3)
-    original = refine_vsd.super_resolve
+    original = vsd.super_resolve
 
     def cut(*inputs):
         call = inputs[-1]
@@ -200,7 +200,7 @@ def test_an_enlargement_that_was_cut_off_goes_on_with_the_round_it_was_in(copy, 
 
         return original(*inputs[:-1], replace(call, keep=keep))
 
-    monkeypatch.setattr(refine_vsd, "super_resolve", cut)
+    monkeypatch.setattr(vsd, "super_resolve", cut)
     assert main([*arguments, "--out", str(copy / "cut")]) == 130
     monkeypatch.undo()
     kept = {path.name.split("-")[1] for path in (copy / "cut" / "state").iterdir() if path.name.startswith("vsd-")}
@@ -225,9 +225,9 @@ def test_what_cannot_be_enlarged_is_said_before_the_work(copy, capsys):
 
     assert "by a whole factor from 2 to 16; got --factor 2.5" in refused("--factor", "2.5")
     with pytest.raises(InputError, match="they show that already; use --size 512"):
-        refine_vsd.check_enlargement(512, 4, 128)
+        vsd.check_enlargement(512, 4, 128)
     with pytest.raises(InputError, match="more than fits"):
-        refine_vsd.check_enlargement(4000, 4, 4000)
+        vsd.check_enlargement(4000, 4, 4000)
     assert "there is no model at" in refused("--model", "nowhere", "--size", "96")
     assert "enlarges 4 times, not 2; use --factor 4" in refused("--model", "sd-x4", "--factor", "2", "--size", "96")
     assert "name one with --model" in refused("--model", "none", "--lora", "mine", "--size", "96")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cus.inference.refine_looks import Look, judge_refinement
+from cus.inference.refinement.looks import Look, judge_refinement
 from cus.viewer.steadiness import FrameMeasures, Steadiness
 
 

@@ -9,12 +9,12 @@ from torch import Tensor
 from cus.diffusion.loading import find_fitting_lora, find_model
 from cus.diffusion.lora import require_peft
 from cus.errors import InputError
-from cus.inference.enlarge_settings import EnlargeSettings
 from cus.inference.folder import RunFolder
 from cus.inference.progress import OnProgress
-from cus.inference.refine_settings import RefineSettings
-from cus.inference.refine_subject import Subject
-from cus.inference.refine_work import Enlargeable
+from cus.inference.refinement.enlarge_settings import EnlargeSettings
+from cus.inference.refinement.settings import RefineSettings
+from cus.inference.refinement.subject import Subject
+from cus.inference.refinement.work import Enlargeable
 from cus.refinement.distillation import DistillOptions
 from cus.refinement.priors import CriticOptions, PipelinePrior, open_prior, prior_class
 from cus.refinement.super_resolution import Call, SuperResolution, super_resolve

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from cus.inference.enlarge_settings import EnlargeSettings
+from cus.inference.refinement.enlarge_settings import EnlargeSettings
 from cus.limits import limited
 from cus.options import fractions, option, parsed
 

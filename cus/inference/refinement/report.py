@@ -9,9 +9,9 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.inference.folder import RunFolder
 from cus.inference.outputs import save_png, to_bytes, view_names, viewer_cameras
-from cus.inference.refine_looks import Look, RefinementVerdict
-from cus.inference.refine_settings import RefineSettings
-from cus.inference.refine_subject import Subject
+from cus.inference.refinement.looks import Look, RefinementVerdict
+from cus.inference.refinement.settings import RefineSettings
+from cus.inference.refinement.subject import Subject
 from cus.report.html import Pane, ReportData, write_report_html
 from cus.report.video import write_video
 from cus.report.viewer import Splats, ViewerData, Views

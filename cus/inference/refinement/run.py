@@ -21,12 +21,12 @@ from cus.inference.photo_fit import photo_views
 from cus.inference.photographs import LARGEST_PHOTOGRAPH, oversized
 from cus.inference.progress import OnProgress, Progress, timed_stage
 from cus.inference.recorded import scene_from
-from cus.inference.refine_looks import RefinementVerdict, Viewpoints, judge_refinement, look, probes_of
-from cus.inference.refine_methods import METHODS
-from cus.inference.refine_report import STAGES, WALK_FRAMES, Shown, write_pictures, write_refinement_report
-from cus.inference.refine_settings import RefineSettings
-from cus.inference.refine_subject import Subject, check_belongs
-from cus.inference.refine_work import Work
+from cus.inference.refinement.looks import RefinementVerdict, Viewpoints, judge_refinement, look, probes_of
+from cus.inference.refinement.methods import METHODS
+from cus.inference.refinement.report import STAGES, WALK_FRAMES, Shown, write_pictures, write_refinement_report
+from cus.inference.refinement.settings import RefineSettings
+from cus.inference.refinement.subject import Subject, check_belongs
+from cus.inference.refinement.work import Work
 from cus.inference.settings import fingerprint
 from cus.refinement.poses import PoseOptions
 from cus.refinement.pseudo_labels import LabelOptions, PseudoLabels

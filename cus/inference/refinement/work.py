@@ -6,7 +6,7 @@ from pathlib import Path
 from cus.cameras import Cameras
 from cus.inference.folder import RunFolder
 from cus.inference.progress import OnProgress
-from cus.inference.refine_settings import RefineSettings
+from cus.inference.refinement.settings import RefineSettings
 from cus.refinement.pseudo_labels import PseudoLabels
 from cus.scene import SceneEstimate
 from cus.splats import FitConfig, FitRecord, Gaussians

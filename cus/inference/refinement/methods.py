@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cus.inference.progress import OnProgress
-from cus.inference.refine_settings import RefineSettings
-from cus.inference.refine_subject import Subject
-from cus.inference.refine_work import LONGEST, Work
+from cus.inference.refinement.settings import RefineSettings
+from cus.inference.refinement.subject import Subject
+from cus.inference.refinement.work import LONGEST, Work
 from cus.splats import Gaussians, fit_views
 
 
@@ -23,7 +23,7 @@ def _pseudo_labels(work: Work, on_fit: OnProgress) -> Gaussians:
 
 def _progressive(work: Work, on_fit: OnProgress) -> Gaussians:
     """Generated views train the scene, three times nearer in each round."""
-    from cus.inference.refine_progressive import rounds
+    from cus.inference.refinement.progressive import rounds
 
     return rounds(work, on_fit)
 
@@ -36,13 +36,13 @@ def _check_progressive(subject: Subject, settings: RefineSettings) -> None:
 
 def _vsd(work: Work, on_fit: OnProgress) -> Gaussians:
     """Enlarged photographs supervise the scene, in rounds."""
-    from cus.inference.refine_vsd import rounds
+    from cus.inference.refinement.vsd import rounds
 
     return rounds(work, on_fit)
 
 
 def _check_vsd(subject: Subject, settings: RefineSettings) -> None:
-    from cus.inference.refine_vsd import check
+    from cus.inference.refinement.vsd import check
 
     check(subject, settings)
 

@@ -11,7 +11,7 @@ from cus.diffusion.loading import load_model
 from cus.digests import tensors_digest
 from cus.inference.folder import State
 from cus.inference.progress import OnProgress
-from cus.inference.refine_work import Work
+from cus.inference.refinement.work import Work
 from cus.inference.settings import fingerprint
 from cus.refinement.detail import with_detail
 from cus.refinement.frontier import round_factors
