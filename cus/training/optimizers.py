@@ -18,8 +18,8 @@ def make_optimizer(
     Raises:
         InputError: nothing to train, or 8-bit moments without bitsandbytes or a GPU.
     """
-    parameters = list(parameters)
-    if not parameters:
+    groups: list[Any] = list(parameters)
+    if not groups:
         raise InputError("nothing is trained: no part of the model has weights that learn")
     # The fused optimizer creates no tensors in a step; the other implementation copies all moments.
     options: dict[str, Any] = {"fused": True} if device.type == "cuda" else {}
@@ -35,4 +35,4 @@ def make_optimizer(
             ) from error
         kind, options = AdamW8bit, {}
     options |= {"lr": settings.learning_rate, "betas": (0.9, settings.beta2), "weight_decay": settings.weight_decay}
-    return kind(parameters, **options)
+    return kind(groups, **options)
