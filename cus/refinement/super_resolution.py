@@ -30,8 +30,6 @@ from cus.splats.fit_views import Views
 
 # Rounds of back-projection; each leaves about a third of the error. The last one leaves none.
 PROJECTIONS = 8
-# Before each fit, needles begin anew as discs: their longest half axis is at most this many times the second one.
-LONGEST = 2.0
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def super_resolve(
         enlarge = partial(enlarged, scene, start, options, prior, conditioning, seed + turn, config.antialiased, count)
         kept = call.keep(f"enlarged{turn}", lambda enlarge=enlarge: _as_bytes(enlarge()))
         pictures = [kept[f"picture{index}"] for index in range(len(scene))]
-        seen, begun = replace(views, photographs=tuple(pictures)), gaussians.shortened(LONGEST)
+        seen, begun = replace(views, photographs=tuple(pictures)), gaussians.shortened()
         source = PseudoLabels.beside(scene, pictures, seen, config) if options.labels else None
         fit = partial(fit_views, seen, begun, config, seed + turn, call.record(turn), source)
         tensors = call.keep(f"scene{turn}", lambda fit=fit: _tensors_of(fit().gaussians))

@@ -90,8 +90,11 @@ class Gaussians:
             return replace(self, sh=self.sh[:, :wanted])
         return replace(self, sh=torch.cat([self.sh, self.sh.new_zeros(len(self), wanted - given, 3)], dim=1))
 
-    def shortened(self, ratio: float) -> "Gaussians":
-        """With no half axis longer than `ratio` >= 1 times the second longest: needles become discs, discs stay."""
+    def shortened(self, ratio: float = 2.0) -> "Gaussians":
+        """With no half axis longer than `ratio` >= 1 times the second longest: needles become discs, discs stay.
+
+        A fit that continues from a scene begins with this.
+        """
         second = self.scales.sort(dim=1).values[:, 1:2]
         return replace(self, scales=torch.minimum(self.scales, ratio * second))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cus.inference.progress import OnProgress
 from cus.inference.refinement.settings import RefineSettings
 from cus.inference.refinement.subject import Subject
-from cus.inference.refinement.work import LONGEST, Work
+from cus.inference.refinement.work import Work
 from cus.splats import Gaussians, fit_views
 
 
@@ -16,7 +16,7 @@ def _pseudo_labels(work: Work, on_fit: OnProgress) -> Gaussians:
     if start is not work.given:
         work.notes.append("the scene's levels of detail are baked: pseudo-labels refine the finest one everywhere")
     record = work.record("refine", on_fit)
-    found = fit_views(work.views, start.shortened(LONGEST), work.config, work.settings.seed, record, work.labels)
+    found = fit_views(work.views, start.shortened(), work.config, work.settings.seed, record, work.labels)
     work.notes.append(work.labels.note)
     return found.gaussians
 

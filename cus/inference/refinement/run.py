@@ -87,7 +87,7 @@ def refine(
     device: torch.device | str = "cpu",
     resume: bool = False,
 ) -> Refined:
-    """Continue the scene's fit with pseudo-labels; writes `splat.ply`, `refine.json`, `report.html` and pictures.
+    """Refine a scene by the method of the settings; writes `splat.ply`, `refine.json`, `report.html` and pictures.
 
     Args:
         subject: scene with its photographs.

@@ -12,9 +12,6 @@ from cus.scene import SceneEstimate
 from cus.splats import FitConfig, FitRecord, Gaussians
 from cus.splats.fit_views import Views
 
-# Needles begin anew as discs: the longest half axis is at most this many times the second one.
-LONGEST = 2.0
-
 
 @dataclass(kw_only=True)
 class Enlargeable:
