@@ -22,6 +22,11 @@ def shown(value: object, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def first_problem(error: "ValidationError") -> str:
     """The first field that a pydantic model refuses, what it must be, and what it is."""
     problem = error.errors(include_url=False, include_context=False)[0]

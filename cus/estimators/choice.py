@@ -8,10 +8,9 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators.da3 import DA3
-from cus.estimators.depth_anything_2 import DepthAnything2
-from cus.estimators.depth_pro import DepthPro
 from cus.estimators.dust3r import DUSt3R
 from cus.estimators.estimator import Estimator, Request
+from cus.estimators.from_transformers import DepthAnything2, DepthPro
 from cus.estimators.map_anything import MapAnything
 from cus.estimators.mono import Mono
 from cus.estimators.predictions import MemoryShortage

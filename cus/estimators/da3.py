@@ -4,7 +4,7 @@ The network itself is `cus.estimators.networks.depth_anything_3`; this file hand
 conversion of inputs and outputs.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,12 +13,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.errors import InputError
-from cus.estimators.estimator import Network
-from cus.estimators.framing import FramedViews, FrameRule
-from cus.estimators.networks.depth_anything_3 import DEVIATION, MEAN, SIZES, DepthAnything3, Size, Views
+from cus.errors import InputError, first_line
+from cus.estimators.estimator import Network, half_precision
+from cus.estimators.framing import FramedViews, FrameRule, normalised
+from cus.estimators.networks.depth_anything_3 import SIZES, DepthAnything3, Size, Views
 from cus.estimators.pose_encodings import cameras_from_pose_encodings, pose_encodings_from_cameras
-from cus.estimators.precision import half_precision
 from cus.estimators.predictions import Prediction, in_first_camera
 
 NAME = "Depth Anything 3"
@@ -47,21 +46,37 @@ class DA3(Network):
         """Check names and shapes with `size_of_checkpoint`."""
         size_of_checkpoint(path)
 
-    def predict(
-        self,
-        path: Path,
-        framed: FramedViews,
-        given: Cameras | None,
-        device: torch.device,
-        report: Callable[[int], None],
-    ) -> Prediction:
-        """Predict cameras, depths and confidences in one pass."""
-        model = load_network(path).to(device)
-        report(1)
-        found = run_network(model, framed, None if given is None else encoded_cameras(given, framed))
-        del model
-        report(2)
-        return prediction_of(found)
+    def read(self, path: Path) -> DepthAnything3:
+        """Read a checkpoint in float32; it is checked before memory is allocated."""
+        model = _empty(size_of_checkpoint(path))
+        with safe_open(path, framework="pt") as file:
+            prefix = _prefix(file.keys())
+            state = {name.removeprefix(prefix): file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        model.load_state_dict(state, strict=True, assign=True)
+        return model
+
+    def run(self, model: DepthAnything3, framed: FramedViews, given: Cameras | None) -> Views:
+        """Run the network, its backbone in half precision if that is faster on the device."""
+        pictures = normalised(torch.stack(framed.pictures))
+        known = None if given is None else encoded_cameras(given, framed)
+        half = half_precision(pictures.device)
+        with nullcontext() if half is None else torch.autocast(pictures.device.type, dtype=half):
+            return model(pictures, known)
+
+    def prediction(self, output: Views, framed: FramedViews, given: Cameras | None) -> Prediction:
+        """Cameras, depths and confidences. Raises InputError for a view without a plausible lens."""
+        fields = output.cameras[:, 7:]
+        for view in range(len(fields)):
+            # NaN is refused later, together with all other invalid values.
+            if bool(((fields[view] < LEAST_FIELD) | (fields[view] > torch.pi - LEAST_FIELD)).any()):
+                raise InputError(
+                    f"{NAME} finds no lens that view {view + 1} could be seen through (fields of view of "
+                    f"{', '.join(f'{field:.4g}' for field in fields[view].rad2deg().tolist())} degrees); leave it out, "
+                    "or use the estimator 'stereo'"
+                )
+        height, width = output.depths.shape[-2:]
+        c2w, Ks = cameras_from_pose_encodings(output.cameras, width, height)
+        return Prediction(NAME, torch.linalg.inv(c2w), Ks, list(output.depths), list(output.confidences))
 
 
 def size_of_checkpoint(path: Path) -> Size:
@@ -77,9 +92,8 @@ def size_of_checkpoint(path: Path) -> Size:
             held = {name: tuple(part.get_shape()) for name, part in slices.items()}
             types = {name: part.get_dtype() for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{path} cannot be read as safetensors ({reason}); get it again, or use another: {known}"
+            f"{path} cannot be read as safetensors ({first_line(error)}); get it again, or use another: {known}"
         ) from error
     prefix = _prefix(held)
     shape = held.get(prefix + WIDTH_OF, ())
@@ -103,56 +117,6 @@ def size_of_checkpoint(path: Path) -> Size:
                 f"expected {' or '.join(TYPES)} {wanted}; get it again, or use another: {known}"
             )
     return size
-
-
-def load_network(path: Path) -> DepthAnything3:
-    """Load a checkpoint in float32, in evaluation mode on the CPU.
-
-    Raises:
-        InputError: as `size_of_checkpoint`, before memory is allocated.
-    """
-    model = _empty(size_of_checkpoint(path))
-    with safe_open(path, framework="pt") as file:
-        prefix = _prefix(file.keys())
-        state = {name.removeprefix(prefix): file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    model.load_state_dict(state, strict=True, assign=True)
-    return model.eval().requires_grad_(False)
-
-
-def run_network(model: DepthAnything3, framed: FramedViews, known: Tensor | None = None) -> Views:
-    """Run the network on framed views, its backbone in half precision if that is faster on the device.
-
-    Args:
-        model: network on the views' device.
-        framed: V views of one size, in [0, 1].
-        known: [V, 9] result of `encoded_cameras`, or None.
-    """
-    pictures = torch.stack(framed.pictures)
-    mean, deviation = (pictures.new_tensor(value)[:, None, None] for value in (MEAN, DEVIATION))
-    half = half_precision(pictures.device)
-    precision = nullcontext() if half is None else torch.autocast(pictures.device.type, dtype=half)
-    with torch.no_grad(), precision:
-        return model((pictures - mean) / deviation, known)
-
-
-def prediction_of(found: Views) -> Prediction:
-    """Cameras, depths and confidences of framed views.
-
-    Raises:
-        InputError: a view without a plausible lens.
-    """
-    fields = found.cameras[:, 7:]
-    for view in range(len(fields)):
-        # NaN is refused later, together with all other invalid values.
-        if bool(((fields[view] < LEAST_FIELD) | (fields[view] > torch.pi - LEAST_FIELD)).any()):
-            raise InputError(
-                f"{NAME} finds no lens that view {view + 1} could be seen through (fields of view of "
-                f"{', '.join(f'{field:.4g}' for field in fields[view].rad2deg().tolist())} degrees); leave it out, or "
-                "use the estimator 'stereo'"
-            )
-    height, width = found.depths.shape[-2:]
-    c2w, Ks = cameras_from_pose_encodings(found.cameras, width, height)
-    return Prediction(NAME, torch.linalg.inv(c2w), Ks, list(found.depths), list(found.confidences))
 
 
 def encoded_cameras(given: Cameras, framed: FramedViews) -> Tensor:

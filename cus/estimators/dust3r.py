@@ -20,7 +20,6 @@ Its masks (confidence above 3) are not used: reliability is determined in the sa
 """
 
 import io
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
@@ -29,7 +28,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from cus.cameras import Cameras
 from cus.errors import InputError
@@ -72,7 +70,6 @@ class DUSt3R(Network):
         "folder on PYTHONPATH (it is no installable package)"
     )
     rule = FrameRule(longest_side=512, patch=16, step=2, fill=None, one_size=False)
-    steps = 4
 
     def __init__(self, alignment: AlignmentSettings = AlignmentSettings()) -> None:
         self.alignment = alignment
@@ -94,55 +91,30 @@ class DUSt3R(Network):
         if not (path.parent / "config.json").is_file():
             raise InputError(f"{path.parent} lacks config.json; get the checkpoint {weights} again")
 
-    def predict(
-        self,
-        path: Path,
-        framed: FramedViews,
-        given: Cameras | None,
-        device: torch.device,
-        report: Callable[[int], None],
-    ) -> Prediction:
-        """Predict point maps of all pairs, then align them in one world."""
-        model = load_network(path).to(device)
-        report(1)
-        output = run_network(model, framed, device)
-        del model
-        report(2)
-        prediction = align_pairs(output, len(framed.pictures), device, self.alignment)
-        report(3)
-        return prediction
+    def read(self, path: Path) -> Any:
+        """Read `config.json` and the weights next to it."""
+        return _network_class().from_pretrained(str(path.parent), strict=True)
 
+    def run(self, model: Any, framed: FramedViews, given: Cameras | None) -> dict[str, Any]:
+        """Point maps of all ordered pairs of views, for the aligner."""
+        views = [
+            {
+                "img": picture[None] * 2 - 1,
+                "true_shape": np.array([picture.shape[-2:]], dtype=np.int32),
+                "idx": index,
+                "instance": str(index),
+            }
+            for index, picture in enumerate(framed.pictures)
+        ]
+        make_pairs, inference = _function("image_pairs", "make_pairs"), _function("inference", "inference")
+        pairs = make_pairs(views, scene_graph="complete", prefilter=None, symmetrize=True)
+        # Progress is reported through the caller's callback.
+        with redirect_stdout(io.StringIO()):
+            return inference(pairs, model, framed.pictures[0].device, batch_size=1, verbose=False)
 
-def load_network(path: Path) -> Any:
-    """Load a checkpoint, in evaluation mode on the CPU.
-
-    Raises:
-        InputError: a damaged file, or weights that do not match its configuration.
-    """
-    try:
-        model = _network_class().from_pretrained(str(path.parent), strict=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path.parent} cannot be loaded as DUSt3R ({reason}); get the checkpoint again") from error
-    return model.eval().requires_grad_(False)
-
-
-def run_network(model: Any, framed: FramedViews, device: torch.device) -> dict[str, Any]:
-    """Point maps of all ordered pairs of views, for the aligner."""
-    views = [
-        {
-            "img": picture[None] * 2 - 1,
-            "true_shape": np.array([picture.shape[-2:]], dtype=np.int32),
-            "idx": index,
-            "instance": str(index),
-        }
-        for index, picture in enumerate(framed.pictures)
-    ]
-    make_pairs, inference = _function("image_pairs", "make_pairs"), _function("inference", "inference")
-    pairs = make_pairs(views, scene_graph="complete", prefilter=None, symmetrize=True)
-    # Progress is reported through the caller's callback.
-    with torch.no_grad(), redirect_stdout(io.StringIO()):
-        return inference(pairs, model, device, batch_size=1, verbose=False)
+    def prediction(self, output: dict[str, Any], framed: FramedViews, given: Cameras | None) -> Prediction:
+        """Align the point maps of all pairs in one world."""
+        return align_pairs(output, len(framed.pictures), framed.pictures[0].device, self.alignment)
 
 
 def align_pairs(output: dict[str, Any], views: int, device: torch.device, settings: AlignmentSettings) -> Prediction:

@@ -5,17 +5,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.errors import InputError
+from cus.errors import InputError, first_line
 from cus.estimators.framing import FramedViews, FrameRule, frame_views
 from cus.estimators.predictions import Prediction, explained_memory, scene_from
 from cus.hub.weights import fetch_weights, find_weights
 from cus.scene import SceneEstimate
+
+STEPS = 3  # of the progress of a network
+READING_ERRORS = (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError)
+# Emulation, which oneDNN has for every CPU with AVX-512, is not faster than float32.
+_CPU_INSTRUCTIONS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,6 @@ class Network(Estimator):
         package: package with the code; "" for this project's own.
         install: installation instructions for the package.
         rule: how to frame pictures for it.
-        steps: number of its progress steps.
     """
 
     repositories: ClassVar[tuple[str, ...]]
@@ -101,7 +106,6 @@ class Network(Estimator):
     package: ClassVar[str] = ""
     install: ClassVar[str] = ""
     rule: ClassVar[FrameRule]
-    steps: ClassVar[int] = 3
 
     def weights_of(self, asked: str) -> str | None:
         """A Hub id, a folder or a file."""
@@ -161,38 +165,67 @@ class Network(Estimator):
         self.fetch(weights or self.repositories[0])
 
     def estimate(self, request: Request, weights: str | None) -> SceneEstimate:
-        """The result of `predict` in the photographs' own pixels; no view is left out."""
+        """The network's result in the photographs' own pixels; no view is left out."""
         images, device, valid, given = request.images, request.images.device, request.valid, request.cameras
 
         def report(done: int) -> None:
             if request.on_progress is not None:
-                request.on_progress(done, self.steps)
+                request.on_progress(done, STEPS)
 
         self.require_package()
         framed = frame_views(images, valid, self.rule)
         given = None if given is None else given.to(device)
         with explained_memory(self.title, len(images)):
-            prediction = self.predict(self.fetch(weights or self.repositories[0]), framed, given, device, report)
+            model = self.load(self.fetch(weights or self.repositories[0])).to(device)
+            report(1)
+            with torch.no_grad():
+                output = self.run(model, framed, given)
+            del model  # the rest may need its memory
+            report(2)
+            prediction = self.prediction(output, framed, given)
         valid = None if valid is None else valid.to(device)
         scene = scene_from(prediction, framed, images, valid, given, request.focals)
-        report(self.steps)
+        report(STEPS)
         return scene
 
+    def load(self, path: Path) -> Any:
+        """Load a checkpoint, in evaluation mode on the CPU.
+
+        Raises:
+            InputError: a damaged file, or weights that do not match the network.
+        """
+        try:
+            model = self.read(path)
+        except READING_ERRORS as error:
+            raise InputError(f"{path} cannot be read as {self.title} ({first_line(error)}); get it again") from error
+        return model.eval().requires_grad_(False)
+
     @abstractmethod
-    def predict(
-        self,
-        path: Path,
-        framed: FramedViews,
-        given: Cameras | None,
-        device: torch.device,
-        report: Callable[[int], None],
-    ) -> Prediction:
-        """Run the network.
+    def read(self, path: Path) -> Any:
+        """The network with the weights of a checkpoint; it may raise any of `READING_ERRORS`."""
+
+    @abstractmethod
+    def run(self, model: Any, framed: FramedViews, given: Cameras | None) -> Any:
+        """Run the network on V views framed by `rule`.
 
         Args:
-            path: path of its checkpoint.
-            framed: V views framed by `rule`.
+            model: the network, on the views' device.
+            framed: framed views.
             given: V known cameras of the photographs, or None.
-            device: device of the views.
-            report: progress callback, called with 1 to `steps` - 1.
         """
+
+    @abstractmethod
+    def prediction(self, output: Any, framed: FramedViews, given: Cameras | None) -> Prediction:
+        """Convert the output of `run`."""
+
+
+def half_precision(device: torch.device) -> torch.dtype | None:
+    """The 16-bit type in which a device multiplies matrices faster than in float32; None if there is none.
+
+    On GPUs bfloat16 from Ampere on, float16 before; on CPUs bfloat16 if they have instructions for it.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+    if device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in _CPU_INSTRUCTIONS):
+        return torch.bfloat16
+    return None

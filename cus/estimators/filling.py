@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
-from cus.estimators.plane_sweep import Sweep, SweepSettings, aggregate_costs
-from cus.estimators.volumes import subpixel_argmin
+from cus.estimators.plane_sweep import Sweep, SweepSettings, aggregate_costs, subpixel_argmin
 
 FREE_SPACE_SLACK = 1.04  # how much nearer than a confirmed surface a point must be to contradict it
 FREE_SPACE_PENALTY = 0.3  # in units of the matching cost

@@ -10,6 +10,8 @@ from torch import Tensor
 from cus.errors import InputError
 from cus.estimators.upsampling import enlarge
 
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True)
 class FrameRule:
@@ -144,6 +146,12 @@ def frame_views(images: Tensor, valid: Tensor | None, rule: FrameRule) -> Framed
         pictures.append(padded[0])
         placements.append(Placement(box, (left, top, w, h), frame))
     return FramedViews(tuple(pictures), tuple(placements))
+
+
+def normalised(pictures: Tensor) -> Tensor:
+    """Pictures [..., 3, h, w] in [0, 1] in units of ImageNet's mean and deviation, as networks on DINOv2 want them."""
+    mean, deviation = (pictures.new_tensor(value)[:, None, None] for value in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    return (pictures - mean) / deviation
 
 
 def content_box(valid: Tensor, view: int) -> tuple[int, int, int, int]:

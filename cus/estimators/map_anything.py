@@ -12,21 +12,16 @@ Assumptions on the package, https://github.com/facebookresearch/map-anything, al
   `intrinsics` and `camera_poses` in one world, in metres. The first pixel is at (0, 0) there and at (0.5, 0.5) here.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from cus.cameras import Cameras
 from cus.errors import InputError
-from cus.estimators.estimator import Network
-from cus.estimators.framing import FramedViews, FrameRule
-from cus.estimators.precision import half_precision
+from cus.estimators.estimator import Network, half_precision
+from cus.estimators.framing import FramedViews, FrameRule, normalised
 from cus.estimators.predictions import Prediction
-
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class MapAnything(Network):
@@ -49,69 +44,41 @@ class MapAnything(Network):
         if not (path.parent / "config.json").is_file():
             raise InputError(f"{path.parent} lacks config.json; get the checkpoint {weights} again")
 
-    def predict(
-        self,
-        path: Path,
-        framed: FramedViews,
-        given: Cameras | None,
-        device: torch.device,
-        report: Callable[[int], None],
-    ) -> Prediction:
-        """Predict cameras, depths and confidences in one pass; known cameras are shown to the network."""
-        model = load_network(path).to(device)
-        report(1)
-        output = run_network(model, framed, given)
-        del model
-        report(2)
+    def read(self, path: Path) -> Any:
+        """Read `config.json` and the weights next to it."""
+        return _network_class().from_pretrained(str(path.parent))
+
+    def run(self, model: Any, framed: FramedViews, given: Cameras | None) -> list[dict[str, Any]]:
+        """The network's output for each view; known cameras are shown to it. In half precision on CUDA only."""
+        views = []
+        for index, picture in enumerate(framed.pictures):
+            views.append({"img": normalised(picture)[None], "data_norm_type": ["dinov2"]})
+            if given is not None:
+                K = framed.Ks_of_frames(given.Ks)[index].clone()
+                K[:2, 2] -= 0.5
+                views[-1] |= {
+                    "intrinsics": K[None],
+                    "camera_poses": given.c2w[index][None],
+                    "is_metric_scale": torch.tensor([False], device=picture.device),
+                }
+        device = framed.pictures[0].device
+        return model.infer(
+            views,
+            memory_efficient_inference=False,
+            use_amp=device.type == "cuda",
+            amp_dtype="fp16" if device.type == "cuda" and half_precision(device) == torch.float16 else "bf16",
+            apply_mask=True,
+            mask_edges=False,
+        )
+
+    def prediction(self, output: list[dict[str, Any]], framed: FramedViews, given: Cameras | None) -> Prediction:
+        """Its cameras, and depths in metres."""
         c2w = torch.cat([view["camera_poses"] for view in output]).float()
         Ks = torch.cat([view["intrinsics"] for view in output]).float()
         Ks[:, :2, 2] += 0.5
         depths, confidences = ([view[name][0].float() for view in output] for name in ("depth_z", "conf"))
         depths = [depth[..., 0] for depth in depths]
         return Prediction(self.title, torch.linalg.inv(c2w), Ks, depths, confidences, metric=True)
-
-
-def load_network(path: Path) -> Any:
-    """Load a checkpoint, in evaluation mode on the CPU.
-
-    Raises:
-        InputError: a damaged file, or weights that do not match its configuration.
-    """
-    try:
-        model = _network_class().from_pretrained(str(path.parent))
-    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{path.parent} cannot be loaded as MapAnything ({reason}); get the checkpoint again"
-        ) from error
-    return model.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def run_network(model: Any, framed: FramedViews, given: Cameras | None) -> list[dict[str, Any]]:
-    """The network's output for each view; in half precision on CUDA, in float32 on a CPU."""
-    mean, deviation = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_DEVIATION))
-    views = []
-    for index, picture in enumerate(framed.pictures):
-        normalised = (picture - mean.to(picture)) / deviation.to(picture)
-        views.append({"img": normalised[None], "data_norm_type": ["dinov2"]})
-        if given is not None:
-            K = framed.Ks_of_frames(given.Ks)[index].clone()
-            K[:2, 2] -= 0.5
-            views[-1] |= {
-                "intrinsics": K[None],
-                "camera_poses": given.c2w[index][None],
-                "is_metric_scale": torch.tensor([False], device=picture.device),
-            }
-    device = framed.pictures[0].device
-    return model.infer(
-        views,
-        memory_efficient_inference=False,
-        use_amp=device.type == "cuda",
-        amp_dtype="fp16" if device.type == "cuda" and half_precision(device) == torch.float16 else "bf16",
-        apply_mask=True,
-        mask_edges=False,
-    )
 
 
 def _network_class() -> Any:

@@ -4,12 +4,12 @@ The last resort for one photograph: it needs no download, but was trained only o
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
+from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.errors import InputError
@@ -67,48 +67,10 @@ class Mono(OneViewNetwork):
 
     def check(self, path: Path, weights: str) -> None:
         """Check the form given in the file, and its tensors."""
-        load_network(path)
+        self.load(path)
 
-    def predict(
-        self,
-        path: Path,
-        framed: FramedViews,
-        given: Cameras | None,
-        device: torch.device,
-        report: Callable[[int], None],
-    ) -> Prediction:
-        """Predict the depth of the view, with the given or a guessed lens."""
-        model = load_network(path).to(device)
-        report(1)
-        picture = framed.pictures[0][None]
-        with torch.no_grad():
-            seen = 1 / model(torch.cat([picture, picture.flip(-1)]))
-        # Predict the mirrored picture, too; where the two predictions differ, neither can be trusted.
-        first, second = seen[:1], seen[1:].flip(-1)
-        doubt = (first - second).abs() / (first + second)
-        maps = torch.cat([2 / (first + second), 1 / (1 - torch.exp(-doubt / DOUBT) / 2)], dim=1)
-        depth, confidence = F.interpolate(maps, picture.shape[-2:], mode="bilinear", align_corners=False)[0]
-        report(2)
-        return self.seen_through(depth, framed, given, metric=False, confidence=confidence)
-
-
-def save_network(path: Path, model: SingleViewDepth) -> None:
-    """Write the network in half precision, with its form; means and variances of the norms stay in float32."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {}
-    for name, value in model.state_dict().items():
-        half = value.is_floating_point() and "running" not in name
-        tensors[name] = (value.half() if half else value).cpu().contiguous()
-    save_tensors(tensors, path, {"format": FORMAT, "form": json.dumps(model.form.to_dict())})
-
-
-def load_network(path: Path) -> SingleViewDepth:
-    """Load a file's network in float32, in evaluation mode on the CPU.
-
-    Raises:
-        InputError: a damaged file, another format, or tensors that do not match the network.
-    """
-    try:
+    def read(self, path: Path) -> SingleViewDepth:
+        """Read a file's network in float32."""
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file is no mapping
@@ -120,9 +82,28 @@ def load_network(path: Path) -> SingleViewDepth:
         model = SingleViewDepth(Form(**json.loads(metadata["form"])))
         state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
         model.load_state_dict(state, strict=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be read as the single-view network ({reason}); get it again") from error
-    return model.eval().requires_grad_(False)
+        return model
+
+    def run(self, model: SingleViewDepth, framed: FramedViews, given: Cameras | None) -> Tensor:
+        """[2, h, w] depth and confidence of the view."""
+        picture = framed.pictures[0][None]
+        seen = 1 / model(torch.cat([picture, picture.flip(-1)]))
+        # Predict the mirrored picture, too; where the two predictions differ, neither can be trusted.
+        first, second = seen[:1], seen[1:].flip(-1)
+        doubt = (first - second).abs() / (first + second)
+        maps = torch.cat([2 / (first + second), 1 / (1 - torch.exp(-doubt / DOUBT) / 2)], dim=1)
+        return F.interpolate(maps, picture.shape[-2:], mode="bilinear", align_corners=False)[0]
+
+    def prediction(self, output: Tensor, framed: FramedViews, given: Cameras | None) -> Prediction:
+        """The depth of the view, with the given or a guessed lens."""
+        return self.seen_through(output[0], framed, given, metric=False, confidence=output[1])
+
+
+def save_network(path: Path, model: SingleViewDepth) -> None:
+    """Write the network in half precision, with its form; means and variances of the norms stay in float32."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, value in model.state_dict().items():
+        half = value.is_floating_point() and "running" not in name
+        tensors[name] = (value.half() if half else value).cpu().contiguous()
+    save_tensors(tensors, path, {"format": FORMAT, "form": json.dumps(model.form.to_dict())})

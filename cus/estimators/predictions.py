@@ -9,11 +9,12 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.errors import InputError
-from cus.estimators.focal_lengths import with_known_focals
 from cus.estimators.framing import FramedViews
-from cus.estimators.known_cameras import with_known_cameras
-from cus.estimators.trust import LEAST_TRUST, trust
+from cus.estimators.known_cameras import with_known_cameras, with_known_focals
 from cus.scene import SceneEstimate
+
+# A view whose 90th percentile is below this has nothing that the network itself is confident of.
+LEAST_TRUST = 0.05
 
 
 @dataclass(frozen=True)
@@ -132,3 +133,17 @@ def explained_memory(source: str, views: int) -> Iterator[None]:
             f"the GPU's memory is too small for {source} with {views} photographs; use fewer photographs, close other "
             "programs on the GPU, or use the estimator 'stereo' (or the device 'cpu', which is slow)"
         ) from error
+
+
+def trust(confidences: Tensor) -> Tensor:
+    """Convert unbounded confidences c >= 1, as given by DUSt3R and VGGT, to [0, 1): 1 - 1 / c.
+
+    Both networks output c = 1 + exp(x) for a raw value x, so this is the logistic function of x: increasing, and the
+    same for every picture, whereas a rank within the picture would rate the best part of a hopeless one as certain.
+    Their losses, c * error - alpha * log(c), are minimal at c = alpha / error: 1 / c is proportional to the expected
+    error.
+
+    Args:
+        confidences: confidences in any shape; values below 1 count as 1.
+    """
+    return 1.0 - 1.0 / confidences.clamp(min=1.0)

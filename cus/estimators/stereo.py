@@ -14,18 +14,20 @@ from cus.estimators import poses
 from cus.estimators.consistency import agreeing, confidence, round_trip_errors
 from cus.estimators.estimator import Estimator, Request
 from cus.estimators.filling import fill_unconfirmed, smooth_surfaces
-from cus.estimators.overlap import without_overlap
 from cus.estimators.plane_sweep import (
     Sweep,
     SweepSettings,
     aggregate_costs,
+    in_bytes,
     matching_costs,
     place_planes,
     plane_spacing,
+    rival_margin,
+    subpixel_argmin,
 )
+from cus.estimators.poses import without_overlap
 from cus.estimators.structure import MIN_COMMON, Structure
 from cus.estimators.upsampling import enlarge
-from cus.estimators.volumes import in_bytes, rival_margin, subpixel_argmin
 from cus.scene import SceneEstimate, check_arguments
 
 Progress = Callable[[int, int], None]

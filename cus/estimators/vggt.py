@@ -15,7 +15,6 @@ from it is about 1.
 """
 
 import json
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
@@ -27,11 +26,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cus.cameras import Cameras
-from cus.errors import InputError
-from cus.estimators.estimator import Network
+from cus.errors import InputError, first_line
+from cus.estimators.estimator import Network, half_precision
 from cus.estimators.framing import FramedViews, FrameRule
 from cus.estimators.pose_encodings import cameras_from_pose_encodings
-from cus.estimators.precision import half_precision
 from cus.estimators.predictions import Prediction
 
 UNUSED = ("point_head.", "track_head.")
@@ -56,66 +54,43 @@ class VGGT(Network):
         """Import the network's class."""
         return _network_class()
 
-    def predict(
-        self,
-        path: Path,
-        framed: FramedViews,
-        given: Cameras | None,
-        device: torch.device,
-        report: Callable[[int], None],
-    ) -> Prediction:
-        """Predict cameras, depths and confidences in one pass."""
-        model = load_network(path).to(device)
-        report(1)
-        output = run_network(model, torch.stack(framed.pictures))
-        del model
-        report(2)
+    def read(self, path: Path) -> nn.Module:
+        """Read a checkpoint, without the unused heads."""
+        options: dict[str, Any] = {}
+        if (path.parent / "config.json").is_file():
+            try:
+                config = dict(json.loads((path.parent / "config.json").read_text()))
+            except (OSError, ValueError, TypeError) as error:
+                raise InputError(f"{path.parent / 'config.json'} cannot be read ({error}); get it again") from error
+            options = {name: config[name] for name in ("img_size", "patch_size", "embed_dim") if name in config}
+        model = _network_class()(**options, enable_point=False, enable_track=False)
+        state = {name: value for name, value in _read_state(path).items() if not name.startswith(UNUSED)}
+        wanted = model.state_dict()
+        missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+        if missing or unknown:
+            raise InputError(
+                f"{path} does not hold the weights of VGGT: missing {missing[:3]}, unknown {unknown[:3]}; get it again"
+            )
+        other = [name for name, value in state.items() if value.shape != wanted[name].shape]
+        if other:
+            shapes = f"{tuple(state[other[0]].shape)}, expected {tuple(wanted[other[0]].shape)}"
+            raise InputError(f"{path} holds another size of VGGT: {other[0]} is {shapes}; get it again")
+        model.load_state_dict(state, strict=True)
+        return model
+
+    def run(self, model: nn.Module, framed: FramedViews, given: Cameras | None) -> dict[str, Tensor]:
+        """Run the network; on CUDA the aggregator runs in half precision, the heads do not. A CPU takes float32."""
+        pictures = torch.stack(framed.pictures)
+        half = half_precision(pictures.device) if pictures.is_cuda else None
+        with nullcontext() if half is None else torch.autocast("cuda", dtype=half):
+            return model(pictures[None])
+
+    def prediction(self, output: dict[str, Tensor], framed: FramedViews, given: Cameras | None) -> Prediction:
+        """Its cameras, depths and confidences."""
         height, width = framed.pictures[0].shape[-2:]
         viewmats, Ks = cameras_from_pose_encodings(output["pose_enc"][0].float(), width, height)
         depths, confidences = output["depth"][0, ..., 0].float(), output["depth_conf"][0].float()
         return Prediction(self.title, viewmats, Ks, list(depths), list(confidences))
-
-
-def load_network(path: Path) -> nn.Module:
-    """Load VGGT from a checkpoint, without the unused heads, in evaluation mode on the CPU.
-
-    Raises:
-        InputError: a damaged file, a pickle of anything but tensors, or tensors that do not match VGGT.
-    """
-    options: dict[str, Any] = {}
-    if (path.parent / "config.json").is_file():
-        try:
-            config = dict(json.loads((path.parent / "config.json").read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{path.parent / 'config.json'} cannot be read ({error}); get it again") from error
-        options = {name: config[name] for name in ("img_size", "patch_size", "embed_dim") if name in config}
-    model = _network_class()(**options, enable_point=False, enable_track=False)
-    state = {name: value for name, value in _read_state(path).items() if not name.startswith(UNUSED)}
-    wanted = model.state_dict()
-    missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    if missing or unknown:
-        raise InputError(
-            f"{path} does not hold the weights of VGGT: missing {missing[:3]}, unknown {unknown[:3]}; get it again"
-        )
-    other = [name for name, value in state.items() if value.shape != wanted[name].shape]
-    if other:
-        shapes = f"{tuple(state[other[0]].shape)}, expected {tuple(wanted[other[0]].shape)}"
-        raise InputError(f"{path} holds another size of VGGT: {other[0]} is {shapes}; get it again")
-    model.load_state_dict(state, strict=True)
-    return model.eval().requires_grad_(False)
-
-
-def run_network(model: nn.Module, pictures: Tensor) -> dict[str, Tensor]:
-    """Run the network on pictures [V, 3, H, W]; on CUDA the aggregator runs in half precision, the heads do not.
-
-    On a CPU everything is in float32.
-    """
-    precision = nullcontext()
-    if pictures.is_cuda:
-        precision = torch.autocast("cuda", dtype=half_precision(pictures.device))
-    # Two contexts, not `with a and b`, which enters only the second.
-    with torch.no_grad(), precision:
-        return model(pictures[None])
 
 
 def _network_class() -> Any:
@@ -131,8 +106,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         # Only tensors are unpickled: a file that would execute code is refused.
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be read as weights ({reason}); get it again") from error
+        raise InputError(f"{path} cannot be read as weights ({first_line(error)}); get it again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} holds something else than a table of tensors; get it again")
     return state

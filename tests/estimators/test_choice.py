@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from cus.errors import InputError
 from cus.estimators import ESTIMATORS, estimate_scene
 from cus.estimators.choice import choose, prepare
-from cus.estimators.vggt import load_network
+from cus.estimators.vggt import VGGT
 from tests.estimators import planes
 from tests.estimators.photographs import CHECKPOINTS, photographs
 from tests.hub.client import connect, put_folder
@@ -216,11 +216,11 @@ def test_a_pickle_that_would_run_code_is_refused(stand_ins, tmp_path):
 
     (tmp_path / "model.pt").write_bytes(pickle.dumps({"weight": Harm()}, protocol=2))
     with pytest.raises(InputError, match="cannot be read as weights"):
-        load_network(tmp_path / "model.pt")
+        VGGT().load(tmp_path / "model.pt")
     assert not (tmp_path / "harm").exists()
     torch.save(["no", "table"], tmp_path / "model.pt")
     with pytest.raises(InputError, match="something else than a table"):
-        load_network(tmp_path / "model.pt")
+        VGGT().load(tmp_path / "model.pt")
 
 
 def test_a_pickled_checkpoint_of_dust3r_is_refused(stand_ins, tmp_path):
@@ -232,6 +232,6 @@ def test_a_pickled_checkpoint_of_dust3r_is_refused(stand_ins, tmp_path):
 
 def test_the_heads_that_are_not_needed_are_not_built(stand_ins, tmp_path):
     CHECKPOINTS["vggt"](tmp_path, PHOTOS)
-    model = load_network(tmp_path / "model.safetensors")
+    model = VGGT().load(tmp_path / "model.safetensors")
     assert model.point_head is None and model.track_head is None and model.depth_head is not None
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())

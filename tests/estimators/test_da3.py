@@ -16,7 +16,7 @@ from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators import da3, estimate_scene
 from cus.estimators.choice import choose, prepare
-from cus.estimators.da3 import encoded_cameras, load_network, prediction_of, run_network, size_of_checkpoint
+from cus.estimators.da3 import DA3, encoded_cameras, size_of_checkpoint
 from cus.estimators.framing import FrameRule, frame_views
 from cus.estimators.pose_encodings import cameras_from_pose_encodings
 from tests.estimators import planes
@@ -156,7 +156,9 @@ def test_photographs_of_other_shapes_share_a_frame_and_get_their_own_cameras_and
     images, valid = torch.rand(3, 3, 48, 48), torch.zeros(3, 48, 48, dtype=torch.bool)
     valid[0, :24], valid[1, :, :24], valid[2] = True, True, True
     framed = frame_views(images, valid, TINY)
-    prediction = prediction_of(run_network(load_network(folder / "model.safetensors"), framed))
+    network = DA3()
+    output = network.run(network.load(folder / "model.safetensors"), framed, None)
+    prediction = network.prediction(output, framed, None)
     assert {tuple(depth.shape) for depth in prediction.depths} == {(56, 56)}
     Ks = framed.Ks_of_images(prediction.Ks)
     centres = torch.tensor([[24.0, 12.0], [12.0, 24.0], [24.0, 24.0]])
@@ -169,9 +171,10 @@ def test_photographs_of_other_shapes_share_a_frame_and_get_their_own_cameras_and
 @pytest.mark.parametrize("fields", [(0.0, 0.9), (0.9, 3.2)])
 def test_a_view_through_no_lens_is_refused(tmp_path, fields):
     wall_checkpoint(tmp_path, fields=fields)
-    model = load_network(tmp_path / "model.safetensors")
+    network, framed = DA3(), frame_views(torch.rand(2, 3, 28, 56), None, TINY)
+    output = network.run(network.load(tmp_path / "model.safetensors"), framed, None)
     with pytest.raises(InputError, match="no lens that view 1 .*'stereo'"):
-        prediction_of(run_network(model, frame_views(torch.rand(2, 3, 28, 56), None, TINY)))
+        network.prediction(output, framed, None)
 
 
 def test_values_that_are_not_numbers_are_refused(tmp_path):

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from cus.cameras import Cameras
 from cus.estimators import SceneEstimate, estimate_scene
-from cus.estimators.focal_lengths import with_known_focals
+from cus.estimators.known_cameras import with_known_focals
 from tests.estimators import planes
 from tests.estimators.photographs import CHECKPOINTS, photographs
 

@@ -19,7 +19,7 @@ from cus.estimators.focal_profile import (
     guess_focal,
     most_probable,
 )
-from cus.estimators.parallax import MIN_PARALLAX, least_rotation_residual, rotation_residual
+from cus.estimators.reconstruction import MIN_PARALLAX, least_rotation_residual, rotation_residual
 from cus.estimators.sfm import Intrinsics
 from tests.estimators import planes
 

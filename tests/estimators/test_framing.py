@@ -6,7 +6,7 @@ import torch
 from cus.errors import InputError
 from cus.estimators import da3, dust3r, vggt
 from cus.estimators.framing import FrameRule, frame_views
-from cus.estimators.trust import trust
+from cus.estimators.predictions import trust
 
 DA3, DUST3R, VGGT = da3.DA3.rule, dust3r.DUSt3R.rule, vggt.VGGT.rule
 SIZES = [(160, 120), (120, 160), (400, 100), (37, 37), (1000, 667)]

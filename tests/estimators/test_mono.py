@@ -4,7 +4,7 @@ import torch
 
 from cus.estimators import estimate_scene
 from cus.estimators.choice import prepare
-from cus.estimators.mono import OWN, SHIPPED, load_network
+from cus.estimators.mono import OWN, SHIPPED, Mono
 from cus.training.depth_scores import DepthScores, depth_scores
 from procedural.posed_views import ProceduralViews, views_of
 
@@ -26,7 +26,7 @@ def test_the_network_that_ships_is_far_better_than_a_constant_plane_on_scenes_it
 
 def test_the_shipped_weights_need_no_download_and_all_weights_together_stay_small():
     assert prepare("mono", 1).weights == OWN
-    assert load_network(SHIPPED / "model.safetensors").form.width == 32
+    assert Mono().load(SHIPPED / "model.safetensors").form.width == 32
     sizes = [file.stat().st_size for file in SHIPPED.parent.rglob("*.safetensors")]
     assert sum(sizes) < MOST_BYTES
 

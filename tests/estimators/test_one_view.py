@@ -111,7 +111,9 @@ def test_depth_pro_gives_what_the_processor_of_transformers_makes_of_it(folders)
 
     network: Any = REGISTRY["depth-pro"]
     framed = frame_views(photograph(), None, network.rule)
-    said = network.predict(folders["depth-pro"] / "model.safetensors", framed, None, torch.device("cpu"), print)
+    with torch.no_grad():
+        output = network.run(network.load(folders["depth-pro"] / "model.safetensors"), framed, None)
+    said = network.prediction(output, framed, None)
     height, width = framed.pictures[0].shape[-2:]
 
     model = DepthProForDepthEstimation.from_pretrained(folders["depth-pro"]).eval()
@@ -128,7 +130,9 @@ def test_depth_anything_gives_what_the_model_says_of_the_framed_picture(folders)
 
     network: Any = REGISTRY["depth-anything-2"]
     framed = frame_views(photograph(), None, network.rule)
-    said = network.predict(folders["depth-anything-2"] / "model.safetensors", framed, None, torch.device("cpu"), print)
+    with torch.no_grad():
+        output = network.run(network.load(folders["depth-anything-2"] / "model.safetensors"), framed, None)
+    said = network.prediction(output, framed, None)
     model = DepthAnythingForDepthEstimation.from_pretrained(folders["depth-anything-2"]).eval()
     mean, deviation = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.no_grad():

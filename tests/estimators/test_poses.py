@@ -9,7 +9,7 @@ from cus.cameras import load_transforms
 from cus.errors import InputError
 from cus.estimators import poses
 from cus.estimators.matches import Pair, build_tracks, detect, thinned
-from cus.estimators.parallax import rotation_residual
+from cus.estimators.reconstruction import rotation_residual
 from cus.estimators.sfm import Features, Intrinsics, Observations, adjust_bundle, relative_pose
 from cus.estimators.structure import reprojection, triangulate
 from tests.estimators import planes

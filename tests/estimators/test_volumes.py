@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from cus.estimators.volumes import in_bytes, rival_margin, rival_margin_torch, subpixel_argmin, subpixel_argmin_torch
+from cus.estimators.plane_sweep import (
+    in_bytes,
+    rival_margin,
+    rival_margin_torch,
+    subpixel_argmin,
+    subpixel_argmin_torch,
+)
 
 
 def volume(seed: int, count: int = 23) -> torch.Tensor:

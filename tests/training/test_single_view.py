@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from cus.datasets.posed_views import PosedViews, save_views
 from cus.errors import InputError
 from cus.estimators import estimate_scene
-from cus.estimators.mono import load_network
+from cus.estimators.mono import Mono
 from cus.estimators.networks.single_view import Form, Pose, SingleViewDepth
 from cus.training.scripts import settings_of, train_stage
 from cus.training.single_view import SingleView, SingleViewConfig, SingleViewStage
@@ -132,7 +132,7 @@ def test_the_latent_is_moved_as_points_and_not_at_all_without_motion():
 
 def test_what_is_exported_is_what_the_estimator_runs(folder):
     train(folder, "out", "loop.steps=2")
-    network = load_network(folder / "out" / "export" / "model.safetensors")
+    network = Mono().load(folder / "out" / "export" / "model.safetensors")
     assert network.form == Form(width=8, points=4) and not network.training
     scene = estimate_scene(torch.rand(1, 3, 64, 96), estimator=f"mono:{folder / 'out' / 'export'}")
     assert bool((scene.depths > 0).all()) and any("rough guess" in note for note in scene.notes)
@@ -148,4 +148,4 @@ def test_damaged_and_foreign_weights_are_refused(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     for name, message in (("cut", "cannot be read as the single-view network"), ("other", "its format is None")):
         with pytest.raises(InputError, match=message):
-            load_network(tmp_path / f"{name}.safetensors")
+            Mono().load(tmp_path / f"{name}.safetensors")
