@@ -22,8 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.scenes import crowd
-from cus.splats.rasterization import rasterization
-from cus.splats.rasterize_gsplat import gsplat_available
+from cus.splats.rasterization import gsplat_available, rasterization
 
 SIZES = ((50_000, 512, 288), (200_000, 960, 540))
 # Rows: backend and tile size. Plain torch is fastest with tiles smaller than the default.

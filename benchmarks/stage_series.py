@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.stage_works import Size
 from cus.inference.settings import InferSettings
-from cus.splats.rasterize_gsplat import gsplat_available
+from cus.splats.rasterization import gsplat_available
 
 # Reader-visible names of the implementations.
 METHODS = {

@@ -25,11 +25,10 @@ from cus.conditioning.fused.views import placements, views_of
 from cus.conditioning.options import Backend, resolved_backend
 from cus.refinement.poses import PoseOptions, VirtualPose, VirtualPoses, by_angle, seeing
 from cus.scene import SceneEstimate
-from cus.splats.crops import Supervision
+from cus.splats.crops import SceneTensors, Supervision
 from cus.splats.fit_config import FitConfig
 from cus.splats.fit_views import Views
 from cus.splats.rasterization import rasterization
-from cus.splats.view_source import SceneTensors
 
 # Number of poses to try before giving up a turn.
 ATTEMPTS = 4

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ from cus.splats.fit_views import Views
 _LARGER = 1.5
 # Steps of a low-discrepancy sequence of points in the square, from the plastic number (Roberts 2018).
 _STEPS = 0.7548776662466927, 0.5698402909980532
+# means, quats, scales, opacities, sh, as `rasterization` takes them.
+SceneTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -120,3 +123,28 @@ def _factors(photograph: Tensor, width: int, height: int) -> list[int]:
         factors.append(factor)
         factor *= 2
     return factors
+
+
+class ViewSource(Protocol):
+    """Generates supervision from the current scene; only its counts change between steps.
+
+    Attributes:
+        weight: weight of a view's loss relative to that of the image of the same step.
+        counts: statistics of its draws so far, a tensor on the CPU that a checkpoint keeps.
+    """
+
+    weight: float
+    counts: Tensor
+
+    def draw(self, scene: SceneTensors, generator: torch.Generator) -> Supervision | None:
+        """A view to compare the scene with, or None if none was found that shows enough.
+
+        Args:
+            scene: the current Gaussians; no gradient flows into them.
+            generator: generator of every random draw, on the CPU.
+        """
+        ...
+
+    def identity(self) -> tuple[str, list[Tensor]]:
+        """Its part of a checkpoint's identity besides the fit's own inputs: settings in words, and tensors."""
+        ...

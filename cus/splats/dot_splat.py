@@ -16,8 +16,7 @@ from torch.nn.functional import normalize
 from cus.errors import InputError
 from cus.splats.gaussians import Gaussians
 from cus.splats.sh import SH_C0
-from cus.splats.storage import read_bytes, write_whole
-from cus.splats.stored_values import StoredSplats, usable_gaussians
+from cus.splats.stored_values import StoredSplats, read_bytes, usable_gaussians, write_whole
 
 _ROW = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("quats", "u1", 4)])
 

@@ -9,14 +9,13 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.errors import InputError
-from cus.splats.fit_checkpoint import fit_fingerprints, read_checkpoint, write_checkpoint
+from cus.splats.crops import ViewSource
 from cus.splats.fit_config import FitConfig
-from cus.splats.fit_start import ColoredCloud, Fit, checked_cloud
+from cus.splats.fit_start import ColoredCloud, Fit, checked_cloud, fit_fingerprints, read_checkpoint, write_checkpoint
 from cus.splats.fit_views import Views, default_references
 from cus.splats.gaussians import Gaussians
 from cus.splats.optimization import Optimization
 from cus.splats.parameters import Parameters
-from cus.splats.view_source import ViewSource
 
 
 @dataclass(frozen=True)

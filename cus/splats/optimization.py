@@ -7,16 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cus.splats.camera_refinement import CameraRefinement, mean_depth
-from cus.splats.crops import Crops, Supervision, whole
-from cus.splats.depth_loss import disparity_error
-from cus.splats.exposure import Exposure
+from cus.splats.crops import Crops, Supervision, ViewSource, whole
 from cus.splats.fit_config import FitConfig
 from cus.splats.fit_views import Views
+from cus.splats.image_corrections import CameraRefinement, Exposure, mean_depth
+from cus.splats.losses import disparity_error, ssim
 from cus.splats.parameters import Parameters
 from cus.splats.rasterization import rasterization
-from cus.splats.ssim import ssim
-from cus.splats.view_source import ViewSource
 
 
 class Optimization:

@@ -10,7 +10,6 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.splats.gaussians import Gaussians
 from cus.splats.levels import opacities_at, shares
-from cus.splats.optimizer_state import adam_tensors, restore_adam
 
 
 @dataclass(frozen=True)
@@ -237,3 +236,22 @@ class Parameters:
                 remembered = self._optimizer.state.pop(old, {})
                 if remembered:
                     self._optimizer.state[new] = {k: change_moment(v) if v.ndim else v for k, v in remembered.items()}
+
+
+def adam_tensors(optimizer: torch.optim.Adam, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Adam's moments of each named parameter, under `<name>.<quantity>`; none for a parameter it has never moved."""
+    return {
+        f"{name}.{quantity}": torch.as_tensor(value)
+        for name, parameter in parameters.items()
+        for quantity, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_adam(optimizer: torch.optim.Adam, parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Restore each named parameter's moments from `adam_tensors`."""
+    for name, parameter in parameters.items():
+        start = f"{name}."
+        found = {key.removeprefix(start): value.clone() for key, value in tensors.items() if key.startswith(start)}
+        if found:
+            # Step counts stay on the CPU, where Adam keeps them.
+            optimizer.state[parameter] = {k: v.to(parameter.device) if v.ndim else v for k, v in found.items()}

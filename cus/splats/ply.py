@@ -19,8 +19,7 @@ from cus.splats.compressed_ply import is_compressed, unpack_columns
 from cus.splats.gaussians import Gaussians
 from cus.splats.ply_elements import PlyElements, read_ply_elements
 from cus.splats.sh import SH_C0
-from cus.splats.storage import write_whole
-from cus.splats.stored_values import StoredSplats, usable_gaussians
+from cus.splats.stored_values import StoredSplats, usable_gaussians, write_whole
 
 _REQUIRED = ("x", "y", "z", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
 _ROTATION = ("rot_0", "rot_1", "rot_2", "rot_3")

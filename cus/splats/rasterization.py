@@ -1,14 +1,20 @@
 """`rasterization`: one function with gsplat's signature and semantics, and a choice of backends."""
 
+import importlib.util
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from cus.cameras import Cameras
+from cus.errors import InputError
+from cus.splats.cpu.compositing import composite_cpu
+from cus.splats.cpu.projection import conics_from_forms, project_cpu
+from cus.splats.cpu.tiles import TILE, Grid, build_lists, sort_splats
+from cus.splats.gaussians import Gaussians
 from cus.splats.projection import ProjectionOptions
-from cus.splats.rasterize_cpu import rasterize_cpu
-from cus.splats.rasterize_gsplat import gsplat_available, rasterize_gsplat
 from cus.splats.rasterize_torch import rasterize_torch
 from cus.splats.sh import evaluate_sh
 from cus.splats.tiles import TileLists
@@ -212,3 +218,112 @@ def _check_options(
     for name, value, allowed in choices:
         if value not in get_args(allowed):
             raise ValueError(f"{name} must be one of {', '.join(get_args(allowed))}, got {value!r}")
+
+
+def gsplat_available() -> bool:
+    """Whether gsplat is installed and a CUDA device is available."""
+    return torch.cuda.is_available() and importlib.util.find_spec("gsplat") is not None
+
+
+def rasterize_gsplat(**arguments: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Call `gsplat.rasterization` with the arguments of `cus.splats.rasterization`, which are the same.
+
+    Raises:
+        InputError: gsplat is missing or the tensors are not on a CUDA device.
+    """
+    device = arguments["means"].device
+    if device.type != "cuda":
+        raise InputError(f"backend 'gsplat' needs tensors on a CUDA device, got {device}; use backend='torch' there")
+    try:
+        import gsplat  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise InputError("gsplat is not installed; pip install 'closeupshot[gpu]' or use backend='torch'") from error
+    return gsplat.rasterization(**arguments)
+
+
+def rasterize_cpu(
+    gaussians: tuple[Tensor, Tensor, Tensor, Tensor],
+    viewmats: Tensor,
+    Ks: Tensor,
+    options: ProjectionOptions,
+    features: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor, dict[str, Tensor], TileLists]:
+    """Rasterize with Numba kernels; see `cus.splats.rasterization` for the semantics.
+
+    Args:
+        gaussians: means [N, 3], quats [N, 4], scales [N, 3], opacities [N].
+        viewmats: World-to-camera [C, 4, 4].
+        Ks: Intrinsics [C, 3, 3] in pixels.
+        options: Image size and limits.
+        features: Maps depths [C, N] to the channels to composite [C, N, D].
+
+    Returns:
+        Images [C, H, W, D], transmittances [C, H, W, 1], the per-Gaussian entries of info, and the lists.
+
+    Raises:
+        InputError: Tensors are not float32 on the CPU.
+    """
+    tensors = (*gaussians, viewmats, Ks)
+    wrong = [t for t in tensors if t.dtype != torch.float32 or t.device.type != "cpu"]
+    if wrong:
+        kind = f"{wrong[0].dtype} on {wrong[0].device}".removeprefix("torch.")
+        raise InputError(f"backend 'cpu' needs float32 tensors on the CPU, got {kind}; use backend='torch' there")
+    means2d, forms, depths, opacities, radii = project_cpu(*gaussians, viewmats, Ks, options)
+    colors = features(depths)
+    flat = [tensor.flatten(0, 1) for tensor in (means2d, forms, colors, opacities)]
+    grid = Grid.over(options.width, options.height, len(viewmats))
+    boxes = radii.flatten(0, 1).numpy()
+    table = [tensor.detach().numpy() for tensor in (flat[0], flat[1], flat[3], depths.flatten())]
+    splats = sort_splats(table[0], table[1], table[2], boxes, table[3])
+    lists = build_lists(splats, boxes, grid)
+    images, transmittances = composite_cpu(flat[0], flat[1], flat[2], flat[3], splats, lists, grid)
+    entries = {
+        "means2d": means2d,
+        "radii": radii,
+        "depths": depths,
+        "conics": conics_from_forms(forms.detach()),
+        "opacities": opacities,
+    }
+    offsets, ids = torch.from_numpy(lists.offsets), torch.from_numpy(splats.order[lists.ids])
+    return images, transmittances, entries, TileLists(ids, offsets, TILE, grid.columns, grid.rows, grid.cameras)
+
+
+@torch.no_grad()
+def render(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    background: Tensor | None = None,
+    *,
+    antialiased: bool = True,
+    near_plane: float = 0.01,
+    backend: Backend = "auto",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Render Gaussians into N cameras one by one, so that memory does not grow with N.
+
+    Args:
+        gaussians: The scene; `cameras` must be on its device.
+        cameras: N views.
+        background: RGB in [0, 1] [3]; default black.
+        antialiased: How the scene was fitted (`FitConfig.antialiased`).
+        near_plane: Gaussians nearer than this are culled, in scene units.
+        backend: Backend of `rasterization`.
+        on_progress: Called with (cameras done, all cameras).
+
+    Returns:
+        Pictures [N, 3, H, W] in [0, 1].
+    """
+    pictures = []
+    for i in range(len(cameras)):
+        camera = cameras[i]
+        renders, _, _ = rasterization(
+            gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities_in(camera), gaussians.sh,
+            camera.viewmats, camera.Ks, camera.width, camera.height,
+            near_plane=near_plane, sh_degree=gaussians.sh_degree, tile_size=8 if backend != "gsplat" else 16,
+            rasterize_mode="antialiased" if antialiased else "classic",
+            backgrounds=None if background is None else background.to(gaussians.means)[None], backend=backend,
+        )  # fmt: skip
+        pictures.append(renders[0].permute(2, 0, 1).clamp(0, 1))
+        if on_progress:
+            on_progress(i + 1, len(cameras))
+    return torch.stack(pictures) if pictures else torch.empty(0, 3, cameras.height, cameras.width)

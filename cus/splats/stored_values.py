@@ -1,12 +1,15 @@
-"""Values from files of Gaussians -> Gaussians that can be rendered, and a note on those that were left out."""
+"""What all formats of Gaussians share: reading and writing whole files, and leaving out what cannot be rendered."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from cus.errors import InputError
+from cus.files import replacing, require_regular
 from cus.splats.gaussians import Gaussians
 
 
@@ -81,3 +84,22 @@ def usable_gaussians(
     left_out = count - len(gaussians)
     note = f"{Path(path).name}: {left_out:,} of {count:,} Gaussians left out, for {', '.join(reasons)}"
     return gaussians, (note,) if left_out else ()
+
+
+def write_whole(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file through `write(stream)` next to the target, and rename it once it is complete and on disk.
+
+    Raises:
+        InputError: The path is not writable, or the disk is full; an existing file is unchanged.
+    """
+    with replacing(path) as part, part.open("wb") as stream:
+        write(stream)
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """The content of a file. Raises InputError if it cannot be read."""
+    require_regular(path)
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error

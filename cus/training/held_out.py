@@ -10,7 +10,7 @@ from cus.errors import InputError
 from cus.models.gradient_similarity import deviation, gmsd_map
 from cus.models.perceptual import SMALLEST, PerceptualDistance
 from cus.remote import local_folder
-from cus.splats.ssim import ssim
+from cus.splats.losses import ssim
 from cus.training.pictures import box_blurred, psnr
 
 

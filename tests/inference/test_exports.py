@@ -18,7 +18,7 @@ from cus.errors import InputError
 from cus.inference.exports import check_stage, collect_views, export_run
 from cus.splats import Gaussians, load_splats, save_ply
 from cus.splats.ply import load_point_cloud
-from cus.splats.spz_container import read_spz_header
+from cus.splats.spz import read_spz_header
 from tests.conftest import ROOT
 
 pycolmap = pytest.importorskip("pycolmap")

@@ -15,8 +15,8 @@ from cus.estimators import SceneEstimate
 from cus.refinement.poses import VirtualPose
 from cus.refinement.pseudo_labels import LabelOptions, PseudoLabels, rendered_depth
 from cus.splats import FitConfig, FitRecord, Gaussians, Views, fit_views, render
+from cus.splats.crops import SceneTensors
 from cus.splats.initialise import initial_gaussians
-from cus.splats.view_source import SceneTensors
 from tests.conditioning.plane_scenes import estimate, pinhole, plane_depths, render_depths, surface_colors
 
 PAIR = Cameras.cat([pinhole((-0.3, 0.0, 0.0)), pinhole((0.3, 0.05, 0.0))])

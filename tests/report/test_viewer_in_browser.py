@@ -1,4 +1,4 @@
-"""The viewer as a browser shows it, held to `cus.splats.render`."""
+"""The viewer as a browser shows it, held to `cus.splats.rasterization`."""
 
 from collections.abc import Iterator
 from pathlib import Path

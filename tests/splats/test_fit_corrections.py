@@ -7,10 +7,9 @@ import torch
 
 from cus.cameras import Cameras
 from cus.splats import FitConfig, Gaussians, Views, fit_gaussians, fit_views, rasterization
-from cus.splats.camera_refinement import CameraRefinement, mean_depth
-from cus.splats.depth_loss import disparity_error
-from cus.splats.exposure import Exposure
+from cus.splats.image_corrections import CameraRefinement, Exposure, mean_depth
 from cus.splats.initialise import initial_gaussians
+from cus.splats.losses import disparity_error
 from tests.splats.walls import cameras, cloud, psnr, seen, wall_pictures
 
 QUICK = replace(FitConfig.for_backend("torch"), iterations=150)

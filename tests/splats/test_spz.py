@@ -18,8 +18,7 @@ from cus.splats.files import load_splats, read_splats, save_splats
 from cus.splats.ply import save_ply
 from cus.splats.projection import rotmat_from_quat
 from cus.splats.sh import sh_basis
-from cus.splats.spz import save_spz, spz_clamped
-from cus.splats.spz_container import read_spz_header
+from cus.splats.spz import read_spz_header, save_spz, spz_clamped
 
 
 def scene(count: int = 400, degree: int = 3, extent: float = 1.0) -> Gaussians:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from cus.splats.ssim import ssim
+from cus.splats.losses import ssim
 
 
 def pair(noise: float, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,7 +19,7 @@ from cus.refinement.distillation import DistillOptions
 from cus.refinement.priors import CriticOptions, PipelinePrior, open_prior, prior_class
 from cus.refinement.super_resolution import Call, SuperResolution, super_resolve
 from cus.splats import Gaussians
-from cus.splats.fit_checkpoint import read_checkpoint, write_checkpoint
+from cus.splats.fit_start import read_checkpoint, write_checkpoint
 
 # Most pixels of an enlarged photograph: what fits into memory with a prior's condition.
 MOST_PIXELS = 36_000_000

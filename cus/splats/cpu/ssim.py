@@ -2,7 +2,7 @@
 
 Each row of the window averages is computed independently, first down the columns, then along the row, so threads share
 nothing and the intermediate maps never reach main memory. With S = a b / (c d) of the means mx, my and the averages of
-xx, yy, xy as in `cus.splats.ssim`, the forward pass also stores dS/dmx, dS/dxx and dS/dxy at each pixel; the backward
+xx, yy, xy as in `cus.splats.losses`, the forward pass also stores dS/dmx, dS/dxx and dS/dxy at each pixel; the backward
 pass averages these three over the windows that contain a pixel: the transpose, whose weights differ near the borders,
 where windows are mirrored.
 """

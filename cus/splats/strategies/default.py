@@ -8,8 +8,8 @@ from torch import Tensor
 
 from cus.splats.parameters import Parameters
 from cus.splats.projection import rotmat_from_quat
-from cus.splats.strategies.base import StrategyState, steps_of
-from cus.splats.strategies.sharing import shared_by_copies
+from cus.splats.strategies.base import Strategy, StrategyState, steps_of
+from cus.splats.strategies.mcmc import shared_by_copies
 
 # Halves of a split are smaller by this factor (3DGS) along the axis of the split; with an offset of sqrt(1 - 1 / 1.6^2)
 # standard deviations to either side, both together have the variance of the original.
@@ -20,7 +20,7 @@ _CLONE_OFFSET = 0.3
 
 
 @dataclass(frozen=True)
-class DefaultStrategy:
+class DefaultStrategy(Strategy):
     """Clone small and split large Gaussians with a large gradient; prune faint and huge ones.
 
     All times are fractions of the run, all sizes fractions of the picture's longer side, so neither the number of steps
@@ -58,10 +58,6 @@ class DefaultStrategy:
         """Gradient norm sums and view counts of each Gaussian, its largest radius, and whether a reset has happened."""
         zeros = torch.zeros(count, device=device)
         return {"gradients": zeros, "seen": zeros.clone(), "radii": zeros.clone(), "resets": torch.zeros(())}
-
-    def penalty(self, parameters: Parameters) -> Tensor | None:
-        """No penalty: None."""
-        return None
 
     @torch.no_grad()
     def after_backward(

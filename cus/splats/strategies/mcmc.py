@@ -1,5 +1,6 @@
 """3D Gaussian Splatting as Markov Chain Monte Carlo (Kheradmand et al. 2024), for short runs."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,18 +9,19 @@ from torch import Tensor
 
 from cus.splats.parameters import Parameters
 from cus.splats.projection import rotmat_from_quat
-from cus.splats.strategies.base import StrategyState, steps_of
-from cus.splats.strategies.sharing import MOST_COPIES, shared_by_copies
+from cus.splats.strategies.base import Strategy, StrategyState, steps_of
 
 # The paper's gate: noise for Gaussians about as faint as 0.005, next to none above ten times that opacity.
 _GATE_SLOPE = 100.0
 _GATE_OPACITY = 0.005
 # Above this opacity the gate passes less than 1/1000, which is not worth a draw.
 _STILL = 0.075
+# The sum alternates; beyond this many copies double precision is insufficient for opaque Gaussians.
+MOST_COPIES = 51
 
 
 @dataclass(frozen=True)
-class MCMCStrategy:
+class MCMCStrategy(Strategy):
     """Gaussians as samples: dead ones are relocated to live ones, faint ones explore, and all are regularised.
 
     All times are fractions of the run. Noise and the regulariser of the scales are in widths of each Gaussian, so that
@@ -121,3 +123,30 @@ class MCMCStrategy:
         local = axes.square() * torch.einsum("nji,nj->ni", rotations, draws) / axes.amax(dim=1, keepdim=True)
         gates = torch.sigmoid(-_GATE_SLOPE * (opacities[index] - _GATE_OPACITY))
         parameters.move(index, strength * gates[:, None] * torch.einsum("nij,nj->ni", rotations, local))
+
+
+def shared_by_copies(opacities: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
+    """Opacity and size of N copies that together look like one Gaussian (3DGS-MCMC, Kheradmand et al. 2024, Eq. 9).
+
+    N equal Gaussians in one place, composited, are as opaque in the middle if 1 - (1 - o')^N = o. Away from the middle
+    their opacity decreases more slowly, which smaller half axes compensate: their integral along a line, the sum over k
+    of C(N, k) (-1)^(k-1) o'^k / sqrt(k) times the half axis, stays that of the original. (The paper's double sum, with
+    the binomials added up.)
+
+    Args:
+        opacities: Opacities of the originals [K], in [0, 1).
+        copies: Number of copies of each [K], 1 to 51; 1 changes nothing.
+
+    Returns:
+        The copies' opacities [K], and the factors of their half axes [K].
+    """
+    o, n = opacities.double(), copies.clamp(1, MOST_COPIES).double()
+    each = -torch.expm1(torch.log1p(-o) / n)
+    binomials, powers, integrals = torch.ones_like(o), torch.ones_like(o), torch.zeros_like(o)
+    for k in range(1, int(n.max()) + 1 if len(n) else 1):
+        # C(N, k) from C(N, k - 1); it becomes zero for k > N.
+        binomials = binomials * (n - k + 1).clamp_min(0) / k
+        powers = powers * each
+        integrals += (1 if k % 2 else -1) * binomials * powers / math.sqrt(k)
+    factors = torch.where(o > 0, o / integrals.clamp_min(1e-300), torch.ones_like(o))
+    return each.to(opacities), factors.to(opacities)

@@ -13,7 +13,7 @@ from cus.splats import FitConfig, fit_gaussians, rasterization
 from cus.splats.initialise import initial_gaussians
 from cus.splats.parameters import LearningRates, Parameters
 from cus.splats.strategies import DefaultStrategy, FixedStrategy, MCMCStrategy, Strategy
-from cus.splats.strategies.sharing import shared_by_copies
+from cus.splats.strategies.mcmc import shared_by_copies
 from tests.splats.walls import cameras, cloud, psnr, seen, wall, wall_gaussians, wall_pictures
 
 QUICK = replace(FitConfig.for_backend("torch"), iterations=60, max_gaussians=900, sh_degree=1)
