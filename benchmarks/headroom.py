@@ -25,7 +25,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cus.datasets.clips import Clip, clip_paths, load_clip
-from cus.evaluation.metrics.psnr import color_corrected_psnr, psnr
+from cus.evaluation.metrics.weight_free import color_corrected_psnr, psnr
 
 SMOOTHING = (0, 4, 16)  # pixels
 # Smoothing in pixels of the displacements that are correlated.

@@ -23,8 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cus.datasets.clips import Clip, clip_paths, load_clip
 from cus.diffusion import CloseUpShotPipeline
-from cus.evaluation.metrics.psnr import psnr
-from cus.evaluation.metrics.ssim import ssim
+from cus.evaluation.metrics.weight_free import psnr, ssim
 from cus.models.perceptual import PerceptualDistance
 
 SHOWN = "conditioning"

@@ -90,7 +90,7 @@ def _measure(task: Task, repeats: int, patience: float) -> Measured:
     import psutil
     import torch
 
-    from cus.inference.machine import peak_memory
+    from cus.runtime import peak_memory
 
     task.tiny()()
     _return_memory()

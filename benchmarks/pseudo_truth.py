@@ -24,8 +24,7 @@ from cus.cameras import Cameras, PosedPhotos
 from cus.datasets.scene_clips.recipe import TruthRecipe
 from cus.datasets.scene_clips.truth import FitStart, SceneTruth, fit_start, fit_truth
 from cus.datasets.scenes import open_scene
-from cus.evaluation.metrics.psnr import psnr
-from cus.evaluation.metrics.ssim import ssim
+from cus.evaluation.metrics.weight_free import psnr, ssim
 from cus.models.perceptual import PerceptualDistance
 
 # Centres of the close-ups, as shares of the picture.

@@ -1,8 +1,11 @@
-"""The process of a command: an orderly end on Ctrl-C and SIGTERM, whatever native libraries do to signals."""
+"""The process of a command: an orderly end on Ctrl-C and SIGTERM, whatever native libraries do to signals; its memory,
+and the versions that it runs.
+"""
 
 import _thread
 import ctypes
 import os
+import platform
 import signal
 import socket
 import sys
@@ -11,8 +14,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from types import FrameType, TracebackType
 from typing import Any
+
+import cus
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 # Signals that a library may take over when it is loaded. Not every system has all of them.
@@ -24,6 +30,7 @@ _SLOW_SECONDS = 2.0
 _GETSIG, _SETSIG = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
 _GETSIG.restype = _SETSIG.restype = ctypes.c_void_p
 _GETSIG.argtypes, _SETSIG.argtypes = [ctypes.c_int], [ctypes.c_int, ctypes.c_void_p]
+PACKAGES = ("torch", "torchvision", "diffusers", "numpy", "pycolmap", "opencv-python-headless", "numba", "gsplat")
 
 
 class Terminated(KeyboardInterrupt):
@@ -177,3 +184,26 @@ def exit_soon(status: int, seconds: float = 1.0) -> None:
         os._exit(status)
 
     threading.Thread(target=end, name="cus-exit", daemon=True).start()
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the platform, CloseUpShot and the packages that results depend on."""
+    found = {"closeupshot": cus.__version__, "python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

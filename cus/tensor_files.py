@@ -1,9 +1,11 @@
-"""Writes safetensors files that are equal byte for byte where their contents are."""
+"""Safetensors files that are equal byte for byte where their contents are, and checksums of tensors."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -29,3 +31,12 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     with path.open("wb") as file:
         file.write(data[:8] + ordered.ljust(size))
         file.write(memoryview(data)[8 + size :])
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], words: Iterable[str] = ()) -> str:
+    """SHA-256 in hex of the names, types, shapes and values of CPU tensors, and of additional words."""
+    digest = hashlib.sha256(json.dumps(list(words)).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

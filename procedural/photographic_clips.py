@@ -14,7 +14,7 @@ from cus.files import read_json
 from cus.limits import limited
 from cus.output_folder import OutputFolder
 from cus.training import config
-from cus.training.coarse import CoarsePass
+from cus.training.coarse_clips import CoarsePass
 from cus.training.scripts import REMEDY
 from procedural.photo_clips import Guide, PhotoClipRecipe, make_photo_clips
 from procedural.photographs import Photograph, read_manifest

@@ -59,7 +59,6 @@ ALLOWED = {
     },
     "kernels": {"kernels"},
     "choices": set(),
-    "digests": set(),
     "errors": set(),
     "files": set(),
     "folder_lock": set(),
@@ -72,7 +71,6 @@ ALLOWED = {
 }
 EVERYWHERE = {
     "choices",
-    "digests",
     "errors",
     "files",
     "folder_lock",

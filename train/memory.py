@@ -13,7 +13,7 @@ from cus.cli.scripts import Counter, run_script
 
 def main(arguments: list[str], counter: Counter) -> str:
     """The table, as Markdown."""
-    from cus.training.memory_table import table
+    from cus.training.memory import table
     from cus.training.scripts import settings_of
     from cus.training.unet import UNetConfig
 

@@ -15,9 +15,8 @@ from cus.cli.scripts import Counter, run_script
 
 def main(arguments: list[str], counter: Counter) -> None:
     """Do unfinished parts."""
-    from cus.training.recipe import run
-    from cus.training.recipe_estimate import estimate
-    from cus.training.recipe_settings import Recipe
+    from cus.training.recipe import estimate, run
+    from cus.training.recipe_jobs import Recipe
     from cus.training.scripts import settings_of
 
     settings = settings_of(Recipe, arguments)

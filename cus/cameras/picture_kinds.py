@@ -2,8 +2,11 @@
 
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
+
+from PIL import Image
 
 from cus.errors import InputError
 
@@ -124,3 +127,12 @@ def _refusal_of_text(path: Path, start: bytes) -> str:
         f"{path} is not a picture that can be read (it begins with the bytes {start[:8].hex(' ')}); "
         "give a JPEG, PNG, TIFF or WebP"
     )
+
+
+def open_heif(path: Path, stream: BinaryIO) -> Image.Image:
+    """Open a HEIC picture, upright by its own header. Raises InputError if pillow-heif is not installed."""
+    if find_spec("pillow_heif") is None:
+        raise InputError(heic_message(path))
+    from pillow_heif import HeifImageFile
+
+    return HeifImageFile(stream, str(path))

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from cus.cameras import picture_kinds
 from cus.cameras.colour_profiles import ToSRGB, to_srgb
 from cus.cameras.exif import focal_length, orientation_of, read_exif, turned, turned_back
-from cus.cameras.heif import open_heif
+from cus.cameras.picture_kinds import open_heif
 from cus.errors import InputError
 from cus.files import require_regular
 
@@ -32,6 +32,9 @@ _BAND_PIXELS = 4_000_000
 # Below this alpha (of 255) a pixel shows mostly what lies behind or beside it.
 _VISIBLE = 250
 _opening = threading.Lock()
+Converted = tuple[np.ndarray, np.ndarray | None]
+# Sharpness is compared at one size, the default size of photographs in a run.
+LONGEST_SIDE = 1024
 
 
 @dataclass(frozen=True)
@@ -253,9 +256,6 @@ def _channels(path: Path, image: Image.Image, notes: list[str]) -> tuple[np.ndar
     return pixels, alpha
 
 
-Converted = tuple[np.ndarray, np.ndarray | None]
-
-
 def _converter(path: Path, image: Image.Image, notes: list[str]) -> Callable[[Image.Image], Converted]:
     """The function that converts a band of the picture to colours [h, w, 3] uint8 and alpha [h, w] uint8 or None."""
     colours = to_srgb(image, notes)
@@ -345,3 +345,12 @@ def _decode_with_opencv(stream: BinaryIO, start: bytes) -> tuple[Any, np.ndarray
     stream.seek(0)
     values = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     return tags.get(ExifTags.Base.Orientation, 1), values
+
+
+def sharpness(grey: np.ndarray) -> float:
+    """Variance of the Laplacian of a picture [H, W] uint8, resampled to 1024 pixels along its longest side."""
+    height, width = grey.shape
+    scale = LONGEST_SIDE / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    resized = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return float(cv2.Laplacian(resized, cv2.CV_32F).var())

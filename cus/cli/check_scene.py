@@ -146,7 +146,7 @@ def _tell(
 def _draw(
     posed: "PosedPhotos", found: "SceneCheck", file: Path, largest_error: float, progress: "ConsoleProgress"
 ) -> None:
-    from cus.datasets.camera_picture import draw_cameras
+    from cus.datasets.scene_check import draw_cameras
     from cus.files import replacing
 
     errors = {photo.name: photo.error for photo in found.photographs}

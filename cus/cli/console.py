@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cus.inference.labels import STAGES
+from cus.inference.progress import STAGES
 
 if TYPE_CHECKING:
     from cus.inference.progress import OnProgress

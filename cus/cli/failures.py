@@ -53,7 +53,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def record(error: BaseException, command: str) -> str:
     """Write the traceback, with facts for a report, to a new file; if that fails, say where the error arose."""
-    from cus.inference.machine import versions
+    from cus.runtime import versions
 
     arguments = " ".join(repr(argument) for argument in sys.argv[1:])
     facts = [f"{name}: {value}" for name, value in {"command": f"{command} {arguments}", **versions()}.items()]

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.datasets.clips import ClipItems, open_tensors
-from cus.datasets.order import item_seed
+from cus.datasets.clips import ClipItems, item_seed, open_tensors
 from cus.errors import InputError
 from cus.files import replacing
 from cus.tensor_files import save_tensors

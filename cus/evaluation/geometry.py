@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras, PosedPhotos
-from cus.datasets.photo_features import neighbouring_pairs, photo_features
+from cus.datasets.scene_check import neighbouring_pairs, photo_features
 from cus.errors import InputError
 from cus.estimators import sfm
 

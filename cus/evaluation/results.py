@@ -15,7 +15,7 @@ from cus.evaluation.records import Record, json_number, latest_records, record_j
 from cus.evaluation.statistics import COVERAGE, Estimate
 from cus.evaluation.tables import Cell, Group, MetricLike, Summary, TableOptions, group_label, summarise
 from cus.files import write_text
-from cus.inference.machine import versions
+from cus.runtime import versions
 
 FORMAT = 1
 

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 from cus.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from cus.inference.labels import STAGES
-    from cus.inference.progress import Progress
+    from cus.inference.progress import STAGES, Progress
     from cus.inference.results import Results
     from cus.inference.run import Run
     from cus.inference.settings import InferSettings
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["STAGES", "InferSettings", "Progress", "Results", "Run", "Verdict"]
 # Commands that only inspect an output folder need not wait for the networks to be imported.
 _HOMES = {
-    "STAGES": "cus.inference.labels",
+    "STAGES": "cus.inference.progress",
     "Results": "cus.inference.results",
     "Progress": "cus.inference.progress",
     "Run": "cus.inference.run",

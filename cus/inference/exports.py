@@ -25,7 +25,7 @@ from cus.cameras.photos import inspect_photo
 from cus.cameras.pictures import read_header
 from cus.cameras.transforms_json import frame_entry
 from cus.errors import InputError
-from cus.inference.labels import STAGES
+from cus.inference.progress import STAGES
 from cus.inference.run_record import read_record
 from cus.output_folder import check_replaceable, new_folder
 from cus.splats.ply import load_point_cloud, save_point_cloud

@@ -9,11 +9,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cus.digests import tensors_digest
 from cus.errors import InputError
 from cus.files import read_json
 from cus.output_folder import LEAST_FREE_BYTES, OutputFolder
-from cus.tensor_files import save_tensors
+from cus.tensor_files import save_tensors, tensors_digest
 
 __all__ = ["LEAST_FREE_BYTES", "MADE_BY_A_RUN", "REFINED", "RunFolder", "State"]
 

@@ -18,8 +18,7 @@ from cus.inference.folder import REFINED, RunFolder
 from cus.inference.photographs import Batch, Inputs
 from cus.inference.results import STAGES, Results
 from cus.inference.settings import InferSettings
-from cus.report.html import Pane, ReportData, write_report_html
-from cus.report.pictures import colorize_confidence, colorize_depth
+from cus.report.html import Pane, ReportData, colorize_confidence, colorize_depth, write_report_html
 from cus.report.video import write_video
 from cus.report.viewer import Splats, ViewerData, Views
 from cus.scene import SceneEstimate

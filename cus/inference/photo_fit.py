@@ -16,18 +16,17 @@ from cus.conditioning.fusion import fused_photos
 from cus.datasets.scenes import find_scenes, open_scene
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
-from cus.inference import machine
 from cus.inference.fit_options import FitOptions
 from cus.inference.folder import RunFolder
-from cus.inference.labels import STAGES
 from cus.inference.outputs import save_png, to_bytes, view_names, write_refined
 from cus.inference.photographs import LARGEST_PHOTOGRAPH, oversized
-from cus.inference.progress import Progress, timed_stage
+from cus.inference.progress import STAGES, Progress, timed_stage
 from cus.inference.refinement import vsd
 from cus.inference.refinement.settings import RefineSettings
 from cus.inference.refinement.work import Enlargeable
 from cus.inference.settings import fingerprint
 from cus.refinement.pseudo_labels import PseudoLabels
+from cus.runtime import peak_memory, versions
 from cus.splats import FitConfig, FitRecord, FitResult, Views, fit_views, render, save_ply, ssim
 
 DEFAULT_SIZE = 512
@@ -267,8 +266,8 @@ def _summary(
         "training": [asdict(score) for score in scores[:count]],
         "held_out": [asdict(score) for score in scores[count:]],
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "peak_memory_bytes": machine.peak_memory(),
-        "versions": machine.versions(),
+        "peak_memory_bytes": peak_memory(),
+        "versions": versions(),
     }
 
 

@@ -1,9 +1,21 @@
-"""Interfaces for reporting progress."""
+"""The names of a run's stages, and interfaces for reporting their progress."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+STAGES = {
+    "scene": "Cameras and depth",
+    "conditioning": "Conditioning images",
+    "coarse": "Frames, first pass",
+    "structure": "Global structure",
+    "frames": "Frames, final pass",
+    "cloud": "Point cloud",
+    "splat": "Gaussian scene",
+    "enlarged": "Super-resolution",
+    "report": "Report",
+}
 
 
 class OnProgress(Protocol):

@@ -17,17 +17,17 @@ from cus.cameras.transforms_json import read_json
 from cus.closeup import CloseUp, given
 from cus.errors import InputError
 from cus.files import PART, explained
-from cus.inference import machine, outputs
-from cus.inference.close_up_view import seen_in
+from cus.inference import outputs
 from cus.inference.fitting import FitOptions, Splat, fit
 from cus.inference.folder import REFINED, RunFolder, State
-from cus.inference.labels import STAGES
+from cus.inference.measures import seen_in
 from cus.inference.photographs import LARGEST_PHOTOGRAPH, Batch, Inputs
-from cus.inference.progress import OnProgress
+from cus.inference.progress import STAGES, OnProgress
 from cus.inference.recorded import cloud_from, conditioning_from, scene_from
 from cus.inference.results import Results
 from cus.inference.run_record import read_record, recorded_settings
 from cus.inference.settings import InferSettings, fingerprint
+from cus.runtime import peak_memory, versions
 from cus.splats import FitConfig
 
 _NEEDED = ("scene", "conditioning", "frames", "cloud")
@@ -205,8 +205,8 @@ def _summary(run: RecordedRun, options: FitOptions, config: FitConfig, folder: R
         "missing": [name for name in run.summary["missing"] if name != STAGES["splat"]],
         "seconds": {name: round(value, 2) for name, value in results.seconds.items()},
         "total_seconds": round(results.loading + sum(results.seconds.values()), 2),
-        "peak_memory_bytes": machine.peak_memory(),
-        "versions": machine.versions(),
+        "peak_memory_bytes": peak_memory(),
+        "versions": versions(),
     }
 
 

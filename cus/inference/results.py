@@ -9,8 +9,8 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.conditioning import Conditioning
 from cus.inference.fitting import Splat
-from cus.inference.labels import STAGES
 from cus.inference.photographs import Batch, Inputs
+from cus.inference.progress import STAGES
 from cus.inference.verdict import Verdict
 from cus.scene import SceneEstimate
 

@@ -21,11 +21,10 @@ from cus.diffusion.parts import sampling_of
 from cus.errors import InputError
 from cus.estimators import estimate_scene
 from cus.estimators.choice import prepare
-from cus.inference import machine, outputs, recorded
-from cus.inference.close_up_view import look, seen_in
+from cus.inference import outputs, recorded
 from cus.inference.fitting import FitOptions, Splat, fit
 from cus.inference.folder import RunFolder, State
-from cus.inference.labels import STAGES
+from cus.inference.measures import look, seen_in
 from cus.inference.photographs import (
     Inputs,
     first_reference,
@@ -36,7 +35,7 @@ from cus.inference.photographs import (
     read,
     size_inside,
 )
-from cus.inference.progress import OnProgress, Progress
+from cus.inference.progress import STAGES, OnProgress, Progress
 from cus.inference.results import Results
 from cus.inference.settings import InferSettings, Trajectory, file_digest, fingerprint
 from cus.inference.stages import StageCache
@@ -44,6 +43,7 @@ from cus.inference.target_path import ALONE_NOTE, check_alone, target_path
 from cus.inference.verdict import Verdict
 from cus.inference.view_choice import choose_views
 from cus.models.attention import set_attention_backend
+from cus.runtime import peak_memory, versions
 from cus.scene import SceneEstimate
 
 
@@ -395,8 +395,8 @@ class Run:
             "stages": {name: self.each.key(name) for name in self.planned() if name in self.results.seconds},
             "missing": self.missing(),
             "network_memory_bytes": {"estimated": self.memory.need, "free": self.memory.free} if self.memory else None,
-            "peak_memory_bytes": machine.peak_memory(),
+            "peak_memory_bytes": peak_memory(),
             "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
-            "versions": machine.versions(),
+            "versions": versions(),
             "files": self.folder.files(),
         }

@@ -9,8 +9,7 @@ import torch
 
 import cus
 from cus.inference.folder import RunFolder, State
-from cus.inference.labels import STAGES
-from cus.inference.progress import Progress
+from cus.inference.progress import STAGES, Progress
 from cus.inference.results import Results
 from cus.inference.settings import fingerprint
 

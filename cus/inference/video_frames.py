@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 
-from cus.cameras.pictures import SMALLEST_SIDE
-from cus.cameras.sharpness import sharpness
+from cus.cameras.pictures import SMALLEST_SIDE, sharpness
 from cus.errors import InputError
 from cus.inference.overlap import overlapping
 

@@ -13,8 +13,7 @@ import numpy as np
 
 from cus.cameras.photos import Photo
 from cus.cameras.picture_kinds import RAW_SUFFIXES, SUFFIXES, is_video, raw_message
-from cus.cameras.pictures import grey_preview
-from cus.cameras.sharpness import LONGEST_SIDE, sharpness
+from cus.cameras.pictures import LONGEST_SIDE, grey_preview, sharpness
 from cus.errors import InputError
 from cus.inference.overlap import overlapping
 from cus.inference.video_frames import Frame, choose_frames

@@ -1,4 +1,4 @@
-"""Shift-tolerant perceptual distance: ST-LPIPS (Ghildyal and Liu, ECCV 2022), as a differentiable network.
+"""Shift-tolerant perceptual distance: ST-LPIPS (Ghildyal and Liu, ECCV 2022), as a differentiable network; and LPIPS.
 
 The trained weights, including the backbone, are in the wheel `stlpips-pytorch` (BSD-2), so nothing is downloaded. Its
 own modules are not imported: they need packages that the distance does not.
@@ -6,11 +6,14 @@ own modules are not imported: they need packages that the distance does not.
 
 import importlib.util
 import pickle
+import urllib.parse
+import warnings
 from collections import OrderedDict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,6 +36,7 @@ _LAYERS: dict[Backbone, tuple[str, ...]] = {
         "m2 b c512k3p1 r c512k3p1 r c512k3p1 r",
     ),
 }
+_BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 
 
 class BlurPool(nn.Module):
@@ -149,3 +153,30 @@ def _own_name(name: str) -> str:
         return f"weights.{name[3]}"
     slice_name, layer = name.removeprefix("net.slice").split(".", 1)
     return f"slices.{int(slice_name) - 1}.{layer}"
+
+
+def load_lpips(backbone: Literal["alex", "vgg", "squeeze"]) -> Any:
+    """The network of torchmetrics with its trained weights, frozen; gradients flow to the pictures.
+
+    `network(images, targets, normalize=True)` gives distances [N, 1, 1, 1] between pictures [N, 3, H, W] in [0, 1], or
+    distance maps [N, 1, H, W] with `network.spatial = True`.
+
+    Raises:
+        InputError: torchmetrics or the backbone's ImageNet weights are missing; nothing is downloaded here.
+    """
+    try:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+    except ImportError as error:
+        raise InputError("LPIPS needs torchmetrics, which is not installed: pip install torchmetrics") from error
+    model = _BACKBONES[backbone]
+    weights: Any = torchvision.models.get_model_weights(model)
+    url = weights.DEFAULT.url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urllib.parse.urlparse(url).path).name
+    if not file.is_file():
+        raise InputError(f"LPIPS needs {model}'s ImageNet weights at {file}, which is not there: download {url} to it")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*pretrained.*")
+            return LearnedPerceptualImagePatchSimilarity(net_type=backbone).net.eval()
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{file} cannot be read as {model}'s weights: delete it and download {url} again") from error

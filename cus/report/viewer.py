@@ -1,14 +1,13 @@
 """The report's interactive viewer: Gaussians and cameras packed into the page, with the scripts that show them."""
 
 import base64
+import json
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-
-from cus.report.script_json import script_json
 
 NEAR_PLANE = 0.01
 # Maximum size of packed Gaussians, so that browsers open the page quickly: 300,000 without view dependence.
@@ -237,3 +236,9 @@ def viewer_context(data: ViewerData) -> dict[str, Any]:
         "harmonics": _base64(packed.harmonics),
         "script": Markup("\n".join(_text(name) for name in SCRIPTS)),
     }
+
+
+def script_json(value: Any) -> Markup:
+    """JSON that is safe in a script element: no text in it can end the element."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))

@@ -13,7 +13,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.digests import tensors_digest
 from cus.errors import InputError
 from cus.files import replacing
 from cus.splats.complete import complete_cloud
@@ -22,6 +21,7 @@ from cus.splats.fit_config import FitConfig
 from cus.splats.fit_views import Views
 from cus.splats.gaussians import Gaussians
 from cus.splats.initialise import downsample_points, initial_gaussians, sampling_distances
+from cus.tensor_files import tensors_digest
 
 # Checkpoints with another layout are refused.
 _FORMAT = "closeupshot fit 2"

@@ -11,13 +11,13 @@ from cus.datasets.clips import (
     ClipItems,
     Window,
     images_of,
+    item_seed,
     masks_of,
     open_tensors,
     require_conditioning,
 )
-from cus.datasets.order import item_seed
 from cus.datasets.structures import open_structure, require_structures
-from cus.diffusion.holes import fill_holes
+from cus.diffusion.layers import fill_holes
 from cus.errors import InputError
 
 

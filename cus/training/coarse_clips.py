@@ -1,4 +1,8 @@
-"""Structure images for a folder of clips, from coarse frames and their clouds; data/make_coarse.py is their command."""
+"""Structure images for a folder of clips, from coarse frames and their clouds; data/make_coarse.py is their command.
+
+They are made from real coarse frames (Section III-D): pass 1 of a trained model, fused as in inference. Simulated
+structure images from true geometry were unlike those in inference: with them the second pass was worse.
+"""
 
 import json
 import traceback
@@ -11,18 +15,25 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor
 
+from cus.cameras import Cameras
+from cus.closeup import CloseUp, close_up, generate, given, render_cloud
+from cus.conditioning import render_points
 from cus.datasets.clips import FORMAT as CLIP_FORMAT
-from cus.datasets.clips import clip_paths, load_clip, open_tensors, require_conditioning
+from cus.datasets.clips import Clip, clip_paths, load_clip, open_tensors, require_conditioning
 from cus.datasets.geometry import has_geometry
+from cus.datasets.other_warps import References, shown_by
 from cus.datasets.structures import RECORD, is_structure, save_structure
+from cus.diffusion import CloseUpShotPipeline
+from cus.diffusion.loading import find_model, load_model
 from cus.errors import InputError
 from cus.files import read_json
+from cus.inference.settings import torch_device, torch_dtype
 from cus.limits import limited
 from cus.models.autoencoder import Autoencoder
 from cus.output_folder import OutputFolder
 from cus.remote import local_folder
+from cus.tensor_files import tensors_digest
 from cus.training import config
-from cus.training.coarse import CoarsePass
 from cus.training.latents import FORMAT, generation_seed, is_cache, posterior_of, require_length
 from cus.training.scene_clips import device_of, share_of
 from cus.training.scripts import REMEDY
@@ -30,6 +41,94 @@ from cus.training.scripts import REMEDY
 # Marks of clips without a structure image, relative to `out`.
 MARKS = "without"
 PLANNED = ("settings.yaml", RECORD, "*.safetensors", f"{MARKS}/*.json")
+
+
+class CoarsePass:
+    """Makes a model's inputs of the second pass, for a path of cameras or a stored clip.
+
+    Args:
+        model: "mini", a folder, or a Hub id.
+        frames: length of the path of pass 1, including the clip's own frames; stored clips keep their own length.
+        device: a torch device, or "auto".
+
+    Raises:
+        InputError: unknown model.
+    """
+
+    def __init__(self, model: str, frames: int = 1, device: str = "auto") -> None:
+        self.device = torch_device(device)
+        self.pipeline = load_model(find_model(model), self.device, dtype=torch_dtype("auto", self.device))
+        self.model, self.frames = model, frames
+
+    def record(self, folder: OutputFolder) -> None:
+        """Record in a folder which weights made its structure images: those of two models must not be mixed.
+
+        Raises:
+            InputError: the folder holds images made with other weights.
+        """
+        digest = weights_digest(self.pipeline)
+        if folder.is_ours(RECORD) and read_json(folder.path / RECORD).get("weights") != digest:
+            raise InputError(
+                f"the structure images in {folder.path} were made with other weights than {self.model} has now: give "
+                "another out= for the new ones"
+            )
+        if not folder.is_ours(RECORD):
+            folder.write(RECORD, lambda part: part.write_text(json.dumps({"weights": digest})))
+
+    @torch.no_grad()
+    def __call__(self, references: References, path: Cameras, count: int) -> Tensor:
+        """Structure images [count, 3, H, W] of the last `count` cameras of a path of whole pictures.
+
+        The path is thinned to `frames`; its last cameras stay, because in inference a frame's own points are in
+        the cloud that guides it.
+
+        Raises:
+            InputError: the path sees nothing of the scene, or no frames of pass 1 agree.
+        """
+        early = len(path) - count
+        others = min(max(self.frames - count, 0), early)
+        chosen = torch.linspace(0, early - 1, others).round().int().tolist() if others else []
+        cameras = Cameras.cat([path[i] for i in [*chosen, *range(early, len(path))]])
+        made = close_up(
+            references.estimate,
+            cameras,
+            self.pipeline,
+            passes=1,
+            photographs=references.photographs,
+            each=given(agreement=references.agreed),
+        )
+        last = cameras[len(cameras) - count :].to(made.cloud.points.device)
+        return render_points(made.cloud.points, made.cloud.colors, last).images
+
+    @torch.no_grad()
+    def of_clip(self, clip: Clip, conditioning: str, seed: int, latents: Tensor | None = None) -> Tensor:
+        """Structure images [T, 3, H, W] of a stored clip.
+
+        Args:
+            clip: clip of whole frames with its geometry.
+            conditioning: name of the warp that the model sees; "" is the clip's own conditioning.
+            seed: seed of all noise.
+            latents: [T, C, h, w] latents generated by pass 1 with this seed (`cache_generated`); None: generate them
+                now.
+
+        Raises:
+            InputError: the clip has no such warp or no geometry, or no frames of pass 1 agree.
+        """
+        shown = shown_by(clip, conditioning)
+        if latents is None:
+            frames = generate(self.pipeline, clip.references, shown, seed=seed)
+        else:
+            frames = self.pipeline.decode_latents(latents, shown, generator=torch.Generator().manual_seed(seed))
+        assert clip.geometry is not None
+        scene = clip.geometry.estimate(clip.references).to(self.device)
+        return render_cloud(CloseUp(scene, clip.geometry.path, shown, frames)).images.cpu()
+
+
+def weights_digest(pipeline: CloseUpShotPipeline) -> str:
+    """SHA-256 of the weights of a pipeline's networks."""
+    parts = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    weights = {f"{name}.{key}": value.cpu() for name, part in parts.items() for key, value in part.state_dict().items()}
+    return tensors_digest(weights)
 
 
 @dataclass

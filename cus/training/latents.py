@@ -13,8 +13,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cus.datasets.clips import FORMAT as CLIP_FORMAT
-from cus.datasets.clips import ClipItems, Window, clip_paths, images_of, load_clip, open_tensors, require_conditioning
-from cus.datasets.order import item_seed
+from cus.datasets.clips import (
+    ClipItems,
+    Window,
+    clip_paths,
+    images_of,
+    item_seed,
+    load_clip,
+    open_tensors,
+    require_conditioning,
+)
 from cus.datasets.structures import open_structure, read_structure, require_structures
 from cus.diffusion import CloseUpShotPipeline
 from cus.diffusion.latents import to_model_range

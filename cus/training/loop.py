@@ -9,7 +9,7 @@ batches trains the same model: the same command continues where it stopped.
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,20 +20,46 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from cus.datasets.clips import ClipItems
-from cus.datasets.order import item_seed
+from cus.datasets.clips import ClipItems, item_seed
 from cus.errors import InputError
 from cus.files import explained
 from cus.output_folder import OutputFolder
 from cus.runtime import interruption
 from cus.training.loop_settings import LoopSettings
-from cus.training.optimizers import make_optimizer
 from cus.training.processes import WholeWeights, make_accelerator
 from cus.training.stage import Stage
 from cus.training.state import Checkpoints, Ema, whole
 from cus.training.tracking import Tracker
 
 __all__ = ["LoopSettings", "Stage", "train"]
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], settings: LoopSettings, device: torch.device
+) -> torch.optim.Optimizer:
+    """Make AdamW for the parameters, or groups of them, in the variant `settings.optimizer`.
+
+    Raises:
+        InputError: nothing to train, or 8-bit moments without bitsandbytes or a GPU.
+    """
+    groups: list[Any] = list(parameters)
+    if not groups:
+        raise InputError("nothing is trained: no part of the model has weights that learn")
+    # The fused optimizer creates no tensors in a step; the other implementation copies all moments.
+    options: dict[str, Any] = {"fused": True} if device.type == "cuda" else {}
+    kind: type[torch.optim.Optimizer] = torch.optim.AdamW
+    if settings.optimizer == "adamw8bit":
+        if device.type != "cuda":
+            raise InputError(f"loop.optimizer=adamw8bit needs a CUDA GPU, and this runs on {device}; take adamw")
+        try:
+            from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise InputError(
+                "loop.optimizer=adamw8bit is set, but bitsandbytes is not installed: pip install bitsandbytes"
+            ) from error
+        kind, options = AdamW8bit, {}
+    options |= {"lr": settings.learning_rate, "betas": (0.9, settings.beta2), "weight_decay": settings.weight_decay}
+    return kind(groups, **options)
 
 
 def train(

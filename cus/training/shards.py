@@ -19,8 +19,7 @@ from cus.limits import limited
 from cus.output_folder import OutputFolder
 from cus.remote import Destination, local_folder
 from cus.training import config
-from cus.training.scene_clips import share_of
-from cus.training.scene_manifest import FORMAT, MANIFEST, SPLITS
+from cus.training.scene_clips import FORMAT, MANIFEST, SPLITS, share_of
 from cus.training.scripts import REMEDY
 
 SETTINGS = "settings.yaml"

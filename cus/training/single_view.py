@@ -32,8 +32,16 @@ from cus.remote import local_folder
 from cus.training.depth_scores import DepthScores, depth_scores
 from cus.training.loop import LoopSettings
 from cus.training.pictures import psnr, save_grid
-from cus.training.self_supervision import View, consistency, reprojection, smoothness
-from cus.training.view_warps import projected, resized, sampled, splatted
+from cus.training.self_supervision import (
+    View,
+    consistency,
+    projected,
+    reprojection,
+    resized,
+    sampled,
+    smoothness,
+    splatted,
+)
 
 PERCEPTUAL_LEVELS = 3
 

@@ -248,7 +248,7 @@ def test_heic_without_its_package_names_the_extra_and_the_commands(tmp_path, mon
     path = tmp_path / "my photo.heic"
     path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    monkeypatch.setattr("cus.cameras.heif.find_spec", lambda name: None)
+    monkeypatch.setattr("cus.cameras.picture_kinds.find_spec", lambda name: None)
     with pytest.raises(InputError) as refused:
         inspect_photo(path)
     assert "closeupshot[heic]" in str(refused.value)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cus.cli.check_scene import main
-from cus.datasets.camera_picture import BAD, GOOD, UNKNOWN, draw_cameras
+from cus.datasets.scene_check import BAD, GOOD, UNKNOWN, draw_cameras
 from tests.datasets.layouts import procedural_views, write_transforms
 
 

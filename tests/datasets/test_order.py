@@ -2,7 +2,7 @@
 
 import pytest
 
-from cus.datasets.order import EpochOrder
+from cus.datasets.clips import EpochOrder
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])

@@ -7,7 +7,7 @@ import torch
 
 from cus.datasets.posed_views import PosedViews, ViewItems, load_views, mirrored, save_views
 from cus.errors import InputError
-from cus.training.view_warps import projected, sampled
+from cus.training.self_supervision import projected, sampled
 from procedural.posed_views import ProceduralViews, build, views_of
 from tests.estimators import planes
 

@@ -10,10 +10,9 @@ from torch.nn import functional as F
 from cus.cameras import Cameras, save_transforms
 from cus.conditioning import Conditioning
 from cus.datasets.scene_clips.framing import framed_cameras, in_order, read_crops, read_framed, segments_of
-from cus.datasets.scene_clips.paths import draw_path
+from cus.datasets.scene_clips.make import draw_path
 from cus.datasets.scene_clips.recipe import Filters, SceneRecipe
-from cus.datasets.scene_clips.rendered import Rendered
-from cus.datasets.scene_clips.truth import held_out_of
+from cus.datasets.scene_clips.truth import Rendered, held_out_of
 from cus.datasets.scene_clips.verdicts import (
     Verdict,
     conditioning_verdicts,

@@ -2,7 +2,7 @@
 
 import torch
 
-from cus.diffusion.holes import fill_holes
+from cus.diffusion.layers import fill_holes
 
 
 def test_known_pixels_stay_and_holes_continue_their_surroundings() -> None:

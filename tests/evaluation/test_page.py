@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cus.evaluation.page import page_html
-from cus.evaluation.page_pictures import EMBED_BUDGET, page_pictures, picture_size
+from cus.evaluation.page import EMBED_BUDGET, page_html, page_pictures, picture_size
 from cus.evaluation.records import Record
 from cus.evaluation.results import summary_json, write_results
 from cus.evaluation.tables import summarise

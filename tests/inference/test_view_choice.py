@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cus.cameras.sharpness import sharpness
+from cus.cameras.pictures import sharpness
 from cus.errors import InputError
 from cus.inference.view_choice import choose_views, natural_key
 from cus.report.video import write_video

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cus.errors import InputError
-from cus.report.pictures import colorize_confidence, colorize_depth, depth_range
+from cus.report.html import colorize_confidence, colorize_depth, depth_range
 from cus.report.video import read_video, write_video
 
 

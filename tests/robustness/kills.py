@@ -233,7 +233,7 @@ def _tensors(path: Path) -> tuple[dict[str, str], str]:
     """Metadata, whose order in the file is chance, and a checksum of the tensors."""
     from safetensors import safe_open
 
-    from cus.digests import tensors_digest
+    from cus.tensor_files import tensors_digest
 
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}

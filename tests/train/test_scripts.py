@@ -19,7 +19,7 @@ from cus.errors import InputError
 from cus.training.caches import Caches
 from cus.training.coarse_clips import CoarseClips
 from cus.training.decoder import DecoderConfig
-from cus.training.recipe_settings import Recipe
+from cus.training.recipe_jobs import Recipe
 from cus.training.scripts import settings_of
 from cus.training.single_view import SingleViewConfig
 from cus.training.unet import UNetConfig

@@ -8,7 +8,7 @@ import signal
 import sys
 
 from cus.training.recipe import run
-from cus.training.recipe_settings import Recipe
+from cus.training.recipe_jobs import Recipe
 from cus.training.scripts import settings_of
 
 if __name__ == "__main__":

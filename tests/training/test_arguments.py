@@ -6,11 +6,11 @@ import pytest
 
 from cus.errors import InputError
 from cus.limits import limited
-from cus.training.arguments import Given, listed, spelled_out
 from cus.training.caches import Caches
 from cus.training.decoder import DecoderConfig
-from cus.training.recipe_settings import Recipe
+from cus.training.recipe_jobs import Recipe
 from cus.training.scene_clips import SceneClips
+from cus.training.scripts import Given, listed, spelled_out
 from cus.training.shards import Shards
 from cus.training.single_view import SingleViewConfig
 from cus.training.unet import UNetConfig

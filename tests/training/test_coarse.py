@@ -16,8 +16,7 @@ from cus.datasets.clips import load_clip, save_clip
 from cus.datasets.other_warps import References
 from cus.errors import InputError
 from cus.estimators import SceneEstimate
-from cus.training.coarse import CoarsePass
-from cus.training.coarse_clips import CoarseClips, build
+from cus.training.coarse_clips import CoarseClips, CoarsePass, build
 from cus.training.scripts import settings_of
 from procedural import collage
 from tests.diffusion.tiny import tiny_pipeline

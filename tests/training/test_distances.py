@@ -5,8 +5,7 @@ import torch
 
 from cus.errors import InputError
 from cus.models.perceptual import PerceptualDistance
-from cus.training.decoder import DecoderConfig, DecoderStage
-from cus.training.distances import LpipsDistance, training_distance
+from cus.training.decoder import DecoderConfig, DecoderStage, LpipsDistance, training_distance
 from tests.diffusion.tiny import tiny_pipeline
 
 

@@ -11,8 +11,7 @@ from torch import nn
 from cus.datasets.clips import Clip, ClipItems, save_clip
 from cus.errors import InputError
 from cus.output_folder import OutputFolder
-from cus.training.loop import LoopSettings, checkpoint_activations, train
-from cus.training.optimizers import make_optimizer
+from cus.training.loop import LoopSettings, checkpoint_activations, make_optimizer, train
 from cus.training.scripts import settings_of
 from cus.training.state import Ema
 from cus.training.unet import UNetConfig, UNetStage

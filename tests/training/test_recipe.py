@@ -19,9 +19,8 @@ from cus.errors import InputError
 from cus.models.autoencoder import Autoencoder
 from cus.training.config import save
 from cus.training.published import read_training
-from cus.training.recipe import run
-from cus.training.recipe_estimate import estimate
-from cus.training.recipe_settings import Recipe
+from cus.training.recipe import estimate, run
+from cus.training.recipe_jobs import Recipe
 from cus.training.scripts import settings_of
 from tests.conftest import ROOT
 from tests.evaluation.small_scenes import one_thread

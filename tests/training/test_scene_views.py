@@ -10,7 +10,7 @@ from cus.cameras import Cameras, load_transforms
 from cus.datasets.posed_views import load_views
 from cus.errors import InputError
 from cus.training.scene_views import NEIGHBOURS, SceneViews, build, sets_of
-from cus.training.view_warps import projected, sampled
+from cus.training.self_supervision import projected, sampled
 from tests.datasets.layouts import write_transforms
 from tests.estimators import planes
 

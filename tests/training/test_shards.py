@@ -13,7 +13,7 @@ from cus.datasets.clips import Clip, Warp, clip_paths, load_clip, open_tensors, 
 from cus.datasets.shards import MemberTensors
 from cus.errors import InputError
 from cus.training.clip_crops import LayeredCrops
-from cus.training.scene_manifest import FORMAT
+from cus.training.scene_clips import FORMAT
 from cus.training.scripts import settings_of
 from cus.training.shards import Shards, build, shards_of
 

@@ -4,8 +4,16 @@ import pytest
 import torch
 
 from cus.training.depth_scores import DepthScores, depth_scores
-from cus.training.self_supervision import consistency, photometric, reprojection, smoothness
-from cus.training.view_warps import projected, resized, sampled, splatted
+from cus.training.self_supervision import (
+    consistency,
+    photometric,
+    projected,
+    reprojection,
+    resized,
+    sampled,
+    smoothness,
+    splatted,
+)
 from tests.estimators import planes
 
 Exact = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cus.cameras import Cameras
-from cus.viewer.geometry import camera_from_eye, eye_of, frustum_corners, wxyz_of
+from cus.viewer.stage import camera_from_eye, eye_of, frustum_corners, wxyz_of
 from tests.viewer.scenes import HEIGHT, WIDTH, photographs, run_path
 
 

@@ -1,11 +1,13 @@
 import pytest
 
-from cus.viewer.origins import may_connect
+from cus.viewer.server import may_connect
 
 pytest.importorskip("viser", reason="the viewer in the browser needs viser")
 from cus.viewer import load_scene  # noqa: E402
-from cus.viewer.origins import foreign_pages_refused  # noqa: E402
-from cus.viewer.server import Viewer  # noqa: E402
+from cus.viewer.server import (
+    Viewer,  # noqa: E402
+    foreign_pages_refused,  # noqa: E402
+)
 from tests.viewer.scenes import write_folder  # noqa: E402
 
 

@@ -241,7 +241,7 @@ def test_what_goes_wrong_is_said_on_the_page(viewer, page, client):
 
 
 def test_one_recording_is_made_at_a_time_and_ends_with_the_viewer():
-    from cus.viewer.jobs import OneAtATime
+    from cus.viewer.panel import OneAtATime
 
     recorder, seen = OneAtATime(), []
 
@@ -261,7 +261,7 @@ def test_one_recording_is_made_at_a_time_and_ends_with_the_viewer():
 
 
 def test_a_player_shows_every_part_of_a_path_in_its_time_and_can_be_paused():
-    from cus.viewer.jobs import Player
+    from cus.viewer.panel import Player
 
     player, shown = Player(), []
     started = time.monotonic()

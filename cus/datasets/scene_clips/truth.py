@@ -4,6 +4,7 @@ Fitted to photographs of the frame size, Gaussians become needles that only fit 
 crops of the photographs take turns with whole ones, so that close-ups are based on observed detail.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,10 +15,30 @@ from cus.cameras import Cameras, PosedPhotos
 from cus.cameras.large_pictures import large_pictures
 from cus.conditioning.fusion import fused_photos
 from cus.datasets.scene_clips.recipe import TruthRecipe
-from cus.datasets.scene_clips.rendered import Rendered, psnr
 from cus.estimators import estimate_scene
 from cus.splats import FitConfig, FitRecord, Gaussians, Views, fit_views, rasterization
 from cus.splats.fit_start import ColoredCloud
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Renders of a fit from N cameras.
+
+    Attributes:
+        images: [N, 3, H, W] in [0, 1], over black.
+        alphas: [N, H, W] opacities in [0, 1].
+        depths: [N, H, W] z-depths in scene units, 0 where the opacity is below one half.
+    """
+
+    images: Tensor
+    alphas: Tensor
+    depths: Tensor
+
+
+def psnr(images: Tensor, targets: Tensor, mask: Tensor) -> float:
+    """PSNR in dB of images [..., 3, H, W] in [0, 1] against targets, over mask [..., H, W]; infinite for equal ones."""
+    errors = (images.clamp(0, 1) - targets).square().mean(dim=-3)[mask]
+    return -10 * math.log10(float(errors.mean())) if len(errors) and float(errors.mean()) > 0 else math.inf
 
 
 @dataclass(frozen=True)

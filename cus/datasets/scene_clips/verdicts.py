@@ -12,7 +12,7 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.conditioning import Conditioning
 from cus.datasets.scene_clips.recipe import Filters
-from cus.datasets.scene_clips.rendered import Rendered, psnr
+from cus.datasets.scene_clips.truth import Rendered, psnr
 
 # A camera is behind a surface that is nearer to a reference than the camera is by more than this fraction.
 _BEHIND = 0.02

@@ -1,12 +1,17 @@
 """Image metrics."""
 
 from cus.evaluation.metrics.blur import BLUR_GRID, best_blur, gaussian_blur
-from cus.evaluation.metrics.gmsd import gmsd
-from cus.evaluation.metrics.haarpsi import haarpsi
 from cus.evaluation.metrics.make import METRIC_NAMES, make_metrics
 from cus.evaluation.metrics.metric import Metric, scored
-from cus.evaluation.metrics.psnr import PSNR_CAP, color_corrected, color_corrected_psnr, psnr
-from cus.evaluation.metrics.ssim import ssim
+from cus.evaluation.metrics.weight_free import (
+    PSNR_CAP,
+    color_corrected,
+    color_corrected_psnr,
+    gmsd,
+    haarpsi,
+    psnr,
+    ssim,
+)
 
 __all__ = [
     "BLUR_GRID",

@@ -7,7 +7,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from cus.evaluation.metrics.inputs import checked, checked_image
-from cus.evaluation.metrics.psnr import psnr
+from cus.evaluation.metrics.weight_free import psnr
 
 BLUR_GRID = (0.0, *(0.25 * 2 ** (k / 2) for k in range(13)))  # 0, then 0.25 to 16 pixels in steps of sqrt(2)
 _TOLERANCE = 0.01  # pixels

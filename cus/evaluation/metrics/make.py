@@ -8,11 +8,10 @@ import torch
 
 from cus.errors import InputError
 from cus.evaluation.metrics.dino import DINO, DinoSimilarity
-from cus.evaluation.metrics.lpips import Lpips
+from cus.evaluation.metrics.lpips import Lpips, ShiftTolerantLpips
 from cus.evaluation.metrics.metric import WEIGHT_FREE, Metric
 from cus.evaluation.metrics.niqe import Niqe
 from cus.evaluation.metrics.no_reference import NoReference
-from cus.evaluation.metrics.st_lpips import ShiftTolerantLpips
 
 METRIC_NAMES = (
     "psnr",

@@ -7,11 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from cus.evaluation.metrics.gmsd import gmsd
-from cus.evaluation.metrics.haarpsi import haarpsi
 from cus.evaluation.metrics.inputs import PictureTooSmall
-from cus.evaluation.metrics.psnr import color_corrected_psnr, psnr
-from cus.evaluation.metrics.ssim import ssim
+from cus.evaluation.metrics.weight_free import color_corrected_psnr, gmsd, haarpsi, psnr, ssim
 
 
 class Metric(Protocol):

@@ -6,15 +6,11 @@ from dataclasses import fields
 from typing import Any
 
 from cus.errors import InputError, shown
+from cus.evaluation.rows.conditioning import FusedWarp, PointRender, Warp
 from cus.evaluation.rows.frames import Frames
-from cus.evaluation.rows.fused import FusedWarp
 from cus.evaluation.rows.nearest import Nearest
-from cus.evaluation.rows.points import PointRender
-from cus.evaluation.rows.references_splat import ReferencesSplat
 from cus.evaluation.rows.row import Row
-from cus.evaluation.rows.splat import Splat
-from cus.evaluation.rows.super_resolved import SuperResolved
-from cus.evaluation.rows.warp import Warp
+from cus.evaluation.rows.splats import ReferencesSplat, Splat, SuperResolved
 from cus.training.config import of_values
 
 ROWS: dict[str, type[Row]] = {

@@ -8,11 +8,15 @@ import torch
 from torch import Tensor
 
 from cus.conditioning import Conditioning
+from cus.conditioning.kinds.fused import Fused
+from cus.conditioning.kinds.hierarchical import Hierarchical
+from cus.conditioning.kinds.points import Points
 from cus.conditioning.options import check_scales
 from cus.errors import InputError
 from cus.estimators.filling import continue_smoothly
-from cus.evaluation.rows.row import Row
+from cus.evaluation.rows.row import PHOTO_SIZE, Row
 from cus.evaluation.work import CaseWork
+from cus.limits import limited
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +52,60 @@ def push_pull(image: Tensor, mask: Tensor) -> Tensor:
     if not bool(mask.any()):
         return image
     return torch.stack([continue_smoothly(channel, mask) for channel in image]).clamp(0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warp(ConditioningRow):
+    """The hierarchical warp (Algorithm 1).
+
+    Attributes:
+        suppress_background: whether to remove leaked background (Eq. 5).
+        scales: divisors of the resolution, e.g. [1] or [1, 4]; None: as many as the spacing of the points needs.
+    """
+
+    kind: str = "warp"
+    label: str = "Hierarchical warp"
+    suppress_background: bool = True
+    scales: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        scales_of(self.name, self.scales)
+
+    def warped(self, case: CaseWork) -> Conditioning:  # noqa: D102
+        return case.warped(Hierarchical(self.suppress_background, scales_of(self.name, self.scales)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedWarp(ConditioningRow):
+    """The fused warp.
+
+    Attributes:
+        photo_size: longest side in pixels of the photographs that provide the colours; None: as for the references.
+            Depths are always those of the references.
+        suppress_background: whether to remove leaked background (Eq. 5).
+    """
+
+    kind: str = "fused"
+    label: str = "Fused warp"
+    photo_size: int | None = limited(None, **PHOTO_SIZE)
+    suppress_background: bool = True
+
+    def warped(self, case: CaseWork) -> Conditioning:  # noqa: D102
+        return case.warped(Fused(self.suppress_background), self.photo_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointRender(ConditioningRow):
+    """The conditioning images of ViewCrafter, shown directly.
+
+    Attributes:
+        shrink_references: whether to make the renders as sparse as ViewCrafter's (`render_scene_points`).
+    """
+
+    kind: str = "points"
+    label: str = "Point render"
+    shrink_references: bool = False
+
+    def warped(self, case: CaseWork) -> Conditioning:  # noqa: D102
+        return case.warped(Points(self.shrink_references))

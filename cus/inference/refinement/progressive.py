@@ -8,7 +8,6 @@ from torch import Tensor
 
 from cus.cameras import Cameras
 from cus.diffusion.loading import load_model
-from cus.digests import tensors_digest
 from cus.inference.folder import State
 from cus.inference.progress import OnProgress
 from cus.inference.refinement.work import Work
@@ -18,6 +17,7 @@ from cus.refinement.frontier import round_factors
 from cus.refinement.progressive import Known, ProgressiveOptions, choose_views, generate_views
 from cus.scene import SceneEstimate
 from cus.splats import Gaussians, fit_views
+from cus.tensor_files import tensors_digest
 
 # Generating a round's views takes about as long as this many steps of its fit; for the progress bar.
 GENERATION = 100

@@ -14,7 +14,6 @@ from cus.cameras.large_pictures import large_pictures
 from cus.cameras.transforms_json import ORIGIN, frame_entry, lens_entries
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
-from cus.inference import machine
 from cus.inference.fit_options import FitOptions
 from cus.inference.folder import RunFolder
 from cus.inference.photo_fit import photo_views
@@ -30,6 +29,7 @@ from cus.inference.refinement.work import Work
 from cus.inference.settings import fingerprint
 from cus.refinement.poses import PoseOptions
 from cus.refinement.pseudo_labels import LabelOptions, PseudoLabels
+from cus.runtime import peak_memory, versions
 from cus.splats import FitConfig, Gaussians, save_ply
 from cus.splats.parameters import LearningRates
 from cus.viewer.paths import view_depth
@@ -143,7 +143,7 @@ def refine(
         "after": after.to_json(),
         "verdict": verdict.to_json(),
         "notes": [*subject.stored.notes, *subject.posed.notes, *estimate.notes, *notes, *work.notes],
-        "versions": machine.versions(),
+        "versions": versions(),
     }
     progress.start(STAGES["report"], False)
     started = time.perf_counter()
@@ -153,7 +153,7 @@ def refine(
     _write_cameras(subject, folder)
     write_pictures(folder, settings, before, after)
     summary |= {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
-    summary |= {"peak_memory_bytes": machine.peak_memory()}
+    summary |= {"peak_memory_bytes": peak_memory()}
     shown = Shown(settings, found, walk, photos.images, before, after, verdict)
     write_refinement_report(folder, subject, shown, summary)
     progress.finish(STAGES["report"], time.perf_counter() - started)

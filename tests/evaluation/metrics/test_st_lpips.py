@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cus.errors import InputError
 from cus.evaluation.metrics import make_metrics, scored
-from cus.evaluation.metrics.st_lpips import ShiftTolerantLpips
+from cus.evaluation.metrics.lpips import ShiftTolerantLpips
 from cus.models import perceptual
 from cus.models.perceptual import Backbone, PerceptualDistance
 from tests.evaluation.metrics.pictures import noisy, photograph

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cus.evaluation.metrics import PSNR_CAP, best_blur, color_corrected_psnr, gaussian_blur, gmsd, haarpsi, psnr, ssim
 from cus.evaluation.metrics.metric import WEIGHT_FREE, WeightFreeMetric
-from cus.evaluation.metrics.ssim import ssim_map
+from cus.evaluation.metrics.weight_free import ssim_map
 from cus.models.gradient_similarity import gmsd_map
 from cus.splats import ssim as training_ssim
 from tests.evaluation.metrics.pictures import noisy, pairs, photograph
