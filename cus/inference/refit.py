@@ -20,13 +20,13 @@ from cus.files import PART, explained
 from cus.inference import outputs
 from cus.inference.fitting import FitOptions, Splat, fit
 from cus.inference.folder import REFINED, RunFolder, State
-from cus.inference.measures import seen_in
 from cus.inference.photographs import LARGEST_PHOTOGRAPH, Batch, Inputs
 from cus.inference.progress import STAGES, OnProgress
 from cus.inference.recorded import cloud_from, conditioning_from, scene_from
 from cus.inference.results import Results
 from cus.inference.run_record import read_record, recorded_settings
 from cus.inference.settings import InferSettings, fingerprint
+from cus.inference.verdict import seen_in
 from cus.runtime import peak_memory, versions
 from cus.splats import FitConfig
 

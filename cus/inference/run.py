@@ -24,7 +24,6 @@ from cus.estimators.choice import prepare
 from cus.inference import outputs, recorded
 from cus.inference.fitting import FitOptions, Splat, fit
 from cus.inference.folder import RunFolder, State
-from cus.inference.measures import look, seen_in
 from cus.inference.photographs import (
     Inputs,
     first_reference,
@@ -40,7 +39,7 @@ from cus.inference.results import Results
 from cus.inference.settings import InferSettings, Trajectory, file_digest, fingerprint
 from cus.inference.stages import StageCache
 from cus.inference.target_path import ALONE_NOTE, check_alone, target_path
-from cus.inference.verdict import Verdict
+from cus.inference.verdict import Verdict, look, seen_in
 from cus.inference.view_choice import choose_views
 from cus.models.attention import set_attention_backend
 from cus.runtime import peak_memory, versions

@@ -4,12 +4,23 @@ docs/report.md states the limits and shows measurements of real photographs on e
 """
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from cus.cameras import Cameras
 from cus.cameras.conversions import fov_from_focal
+from cus.estimators import SceneEstimate
 from cus.estimators.focal_profile import WEAK_GUESS
-from cus.inference.measures import Measures
+from cus.inference.folder import State
+from cus.inference.measures import Measures, measure, plain_crop
+from cus.inference.photographs import Batch, Inputs, size_inside
+from cus.inference.photographs import photographs as read
+from cus.inference.recorded import conditioning_from
 
 Grade = Literal["good", "fair", "poor"]
 ORDER: tuple[Grade, ...] = ("good", "fair", "poor")
@@ -27,6 +38,7 @@ ADVICE = (
     "of the picture in common) or more of them, give the cameras (--cameras), or try another --estimator"
 )
 FOCAL_ADVICE = "give --fov or --focal-35mm, from the data sheet of the camera or phone"
+_MEASURES, _CROP = "measures", "plain_crop"
 
 
 @dataclass(frozen=True)
@@ -195,3 +207,47 @@ def _focal(measures: Measures) -> Finding:
         told,
         f"{FOCAL_ADVICE}: the shape of the scene hangs on it" if weak else "",
     )
+
+
+def look(
+    scene: SceneEstimate,
+    cameras: Cameras,
+    warped: State,
+    inputs: Inputs,
+    batch: Batch,
+    photographs: Sequence[Tensor] | None,
+) -> State:
+    """Add to a recorded conditioning the measures of its run, and the plain crop of the best photograph.
+
+    Args:
+        scene: scene estimate for the V photographs.
+        cameras: T cameras of the frames.
+        warped: conditioning as recorded by `state_of`.
+        inputs: V photographs.
+        batch: decoded photographs at the working size.
+        photographs: photographs at full resolution, if the conditioning uses them; None: the batch.
+    """
+    height, width = scene.images.shape[-2:]
+    finer = [1.0] * len(scene)
+    if photographs is not None:
+        finer = [math.sqrt(p.shape[-1] * p.shape[-2] / (width * height)) for p in photographs]
+    valid = batch.set.valid.to(scene.images.device)
+    inside = float(size_inside(batch, inputs.photos[0])[0])
+    measures, seen = measure(scene, cameras, conditioning_from(warped), valid, finer, inside)
+    if not judge(measures).trusted and bool(seen.masks[0].any()):
+        # The best view depends on the geometry; paths start at the first view.
+        measures = replace(measures, view=0)
+    best = read(inputs, batch, [measures.view])[0] if photographs is None else photographs[measures.view]
+    crop = plain_crop(best, seen, measures.view, (width, height))
+    found = {_MEASURES: measures.to_tensor()}
+    if crop is not None:
+        found[_CROP] = torch.from_numpy(crop)
+    return State(warped.tensors | found, warped.notes)
+
+
+def seen_in(state: State) -> tuple[Verdict | None, np.ndarray | None]:
+    """Verdict and plain crop [H, W, 3] uint8 of a recorded conditioning; None if it was recorded without them."""
+    if _MEASURES not in state.tensors:
+        return None, None
+    crop = state.tensors.get(_CROP)
+    return judge(Measures.from_tensor(state.tensors[_MEASURES])), None if crop is None else crop.cpu().numpy()
