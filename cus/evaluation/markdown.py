@@ -29,7 +29,7 @@ def interval_text(estimate: Estimate, metric: MetricColumn, sign: bool = False) 
 def method_text(summary: Summary) -> list[str]:
     """How the numbers were computed, one or two sentences per entry."""
     options = summary.options
-    sentences = [
+    return [
         "A scene's mean is over its cases; the mean over scenes is the mean of the scenes' means.",
         "Each table compares the cases that every row has a score of; a row without any score in a column group does "
         "not narrow it. Differences are paired, over the same cases.",
@@ -38,10 +38,6 @@ def method_text(summary: Summary) -> list[str]:
         "narrow where cases are few or share photographs. There is none where every scene has a single case.",
         "The best value is bold, the second-best underlined; values that print alike rank alike.",
     ]
-    if options.unranked:
-        labels = ", ".join(summary.rows[row] for row in options.unranked)
-        sentences.append(f"Not ranked: {labels}.")
-    return sentences
 
 
 def counted(count: int, noun: str) -> str:

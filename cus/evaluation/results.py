@@ -10,10 +10,11 @@ from typing import Any
 
 from cus.evaluation.latex import latex
 from cus.evaluation.markdown import markdown, method_text
+from cus.evaluation.metrics import Metric
 from cus.evaluation.page import page_html
 from cus.evaluation.records import Record, json_number, latest_records, record_json
 from cus.evaluation.statistics import COVERAGE, Estimate
-from cus.evaluation.tables import Cell, Group, MetricLike, Summary, TableOptions, group_label, summarise
+from cus.evaluation.tables import Cell, Group, MetricColumn, Summary, TableOptions, group_label, summarise
 from cus.files import write_text
 from cus.runtime import versions
 
@@ -60,7 +61,6 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "rows": [{"name": name, "label": label} for name, label in summary.rows.items()],
         "axes": list(options.axes),
         "baseline": options.baseline,
-        "unranked": list(options.unranked),
         "bootstrap": {"draws": options.draws, "seed": options.seed, "coverage": COVERAGE},
         "method": method_text(summary),
         "notes": summary.notes,
@@ -103,13 +103,12 @@ def _written(path: Path, text: str) -> Path:
 def write_results(
     folder: Path | str,
     records: Sequence[Record],
-    metrics: Sequence[MetricLike],
+    metrics: Sequence[Metric | MetricColumn],
     rows: Iterable[str],
     settings: Mapping[str, Any],
     *,
     axes: Sequence[str] = (),
     baseline: str | None = None,
-    unranked: Sequence[str] = (),
 ) -> list[Path]:
     """Write all tables and the page for the current records, replacing earlier files one by one, atomically.
 
@@ -123,16 +122,15 @@ def write_results(
         axes: keys of `Record.group` whose values make the column groups, outermost first, such as protocol and level;
             "scene" is allowed, too.
         baseline: name of the row to which differences are taken.
-        unranked: rows excluded from the choice of best and second-best.
 
     Returns:
         Paths of results.json, results.md, results.tex, per_image.csv and page.html.
 
     Raises:
-        InputError: an axis that the records do not have, or an unknown baseline or unranked row.
+        InputError: an axis that the records do not have, or an unknown baseline.
     """
     seed = settings.get("seed")
-    options = TableOptions(tuple(axes), baseline, tuple(unranked), seed=seed if isinstance(seed, int) else 0)
+    options = TableOptions(tuple(axes), baseline, seed=seed if isinstance(seed, int) else 0)
     summary = summarise(records, metrics, rows, options)
     without = settings.get("scenes_without_cases") or {}
     summary.notes.extend(f"No case in {scene}: {reason}" for scene, reason in without.items())

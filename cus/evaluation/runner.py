@@ -28,7 +28,7 @@ from cus.evaluation.resection import reference_features, resected
 from cus.evaluation.results import write_results
 from cus.evaluation.rows import Frames
 from cus.evaluation.settings import EvalSettings
-from cus.evaluation.tables import MetricColumn, MetricLike
+from cus.evaluation.tables import MetricColumn
 from cus.evaluation.targets import Target, frame_size, read_target, references_at
 from cus.evaluation.work import CaseWork, Models, References
 from cus.files import explained
@@ -176,7 +176,7 @@ class _Run:
         """Write the tables and the page for the current records."""
         if not self.records:
             return []
-        columns: list[MetricLike] = [*self.metrics]
+        columns: list[Metric | MetricColumn] = [*self.metrics]
         if self.settings.poses == "estimated":
             columns += ESTIMATION
         summary = self.settings.summary()

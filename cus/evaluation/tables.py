@@ -13,41 +13,17 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Protocol
 
 import numpy as np
 
 from cus.errors import InputError
+from cus.evaluation.metrics import Metric
 from cus.evaluation.records import Record, latest_records
 from cus.evaluation.statistics import DRAWS, Estimate, estimates
 
 # Order and names as in the paper's tables; other values follow in natural order under their own names.
 VALUE_LABELS = {"closeup": "Close-up view", "regular": "Regular view", "easy": "Easy set", "hard": "Hard set"}
 REGION_LABELS = {"frame": "Whole frame", "covisible": "Co-visible part"}
-
-
-class MetricLike(Protocol):
-    """The properties of a metric that a table needs."""
-
-    @property
-    def name(self) -> str:
-        """Name in the records."""
-        ...
-
-    @property
-    def label(self) -> str:
-        """Name in tables."""
-        ...
-
-    @property
-    def unit(self) -> str:
-        """Unit of the scores: "dB" or ""."""
-        ...
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Whether higher scores are better."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -83,14 +59,12 @@ class TableOptions:
     Attributes:
         axes: keys of `Record.group` (or "scene") whose values make the column groups, outermost first.
         baseline: name of the row to which differences are taken; None: no differences.
-        unranked: rows excluded from the choice of best and second-best.
         draws: number of bootstrap draws.
         seed: seed of the draws.
     """
 
     axes: tuple[str, ...] = ()
     baseline: str | None = None
-    unranked: tuple[str, ...] = ()
     draws: int = DRAWS
     seed: int = 0
 
@@ -237,7 +211,10 @@ def axis_values(record: Record, axes: Iterable[str]) -> tuple[str, ...]:
 
 
 def summarise(
-    records: Iterable[Record], metrics: Sequence[MetricLike], rows: Iterable[str], options: TableOptions | None = None
+    records: Iterable[Record],
+    metrics: Sequence[Metric | MetricColumn],
+    rows: Iterable[str],
+    options: TableOptions | None = None,
 ) -> Summary:
     """Make tables from records.
 
@@ -248,15 +225,14 @@ def summarise(
         options: axes, baseline and bootstrap.
 
     Raises:
-        InputError: an axis that the records do not have, or an unknown baseline or unranked row.
+        InputError: an axis that the records do not have, or an unknown baseline.
     """
     options = options or TableOptions()
     names = list(dict.fromkeys(rows))
-    for row in (*options.unranked, *((options.baseline,) if options.baseline is not None else ())):
-        if row not in names:
-            near = difflib.get_close_matches(row, names, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(f"there is no row {row}: expected one of {', '.join(names)}{hint}")
+    if options.baseline is not None and options.baseline not in names:
+        near = difflib.get_close_matches(options.baseline, names, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"there is no row {options.baseline}: expected one of {', '.join(names)}{hint}")
     latest = latest_records(records)
     kept = [record for record in latest if record.row in set(names)]
     columns = [MetricColumn(m.name, m.label, m.unit, m.higher_is_better) for m in metrics]
@@ -344,7 +320,7 @@ def _cells(scores: np.ndarray, scenes: list[str], metric: MetricColumn, summary:
         for row in shown
         if known[row].sum() > common.sum()
     }
-    ranks = _ranks({row: e.mean for row, e in shown.items() if names[row] not in options.unranked}, metric)
+    ranks = _ranks({row: e.mean for row, e in shown.items()}, metric)
     return [
         Cell(shown.get(row) if sizes else None, differences.get(row), own.get(row), ranks.get(row, 0))
         for row in range(len(names))

@@ -60,15 +60,6 @@ def frame_size(width: int, height: int, longest_side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def target_size(posed: PosedPhotos, case: Case, longest_side: int) -> tuple[int, int]:
-    """Width and height in pixels of a case's ground truth, without reading the photograph.
-
-    The photograph's aspect ratio at `longest_side`, or the crop's own size if smaller: nothing is ever enlarged.
-    """
-    crop = _crop_of(posed, case, longest_side)
-    return crop.out_width, crop.out_height
-
-
 def read_target(posed: PosedPhotos, case: Case, longest_side: int) -> Target:
     """Read the held-out photograph and crop it to the case.
 
@@ -90,12 +81,6 @@ def read_target(posed: PosedPhotos, case: Case, longest_side: int) -> Target:
             f"({longest_side} along the longest side were asked for)"
         )
     return Target(window.picture, window.camera, window.valid, note)
-
-
-def target_view(posed: PosedPhotos, case: Case, longest_side: int) -> tuple[Tensor, Cameras]:
-    """Only the ground truth: (picture [3, h, w] in [0, 1], its camera); arguments and errors as `read_target`."""
-    target = read_target(posed, case, longest_side)
-    return target.picture, target.camera
 
 
 def references_at(posed: PosedPhotos, photos: PhotoSet, longest_side: int, used: Iterable[int]) -> list[Tensor]:

@@ -82,8 +82,3 @@ def evaluate_sh(degree: int, directions: Tensor, coefficients: Tensor) -> Tensor
 def sh_from_rgb(rgb: Tensor) -> Tensor:
     """Degree-0 coefficients [..., 3] of a colour [..., 3] that is the same from all directions."""
     return (rgb - 0.5) / SH_C0
-
-
-def rgb_from_sh(coefficients: Tensor) -> Tensor:
-    """Colour [..., 3] of degree-0 coefficients [..., 3]; the inverse of `sh_from_rgb`."""
-    return coefficients * SH_C0 + 0.5

@@ -10,7 +10,7 @@ from cus.datasets.scenes import open_scene
 from cus.errors import InputError
 from cus.evaluation.case_clips import CaseClips, build
 from cus.evaluation.protocol import Rules, choose_cases
-from cus.evaluation.targets import target_view
+from cus.evaluation.targets import read_target
 from tests.evaluation.small_scenes import one_thread, write_scenes
 
 
@@ -24,7 +24,7 @@ def test_a_case_becomes_a_clip_whose_target_is_the_crop_that_is_scored(tmp_path:
     clip = load_clip(paths[0])
     posed = open_scene(scenes / "one")
     case = next(c for c in choose_cases(posed, Rules(zooms=(2.0,), centers=("centre",))) if c.name == clip.info["case"])
-    expected, _ = target_view(posed, case, 96)
+    expected = read_target(posed, case, 96).picture
     torch.testing.assert_close(clip.targets[0], expected, rtol=0, atol=0.5 / 255 + 1e-6)
     assert clip.layers is not None and clip.conditioning.shape == clip.targets.shape
     assert 0 < clip.others["high"].masks.float().mean() < clip.masks.float().mean()

@@ -12,7 +12,7 @@ from cus.datasets.scenes import open_source
 from cus.errors import InputError
 from cus.evaluation.protocol import Rules, choose_cases
 from cus.evaluation.splits import SceneSplit, Split, _used, build_split, differences, load_split, save_split
-from cus.evaluation.targets import target_view
+from cus.evaluation.targets import read_target
 from tests.datasets.layouts import procedural_views, write_transforms
 
 RULES = Rules(pair_overlap=0.3, overlap=0.3, easy=(1.0, 28.0), between=(-1.0, 2.0), aside=3.0, zooms=(2.0,))
@@ -48,7 +48,8 @@ def test_building_again_gives_the_same_bytes(data, split, tmp_path):
 def test_a_scene_of_a_split_opens_and_its_cases_have_targets(data, split):
     source = split.source("wall", data)
     posed = open_source(source)
-    picture, camera = target_view(posed, split.scenes["wall"].cases[0], 96)
+    target = read_target(posed, split.scenes["wall"].cases[0], 96)
+    picture, camera = target.picture, target.camera
     assert picture.shape == (3, camera.height, camera.width) == (3, 64, 96)
 
 

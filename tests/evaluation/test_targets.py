@@ -10,7 +10,7 @@ from PIL import Image
 from cus.cameras import Cameras, Lens, PosedPhotos, load_transforms, save_transforms
 from cus.errors import InputError
 from cus.evaluation.protocol import Case
-from cus.evaluation.targets import read_target, target_size, target_view
+from cus.evaluation.targets import read_target
 from tests.evaluation.rooms import standing_at
 
 WIDTH, HEIGHT = 600, 400
@@ -35,7 +35,8 @@ def noise(tmp_path):
 
 
 def test_the_whole_photograph_is_what_references_are_loaded_as(noise):
-    picture, camera = target_view(noise, case(), 150)
+    target = read_target(noise, case(), 150)
+    picture, camera = target.picture, target.camera
     images, cameras = noise.select([1]).load(150)
     torch.testing.assert_close(picture, images[0])
     torch.testing.assert_close(camera.Ks, cameras.Ks)
@@ -57,7 +58,8 @@ def test_the_camera_of_a_crop_is_exact(tmp_path, zoom, center):
     xs, ys = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
     coordinates = np.stack([xs * 255 / WIDTH, ys * 255 / HEIGHT, np.zeros_like(xs)], axis=-1).astype(np.uint8)
     posed = pictures(tmp_path, coordinates)
-    picture, camera = target_view(posed, case(zoom, center), 96)
+    target = read_target(posed, case(zoom, center), 96)
+    picture, camera = target.picture, target.camera
     full = Cameras(posed.viewmats[1:2], posed.Ks[1:2], WIDTH, HEIGHT)
     points = camera.backproject(torch.ones(1, camera.height, camera.width))[0].reshape(-1, 3)
     pixels = full.project(points)[0][0].reshape(camera.height, camera.width, 2)
@@ -67,15 +69,14 @@ def test_the_camera_of_a_crop_is_exact(tmp_path, zoom, center):
 
 
 def test_nothing_is_enlarged(noise):
-    assert target_size(noise, case(4.0), 300) == (150, 100)
     target = read_target(noise, case(4.0), 300)
     assert target.picture.shape == (3, 100, 150) and "150x100" in str(target.note)
     pixels = torch.from_numpy(np.array(Image.open(noise.paths[1])))[150:250, 225:375].permute(2, 0, 1) / 255
     torch.testing.assert_close(target.picture, pixels)
     with pytest.raises(InputError, match="too few"):
-        target_size(noise, case(12.0), 300)
+        read_target(noise, case(12.0), 300)
     with pytest.raises(ValueError, match="at least 64"):
-        target_size(noise, case(), 20)
+        read_target(noise, case(), 20)
 
 
 def test_a_distorted_lens_is_straightened_and_its_empty_corners_are_marked(noise):
