@@ -24,7 +24,7 @@ from cus.datasets.clips import clip_paths
 from cus.datasets.posed_views import PosedViews, load_views
 from cus.errors import InputError
 from cus.estimators import estimate_scene
-from cus.training.depth_scores import DepthScores, depth_scores
+from cus.training.single_view import DepthScores, depth_scores
 
 Depth = Callable[[PosedViews], Tensor]
 

@@ -1,6 +1,9 @@
-"""Photographs from disk: decoding, EXIF, and one common size per batch."""
+"""Photographs from disk: decoding, EXIF, one common size per batch; and any number at full resolution: in
+memory up to a limit, the rest in a file.
+"""
 
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +18,12 @@ from cus.cameras.cameras import Cameras
 from cus.cameras.picture_kinds import PILLOW_FORMATS
 from cus.cameras.pictures import Picture, decode, read_header
 from cus.errors import InputError
-from cus.files import require_regular
+from cus.files import explained, require_regular
 
 # Large pictures are resampled in bands of about this many pixels.
 _BAND_PIXELS = 1_000_000
+# Total number of bytes of photographs kept in memory: seven of 50 megapixels.
+IN_MEMORY = 2**30
 
 
 @dataclass(frozen=True)
@@ -296,3 +301,58 @@ def cameras_of(viewmats: Tensor, Ks: Tensor, photos: PhotoSet) -> Cameras:
     scaled = Ks.clone()
     scaled[:, :2] *= photos.scales[:, :, None].to(Ks)
     return Cameras(viewmats, scaled, photos.images.shape[-1], photos.images.shape[-2])
+
+
+def large_pictures(
+    pictures: Iterable[np.ndarray],
+    scales: Tensor,
+    width: int,
+    height: int,
+    longest_side: int,
+    *,
+    in_memory: int = IN_MEMORY,
+    folder: Path | None = None,
+) -> list[Tensor]:
+    """The photographs of a batch at full resolution (`own_resolution`); each is decoded once.
+
+    If together they exceed `in_memory`, the excess is stored in a nameless file, which the system reads on demand and
+    which disappears with the last reference to it.
+
+    Args:
+        pictures: V of [h, w, 3] uint8 RGB; only one is held at a time.
+        scales: [V, 2] pixels of the batch per pixel of the photograph (`PhotoSet.scales`).
+        width: width of the batch in pixels.
+        height: height of the batch in pixels.
+        longest_side: limit in pixels; larger photographs are shrunk to it.
+        in_memory: maximum number of bytes to keep in memory.
+        folder: folder of the file; None: the system's temporary folder.
+
+    Returns:
+        V of [3, H, W] uint8, black in the padding.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    kept: list[Tensor] = []
+    stored: list[tuple[int, torch.Size]] = []
+    held, file = 0, None
+    for picture, scale in zip(pictures, scales, strict=True):
+        large = own_resolution(picture, scale, width, height, longest_side)
+        if held + large.numel() <= in_memory:
+            held += large.numel()
+        else:
+            with explained(folder or tempfile.gettempdir(), "free some space, or lower the size of the photographs"):
+                file = file or tempfile.TemporaryFile(dir=folder)
+                # Written, not mapped: with a mapping, a full disk would end the process instead of raising an error.
+                file.write(large.numpy().tobytes())
+                file.flush()
+            stored.append((len(kept), large.shape))
+            large = large[:, :0]
+        kept.append(large)
+    if file is not None:
+        with file:
+            content = torch.from_numpy(np.memmap(file, np.uint8, mode="c"))
+        sizes = [shape.numel() for _, shape in stored]
+        for (index, shape), part in zip(stored, content.split(sizes), strict=True):
+            kept[index] = part.view(shape)
+    return kept

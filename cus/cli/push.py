@@ -117,10 +117,9 @@ def _write_card(card: Path, text: str, progress: "ConsoleProgress") -> None:
 
 def _card_text(options: CardOptions, model: Path, repository: str, prepared: "Upload") -> str:
     from cus.evaluation.published import read_tables
-    from cus.hub.adapters import open_lora
     from cus.hub.card import CardFacts, card_text
     from cus.hub.fetch import parse_id
-    from cus.hub.stored import local_folder
+    from cus.hub.stored import local_folder, open_lora
     from cus.training.published import TrainingFacts, check_export, read_training
 
     training = TrainingFacts((), ())

@@ -11,9 +11,8 @@ from cus.diffusion.memory import Choice, Clip, choose_plan, skeleton
 from cus.diffusion.parts import check_parts
 from cus.diffusion.pipeline import CloseUpShotPipeline
 from cus.diffusion.sampling import PLANS, MemoryPlan
-from cus.hub.adapters import StoredLora
 from cus.hub.fetch import OnFetched
-from cus.hub.stored import SHIPPED, StoredModel, explained, open_model
+from cus.hub.stored import SHIPPED, StoredLora, StoredModel, explained, open_model
 
 
 def find_model(source: str, variant: str | None = None) -> StoredModel:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from cus.diffusion.parts import check_finite
 from cus.errors import InputError
-from cus.hub.adapters import StoredLora, open_lora
 from cus.hub.errors import LORA, HubAccess
+from cus.hub.stored import StoredLora, open_lora
 from cus.models.unet import UNet
 from cus.tensor_files import save_tensors
 

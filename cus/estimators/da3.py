@@ -17,8 +17,12 @@ from cus.errors import InputError, first_line
 from cus.estimators.estimator import Network, half_precision
 from cus.estimators.framing import FramedViews, FrameRule, normalised
 from cus.estimators.networks.depth_anything_3 import SIZES, DepthAnything3, Size, Views
-from cus.estimators.pose_encodings import cameras_from_pose_encodings, pose_encodings_from_cameras
-from cus.estimators.predictions import Prediction, in_first_camera
+from cus.estimators.predictions import (
+    Prediction,
+    cameras_from_pose_encodings,
+    in_first_camera,
+    pose_encodings_from_cameras,
+)
 
 NAME = "Depth Anything 3"
 REPOSITORIES = ("depth-anything/DA3-SMALL", "depth-anything/DA3-BASE")

@@ -9,7 +9,7 @@ Assumptions on the package, https://github.com/facebookresearch/vggt, all of it 
   other shapes padded with white in the middle of a common frame. It runs its heads in float32 by itself, also under
   autocast.
 - It returns a dict with `pose_enc` [B, S, 9], `depth` [B, S, H, W, 1] and `depth_conf` [B, S, H, W], >= 1.
-- The nine numbers are encodings as in `cus.estimators.pose_encodings`, of the world-to-camera transform.
+- The nine numbers are encodings as in `cus.estimators.predictions`, of the world-to-camera transform.
 - The first view is the world frame (approximately, because it is predicted, too), and the mean distance of the points
 from it is about 1.
 """
@@ -29,8 +29,7 @@ from cus.cameras import Cameras
 from cus.errors import InputError, first_line
 from cus.estimators.estimator import Network, half_precision
 from cus.estimators.framing import FramedViews, FrameRule
-from cus.estimators.pose_encodings import cameras_from_pose_encodings
-from cus.estimators.predictions import Prediction
+from cus.estimators.predictions import Prediction, cameras_from_pose_encodings
 
 UNUSED = ("point_head.", "track_head.")
 

@@ -19,7 +19,6 @@ from cus.diffusion.parts import sampling_of
 from cus.errors import InputError
 from cus.estimators import estimate_scene
 from cus.estimators.choice import prepare
-from cus.evaluation.covisibility import covisible
 from cus.evaluation.folder import PICTURES, RECORDS, RESULTS, Begun, EvaluationFolder, Mode, begin, held_size
 from cus.evaluation.metrics import Metric, best_blur, make_metrics, scored
 from cus.evaluation.protocol import Case, index_of, window_of
@@ -29,7 +28,7 @@ from cus.evaluation.results import write_results
 from cus.evaluation.rows import Frames
 from cus.evaluation.settings import EvalSettings
 from cus.evaluation.tables import MetricColumn
-from cus.evaluation.targets import Target, frame_size, read_target, references_at
+from cus.evaluation.targets import Target, covisible, frame_size, read_target, references_at
 from cus.evaluation.work import CaseWork, Models, References
 from cus.files import explained
 from cus.inference.progress import OnProgress

@@ -1,21 +1,26 @@
 """The ground truth of a case: a full-resolution crop of a held-out photograph, shrunk to the model's size.
 
-Also reads its references at larger sizes.
+Also the part of it that the references can show, where a picture can be wrong rather than invented, and the references
+at larger sizes.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cus.cameras import Cameras, PosedPhotos
-from cus.cameras.large_pictures import large_pictures
-from cus.cameras.photos import PhotoSet
+from cus.cameras.photos import PhotoSet, large_pictures
+from cus.conditioning import divide_reliability, hierarchical_warp
 from cus.datasets.photo_windows import PhotoWindow, read_window
 from cus.errors import InputError
 from cus.evaluation.protocol import Case, index_of, window_of
+from cus.scene import SceneEstimate
 
 SMALLEST_TARGET = 64  # minimum longest side in pixels; smaller pictures are not worth scoring
+BORDER = 2
 
 
 @dataclass(frozen=True)
@@ -99,3 +104,39 @@ def references_at(posed: PosedPhotos, photos: PhotoSet, longest_side: int, used:
     own, indices = posed.at_file_size(), list(used)
     pictures = (own.straight_picture(index).pixels for index in indices)
     return large_pictures(pictures, photos.scales[indices], width, height, longest_side)
+
+
+def covisible(scene: SceneEstimate, camera: Cameras, border: int = BORDER) -> Tensor:
+    """The pixels of a target that the references see, according to their depths.
+
+    A pixel is covisible if the hierarchical warp (Algorithm 1) covers it from *reliable* depths alone: the top 90 % of
+    each reference by confidence, minus the depth edges (Section III-B), with background behind them suppressed (Eq. 5).
+    Its coarse levels reach slightly too far, so `border` pixels are removed along every hole, but not at the picture's
+    own border. The mask depends on the estimator's depths: it is the same for all rows of one case, and may differ
+    between runs with different estimators.
+
+    Args:
+        scene: references with cameras and depths.
+        camera: one target camera in the same world.
+        border: number of pixels to remove along holes.
+
+    Returns:
+        [h, w] bool on the scene's device; all False if the references see nothing of the target.
+    """
+    if len(camera) != 1:
+        raise ValueError(f"expected one target camera, got {len(camera)}")
+    if border < 0:
+        raise ValueError(f"border must not be negative, got {border}")
+    reliable, _ = divide_reliability(scene)
+    shape = (camera.height, camera.width)
+    if not bool(reliable.any()):
+        return torch.zeros(shape, dtype=torch.bool, device=scene.images.device)
+    known = replace(scene, depths=scene.depths * reliable, confidences=scene.confidences * reliable)
+    try:
+        mask = hierarchical_warp(known, camera).masks[0]
+    except InputError:  # "the target sees nothing of the scene" is a valid result here
+        return torch.zeros(shape, dtype=torch.bool, device=scene.images.device)
+    if border == 0:
+        return mask
+    holes = (~mask).float()[None, None]
+    return F.max_pool2d(holes, 2 * border + 1, stride=1, padding=border)[0, 0] < 0.5

@@ -16,8 +16,8 @@ from cus.conditioning import FusedCloud
 from cus.inference.fitting import Splat
 from cus.inference.folder import REFINED, RunFolder
 from cus.inference.photographs import Batch, Inputs
-from cus.inference.results import STAGES, Results
 from cus.inference.settings import InferSettings
+from cus.inference.stages import STAGES, Results
 from cus.report.html import Pane, ReportData, colorize_confidence, colorize_depth, write_report_html
 from cus.report.video import write_video
 from cus.report.viewer import Splats, ViewerData, Views

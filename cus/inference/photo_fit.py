@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras, PhotoSet, PosedPhotos
-from cus.cameras.large_pictures import large_pictures
+from cus.cameras.photos import large_pictures
 from cus.conditioning import FusedCloud
 from cus.conditioning.fusion import fused_photos
 from cus.datasets.scenes import find_scenes, open_scene

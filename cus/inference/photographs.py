@@ -9,8 +9,7 @@ from torch import Tensor
 
 from cus.cameras import Cameras, PhotoSet, PosedPhotos, read_photos
 from cus.cameras.conversions import focal_from_35mm, focal_from_fov
-from cus.cameras.large_pictures import large_pictures
-from cus.cameras.photos import Photo, inspect_photo
+from cus.cameras.photos import Photo, inspect_photo, large_pictures
 from cus.datasets.scenes import open_cameras
 from cus.datasets.stored_photos import mask_note, masks_beside, with_masks
 from cus.errors import InputError

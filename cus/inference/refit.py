@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras, PhotoSet, PosedPhotos, load_transforms
-from cus.cameras.large_pictures import large_pictures
-from cus.cameras.photos import Photo
+from cus.cameras.photos import Photo, large_pictures
 from cus.cameras.transforms_json import read_json
 from cus.closeup import CloseUp, given
 from cus.errors import InputError
@@ -23,9 +22,9 @@ from cus.inference.folder import REFINED, RunFolder, State
 from cus.inference.photographs import LARGEST_PHOTOGRAPH, Batch, Inputs
 from cus.inference.progress import STAGES, OnProgress
 from cus.inference.recorded import cloud_from, conditioning_from, scene_from
-from cus.inference.results import Results
 from cus.inference.run_record import read_record, recorded_settings
 from cus.inference.settings import InferSettings, fingerprint
+from cus.inference.stages import Results
 from cus.inference.verdict import seen_in
 from cus.runtime import peak_memory, versions
 from cus.splats import FitConfig

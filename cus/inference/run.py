@@ -35,9 +35,8 @@ from cus.inference.photographs import (
     size_inside,
 )
 from cus.inference.progress import STAGES, OnProgress, Progress
-from cus.inference.results import Results
 from cus.inference.settings import InferSettings, Trajectory, file_digest, fingerprint
-from cus.inference.stages import StageCache
+from cus.inference.stages import Results, StageCache
 from cus.inference.target_path import ALONE_NOTE, check_alone, target_path
 from cus.inference.verdict import Verdict, look, seen_in
 from cus.inference.view_choice import choose_views

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cus.cameras import large_pictures
-from cus.cameras.large_pictures import large_pictures as read
+from cus.cameras.photos import large_pictures as read
 from cus.errors import InputError
 
 PICTURES = [np.random.default_rng(seed).integers(0, 256, (8 + seed, 12, 3), np.uint8) for seed in range(5)]

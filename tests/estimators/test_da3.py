@@ -18,7 +18,7 @@ from cus.estimators import da3, estimate_scene
 from cus.estimators.choice import choose, prepare
 from cus.estimators.da3 import DA3, encoded_cameras, size_of_checkpoint
 from cus.estimators.framing import FrameRule, frame_views
-from cus.estimators.pose_encodings import cameras_from_pose_encodings
+from cus.estimators.predictions import cameras_from_pose_encodings
 from tests.estimators import planes
 from tests.estimators.wall_checkpoint import DEPTH, KEYS, wall_checkpoint, wall_state
 from tests.hub.client import connect, put_folder

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cus.estimators.networks.depth_anything_3 import SIZES, DepthAnything3
 from cus.estimators.networks.vision_transformer import reference_first
-from cus.estimators.pose_encodings import cameras_from_pose_encodings, pose_encodings_from_cameras
+from cus.estimators.predictions import cameras_from_pose_encodings, pose_encodings_from_cameras
 from tests.golden.weights import state_dict
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -5,7 +5,7 @@ import torch
 from cus.estimators import estimate_scene
 from cus.estimators.choice import prepare
 from cus.estimators.mono import OWN, SHIPPED, Mono
-from cus.training.depth_scores import DepthScores, depth_scores
+from cus.training.single_view import DepthScores, depth_scores
 from procedural.posed_views import ProceduralViews, views_of
 
 MOST_BYTES = 60e6  # of all weights that ship

@@ -16,7 +16,7 @@ from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
 from cus.estimators.choice import REGISTRY
 from cus.estimators.estimator import Network
-from cus.estimators.pose_encodings import cameras_from_pose_encodings
+from cus.estimators.predictions import cameras_from_pose_encodings
 from tests.estimators import planes
 from tests.estimators.photographs import CHECKPOINTS, Photographs, photographs
 

@@ -5,7 +5,7 @@ import torch
 
 from cus.cameras import Cameras
 from cus.estimators import SceneEstimate
-from cus.evaluation.covisibility import covisible
+from cus.evaluation.targets import covisible
 
 WIDTH, HEIGHT, FOCAL, DEPTH = 96, 64, 80.0, 4.0
 

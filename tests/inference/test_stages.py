@@ -10,8 +10,7 @@ from cus.cameras import PhotoSet
 from cus.inference.folder import RunFolder, State
 from cus.inference.photographs import Batch, Inputs
 from cus.inference.recorded import frames_from, frames_state
-from cus.inference.results import Results
-from cus.inference.stages import StageCache
+from cus.inference.stages import Results, StageCache
 
 
 class Told:

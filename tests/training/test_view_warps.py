@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from cus.training.depth_scores import DepthScores, depth_scores
 from cus.training.self_supervision import (
     consistency,
     photometric,
@@ -14,6 +13,7 @@ from cus.training.self_supervision import (
     smoothness,
     splatted,
 )
+from cus.training.single_view import DepthScores, depth_scores
 from tests.estimators import planes
 
 Exact = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras, PosedPhotos
-from cus.cameras.large_pictures import large_pictures
+from cus.cameras.photos import large_pictures
 from cus.conditioning.fusion import fused_photos
 from cus.datasets.scene_clips.recipe import TruthRecipe
 from cus.estimators import estimate_scene

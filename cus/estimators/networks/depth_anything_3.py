@@ -213,7 +213,7 @@ class Views:
         depths: [V, H, W] z-depths in the network's own unit, positive.
         confidences: [V, H, W] confidences above 1.
         cameras: [V, ENCODING] camera to world in the same unit and a world of its own
-            (`cus.estimators.pose_encodings`).
+            (`cus.estimators.predictions`).
     """
 
     depths: Tensor

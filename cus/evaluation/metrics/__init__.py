@@ -1,8 +1,7 @@
 """Image metrics."""
 
 from cus.evaluation.metrics.blur import BLUR_GRID, best_blur, gaussian_blur
-from cus.evaluation.metrics.make import METRIC_NAMES, make_metrics
-from cus.evaluation.metrics.metric import Metric, scored
+from cus.evaluation.metrics.metric import METRIC_NAMES, Metric, make_metrics, scored
 from cus.evaluation.metrics.weight_free import (
     PSNR_CAP,
     color_corrected,

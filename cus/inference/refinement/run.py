@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras, PhotoSet, trajectories
-from cus.cameras.large_pictures import large_pictures
+from cus.cameras.photos import large_pictures
 from cus.cameras.transforms_json import ORIGIN, frame_entry, lens_entries
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene

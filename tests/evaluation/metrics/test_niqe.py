@@ -8,7 +8,7 @@ import torch
 from scipy.stats import gennorm
 from torch import Tensor
 
-from cus.evaluation.metrics.niqe import Niqe, asymmetric_gaussian, natural_features
+from cus.evaluation.metrics.no_reference import Niqe, asymmetric_gaussian, natural_features
 from tests.evaluation.metrics.pictures import noisy, photograph
 
 

@@ -15,8 +15,7 @@ from cus.errors import InputError
 from cus.evaluation.metrics import METRIC_NAMES, make_metrics
 from cus.evaluation.metrics.dino import DinoSimilarity
 from cus.evaluation.metrics.lpips import Lpips
-from cus.evaluation.metrics.niqe import Niqe
-from cus.evaluation.metrics.no_reference import NoReference
+from cus.evaluation.metrics.no_reference import Niqe, NoReference
 from tests.evaluation.metrics.pictures import noisy, photograph
 
 
