@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 PAPER = "https://arxiv.org/abs/2511.13121"
@@ -134,7 +135,10 @@ class CardFacts:
 
 
 def card_text(facts: CardFacts) -> str:
-    """README.md with its YAML header. The numbers in `facts.tables` are also in the header, as a model index."""
+    """README.md with its YAML header, from the template `card.md`.
+
+    The numbers in `facts.tables` are also in the header, as a model index.
+    """
     name = facts.repository.rpartition("/")[2]
     data = ModelCardData(
         license=facts.license or None,
@@ -146,18 +150,12 @@ def card_text(facts: CardFacts) -> str:
         model_name=name if any(_results(table) for table in facts.tables) else None,
         eval_results=[result for table in facts.tables for result in _results(table)] or None,
     )
-    sections = [
-        f"# {name}",
-        f"A {'' if facts.adapter is None else 'LoRA of a '}point-conditioned video diffusion model for close-up views "
-        f"from a few photographs, in the format of the package `closeupshot`, after the paper [CloseUpShot]({PAPER}).",
-        _use(facts) if facts.adapter is None else _use_of_adapter(facts),
-        _parts(facts.model) if facts.adapter is None else _adapter(facts.model, facts.adapter),
-        _sampling(facts.model.sampling) if facts.model.sampling else "",
-        _training(facts),
-        _measured(facts.tables),
-        _limits(facts),
-    ]
-    content = f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
+    loader = jinja2.PackageLoader("cus.hub", ".")
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader
+    )
+    environment.filters |= {"counted": _counted, "word": _word, "score": _score}
+    content = environment.get_template("card.md").render(facts=facts, name=name, paper=PAPER, header=data.to_yaml())
     # Parse it as the Hub will: an invalid YAML header fails here.
     return str(ModelCard(content)).rstrip() + "\n"
 
@@ -185,141 +183,17 @@ def _results(table: Table) -> list[EvalResult]:
     ]
 
 
-def _use(facts: CardFacts) -> str:
-    variants = "".join(
-        f"\nWeights in {name}: `--variant {name}`, `variant={name!r}`.\n" for name in facts.model.variants
-    )
-    return f"""## Use
-
-With the package `closeupshot` installed:
-
-```
-cus-infer --views a.jpg b.jpg --model {facts.repository}
-```
-
-```python
-from cus.diffusion import CloseUpShotPipeline
-
-pipeline = CloseUpShotPipeline.from_pretrained("{facts.repository}")
-frames = pipeline(photographs, conditioning)  # [V, 3, H', W'] and [T, 3, H, W] in [0, 1] -> [T, 3, H, W]
-```
-{variants}""".rstrip()
-
-
-def _use_of_adapter(facts: CardFacts) -> str:
-    base = facts.base_model[0] if facts.base_model else "MODEL"
-    return f"""## Use
-
-With the package `closeupshot` and peft installed (`pip install "closeupshot[lora]"`):
-
-```
-cus-infer --views a.jpg b.jpg --model {base} --lora {facts.repository}
-```
-
-```python
-from cus.diffusion import CloseUpShotPipeline
-
-pipeline = CloseUpShotPipeline.from_pretrained("{base}")
-pipeline.load_lora_weights("{facts.repository}")
-```"""
-
-
-def _adapter(model: ModelFacts, adapter: AdapterFacts) -> str:
-    count = sum(model.parameters.values())
-    lines = ["## The LoRA", "", f"{_count(count, 'parameter')} in {_count(adapter.layers, 'layer')} of the U-Net,"]
-    lines += [f"stored as {', '.join(model.precisions)}."]
-    if adapter.settings:
-        lines += ["", "| setting | value |", "| --- | --- |"]
-        lines += [f"| `{name}` | {_word(value)} |" for name, value in adapter.settings.items()]
-    return "\n".join(lines)
-
-
-def _parts(model: ModelFacts) -> str:
-    lines = ["## Parts", "", "| part | parameters |", "| --- | ---: |"]
-    lines += [f"| `{name}` | {count:,} |" for name, count in model.parameters.items()]
-    lines += [f"| all | {sum(model.parameters.values()):,} |", "", f"Stored as {', '.join(model.precisions)}."]
-    return "\n".join(lines)
-
-
-def _sampling(sampling: Mapping[str, Any]) -> str:
-    lines = ["## Sampling defaults", "", "| setting | value |", "| --- | --- |"]
-    lines += [f"| `{name}` | {_word(value)} |" for name, value in sampling.items()]
-    return "\n".join(lines)
-
-
-def _training(facts: CardFacts) -> str:
-    start = f"It started from {', '.join(facts.base_model)}.\n\n" if facts.base_model else ""
-    if not facts.training:
-        return f"## Training\n\n{start}How it was trained is not recorded here."
-    parts = ["## Training", "", *([start.strip(), ""] if start else [])]
-    for stage in facts.training:
-        steps = "a number of steps that is not recorded" if stage.steps is None else f"{stage.steps:,} steps"
-        parts += [f"**{stage.name}**: {steps}. Data: {stage.data or 'not recorded'}.", ""]
-        parts += ["| setting | value |", "| --- | --- |"]
-        parts += [f"| `{name}` | {_word(value)} |" for name, value in stage.settings.items()]
-        parts += [""]
-    return "\n".join(parts).rstrip()
-
-
-def _measured(tables: Sequence[Table]) -> str:
-    if not tables:
-        return "## Measured\n\nNo measurement is recorded here."
-    parts = ["## Measured"]
-    for table in tables:
-        scenes = ", ".join(table.scenes[:8]) + (f" and {len(table.scenes) - 8} more" if len(table.scenes) > 8 else "")
-        group = f", {table.group}" if table.group else ""
-        parts += [
-            "",
-            f"### {table.title}{group}",
-            "",
-            f"{_count(table.cases, 'case')} in {_count(len(table.scenes), 'scene')}: {scenes}.",
-        ]
-        parts += ["", *_table(table)]
-        parts += ["", " ".join(table.notes)] if table.notes else []
-        parts += [f"Measured with {table.source}."] if table.source else []
-    return "\n".join(parts)
-
-
-def _table(table: Table) -> list[str]:
-    heads = [
-        f"{c.label} {'↑' if c.higher_is_better else '↓'}" + (f" ({c.unit})" if c.unit else "") for c in table.columns
-    ]
-    lines = ["| | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
-    for row in table.rows:
-        cells = []
-        for column in table.columns:
-            mean, interval = row.scores.get(column.name, (None, None))
-            text = "–" if mean is None else f"{mean:.{column.decimals}f}"
-            if interval is not None:
-                text += f" [{interval[0]:.{column.decimals}f}, {interval[1]:.{column.decimals}f}]"
-            cells.append(text)
-        label = f"**{row.label}** (this model)" if row.own else row.label
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def _limits(facts: CardFacts) -> str:
-    sampling = facts.model.sampling
-    lines = ["## Limits", ""]
-    if {"frames", "width", "height"} <= set(sampling):
-        lines.append(
-            f"- Made for clips of {sampling['frames']} frames at {sampling['width']}x{sampling['height']}; longer "
-            "paths are made in chunks that share their end frames."
-        )
-    lines += [
-        "- Photographs must overlap and show parallax; water, glass, mirrors and moving things confuse the estimate of "
-        "depth that the frames rest on.",
-        "- Where no photograph shows the scene, what the frames show is invented.",
-    ]
-    if not facts.tables:
-        lines.append("- How good its frames are has not been recorded here; measure it with `cus-eval`.")
-    if not facts.license:
-        lines.append("- Its licence is not stated here: ask its authors before use.")
-    return "\n".join(lines)
-
-
-def _count(number: int, noun: str) -> str:
+def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _score(row: Row, column: Column) -> str:
+    """A row's mean of a metric with its interval, as printed."""
+    mean, interval = row.scores.get(column.name, (None, None))
+    text = "–" if mean is None else f"{mean:.{column.decimals}f}"
+    if interval is not None:
+        text += f" [{interval[0]:.{column.decimals}f}, {interval[1]:.{column.decimals}f}]"
+    return text
 
 
 def _word(value: Any) -> str:
