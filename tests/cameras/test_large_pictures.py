@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cus.cameras import large_pictures
+from cus.cameras import photos
 from cus.cameras.photos import large_pictures as read
 from cus.errors import InputError
 
@@ -32,6 +32,6 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def full(**_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(large_pictures.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(photos.tempfile, "TemporaryFile", full)
     with pytest.raises(InputError, match="free some space"):
         read(iter(PICTURES), SCALES, 6, 6, 100, in_memory=0, folder=tmp_path)
