@@ -1,4 +1,4 @@
-"""Safetensors files that are equal byte for byte where their contents are, and checksums of tensors."""
+"""Safetensors files that are equal byte for byte where their contents are, checksums, and pictures as bytes."""
 
 import hashlib
 import json
@@ -31,6 +31,16 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     with path.open("wb") as file:
         file.write(data[:8] + ordered.ljust(size))
         file.write(memoryview(data)[8 + size :])
+
+
+def to_bytes(values: Tensor) -> Tensor:
+    """Values in [0, 1], such as pictures, as whole numbers 0 .. 255, uint8; values outside are clamped."""
+    return (values.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def from_bytes(values: Tensor) -> Tensor:
+    """Float32 in [0, 1] from `to_bytes`."""
+    return values.float() / 255
 
 
 def tensors_digest(tensors: Mapping[str, Tensor], words: Iterable[str] = ()) -> str:

@@ -15,6 +15,7 @@ from cus.cameras.picture_files import PictureFinder
 from cus.cameras.posed import PosedPhotos, posed_photos
 from cus.errors import InputError
 from cus.runtime import signal_handlers_kept
+from cus.tensor_files import to_bytes
 
 
 def load_colmap(model: Path | str, images: Path | str) -> PosedPhotos:
@@ -101,7 +102,7 @@ def save_colmap(
         for place, point in enumerate(observed.tolist()):
             tracks[point].add_element(index, place)
     rgb = torch.zeros_like(xyz) if colors is None else colors.detach().cpu()
-    bytes_ = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    bytes_ = to_bytes(rgb).numpy()
     for point, track, color in zip((xyz + moved).numpy(), tracks, bytes_, strict=True):
         reconstruction.add_point3D(point, track, color)
     reconstruction.update_point_3d_errors()

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from cus.datasets.clips import Clip
+from cus.tensor_files import to_bytes
 
 _GAP, _LINE = 4, 16  # pixels between pictures, and height of a line of text
 
@@ -29,7 +29,8 @@ def clip_picture(clips: Sequence[tuple[str, Clip]], width: int = 240) -> Image.I
         draw.text((2, row * step + 2), words, fill="black")
         for column, (label, image) in enumerate(pictures):
             place = column * (width + _GAP), row * step + _LINE
-            sheet.paste(_image(image).resize((width, height), Image.Resampling.LANCZOS), place)
+            shown = Image.fromarray(to_bytes(image).permute(1, 2, 0).numpy())
+            sheet.paste(shown.resize((width, height), Image.Resampling.LANCZOS), place)
             draw.text((place[0] + 2, place[1] + height + 1), label, fill="black")
     return sheet
 
@@ -44,7 +45,3 @@ def _pictures(clip: Clip) -> list[tuple[str, Tensor]]:
     if clip.structure is not None:
         found.append((f"structure {last}", clip.structure[last]))
     return found + [(f"{name} {last}", warp.images[last]) for name, warp in clip.others.items()]
-
-
-def _image(pixels: Tensor) -> Image.Image:
-    return Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())

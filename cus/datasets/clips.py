@@ -22,7 +22,7 @@ from cus.datasets.shards import SUFFIX as SHARD
 from cus.datasets.shards import MemberTensors, is_member, members
 from cus.errors import InputError
 from cus.files import replacing, require_regular
-from cus.tensor_files import save_tensors
+from cus.tensor_files import from_bytes, save_tensors, to_bytes
 
 FORMAT = "cus-clip-1"
 SUFFIX = ".safetensors"
@@ -125,19 +125,19 @@ def require_conditioning(path: Path, name: str) -> None:
 def save_clip(path: Path, clip: Clip) -> None:
     """Write a clip atomically. Raises InputError if it cannot be written."""
     tensors = {
-        "references": _to_bytes(clip.references),
-        "targets": _to_bytes(clip.targets),
-        "conditioning": _to_bytes(clip.conditioning),
+        "references": to_bytes(clip.references),
+        "targets": to_bytes(clip.targets),
+        "conditioning": to_bytes(clip.conditioning),
         "masks": clip.masks.to(torch.uint8).contiguous(),
     }
     if clip.structure is not None:
-        tensors["structure"] = _to_bytes(clip.structure)
+        tensors["structure"] = to_bytes(clip.structure)
     if clip.layers is not None:
-        tensors["layer_images"] = _to_bytes(clip.layers.images)
+        tensors["layer_images"] = to_bytes(clip.layers.images)
         tensors["layer_masks"] = clip.layers.masks.to(torch.uint8).contiguous()
-        tensors["gate"] = _to_bytes(clip.layers.gate)
+        tensors["gate"] = to_bytes(clip.layers.gate)
     for name, warp in clip.others.items():
-        tensors[images_of(name)] = _to_bytes(warp.images)
+        tensors[images_of(name)] = to_bytes(warp.images)
         tensors[masks_of(name)] = warp.masks.to(torch.uint8).contiguous()
     if clip.geometry is not None:
         tensors |= clip.geometry.tensors()
@@ -159,11 +159,11 @@ def load_clip(path: Path) -> Clip:
     with open_tensors(path, FORMAT, "training clip") as file:
         names = set(file.keys())
         return Clip(
-            references=_to_floats(file.get_tensor("references")),
-            targets=_to_floats(file.get_tensor("targets")),
-            conditioning=_to_floats(file.get_tensor("conditioning")),
+            references=from_bytes(file.get_tensor("references")),
+            targets=from_bytes(file.get_tensor("targets")),
+            conditioning=from_bytes(file.get_tensor("conditioning")),
             masks=file.get_tensor("masks").bool(),
-            structure=_to_floats(file.get_tensor("structure")) if "structure" in names else None,
+            structure=from_bytes(file.get_tensor("structure")) if "structure" in names else None,
             info=json.loads(file.metadata().get("info", "{}")),
             layers=_layers(file) if "gate" in names else None,
             others={name: _warp(file, name) for name in others_of(names)},
@@ -211,11 +211,11 @@ def open_tensors(path: Path, form: str, what: str) -> Iterator[Any]:
 
 def _layers(file) -> Layers:  # noqa: ANN001  (an open safetensors file)
     masks = file.get_tensor("layer_masks").bool()
-    return Layers(_to_floats(file.get_tensor("layer_images")), masks, _to_floats(file.get_tensor("gate")))
+    return Layers(from_bytes(file.get_tensor("layer_images")), masks, from_bytes(file.get_tensor("gate")))
 
 
 def _warp(file, name: str) -> Warp:  # noqa: ANN001
-    return Warp(_to_floats(file.get_tensor(images_of(name))), file.get_tensor(masks_of(name)).bool())
+    return Warp(from_bytes(file.get_tensor(images_of(name))), file.get_tensor(masks_of(name)).bool())
 
 
 def masks_of(name: str) -> str:
@@ -314,22 +314,14 @@ class ClipCrops(ClipItems):
             length, _, height, width = targets.get_shape()
             window = Window.draw(length, (height, width), self.frames, self.crop, 1, generator)
             return {
-                "targets": _to_floats(window.of(targets)),
-                "conditioning": _to_floats(window.of(file.get_slice("conditioning"))),
+                "targets": from_bytes(window.of(targets)),
+                "conditioning": from_bytes(window.of(file.get_slice("conditioning"))),
                 "masks": window.of(file.get_slice("masks")).bool(),
             }
 
 
 def _below(count: int, generator: torch.Generator) -> int:
     return int(torch.randint(count, (1,), generator=generator))
-
-
-def _to_bytes(images: Tensor) -> Tensor:
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
-
-
-def _to_floats(pixels: Tensor) -> Tensor:
-    return pixels.float() / 255
 
 
 class EpochOrder:

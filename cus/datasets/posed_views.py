@@ -15,7 +15,7 @@ from cus.cameras import Cameras
 from cus.datasets.clips import ClipItems, item_seed, open_tensors
 from cus.errors import InputError
 from cus.files import replacing
-from cus.tensor_files import save_tensors
+from cus.tensor_files import from_bytes, save_tensors, to_bytes
 
 FORMAT = "cus-posed-views-1"
 KIND = "set of posed views"
@@ -48,7 +48,7 @@ class PosedViews:
 def save_views(path: Path, views: PosedViews) -> None:
     """Write a set atomically. Raises InputError if it cannot be written."""
     tensors = {
-        "images": (views.images.clamp(0, 1) * 255).round().to(torch.uint8).contiguous(),
+        "images": to_bytes(views.images).contiguous(),
         "viewmats": views.cameras.viewmats.contiguous(),
         "Ks": views.cameras.Ks.contiguous(),
     }
@@ -136,5 +136,5 @@ def mirrored(cameras: Cameras) -> Cameras:
 
 
 def _pictures(file) -> tuple[Tensor, Cameras]:  # noqa: ANN001  (an open safetensors file)
-    images = file.get_tensor("images").float() / 255
+    images = from_bytes(file.get_tensor("images"))
     return images, Cameras(file.get_tensor("viewmats"), file.get_tensor("Ks"), images.shape[-1], images.shape[-2])

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cus.datasets.clips import open_tensors
 from cus.errors import InputError
-from cus.tensor_files import save_tensors
+from cus.tensor_files import from_bytes, save_tensors, to_bytes
 
 FORMAT = "cus-structure-1"
 RECORD = "coarse.json"
@@ -25,7 +24,7 @@ RECORD = "coarse.json"
 
 def save_structure(path: Path, images: Tensor, posterior: Tensor | None) -> None:
     """Write the images [T, 3, H, W] in [0, 1] of a clip, and their latents' posterior, if any."""
-    tensors = {"structure": (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().contiguous()}
+    tensors = {"structure": to_bytes(images).cpu().contiguous()}
     if posterior is not None:
         tensors["posterior"] = posterior
     save_tensors(tensors, path, {"format": FORMAT})
@@ -43,7 +42,7 @@ def is_structure(path: Path) -> bool:
 def read_structure(folder: Path, name: str) -> Tensor | None:
     """Images [T, 3, H, W] in [0, 1] of the clip with this file name; None without any."""
     with open_structure(folder, name) as file:
-        return None if file is None else file.get_tensor("structure").float() / 255
+        return None if file is None else from_bytes(file.get_tensor("structure"))
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ class Case:
 
     Attributes:
         name: unique name in its scene, e.g. "0005+0007-0006-x4-centre".
-        references: names of the given photographs (`photo_names`).
+        references: names of the given photographs (`PosedPhotos.names`).
         target: name of the held-out photograph.
         protocol: "closeup" or "regular".
         level: "easy" or "hard", by the spacing of the references.
@@ -122,14 +122,9 @@ class Triple:
     motion: Motion
 
 
-def photo_names(posed: PosedPhotos) -> list[str]:
-    """A unique name for each photograph of the scene: its file's name, else its path below their common folder."""
-    return posed.names
-
-
 def index_of(posed: PosedPhotos, name: str) -> int:
     """The index of a photograph in the scene. Raises InputError for an unknown name."""
-    names = photo_names(posed)
+    names = posed.names
     if name not in names:
         raise InputError(
             f"the scene has no photograph {name}; it has {', '.join(names[:6])}{', ...' * (len(names) > 6)}"
@@ -162,7 +157,7 @@ def choose_cases(
         raise InputError(
             f"{_place(posed)} has {len(posed)} photograph(s) with cameras; two references and a target make three"
         )
-    names = photo_names(posed)
+    names = posed.names
     if geometry is None:
         chosen = thinned(list(range(len(posed))), rules.photographs)
         posed, names = posed.select(chosen), [names[i] for i in chosen]

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +20,6 @@ from cus.evaluation.protocol import (
     Rules,
     choose_cases,
     index_of,
-    photo_names,
     protocols_of,
 )
 from cus.files import replacing
@@ -35,7 +34,7 @@ class SplitPhoto:
     """A photograph when the split was made, to detect changed data.
 
     Attributes:
-        name: name in the scene (`photo_names`).
+        name: name in the scene (`PosedPhotos.names`).
         width: width in pixels.
         height: height in pixels.
         focal: focal length along x in pixels.
@@ -97,8 +96,6 @@ def build_split(
     size: int,
     rules: Rules | None = None,
     only: Sequence[str] | None = None,
-    *,
-    on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Split, dict[str, str]]:
     """Choose the cases of every scene in a folder.
 
@@ -108,7 +105,6 @@ def build_split(
         size: longest side of the model's frames, in pixels.
         rules: rules for choosing cases; by default `Rules()`.
         only: names of the scenes to use; None: all.
-        on_progress: called with (scenes done, total scenes).
 
     Returns:
         (the split, name -> reason for scenes without cases; with both protocols also "name (protocol)" for those that
@@ -126,7 +122,7 @@ def build_split(
             raise InputError(f"{data_folder} has no scene {', '.join(unknown)}; it has {', '.join(known[:SHOWN])}")
         sources = [source for source in sources if source.name in only]
     scenes, failures = {}, {}
-    for done, source in enumerate(sources, start=1):
+    for source in sources:
         try:
             posed = open_source(source)
             cases = tuple(choose_cases(posed, rules, protocol))
@@ -137,8 +133,6 @@ def build_split(
                 failures[f"{source.name} ({missing})"] = "no target that the rules of this protocol allow"
         except InputError as error:
             failures[source.name] = str(error)
-        if on_progress is not None:
-            on_progress(done, len(sources))
     return Split(protocol, size, rules, scenes), failures
 
 
@@ -184,7 +178,7 @@ def differences(split: Split, data_folder: Path | str) -> list[str]:
             continue
         try:
             posed = open_source(source)
-            names = photo_names(posed)
+            names = posed.names
         except InputError as error:
             found.append(f"{name}: {error}")
             continue
@@ -217,7 +211,7 @@ def _extent(photographs: Sequence[SplitPhoto]) -> float:
 
 def _used(posed: PosedPhotos, cases: Sequence[Case]) -> tuple[SplitPhoto, ...]:
     named = {name for case in cases for name in (*case.references, case.target)}
-    return _photos(posed, [name for name in photo_names(posed) if name in named])
+    return _photos(posed, [name for name in posed.names if name in named])
 
 
 def _photos(posed: PosedPhotos, names: Sequence[str]) -> tuple[SplitPhoto, ...]:

@@ -10,6 +10,7 @@ from cus.conditioning import Conditioning, FusedCloud, Layers
 from cus.inference.folder import State
 from cus.scene import SceneEstimate
 from cus.splats import Gaussians
+from cus.tensor_files import from_bytes, to_bytes
 
 LAYERS = "layers."  # prefix of the layers' tensors in a saved conditioning
 
@@ -44,7 +45,8 @@ def state_of(value: Conditioning | Gaussians) -> State:
     tensors = {name: tensor for name, tensor in values.items() if isinstance(tensor, Tensor)}
     layers = value.layers if isinstance(value, Conditioning) else None
     if layers is not None:
-        tensors |= {f"{LAYERS}{name}": _to_bytes(getattr(layers, name)) for name in ("images", "masks", "gate")}
+        tensors |= {f"{LAYERS}{name}": to_bytes(getattr(layers, name)) for name in ("images", "gate")}
+        tensors[f"{LAYERS}masks"] = layers.masks
     return State(tensors)
 
 
@@ -54,14 +56,9 @@ def conditioning_from(state: State) -> Conditioning:
     layers = None
     if f"{LAYERS}gate" in tensors:
         images, masks, gate = (tensors[f"{LAYERS}{name}"] for name in ("images", "masks", "gate"))
-        layers = Layers(images.float() / 255, masks, gate.float() / 255)
+        layers = Layers(from_bytes(images), masks, from_bytes(gate))
     resolved = tensors.get("resolved")
     return Conditioning(tensors["images"], tensors["masks"], tensors["depths"], layers, resolved)
-
-
-def _to_bytes(values: Tensor) -> Tensor:
-    """[0, 1] -> 0 .. 255; bool tensors are unchanged."""
-    return values if values.dtype == torch.bool else (values.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def cloud_state(cloud: FusedCloud) -> State:

@@ -20,6 +20,7 @@ from cus.splats.gaussians import Gaussians
 from cus.splats.ply_elements import PlyElements, read_ply_elements
 from cus.splats.sh import SH_C0
 from cus.splats.stored_values import StoredSplats, usable_gaussians, write_whole
+from cus.tensor_files import to_bytes
 
 _REQUIRED = ("x", "y", "z", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
 _ROTATION = ("rot_0", "rot_1", "rot_2", "rot_3")
@@ -119,7 +120,7 @@ def save_point_cloud(path: str | Path, points: Tensor, colors: Tensor) -> None:
     for i, name in enumerate("xyz"):
         vertices[name] = points[:, i].detach().cpu().numpy()
     for i, name in enumerate(_COLORS):
-        vertices[name] = (colors[:, i].detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        vertices[name] = to_bytes(colors[:, i].detach().cpu()).numpy()
     _write(path, vertices, [])
 
 

@@ -29,7 +29,7 @@ from cus.diffusion.latents import to_model_range
 from cus.errors import InputError
 from cus.models.autoencoder import Autoencoder
 from cus.output_folder import OutputFolder
-from cus.tensor_files import save_tensors
+from cus.tensor_files import save_tensors, to_bytes
 
 FORMAT = "cus-latents-1"
 VIDEOS = ("targets", "conditioning", "structure")
@@ -212,7 +212,7 @@ def posterior_of(vae: Autoencoder, images: Tensor, chunk: int = 4) -> Tensor:
 
 def _squashed(images: Tensor, size: int) -> Tensor:
     small = F.interpolate(images, (size, size), mode="bicubic", align_corners=True, antialias=True)
-    return (small.clamp(0, 1) * 255).round().to(torch.uint8)
+    return to_bytes(small)
 
 
 class LatentCrops(ClipItems):

@@ -13,6 +13,7 @@ from cus.errors import InputError
 from cus.files import check_target, read_json, replacing, write_json
 from cus.report.video import write_video
 from cus.splats import rasterization
+from cus.tensor_files import to_bytes
 from cus.viewer.requests import Color, Recording
 from cus.viewer.scene import ViewScene
 from cus.viewer.steadiness import FrameMeasures, Shot, Steadiness, compare, needle_share, uncovered_share
@@ -83,7 +84,7 @@ def record(
     measures: list[FrameMeasures] = []
     previous: tuple[Shot, float] | None = None
     for index, (shot, needles) in enumerate(shots(scene, cameras, recording.background)):
-        pictures[index] = (shot.picture.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
+        pictures[index] = to_bytes(shot.picture.permute(1, 2, 0)).cpu().numpy()
         if recording.measure:
             if previous is not None:
                 measures.append(_measures(*previous, shot))

@@ -13,6 +13,7 @@ from cus.datasets.scenes import open_cameras, open_scene
 from cus.errors import InputError
 from cus.splats import Gaussians, read_splats
 from cus.splats.ply import load_point_cloud
+from cus.tensor_files import to_bytes
 
 SPLAT_FILES = ("splat.ply", "splat.spz", "splat.splat")
 # For a scene without cameras: picture size in pixels, and vertical field of view as focal / height.
@@ -84,7 +85,7 @@ def picture_of(posed: PosedPhotos, index: int, longest_side: int) -> np.ndarray 
         images, _ = posed.select([index]).load(*size)
     except InputError:
         return None
-    return (images[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    return to_bytes(images[0].permute(1, 2, 0)).numpy()
 
 
 def robust_bounds(gaussians: Gaussians) -> tuple[Tensor, Tensor]:
@@ -164,4 +165,4 @@ def _load_cameras(path: Path) -> tuple[PosedPhotos, PosedPhotos | None]:
 def load_points(path: Path) -> Points:
     """Read coloured points written by `cus.splats.save_point_cloud`. Raises InputError for another file."""
     points, colors = load_point_cloud(path)
-    return Points(points.numpy(), (colors * 255).round().to(torch.uint8).numpy())
+    return Points(points.numpy(), to_bytes(colors).numpy())

@@ -16,7 +16,6 @@ from cus.evaluation.protocol import (
     Rules,
     choose_cases,
     index_of,
-    photo_names,
     short_names,
     thinned,
     window_of,
@@ -153,12 +152,12 @@ def test_a_photograph_without_depths_takes_no_part():
 
 def test_photographs_of_one_name_are_told_apart_by_their_folders():
     posed = posed_photos(on_an_arc(ARC[:3]), ["left/1.jpg", "right/1.jpg", "right/2.jpg"])
-    assert photo_names(posed) == ["left/1.jpg", "right/1.jpg", "right/2.jpg"]
+    assert posed.names == ["left/1.jpg", "right/1.jpg", "right/2.jpg"]
     assert index_of(posed, "right/1.jpg") == 1
     with pytest.raises(InputError, match="no photograph 1.jpg"):
         index_of(posed, "1.jpg")
     with pytest.raises(InputError, match="2 times"):
-        photo_names(replace(posed, paths=(Path("a/1.jpg"), Path("a/1.jpg"), Path("a/2.jpg"))))
+        _ = replace(posed, paths=(Path("a/1.jpg"), Path("a/1.jpg"), Path("a/2.jpg"))).names
 
 
 def test_case_names_stay_unique_where_names_differ_by_their_ending_alone():
