@@ -28,7 +28,7 @@ from cus.estimators.plane_sweep import (
 from cus.estimators.poses import without_overlap
 from cus.estimators.structure import MIN_COMMON, Structure
 from cus.estimators.upsampling import enlarge
-from cus.scene import SceneEstimate, check_arguments
+from cus.scene import SceneEstimate
 
 Progress = Callable[[int, int], None]
 STEPS_A_VIEW = 20  # progress steps per view
@@ -77,63 +77,50 @@ class _View:
         return (inverse_depths - self.planes[0]) / (self.planes[1] - self.planes[0])
 
 
-def estimate_stereo(
-    images: Tensor,
-    cameras: Cameras | None = None,
-    *,
-    valid: Tensor | None = None,
-    focals: Tensor | None = None,
-    sizes: Tensor | None = None,
-    all_views: bool = False,
-    settings: StereoSettings | None = None,
-    on_progress: Progress | None = None,
-) -> SceneEstimate:
-    """`estimate_scene` by feature matching and plane sweeps, with the same arguments, result and errors."""
-    check_arguments(images, cameras, valid, focals, sizes)
-    settings = settings or StereoSettings()
-    valid = None if valid is None else valid.to(images.device)
-    report = _Shares(len(images), on_progress)
-    pictures, images = images, _without_invalid(images, valid)
-    if cameras is not None:
-        scene = _posed(images, cameras.to(images.device), valid, all_views, settings, report)
-        return replace(scene, images=pictures)
-    structure = poses.estimate_poses(
-        images, focals, valid, sizes=sizes, all_views=all_views, on_progress=report.of_poses
-    )
-    used = list(structure.used)
-    images, valid = images[used], None if valid is None else valid[used]
-    known = poses.cameras_of(structure, images)
-    swept = sweep_views(images, known, valid, structure, settings, report.of_sweeps)
-    left_out = tuple(view for view in range(report.views) if view not in used)
-    scene = SceneEstimate(
-        pictures[used],
-        known,
-        swept.depths,
-        swept.confidences,
-        structure.notes,
-        left_out=left_out,
-        focal_range=structure.focal_range,
-    )
-    return scene.in_own_unit()
-
-
 class Stereo(Estimator):
-    """The embedded estimator, without weights."""
+    """The embedded estimator, without weights: feature matching, then plane sweeps.
+
+    Args:
+        settings: sizes of its pictures, and of the sweeps.
+    """
 
     name = "stereo"
     title = "stereo"
 
+    def __init__(self, settings: StereoSettings = StereoSettings()) -> None:
+        self.settings = settings
+
     def estimate(self, request: Request, weights: str | None) -> SceneEstimate:
-        """Estimate the scene with `estimate_stereo`."""
-        return estimate_stereo(
-            request.images,
-            request.cameras,
-            valid=request.valid,
-            focals=request.focals,
+        """Estimate cameras, unless they are known, and depth; some photographs may be left out (`all_views`)."""
+        pictures, device = request.images, request.images.device
+        valid = None if request.valid is None else request.valid.to(device)
+        report = _Shares(len(pictures), request.on_progress)
+        images = _without_invalid(pictures, valid)
+        if request.cameras is not None:
+            scene = _posed(images, request.cameras.to(device), valid, request.all_views, self.settings, report)
+            return replace(scene, images=pictures)
+        structure = poses.estimate_poses(
+            images,
+            request.focals,
+            valid,
             sizes=request.sizes,
             all_views=request.all_views,
-            on_progress=request.on_progress,
+            on_progress=report.of_poses,
         )
+        used = list(structure.used)
+        images, valid = images[used], None if valid is None else valid[used]
+        known = poses.cameras_of(structure, images)
+        swept = sweep_views(images, known, valid, structure, self.settings, report.of_sweeps)
+        scene = SceneEstimate(
+            pictures[used],
+            known,
+            swept.depths,
+            swept.confidences,
+            structure.notes,
+            left_out=tuple(view for view in range(report.views) if view not in used),
+            focal_range=structure.focal_range,
+        )
+        return scene.in_own_unit()
 
 
 def _without_invalid(images: Tensor, valid: Tensor | None) -> Tensor:

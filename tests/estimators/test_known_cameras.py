@@ -9,8 +9,9 @@ import torch
 from cus.cameras import Cameras, load_transforms
 from cus.errors import InputError
 from cus.estimators import SceneEstimate
+from cus.estimators.estimator import Request
 from cus.estimators.known_cameras import with_known_cameras
-from cus.estimators.stereo import estimate_stereo
+from cus.estimators.stereo import Stereo
 from tests.estimators import planes
 
 TRUE = planes.cameras((0.0, 0.5, 0.9), width=320, height=240, focal=340.0)
@@ -49,8 +50,8 @@ def test_depths_seen_through_a_wrong_lens_are_fitted_view_by_view():
 def test_on_photographs_a_wrong_lens_neither_scales_nor_tilts_the_depths(photos):
     posed = load_transforms(photos / "fountain_p11" / "transforms.json").select([5, 7])
     images, given = posed.load(width=384)
-    truth = estimate_stereo(images, given)
-    wrong = estimate_stereo(images, focals=1.1 * given.Ks[:, 0, 0])
+    truth = Stereo().estimate(Request(images, given), None)
+    wrong = Stereo().estimate(Request(images, focals=1.1 * given.Ks[:, 0, 0]), None)
     fitted = with_known_cameras(wrong, given, None, "it")
     ratios = (fitted.depths / truth.depths)[truth.reliable]
     assert ratios.median() == pytest.approx(1, abs=0.005)

@@ -9,7 +9,8 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.errors import InputError
 from cus.estimators import SceneEstimate, estimate_scene
-from cus.estimators.stereo import StereoSettings, estimate_stereo
+from cus.estimators.estimator import Request
+from cus.estimators.stereo import Stereo, StereoSettings
 from tests.estimators import planes
 
 
@@ -74,7 +75,7 @@ def test_the_same_photos_give_the_same_scene():
 def test_large_photos_are_swept_small_and_enlarged():
     views = planes.cameras((0.0, 0.4), width=320, height=240, focal=340.0)
     images, depths = planes.render(views)
-    scene = estimate_stereo(images, views, settings=StereoSettings(longest_side=160))
+    scene = Stereo(StereoSettings(longest_side=160)).estimate(Request(images, views), None)
     assert scene.depths.shape == depths.shape
     assert ((scene.depths / depths - 1).abs() < 0.03).float().mean() > 0.85
 
