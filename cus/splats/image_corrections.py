@@ -1,6 +1,7 @@
 """What a fit may correct in its images: their exposure, and the poses of their cameras."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -9,63 +10,75 @@ from cus.cameras import Cameras
 from cus.splats.parameters import adam_tensors, restore_adam
 
 
-class Exposure:
+class _PerImage:
+    """Small parameters of every image, learned with the scene.
+
+    Attributes:
+        name: their name in checkpoints.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, count: int, shape: tuple[int, ...], rate: float, device: torch.device | str) -> None:
+        # One tensor per image: Adam ignores tensors without a gradient, whereas a row of a single tensor would drift
+        # on.
+        self._values = [torch.zeros(shape, device=device, requires_grad=True) for _ in range(count)]
+        self._rate, self._named = rate, {str(image): value for image, value in enumerate(self._values)}
+        self._optimizer = torch.optim.Adam(self._values, lr=rate, eps=1e-15)
+
+    def step(self, rate_factor: float) -> None:
+        """Move the parameters that have a gradient; the step size is `rate_factor` times the initial one."""
+        self._optimizer.param_groups[0]["lr"] = self._rate * rate_factor
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that `restore` needs."""
+        moments = adam_tensors(self._optimizer, self._named)
+        own = {self.name: torch.stack(self._values).detach()}
+        return own | {f"adam.{name}": value for name, value in moments.items()}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+        for value, stored in zip(self._values, state[self.name], strict=True):
+            value.copy_(stored)
+        moments = {k.removeprefix("adam."): v for k, v in state.items() if k.startswith("adam.")}
+        restore_adam(self._optimizer, self._named, moments)
+
+
+class Exposure(_PerImage):
     """Affine colour transforms, one per image, applied to the scene's render before it is compared.
 
     c' = A c + b, with A [3, 3] and b [3] regularised towards the identity, because a transform could also explain away
     what the scene should learn. References have the identity: without this gauge the scene could take on any tint.
     """
 
+    name = "deltas"
+
     def __init__(self, fixed: Tensor, rate: float, weight: float) -> None:
         """`fixed` [M] bool: images with constant colours; `rate`: Adam's step size; `weight`: of the regularisation."""
-        self._fixed = fixed.tolist()
-        self._rate, self._weight = rate, weight
-        # One tensor per image: Adam ignores tensors without a gradient, whereas a row of a single tensor would drift
-        # on.
-        self._deltas = [torch.zeros(3, 4, device=fixed.device, requires_grad=True) for _ in self._fixed]
-        self._optimizer = torch.optim.Adam(self._deltas, lr=rate, eps=1e-15)
+        super().__init__(len(fixed), (3, 4), rate, fixed.device)
+        self._fixed, self._weight = fixed.tolist(), weight
 
     def seen(self, image: int, render: Tensor) -> Tensor:
         """The render [3, H, W] in the colours of image number `image`."""
         if self._fixed[image]:
             return render
-        delta = self._deltas[image]
+        delta = self._values[image]
         return render + torch.einsum("ij,jhw->ihw", delta[:, :3], render) + delta[:, 3, None, None]
 
     def penalty(self, image: int) -> Tensor:
         """Weighted distance of an image's transform from the identity."""
-        return self._weight * self._deltas[image].square().sum()
-
-    def step(self, rate_factor: float) -> None:
-        """Move the transforms that have a gradient; the step size is `rate_factor` times the initial one."""
-        self._optimizer.param_groups[0]["lr"] = self._rate * rate_factor
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        return self._weight * self._values[image].square().sum()
 
     @torch.no_grad()
     def transforms(self) -> Tensor:
         """[M, 3, 4]: A and b of every image."""
-        return torch.eye(3, 4, device=self._deltas[0].device) + torch.stack(self._deltas)
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything that `restore` needs."""
-        moments = adam_tensors(self._optimizer, self._named())
-        deltas = torch.stack(self._deltas).detach()
-        return {"deltas": deltas} | {f"adam.{name}": value for name, value in moments.items()}
-
-    @torch.no_grad()
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` returned."""
-        for delta, value in zip(self._deltas, state["deltas"], strict=True):
-            delta.copy_(value)
-        moments = {k.removeprefix("adam."): v for k, v in state.items() if k.startswith("adam.")}
-        restore_adam(self._optimizer, self._named(), moments)
-
-    def _named(self) -> dict[str, Tensor]:
-        return {str(i): delta for i, delta in enumerate(self._deltas)}
+        return torch.eye(3, 4, device=self._values[0].device) + torch.stack(self._values)
 
 
-class CameraRefinement:
+class CameraRefinement(_PerImage):
     """One rigid motion per camera, applied on the left: viewmat' = exp(twist) viewmat, in the camera's own axes.
 
     A twist [6] is a rotation vector in radians and a translation in units of the scene's mean depth, so that both move
@@ -73,23 +86,18 @@ class CameraRefinement:
     together.
     """
 
+    name = "twists"
+
     def __init__(self, count: int, gauge: int, unit: float, rate: float, device: torch.device | str = "cpu") -> None:
         """`gauge`: index of the fixed camera; `unit`: mean depth in scene units; `rate`: Adam's step size."""
-        self._gauge, self._unit, self._rate = gauge, unit, rate
-        self._twists = [torch.zeros(6, device=device, requires_grad=True) for _ in range(count)]
-        self._optimizer = torch.optim.Adam(self._twists, lr=rate, eps=1e-15)
+        super().__init__(count, (6,), rate, device)
+        self._gauge, self._unit = gauge, unit
 
     def viewmat(self, image: int, viewmat: Tensor) -> Tensor:
         """The refined world-to-camera matrix of a camera: [1, 4, 4] -> [1, 4, 4], differentiable."""
         if image == self._gauge:
             return viewmat
-        return torch.linalg.matrix_exp(self._matrix(self._twists[image])) @ viewmat
-
-    def step(self, rate_factor: float) -> None:
-        """Move the cameras that have a gradient; the step size is `rate_factor` times the initial one."""
-        self._optimizer.param_groups[0]["lr"] = self._rate * rate_factor
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        return torch.linalg.matrix_exp(self._matrix(self._values[image])) @ viewmat
 
     @torch.no_grad()
     def refined(self, cameras: Cameras) -> Cameras:
@@ -99,21 +107,12 @@ class CameraRefinement:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that `restore` needs."""
-        moments = adam_tensors(self._optimizer, self._named())
-        own = {"twists": torch.stack(self._twists).detach(), "unit": torch.tensor(self._unit, dtype=torch.float64)}
-        return own | {f"adam.{name}": value for name, value in moments.items()}
+        return super().state() | {"unit": torch.tensor(self._unit, dtype=torch.float64)}
 
-    @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
         self._unit = float(state["unit"])
-        for twist, value in zip(self._twists, state["twists"], strict=True):
-            twist.copy_(value)
-        moments = {k.removeprefix("adam."): v for k, v in state.items() if k.startswith("adam.")}
-        restore_adam(self._optimizer, self._named(), moments)
-
-    def _named(self) -> dict[str, Tensor]:
-        return {str(i): twist for i, twist in enumerate(self._twists)}
+        super().restore(state)
 
     def _matrix(self, twist: Tensor) -> Tensor:
         """The element [4, 4] of se(3) that a twist [6] represents."""

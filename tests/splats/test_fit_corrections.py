@@ -58,7 +58,7 @@ def test_an_exposure_that_is_not_wanted_stays_the_identity() -> None:
 def perturbed(views: Cameras, scale: float) -> Cameras:
     generator = torch.Generator().manual_seed(1)
     refinement = CameraRefinement(len(views), 0, 2.0, 1e-3)
-    for twist in refinement._twists:
+    for twist in refinement._values:
         twist.data = scale * torch.randn(6, generator=generator)
     return refinement.refined(views)
 
@@ -84,10 +84,10 @@ def test_perturbed_cameras_move_back_towards_the_truth() -> None:
 def test_a_refinement_turns_and_moves_the_camera_in_its_own_axes() -> None:
     views = cameras(2)
     refinement = CameraRefinement(2, 0, 2.0, 1e-3)
-    refinement._twists[1].data = torch.tensor([0, 0, torch.pi / 2, 0.5, 0, 0])
+    refinement._values[1].data = torch.tensor([0, 0, torch.pi / 2, 0.5, 0, 0])
     turned = refinement.viewmat(1, views.viewmats[1:])[0] @ torch.linalg.inv(views.viewmats[1])
     torch.testing.assert_close(turned[:3, :3], torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), atol=1e-6, rtol=0)
-    refinement._twists[1].data = torch.tensor([0, 0, 0, 0.5, 0, 0])
+    refinement._values[1].data = torch.tensor([0, 0, 0, 0.5, 0, 0])
     moved = refinement.viewmat(1, views.viewmats[1:])[0] @ torch.linalg.inv(views.viewmats[1])
     torch.testing.assert_close(moved[:3, 3], torch.tensor([1.0, 0, 0]), atol=1e-6, rtol=0)
 
