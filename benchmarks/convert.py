@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.rasterizer import machine_lines
 from cus.diffusion.schedule import NoiseSchedule
 from cus.lvdm import load_lvdm_checkpoint, lvdm_from_unet
-from cus.lvdm.schedules import schedule_buffers
-from cus.lvdm.writing import write_safetensors
+from cus.lvdm.config import schedule_buffers
+from cus.lvdm.weight_files import write_safetensors
 from cus.models.unet import UNet
 
 NAMES = Path(__file__).resolve().parent.parent / "tests" / "golden" / "viewcrafter_checkpoint_keys.json"

@@ -20,7 +20,7 @@ from cus.lvdm.assembling import (
 from cus.lvdm.config import LVDMConfig
 from cus.lvdm.conversion import ConversionOptions, Converted, convert_checkpoint
 from cus.lvdm.export import export_checkpoint
-from cus.lvdm.reading import load_lvdm_checkpoint, normalized_state_dict
+from cus.lvdm.weight_files import load_lvdm_checkpoint, normalized_state_dict
 
 __all__ = [
     "ConversionOptions",

@@ -27,7 +27,7 @@ from cus.lvdm.names import (
     unet_names,
     vae_names,
 )
-from cus.lvdm.reading import normalized_state_dict
+from cus.lvdm.weight_files import normalized_state_dict
 from cus.models.attention import zero_module
 from cus.models.autoencoder import Autoencoder
 from cus.models.clip import ImageEncoder, TextEncoder

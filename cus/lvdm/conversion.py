@@ -15,11 +15,9 @@ from cus.diffusion.pipeline import CloseUpShotPipeline, Sampling
 from cus.diffusion.schedule import NoiseSchedule
 from cus.errors import InputError
 from cus.lvdm.assembling import Part, empty_image_projector, empty_unet, empty_vae, part_of, refuse
-from cus.lvdm.config import LVDMConfig, image_encoder_sizes, text_encoder_sizes
+from cus.lvdm.config import LVDMConfig, image_encoder_sizes, schedule_differences, text_encoder_sizes
 from cus.lvdm.names import EMA_PREFIX, IMAGE_ENCODER_PREFIX, SCHEDULE_BUFFERS, UNET_PREFIX, VIEWCRAFTER_UNET, leftover
-from cus.lvdm.reading import load_lvdm_checkpoint
-from cus.lvdm.schedules import schedule_differences
-from cus.lvdm.writing import check_finite, check_space, stored_bytes, write_network
+from cus.lvdm.weight_files import check_finite, check_space, load_lvdm_checkpoint, stored_bytes, write_network
 from cus.models.autoencoder import Autoencoder
 from cus.models.clip import ImageEncoder, TextEncoder
 from cus.models.projector import ImageProjector

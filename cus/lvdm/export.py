@@ -16,11 +16,17 @@ from cus.errors import InputError
 from cus.files import check_target, lies_in, read_json, replacing
 from cus.hub.stored import explained, open_model
 from cus.lvdm.assembling import part_of, refuse
+from cus.lvdm.config import schedule_buffers
 from cus.lvdm.conversion import Converted, OnStage, silent
 from cus.lvdm.names import EMA_PREFIX, SCHEDULE_BUFFERS
-from cus.lvdm.reading import load_lvdm_checkpoint
-from cus.lvdm.schedules import schedule_buffers
-from cus.lvdm.writing import OnBytes, check_finite, check_space, stored_bytes, write_safetensors
+from cus.lvdm.weight_files import (
+    OnBytes,
+    check_finite,
+    check_space,
+    load_lvdm_checkpoint,
+    stored_bytes,
+    write_safetensors,
+)
 from cus.models.autoencoder import Autoencoder
 
 COMPONENTS = ("unet", "vae", "image_encoder", "image_projector")

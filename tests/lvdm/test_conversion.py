@@ -22,11 +22,10 @@ from cus.lvdm import (
     unet_from_lvdm,
     vae_from_lvdm,
 )
-from cus.lvdm.config import LVDMConfig
+from cus.lvdm.config import LVDMConfig, schedule_buffers
 from cus.lvdm.conversion import ConversionOptions, assembled, convert_checkpoint
 from cus.lvdm.export import export_checkpoint
 from cus.lvdm.names import VIEWCRAFTER_PROJECTOR, VIEWCRAFTER_UNET, VIEWCRAFTER_VAE
-from cus.lvdm.schedules import schedule_buffers
 from tests.lvdm.test_assembling import golden
 from tests.lvdm.tiny_checkpoint import IMAGE_TOWER, PROJECTOR, UNET, VAE, tiny_tensors, yaml_config
 

@@ -18,10 +18,9 @@ from torch import Tensor
 from cus.diffusion.schedule import NoiseSchedule
 from cus.errors import InputError
 from cus.lvdm import load_lvdm_checkpoint
-from cus.lvdm.config import LVDMConfig
+from cus.lvdm.config import LVDMConfig, schedule_buffers
 from cus.lvdm.conversion import ConversionOptions, convert_checkpoint, recognised
 from cus.lvdm.export import export_checkpoint
-from cus.lvdm.schedules import schedule_buffers
 from cus.models.unet import UNet
 from tests.lvdm.tiny_checkpoint import yaml_config
 

@@ -6,8 +6,8 @@ import torch
 from safetensors import safe_open
 
 from cus.diffusion.schedule import NoiseSchedule
+from cus.lvdm.config import schedule_buffers, schedule_differences
 from cus.lvdm.names import SCHEDULE_BUFFERS
-from cus.lvdm.schedules import schedule_buffers, schedule_differences
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cus.errors import InputError
-from cus.lvdm.writing import DTYPE_NAMES, shards_of, write_network, write_safetensors
+from cus.lvdm.weight_files import DTYPE_NAMES, shards_of, write_network, write_safetensors
 
 
 def assorted() -> dict[str, torch.Tensor]:

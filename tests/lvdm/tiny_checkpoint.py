@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from cus.diffusion.schedule import NoiseSchedule
 from cus.lvdm.assembling import empty_image_projector, empty_unet, empty_vae, part_of
-from cus.lvdm.config import LVDMConfig
+from cus.lvdm.config import LVDMConfig, schedule_buffers
 from cus.lvdm.names import VIEWCRAFTER_PROJECTOR, VIEWCRAFTER_UNET, VIEWCRAFTER_VAE
-from cus.lvdm.schedules import schedule_buffers
 from cus.models.clip import ImageEncoder, TextEncoder
 from tests.golden.weights import tensor as value
 
