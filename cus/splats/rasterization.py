@@ -248,17 +248,7 @@ def rasterize_cpu(
     options: ProjectionOptions,
     features: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, dict[str, Tensor], TileLists]:
-    """Rasterize with Numba kernels; see `cus.splats.rasterization` for the semantics.
-
-    Args:
-        gaussians: means [N, 3], quats [N, 4], scales [N, 3], opacities [N].
-        viewmats: World-to-camera [C, 4, 4].
-        Ks: Intrinsics [C, 3, 3] in pixels.
-        options: Image size and limits.
-        features: Maps depths [C, N] to the channels to composite [C, N, D].
-
-    Returns:
-        Images [C, H, W, D], transmittances [C, H, W, 1], the per-Gaussian entries of info, and the lists.
+    """As `rasterize_torch`, with Numba kernels and tiles of their own size.
 
     Raises:
         InputError: Tensors are not float32 on the CPU.

@@ -33,16 +33,7 @@ def project_cpu(
     Ks: Tensor,
     options: ProjectionOptions,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Project Gaussians into every camera; float32 on the CPU, differentiable in every tensor.
-
-    Args:
-        means: Centres [N, 3], world.
-        quats: Orientations [N, 4], wxyz.
-        scales: Linear standard deviations [N, 3].
-        opacities: Opacities [N].
-        viewmats: World-to-camera [C, 4, 4].
-        Ks: Intrinsics [C, 3, 3] in pixels, without skew.
-        options: Image size and limits.
+    """As `cus.splats.projection.project`, for float32 on the CPU, and with the 2D covariances in square-root form.
 
     Returns:
         means2d [C, N, 2], forms [C, N, 3] (root, slant, steep), depths [C, N], opacities [C, N] with antialiasing,
