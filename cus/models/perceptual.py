@@ -156,7 +156,7 @@ def _own_name(name: str) -> str:
 
 
 def load_lpips(backbone: Literal["alex", "vgg", "squeeze"]) -> Any:
-    """The network of torchmetrics with its trained weights, frozen; gradients flow to the pictures.
+    """LPIPS (Zhang et al. 2018): torchmetrics' network with its weights, frozen; gradients flow to the pictures.
 
     `network(images, targets, normalize=True)` gives distances [N, 1, 1, 1] between pictures [N, 3, H, W] in [0, 1], or
     distance maps [N, 1, H, W] with `network.spatial = True`.

@@ -6,7 +6,8 @@ from torch import Tensor
 from cus.cameras import Cameras
 from cus.splats.cpu.ssim import SMALLEST_WIDTH, ssim_cpu
 
-_C1, _C2 = 0.01**2, 0.03**2  # for values in [0, 1]
+# Of SSIM, for values in [0, 1].
+_C1, _C2 = 0.01**2, 0.03**2
 _RADIUS = 5  # the usual window of 11 x 11
 _SIGMA = 1.5
 _BLOCK = 64
@@ -17,7 +18,9 @@ _BASELINES_PER_OCTAVE = 0.25
 
 
 def ssim(images: Tensor, targets: Tensor) -> Tensor:
-    """Mean structural similarity with an 11 x 11 Gaussian window; images are mirrored at their borders.
+    """Mean structural similarity (Wang et al. 2004) with an 11 x 11 Gaussian window, differentiable.
+
+    Images are mirrored at their borders.
 
     Args:
         images: [..., C, H, W] in [0, 1], H and W at least 6.

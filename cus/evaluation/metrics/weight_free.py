@@ -12,9 +12,11 @@ from cus.evaluation.metrics.inputs import checked, masked_mean
 from cus.models.gradient_similarity import deviation, gmsd_map, halved, halved_mask, yiq
 
 PSNR_CAP = 100.0
+# Of SSIM.
 _C1, _C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 with the data range L = 1
 _RADIUS, _SIGMA = 5, 1.5  # window of 11 x 11
 _BORDER = cv2.BORDER_REFLECT_101  # mirrored about the outermost pixels
+# Of HaarPSI.
 _C, _ALPHA = 30.0, 4.2  # for values in [0, 255]
 _SCALES = 3
 _SMALLEST = 2 ** (_SCALES + 1)
@@ -85,7 +87,9 @@ def _windowed(values: Tensor) -> Tensor:
 
 
 def ssim(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-    """Mean of the similarity map over pixels and RGB channels: 11x11 Gaussian window, sigma 1.5, K1 0.01, K2 0.03.
+    """Structural similarity (Wang et al. 2004): mean of its map over pixels and RGB channels.
+
+    11x11 Gaussian window, sigma 1.5, K1 0.01, K2 0.03.
 
     Border rule: pictures are mirrored and every pixel counts, as in torchmetrics. scikit-image (`gaussian_weights=True,
     sigma=1.5, use_sample_covariance=False, data_range=1`) omits the outer 5 pixels: its number is the mean of
@@ -104,7 +108,7 @@ def ssim(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
 
 
 def gmsd(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-    """Standard deviation of the similarity of gradient magnitudes; lower is better, 0 for equal pictures.
+    """Standard deviation of the similarity of gradient magnitudes (Xue et al. 2014); 0 for equal pictures.
 
     Luma at half size, Prewitt gradients, c = 170 for values in [0, 255] (Eqs. 4 and 6 of the paper). It measures how
     unevenly gradients are degraded: a uniform error counts little.
@@ -138,7 +142,9 @@ def haarpsi_maps(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def haarpsi(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-    """Weighted similarity of Haar wavelet coefficients, in [0, 1]; 1 for equal pictures (Eqs. 10 to 12 of the paper).
+    """Weighted similarity of Haar wavelet coefficients, in [0, 1]; 1 for equal pictures.
+
+    Eqs. 10 to 12 of Reisenhofer et al. 2018.
 
     Computed for colours at half size, with three scales, C = 30 and alpha = 4.2. If all weights are zero (no structure
     in either picture) the index is 1.
