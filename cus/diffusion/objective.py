@@ -49,6 +49,7 @@ class Objective:
             to decode. Targets first get their condition's mean colour, because their exposure cannot be predicted.
         relative: divide an item's loss by that of its condition: items with correct geometry, which leave something to
             gain, then count as much as those where everything is off.
+        structural: weight of an additional loss of 1 - SSIM on decoded frames; `relative` divides it, too.
         perceptual: weight of an additional ST-LPIPS (VGG) loss on one frame per item; costs several times the network.
     """
 
@@ -60,6 +61,7 @@ class Objective:
     last_share: float = limited(0.0, low=0, high=1)
     pixels: bool = False
     relative: bool = False
+    structural: float = limited(0.0, low=0)
     perceptual: float = limited(0.0, low=0)
 
     def draw_timesteps(self, batch: int, schedule: NoiseSchedule, generator: torch.Generator) -> torch.Tensor:

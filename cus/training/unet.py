@@ -27,6 +27,7 @@ from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
 from cus.models.unshuffle import UnshuffleAutoencoder
 from cus.remote import local_folder
+from cus.splats.ssim import ssim
 from cus.training.caches import require_cached
 from cus.training.clip_crops import LayeredCrops
 from cus.training.config import construct
@@ -173,6 +174,12 @@ class Denoiser(nn.Module):
         return self.unet(sample, timesteps, context, rates, structure=batch.get("structure")).sample
 
 
+def dissimilarity(images: Tensor, targets: Tensor) -> Tensor:
+    """[B] mean of 1 - SSIM over each item's frames [B, T, 3, H, W] in [0, 1], in single precision."""
+    with torch.autocast(images.device.type, enabled=False):
+        return 1 - ssim(images.float(), targets.float()).mean(dim=1)
+
+
 class UNetStage:
     """Trains the denoising U-Net (a `cus.training.stage.Stage`)."""
 
@@ -298,16 +305,20 @@ class UNetStage:
         return keep_colors(frames, shown.flatten(0, 1), self.config.sampling.color_window).unflatten(0, shown.shape[:2])
 
     def _pixel_loss(self, frames: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Charbonnier's loss on decoded frames, plus the weighted perceptual distance."""
-        targets = at_exposure_of(batch["targets"], batch["conditioning"])
-        losses = charbonnier(frames, targets)
-        if self.config.objective.relative:
-            losses = losses / (charbonnier(batch["conditioning"], targets) + LEAST_ERROR)
-        loss = losses.mean()
+        """Charbonnier's loss on decoded frames, plus the weighted structural and perceptual distances."""
+        objective, shown = self.config.objective, batch["conditioning"]
+        targets = at_exposure_of(batch["targets"], shown)
+        loss = torch.zeros((), device=frames.device)
+        for weight, distance in ((1.0, charbonnier), (objective.structural, dissimilarity)):
+            if weight:
+                losses = distance(frames, targets)
+                if objective.relative:
+                    losses = losses / (distance(shown, targets) + LEAST_ERROR)
+                loss = loss + weight * losses.mean()
         if self.perceptual is not None:
             middle = targets.shape[1] // 2
-            shown, wanted = frames[:, middle].clamp(0, 1), targets[:, middle]
-            loss = loss + self.config.objective.perceptual * self.perceptual.to(shown.device)(shown, wanted).mean()
+            middles = frames[:, middle].clamp(0, 1), targets[:, middle]
+            loss = loss + objective.perceptual * self.perceptual.to(frames.device)(*middles).mean()
         return loss
 
     @torch.no_grad()

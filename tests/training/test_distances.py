@@ -1,11 +1,13 @@
-"""The decoder's perceptual loss."""
+"""Structural and perceptual losses."""
 
 import pytest
 import torch
+from cus.splats.ssim import ssim
 
 from cus.errors import InputError
 from cus.models.perceptual import PerceptualDistance
 from cus.training.decoder import DecoderConfig, DecoderStage, LpipsDistance, training_distance
+from cus.training.unet import dissimilarity
 from tests.diffusion.tiny import tiny_pipeline
 
 
@@ -27,6 +29,20 @@ def test_without_any_weights_the_message_names_both_and_the_way_out(no_lpips, mo
     monkeypatch.setattr("cus.models.perceptual.PACKAGE", "no_such_package")
     with pytest.raises(InputError, match=r"LPIPS needs .*; ST-LPIPS needs .*; or set perceptual=0"):
         training_distance("auto")
+
+
+def test_dissimilarity_of_frames_is_zero_for_equal_ones_and_exact_in_autocast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = 0.5 + 0.01 * torch.rand(2, 1, 3, 16, 16, generator=generator)  # their variance is lost in bfloat16
+    images = (targets + 0.005 * torch.rand(targets.shape, generator=generator)).requires_grad_()
+    assert float(dissimilarity(targets, targets).abs().max()) < 1e-4
+    exact = 1 - ssim(images.double(), targets.double()).mean(dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, scores = dissimilarity(images, targets), dissimilarity(images.detach(), targets)
+    for found in (losses, scores):
+        torch.testing.assert_close(found.double(), exact, rtol=0, atol=2e-3)
+    losses.sum().backward()
+    assert images.grad is not None and bool(images.grad.any())
 
 
 def test_lpips_gives_a_distance_a_picture_and_gradients_to_pictures_alone() -> None:
