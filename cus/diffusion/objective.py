@@ -50,7 +50,8 @@ class Objective:
         relative: divide an item's loss by that of its condition: items with correct geometry, which leave something to
             gain, then count as much as those where everything is off.
         structural: weight of an additional loss of 1 - SSIM on decoded frames; `relative` divides it, too.
-        perceptual: weight of an additional ST-LPIPS (VGG) loss on one frame per item; costs several times the network.
+        perceptual: weight of an additional ST-LPIPS (VGG) loss on one frame per item; slower than a small network.
+        perceptual_share: fraction of a batch's items that it compares, for the sake of time; at least one.
     """
 
     drop_text: float = limited(0.05, low=0, high=1)
@@ -63,6 +64,7 @@ class Objective:
     relative: bool = False
     structural: float = limited(0.0, low=0)
     perceptual: float = limited(0.0, low=0)
+    perceptual_share: float = limited(1.0, above=0, high=1)
 
     def draw_timesteps(self, batch: int, schedule: NoiseSchedule, generator: torch.Generator) -> torch.Tensor:
         """Draw int64 timesteps [batch] on the CPU."""

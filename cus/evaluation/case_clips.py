@@ -102,7 +102,7 @@ def case_clip(references: References, posed: PosedPhotos, case: Case, settings: 
     order = (scene.cameras.centers - target.camera.centers).norm(dim=-1).argsort()
     names = [*case.references, case.target]
     info = {"kind": "case", "scene": name, "case": case.name, "level": case.level, "photographs": names}
-    images = scene.images[order]
+    images = references.estimate.images[order]
     return Clip(images, target.picture[None], warped.images, warped.masks, None, info, warped.layers, others)
 
 

@@ -112,7 +112,7 @@ class PseudoLabels:
         self.weight = self.options.weight
         self.counts = torch.zeros(3, dtype=torch.float64)
         # One exposure, and consistent depths in all photographs: pixels that still differ are not kept.
-        scene = agree(scene, photographs, backend=backend)
+        scene = agree(scene, photographs, enlarge=False, backend=backend)
         self._scene, self._views = scene, views_of(scene, photographs)
         self._cameras = scene.cameras.to("cpu")
         self._photographs = [] if photographs is None else list(photographs)

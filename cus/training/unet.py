@@ -1,5 +1,6 @@
 """Stage 1: the denoising U-Net, and optionally the parts that make its context."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,9 @@ class UNetStage:
                 if isinstance(part, TemporalConv | TimeTransformer):
                     part.requires_grad_(False)
         self.target = LatentTarget(config.sampling.residual_scale)
-        self.perceptual = PerceptualDistance.load("vgg") if config.objective.perceptual else None
+        self.perceptual = None
+        if config.objective.perceptual:
+            self.perceptual = PerceptualDistance.load("vgg").to(memory_format=torch.channels_last)
         self.judge = judge() if config.held_out else None
         self.clips = held_out_clips(
             config.held_out, config.held_out_clips, config.conditioning, config.held_out_structure
@@ -316,9 +319,9 @@ class UNetStage:
                     losses = losses / (distance(shown, targets) + LEAST_ERROR)
                 loss = loss + weight * losses.mean()
         if self.perceptual is not None:
-            middle = targets.shape[1] // 2
-            middles = frames[:, middle].clamp(0, 1), targets[:, middle]
-            loss = loss + objective.perceptual * self.perceptual.to(frames.device)(*middles).mean()
+            items, middle = math.ceil(objective.perceptual_share * len(frames)), targets.shape[1] // 2
+            pictures = frames[:items, middle].clamp(0, 1), targets[:items, middle]
+            loss = loss + objective.perceptual * self.perceptual.to(frames.device)(*pictures).mean()
         return loss
 
     @torch.no_grad()

@@ -11,16 +11,18 @@ from cus.estimators import SceneEstimate
 from tests.conditioning.plane_scenes import estimate, pinhole, plane_depths
 
 
-def textured_wall(width: int = 96, height: int = 64) -> SceneEstimate:
+def textured_wall(width: int = 96, height: int = 64, waves: float = 24) -> SceneEstimate:
     """Two views of a slanted wall of many waves, with exact depths."""
-    cameras = Cameras.cat([pinhole((x, 0.0, 0.0), focal=100, width=width, height=height) for x in (-0.4, 0.4)])
+    cameras = Cameras.cat(
+        [pinhole((x, 0.0, 0.0), focal=100 * width / 96, width=width, height=height) for x in (-0.4, 0.4)]
+    )
     depths = plane_depths(cameras, (0.2, 0.1, 1.0), 4.0)
     generator = torch.Generator().manual_seed(0)
-    waves = 24 * (torch.rand((2, 16), generator=generator) - 0.5)
+    frequencies = waves * (torch.rand((2, 16), generator=generator) - 0.5)
     tints = torch.rand((16, 3), generator=generator) - 0.5
     points = cameras.backproject(depths)[..., :2]
     phases = 6.3 * torch.rand(16, generator=generator)
-    images = 0.5 + 0.12 * torch.sin(points @ waves + phases) @ tints
+    images = 0.5 + 0.12 * torch.sin(points @ frequencies + phases) @ tints
     return estimate(images.permute(0, 3, 1, 2).clamp(0, 1).contiguous(), cameras, depths)
 
 
@@ -94,3 +96,48 @@ def test_the_warp_makes_them_agree_unless_they_do():
     itself, given = fused_warp(wrong, target), fused_warp(agree(wrong), target, agreed=True)
     assert torch.equal(itself.images, given.images)
     assert not torch.equal(itself.images, fused_warp(wrong, target, agreed=True).images)
+
+
+def four_times_larger() -> tuple[SceneEstimate, list[Tensor], SceneEstimate]:
+    """A scene with depths that are a little wrong, its photographs at four times its size, and the exact one there."""
+    exact = textured_wall(384, 256, waves=96)
+    cameras = exact.cameras.resized(96, 64)
+    right = plane_depths(cameras, (0.2, 0.1, 1.0), 4.0)
+    images = F.interpolate(exact.images, scale_factor=0.25, mode="area")
+    return estimate(images, cameras, disturbed(right, 0.015)), list(exact.images), exact
+
+
+def test_photographs_of_four_times_the_size_double_that_of_the_depths():
+    wrong, photographs, exact = four_times_larger()
+    found = agree(wrong, photographs)
+    assert found.depths.shape == found.images.shape[:1] + found.images.shape[2:] == (2, 128, 192)
+    right = plane_depths(found.cameras, (0.2, 0.1, 1.0), 4.0)
+    before = relative_error(wrong.depths, plane_depths(wrong.cameras, (0.2, 0.1, 1.0), 4.0))
+    assert relative_error(found.depths, right) < 0.4 * before
+    expected = F.interpolate(exact.images, scale_factor=0.5, mode="area")
+    torch.testing.assert_close(found.images, expected, rtol=0, atol=0.05)
+    kept = agree(wrong, photographs, enlarge=False)
+    assert kept.depths.shape == wrong.depths.shape
+
+
+def test_what_has_no_depth_has_none_at_twice_the_size():
+    wrong, photographs, _ = four_times_larger()
+    depths = wrong.depths.clone()
+    depths[:, 20:30, 30:50] = 0
+    found = agree(estimate(wrong.images, wrong.cameras, depths), photographs)
+    assert torch.equal(found.depths > 0, F.interpolate((depths > 0).float()[None], scale_factor=2)[0] > 0)
+    assert torch.equal(found.confidences > 0, found.depths > 0)
+    torch.testing.assert_close(found.depths[:, 50, 80], torch.zeros(2))
+
+
+def test_a_close_up_through_depths_of_twice_the_size_is_as_close_to_the_truth():
+    wrong, photographs, exact = four_times_larger()
+    target = exact.cameras[0].resized(384, 256)
+    errors = []
+    for scene in (agree(wrong, photographs, enlarge=False), agree(wrong, photographs)):
+        shown = fused_warp(scene, target, photographs, agreed=True)
+        errors.append(
+            float(((shown.images - exact.images[:1]).abs() * shown.masks[:, None])[..., 16:-16, 32:-32].mean())
+        )
+    assert errors[1] < 0.02
+    assert errors[1] <= 1.05 * errors[0]

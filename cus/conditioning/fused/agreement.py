@@ -27,6 +27,10 @@ from cus.scene import SceneEstimate
 LARGEST_ENLARGED = 1280
 # One round for each entry: the width in pixels, at the size of the flow, of the Gaussian that smooths the corrections.
 SMOOTHING = (4.0, 2.5, 1.5)
+# Photographs of at least this many pixels per pixel of the working size are worth depths of twice that size, with flow
+# at four times it, up to this many pixels along the longest side: two coarse rounds, then three fine ones.
+FINE_SCALE, LARGEST_FINE = 3.0, 2560
+COARSE, FINE = (4.0, 2.5), (2.5, 1.5, 1.0)
 # The longest displacement that a round corrects, in pixels at the size of the flow.
 LONGEST_STEP = 3.0
 # A correction stands or falls by the mean square difference to the other pictures, over a Gaussian of this width in
@@ -45,7 +49,7 @@ def agree(
     scene: SceneEstimate,
     photographs: Sequence[Tensor] | None = None,
     *,
-    smoothing: Sequence[float] = SMOOTHING,
+    enlarge: bool = True,
     backend: Backend = "auto",
 ) -> SceneEstimate:
     """Refine a scene's depths until the references agree, and estimate the gains of their exposures.
@@ -53,27 +57,28 @@ def agree(
     Args:
         scene: V references; a single one is returned unchanged.
         photographs: the same views at a larger size, as for `fused_warp`.
-        smoothing: width of the Gaussian of each round, in pixels of the enlarged pictures; () keeps the depths
-            unchanged.
+        enlarge: whether photographs of at least three times the working size may double it.
         backend: "auto", "cpu" or "torch", as for `fused_warp`.
 
     Returns:
-        The scene with refined `depths` and with `gains`; pixels without a depth still have none.
+        The scene with refined `depths` and with `gains`; pixels without a depth still have none. If `enlarge` and the
+        photographs are large, its images, cameras and maps have twice the width and height of the given ones.
     """
     views = views_of(scene, photographs)
-    enlargement = 2 if 2 * max(scene.images.shape[-2:]) <= LARGEST_ENLARGED else 1
-    if len(views) < 2 or enlargement * min(scene.images.shape[-2:]) < SMALLEST_SIDE:
+    longest, shortest = (side(scene.images.shape[-2:]) for side in (max, min))
+    enlargement = 2 if 2 * longest <= LARGEST_ENLARGED else 1
+    if len(views) < 2 or enlargement * shortest < SMALLEST_SIDE:
         return scene
     compiled = resolved_backend(backend, (scene.images, scene.depths), "a float32 scene") == "cpu"
     operations = KERNELS if compiled else TORCH
-    pictures = [_Picture.of(view, enlargement, operations) for view in views]
     partners = _partners(views)
-    for sigma in smoothing:
-        inverse = [
-            _refined(picture, view.inverse, [views[other] for other in others], sigma, operations)
-            for picture, view, others in zip(pictures, views, partners, strict=True)
-        ]
-        views = [_with_inverse(view, q) for view, q in zip(views, inverse, strict=True)]
+    if min(min(view.photo_scale) for view in views) < FINE_SCALE or 4 * longest > LARGEST_FINE:
+        views, pictures = _rounds(views, partners, SMOOTHING, enlargement, operations)
+    else:
+        views, pictures = _rounds(views, partners, COARSE, 2, operations)
+        if enlarge:
+            scene, views = _doubled(scene, views, pictures)
+        views, pictures = _rounds(views, partners, FINE, 2 if enlarge else 4, operations)
     gains = _gains(views, pictures, partners, operations)
     return replace(scene, depths=torch.stack([view.depths for view in views]), gains=gains)
 
@@ -96,14 +101,62 @@ class _Picture:
     enlargement: int
 
     @staticmethod
-    def of(view: View, enlargement: int, operations: Operations) -> "_Picture":
-        height, width = (enlargement * side for side in view.depths.shape)
-        camera = view.camera.resized(width, height)
+    def of_all(views: Sequence[View], enlargement: int, operations: Operations) -> "list[_Picture]":
+        """The enlarged views, which share their pixels' positions."""
+        height, width = (enlargement * side for side in views[0].depths.shape)
+        cameras = [view.camera.resized(width, height) for view in views]
+        pixels = cameras[0].pixel_centers().double() / enlargement
+        x, y = (pixels[..., axis].contiguous() for axis in range(2))
+        return [_Picture._of(*one, x, y, enlargement, operations) for one in zip(views, cameras, strict=True)]
+
+    @staticmethod
+    def _of(view: View, camera: Cameras, x: Tensor, y: Tensor, enlargement: int, operations: Operations) -> "_Picture":
         # Any depth will do: it does not matter for a view seen from its own position.
-        anywhere = torch.ones((height, width), dtype=view.depths.dtype, device=view.depths.device)
+        anywhere = torch.ones((camera.height, camera.width), dtype=view.depths.dtype, device=view.depths.device)
         layer = operations.look_up(view, Placement.between(view.camera, camera), anywhere)
-        pixels = camera.pixel_centers().double() / enlargement
-        return _Picture(layer.colors.to(view.depths.dtype), pixels[..., 0], pixels[..., 1], camera, enlargement)
+        return _Picture(layer.colors.to(view.depths.dtype), x, y, camera, enlargement)
+
+
+def _rounds(
+    views: list[View],
+    partners: Sequence[Sequence[int]],
+    smoothing: Sequence[float],
+    enlargement: int,
+    operations: Operations,
+) -> tuple[list[View], list[_Picture]]:
+    """The views after one round of corrections per entry of `smoothing`, and the pictures that it compared."""
+    pictures = _Picture.of_all(views, enlargement, operations)
+    for sigma in smoothing:
+        inverse = [
+            _refined(picture, view.inverse, [views[other] for other in others], sigma, operations)
+            for picture, view, others in zip(pictures, views, partners, strict=True)
+        ]
+        views = [_with_inverse(view, q) for view, q in zip(views, inverse, strict=True)]
+    return views, pictures
+
+
+def _doubled(
+    scene: SceneEstimate, views: Sequence[View], pictures: Sequence[_Picture]
+) -> tuple[SceneEstimate, list[View]]:
+    """Scene and views of twice the working size; `pictures` have that size. Depth edges stay sharp."""
+    larger = []
+    for view, picture in zip(views, pictures, strict=True):
+        maps = torch.stack([view.confidences, view.reliable.to(view.confidences)])
+        confidences, reliable = F.interpolate(maps[None], scale_factor=2, mode="nearest")[0]
+        inverse = inverse_depth_at(view.inverse, picture.x, picture.y)
+        known = inverse > 0
+        finer = replace(view, confidences=confidences * known, reliable=(reliable > 0) & known, camera=picture.camera)
+        larger.append(_with_inverse(finer, inverse))
+    return (
+        replace(
+            scene,
+            images=torch.stack([picture.colors.clamp(0, 1) for picture in pictures]).to(scene.images),
+            cameras=Cameras.cat([picture.camera for picture in pictures]),
+            depths=torch.stack([view.depths for view in larger]),
+            confidences=torch.stack([view.confidences for view in larger]),
+        ),
+        larger,
+    )
 
 
 def _partners(views: Sequence[View]) -> list[list[int]]:
