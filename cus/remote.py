@@ -203,11 +203,16 @@ def _version(facts: dict[str, Any]) -> str:
     return json.dumps([str(facts[key]) for key in keys if facts.get(key) is not None])
 
 
+def cache_folder() -> Path:
+    """The user's folder for what this package keeps between runs; it may not exist yet."""
+    given = os.environ.get(CACHE)
+    return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "closeupshot")
+
+
 def _place(kind: str, url: str) -> Path:
     """The local folder of a remote one."""
-    cache = os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "closeupshot"
     words = re.sub(r"[^\w-]+", "-", url)[-60:].strip("-")
-    folder = Path(cache) / kind / f"{words}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"
+    folder = cache_folder() / kind / f"{words}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

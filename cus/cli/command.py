@@ -65,7 +65,13 @@ def run_command(
             asked = read(options, given, name, epilog, over(asked))
         from cus.cli.console import ConsoleProgress
 
-        return work(asked, ConsoleProgress(quiet=asked.common.quiet, as_json=asked.common.json, started=started))
+        progress = ConsoleProgress(quiet=asked.common.quiet, as_json=asked.common.json, started=started)
+        if not asked.common.offline:
+            return work(asked, progress)
+        from cus.hub.errors import offline
+
+        with offline():
+            return work(asked, progress)
 
     # Not the start of the process, which may have been a shell that this command replaced.
     started = time.perf_counter()

@@ -142,6 +142,15 @@ class ConsoleProgress:
         yield
         self.finish(LOADING, time.perf_counter() - self.started)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hide the bars inside, so that the user can be asked something."""
+        self.bars.stop()
+        try:
+            yield
+        finally:
+            self.bars.start()
+
     def finish(self, label: str, seconds: float) -> None:
         """End the stage with this name."""
         task = self.tasks.pop(label, None)

@@ -67,8 +67,10 @@ def infer(options: InferOptions, progress: "ConsoleProgress") -> int:
     settings, restart = options.settings, options.restart
     with progress:
         with progress.loading():
+            from cus.cli.consent import offer_network
             from cus.inference import Run
 
+            offer_network(settings.estimator, progress)
             run = Run(settings, progress, resume=restart.resume, overwrite=restart.overwrite, started=progress.started)
         if run.memory is not None:
             progress.say(run.memory.describe())

@@ -31,6 +31,7 @@ class Common:
     Attributes:
         quiet: print errors only
         json: print one JSON object per line on standard output: one per stage, and one at the end; see docs/commands.md
+        offline: use only what is on this machine: ask nothing of the Hugging Face Hub, as with HF_HUB_OFFLINE=1
         debug: show the traceback of an error, as CUS_DEBUG=1 does
         version: print the version and exit
         print_completion: print a bash, zsh, fish or tcsh completion script for this command, and exit
@@ -38,6 +39,7 @@ class Common:
 
     quiet: Flag = False
     json: Flag = False
+    offline: Flag = False
     debug: Flag = False
     version: Flag = False
     print_completion: Annotated[str | None, option("SHELL")] = None

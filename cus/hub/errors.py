@@ -1,6 +1,7 @@
 """Turns the Hub's errors into one `InputError` with a remedy."""
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,28 @@ class HubAccess:
     @property
     def offline(self) -> bool:
         """Whether the user forbids requests."""
-        return self.local_files_only or bool(constants.HF_HUB_OFFLINE)
+        return self.local_files_only or is_offline()
+
+
+def is_offline() -> bool:
+    """Whether --offline or HF_HUB_OFFLINE forbids requests."""
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Forbid requests to the Hub inside, also in child processes: --offline."""
+    before = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
+    constants.HF_HUB_OFFLINE = True
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before[0]
+        if before[1] is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before[1]
 
 
 @contextmanager
@@ -106,7 +128,7 @@ def weights_errors(weights: str, licence: str) -> Iterator[None]:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise InputError(
             f"the weights {weights} ({licence}) are not in the Hub's cache, and the Hub cannot be reached "
-            "(or HF_HUB_OFFLINE is set); download them once with a network, name a local file or folder after a "
+            "(or --offline forbids asking it); download them once with a network, name a local file or folder after a "
             "colon (as in vggt:FOLDER), or use the estimator 'stereo', which needs none"
         ) from error
     except GatedRepoError as error:
@@ -134,8 +156,8 @@ def _broken(repository: str, error: Exception) -> str:
 def _unreachable(repository: str, access: HubAccess, error: Exception) -> str:
     revision = "" if access.revision is None else f" at {access.revision!r}"
     missing = f"{repository}{revision} is neither a folder here nor complete in the cache"
-    if constants.HF_HUB_OFFLINE:
-        return f"{missing}, and HF_HUB_OFFLINE forbids asking the Hub; unset it, or name a folder"
+    if is_offline():
+        return f"{missing}, and --offline or HF_HUB_OFFLINE forbids asking the Hub; leave it out, or name a folder"
     if access.local_files_only:
         return f"{missing}, and local_files_only forbids asking the Hub; leave it out, or name a folder"
     reason = first_line(error.__cause__ or error.__context__ or error)
