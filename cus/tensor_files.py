@@ -17,11 +17,11 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     owner can read.
 
     Args:
-        tensors: contiguous tensors by name.
+        tensors: tensors by name.
         path: file to write.
         metadata: texts by name.
     """
-    data = save(dict(tensors), dict(metadata))
+    data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, dict(metadata))
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
