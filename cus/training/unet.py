@@ -28,7 +28,7 @@ from cus.models.projector import ImageProjector
 from cus.models.unet import UNet
 from cus.models.unshuffle import UnshuffleAutoencoder
 from cus.remote import local_folder
-from cus.splats.ssim import ssim
+from cus.splats.losses import ssim
 from cus.training.caches import require_cached
 from cus.training.clip_crops import LayeredCrops
 from cus.training.config import construct

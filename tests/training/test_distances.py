@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from cus.splats.ssim import ssim
 
 from cus.errors import InputError
 from cus.models.perceptual import PerceptualDistance
+from cus.splats.losses import ssim
 from cus.training.decoder import DecoderConfig, DecoderStage, LpipsDistance, training_distance
 from cus.training.unet import dissimilarity
 from tests.diffusion.tiny import tiny_pipeline
