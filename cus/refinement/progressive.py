@@ -28,7 +28,7 @@ from cus.refinement.poses import VirtualPose
 from cus.refinement.pseudo_labels import PseudoLabels, rendered_depth
 from cus.refinement.view_selection import coverage, distance_discount, select_views, similarity, visible_share
 from cus.scene import SceneEstimate
-from cus.splats.fit_views import Views
+from cus.splats.crops import SceneTensors, Supervision
 from cus.splats.gaussians import Gaussians
 
 # Views are compared by depth maps of this longest side in pixels.
@@ -75,14 +75,10 @@ class Known:
     count: int
 
     @property
-    def views(self) -> Views:
-        """Images to fit; the photographs also at their own size."""
-        scene, count = self.scene, self.count
-        own = tuple(None if index >= count else photo for index, photo in enumerate(self.photographs))
-        references = torch.arange(len(scene), device=scene.images.device) == 0
-        return Views(
-            scene.images, scene.cameras, self.weights, scene.images.new_ones(len(scene)), None, references, own
-        )
+    def finest(self) -> list[Cameras]:
+        """The cameras, each at the size of its picture: photographs have more detail than the images."""
+        cameras = self.scene.cameras
+        return [cameras[i].resized(p.shape[-1], p.shape[-2]) for i, p in enumerate(self.photographs)]
 
     def extended(self, made: SceneEstimate, weights: Tensor) -> "Known":
         """With generated views and the weights of their pixels [T, H, W]."""
@@ -98,6 +94,32 @@ class Known:
         )
         pictures = tuple((image.cpu() * 255).round().to(torch.uint8) for image in made.images)
         return Known(together, (*self.photographs, *pictures), torch.cat([self.weights, weights]), self.count)
+
+
+class GeneratedViews:
+    """The generated ones among known views as a `ViewSource`: every step of a fit also sees a random one of them.
+
+    Attributes:
+        weight: weight of a view's loss relative to that of the photograph of the same step.
+        counts: none.
+    """
+
+    weight = 1.0
+
+    def __init__(self, known: Known) -> None:
+        """`known`: at least one of them is generated."""
+        self._known, self.counts = known, torch.zeros(0)
+
+    def draw(self, scene: SceneTensors, generator: torch.Generator) -> Supervision:
+        """A random generated view."""
+        known, count = self._known.scene, self._known.count
+        index = count + int(torch.randint(len(known) - count, (1,), generator=generator))
+        return Supervision(known.cameras[index], known.images[index], self._known.weights[index], None)
+
+    def identity(self) -> tuple[str, list[Tensor]]:
+        """Settings in words, and the tensors that determine the views."""
+        cameras = self._known.scene.cameras
+        return "generated", [self._known.scene.images, self._known.weights, cameras.viewmats, cameras.Ks]
 
 
 @dataclass(frozen=True)

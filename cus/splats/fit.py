@@ -153,7 +153,6 @@ def fit_views(
     seed: int = 0,
     record: FitRecord | None = None,
     source: ViewSource | None = None,
-    kept: int = 0,
 ) -> FitResult:
     """As `fit_gaussians`, which describes inputs and errors, but also returns the learned cameras and exposures.
 
@@ -164,13 +163,12 @@ def fit_views(
         seed: Seed of every random draw.
         record: Callbacks and checkpoint.
         source: Source of extra views that take turns with the images; None: no such views.
-        kept: Number of the given Gaussians, from the first on, that do not change.
     """
     record = record or FitRecord()
     config.check()
     views.check()
     start = points if isinstance(points, Gaussians) else checked_cloud(points, views)
-    optimization, save = _begin(Fit(views, start, config, seed, source, kept), record)
+    optimization, save = _begin(Fit(views, start, config, seed, source), record)
     while optimization.iteration < config.iterations:
         optimization.advance()
         done = optimization.iteration
@@ -200,7 +198,7 @@ def _begin(fit: Fit, record: FitRecord) -> tuple[Optimization, Callable[[], None
         record.on_unusable(str(error).partition(";")[0])
         saved = None
     if saved is None:
-        parameters = Parameters(fit.starting_gaussians(), config.rates, config.max_stretch, fit.kept)
+        parameters = Parameters(fit.starting_gaussians(), config.rates, config.max_stretch)
     else:
         start = "parameters."
         state = {k.removeprefix(start): v for k, v in saved.items() if k.startswith(start)}

@@ -51,7 +51,6 @@ class Fit:
         config: Settings of the fit.
         seed: Seed of every random draw.
         source: Source of extra views that take turns with the images, or None.
-        kept: Number of the given Gaussians, from the first on, that do not change.
     """
 
     views: Views
@@ -59,7 +58,6 @@ class Fit:
     config: FitConfig
     seed: int
     source: ViewSource | None = None
-    kept: int = 0
 
     def starting_gaussians(self) -> Gaussians:
         """The given Gaussians at the degree of the settings, or new ones from `starting_gaussians`."""
@@ -141,7 +139,6 @@ def fit_fingerprints(fit: Fit) -> dict[str, str]:
         digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.numpy().reshape(-1).view(np.uint8).data)
     words = f"{fit.config!r}, seed={fit.seed}" + (f", {settings}" if settings else "")
-    words += f", kept={fit.kept}" if fit.kept else ""
     return {"inputs": digest.hexdigest()[:16], "settings": words}
 
 

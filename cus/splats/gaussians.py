@@ -98,6 +98,10 @@ class Gaussians:
         second = self.scales.sort(dim=1).values[:, 1:2]
         return replace(self, scales=torch.minimum(self.scales, ratio * second))
 
+    def thickened(self, ratio: float) -> "Gaussians":
+        """With no half axis shorter than the longest one over `ratio` >= 1."""
+        return replace(self, scales=torch.maximum(self.scales, self.scales.amax(dim=1, keepdim=True) / ratio))
+
 
 def _check_shapes(gaussians: Gaussians) -> None:
     n = gaussians.means.shape[0] if gaussians.means.ndim else -1

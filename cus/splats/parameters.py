@@ -43,8 +43,7 @@ class Parameters:
     longest axis, so that no number of splits turns a disc into a needle.
     """
 
-    def __init__(self, start: Gaussians, rates: LearningRates, max_stretch: float, kept: int = 0) -> None:
-        """`kept`: number of Gaussians, from the first on, that never change and are never pruned."""
+    def __init__(self, start: Gaussians, rates: LearningRates, max_stretch: float) -> None:
         # Initial values of each Gaussian, and the length unit of its motion.
         fixed = {
             "means": start.means.clone(),
@@ -53,8 +52,6 @@ class Parameters:
         }
         if start.rates is not None:
             fixed["rates"] = start.rates.clone()
-        if kept:
-            fixed["kept"] = torch.arange(len(start), device=start.device) < kept
         trained = {
             "means": torch.zeros_like(start.means),
             "scales": torch.zeros_like(start.scales),
@@ -125,10 +122,6 @@ class Parameters:
 
     def step(self, rate_factor: float) -> None:
         """Step along the gradients at `rate_factor` times the initial rates, and clear the gradients."""
-        if "kept" in self._fixed:
-            for value in self._trained.values():
-                if value.grad is not None:
-                    value.grad[self._fixed["kept"]] = 0
         for group in self._optimizer.param_groups:
             group["lr"] = group["start_lr"] * rate_factor
         self._optimizer.step()
@@ -141,8 +134,6 @@ class Parameters:
         """Remove Gaussians that are fainter, but never the last one; returns those that stay [N] bool."""
         opacities = self.opacities()
         kept = opacities >= min(min_opacity, float(opacities.max()))
-        if "kept" in self._fixed:
-            kept |= self._fixed["kept"]
         self.keep(kept)
         return kept
 

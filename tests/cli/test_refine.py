@@ -13,7 +13,7 @@ from cus.cli.fit import main as fit
 from cus.cli.refine import main
 from cus.datasets.scenes import open_scene
 from cus.errors import InputError
-from cus.inference.refinement import methods, progressive, vsd, work
+from cus.inference.refinement import progressive, vsd, work
 from cus.report.video import read_video
 from cus.splats import load_splats, save_ply
 from tests.cli.test_fit import posed_wall
@@ -63,13 +63,13 @@ def test_a_fit_is_refined_into_a_folder_of_its_own(copy, capsys):
 
 def test_the_held_out_photograph_does_not_supervise(copy, monkeypatch):
     seen = []
-    original = methods.fit_views
+    original = work.fit_views
 
     def watched(views, *arguments):
         seen.append(len(views))
         return original(views, *arguments)
 
-    monkeypatch.setattr(methods, "fit_views", watched)
+    monkeypatch.setattr(work, "fit_views", watched)
     assert main([str(copy / "fit"), *QUICK]) in (0, 3)
     assert main([str(copy / "fit" / "splat.ply"), "--data", str(copy / "wall"), *QUICK]) in (0, 3)
     assert main([str(copy / "fit-refined"), *QUICK]) in (0, 3)

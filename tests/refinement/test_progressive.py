@@ -8,7 +8,7 @@ import torch
 from cus.conditioning.fused.agreement import agree
 from cus.diffusion import CloseUpShotPipeline
 from cus.refinement.detail import with_detail
-from cus.refinement.progressive import Known, ProgressiveOptions, choose_views, generate_views
+from cus.refinement.progressive import GeneratedViews, Known, ProgressiveOptions, choose_views, generate_views
 from cus.refinement.pseudo_labels import rendered_depth
 from cus.scene import SceneEstimate
 from cus.splats import Gaussians, render
@@ -76,16 +76,26 @@ def test_generated_views_join_the_known_ones_and_photographs_stay_first(pipeline
     _, made, weights = made_views(pipeline)
     together = known().extended(made, weights)
     assert together.count == 2 and len(together.scene) == len(together.photographs) == 7
-    views = together.views
-    views.check()
-    assert [photo is not None for photo in views.photographs] == [True, True] + [False] * 5
-    assert torch.equal(views.pixel_weights[2:], weights) and bool((views.pixel_weights[:2] == 1).all())
+    assert torch.equal(together.weights[2:], weights) and bool((together.weights[:2] == 1).all())
+
+
+def test_a_fit_sees_all_generated_views_with_their_weights_and_no_photograph(pipeline):
+    gaussians, made, weights = made_views(pipeline)
+    source = GeneratedViews(known().extended(made, weights))
+    generator = torch.Generator().manual_seed(0)
+    seen = [source.draw(tensors(gaussians), generator) for _ in range(30)]
+    for index in range(len(made)):
+        same = [each for each in seen if torch.equal(each.camera.viewmats, made.cameras[index].viewmats)]
+        assert 0 < len(same) < 20
+        assert torch.equal(same[0].target, made.images[index]) and torch.equal(same[0].weights, weights[index])
+        seen = [each for each in seen if not any(each is other for other in same)]
+    assert not seen
 
 
 def test_detail_is_added_where_views_come_near_and_far_views_do_not_change(pipeline):
     gaussians, made, _ = made_views(pipeline)
     cameras = SCENE.cameras
-    denser, added = with_detail(gaussians, made, cameras, 2000)
+    denser, added = with_detail(gaussians, made, [cameras], 2000)
     assert 100 < added <= 2000 and len(denser) == len(gaussians) + added
     assert denser.rates is not None
     new, old = denser.rates[-added:], denser.rates[:-added]
@@ -104,5 +114,32 @@ def test_detail_is_added_where_views_come_near_and_far_views_do_not_change(pipel
 def test_nothing_is_added_where_views_come_no_nearer():
     gaussians = surface(SCENE)
     same = replace(SCENE, images=SCENE.images.clone())
-    denser, added = with_detail(gaussians, same, SCENE.cameras, 2000)
+    denser, added = with_detail(gaussians, same, [SCENE.cameras], 2000)
     assert added == 0 and denser is gaussians
+
+
+def test_detail_that_the_photographs_have_at_their_own_size_is_not_replaced(pipeline):
+    gaussians, made, _ = made_views(pipeline)
+    cameras = SCENE.cameras
+    shown = replace(made, depths=plane_depths(made.cameras, **SLANTED))
+    larger = cameras.resized(4 * cameras.width, 4 * cameras.height)
+    assert with_detail(gaussians, shown, [cameras], 2000)[1] > 100
+    assert with_detail(gaussians, shown, [larger], 2000)[1] == 0
+    pictures = tuple(torch.zeros(3, larger.height, larger.width, dtype=torch.uint8) for _ in range(2))
+    own = replace(known(), photographs=pictures).finest
+    assert [(c.width, c.height) for c in own] == [(larger.width, larger.height)] * 2
+    torch.testing.assert_close(own[1].Ks, larger[1].Ks)
+
+
+def test_holes_are_filled_at_every_level_and_what_is_before_them_stays(pipeline):
+    gaussians, made, _ = made_views(pipeline)
+    depths, half = plane_depths(made.cameras, **SLANTED), made.cameras.width // 2
+    depths[:, :, :half] = 0
+    denser, added = with_detail(gaussians, replace(made, depths=depths), [SCENE.cameras], 2000)
+    assert denser.rates is not None
+    new, old = denser.rates[-added:], denser.rates[:-added]
+    assert 100 < int((new == 0).all(dim=1).sum()) < added
+    pixels, _ = made.cameras.project(gaussians.means[old[:, 1] > 0])
+    assert pixels.shape[1] > 50 and bool((pixels[..., 0] >= half).any(dim=0).all())
+    holes_only = replace(made, depths=torch.zeros_like(depths))
+    assert with_detail(gaussians, holes_only, [SCENE.cameras], 2000) == (gaussians, 0)

@@ -20,6 +20,12 @@ def test_needles_are_shortened_and_discs_and_balls_stay():
     )
 
 
+def test_thin_gaussians_are_thickened_and_others_stay():
+    found = some([[2.0, 2.0, 0.1], [1.0, 0.1, 0.5], [3.0, 3.0, 3.0], [1.0, 0.9, 0.5]]).thickened(4.0)
+    expected = [[2.0, 2.0, 0.5], [1.0, 0.25, 0.5], [3.0, 3.0, 3.0], [1.0, 0.9, 0.5]]
+    torch.testing.assert_close(found.scales, torch.tensor(expected))
+
+
 def test_harmonics_of_another_degree_lose_bands_or_gain_none():
     assert some([[1.0, 1, 1]], 4).with_degree(0).sh.shape == (1, 1, 3)
     raised = some([[1.0, 1, 1]], 4).with_degree(2)

@@ -83,18 +83,6 @@ def test_a_file_keeps_the_levels_and_a_fit_honours_them(tmp_path: Path):
     assert torch.equal(found.sh[144:], hidden.sh[144:]) and not torch.equal(found.sh[:144], hidden.sh[:144])
 
 
-def test_kept_gaussians_do_not_change_and_are_not_pruned():
-    camera = pinhole((0.0, 0.0, 0.0))
-    faint = replace(wall(6), opacities=torch.full((36,), 0.01))
-    start = faint.joined(wall(12, 4.1))
-    config = FitConfig(iterations=4, crops=0, coarse_share=0.0, min_opacity=0.02)
-    white = torch.ones(1, 3, camera.height, camera.width)
-    found = fit_views(_views(white, camera), start, config, kept=36).gaussians
-    for name, value in faint.tensors().items():
-        torch.testing.assert_close(found.tensors()[name][:36], value, msg=name)
-    assert not torch.equal(found.sh[36:], start.sh[36:])
-
-
 def _views(images, cameras):
     from cus.splats.fit_views import Views
 

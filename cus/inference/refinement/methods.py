@@ -7,7 +7,7 @@ from cus.inference.progress import OnProgress
 from cus.inference.refinement.settings import RefineSettings
 from cus.inference.refinement.subject import Subject
 from cus.inference.refinement.work import Work
-from cus.splats import Gaussians, fit_views
+from cus.splats import Gaussians
 
 
 def _pseudo_labels(work: Work, on_fit: OnProgress) -> Gaussians:
@@ -15,10 +15,9 @@ def _pseudo_labels(work: Work, on_fit: OnProgress) -> Gaussians:
     start = work.given.baked()
     if start is not work.given:
         work.notes.append("the scene's levels of detail are baked: pseudo-labels refine the finest one everywhere")
-    record = work.record("refine", on_fit)
-    found = fit_views(work.views, start.shortened(), work.config, work.settings.seed, record, work.labels)
+    found = work.fit("refine", start, work.settings.seed, work.labels, on_fit)
     work.notes.append(work.labels.note)
-    return found.gaussians
+    return found
 
 
 def _progressive(work: Work, on_fit: OnProgress) -> Gaussians:

@@ -1,6 +1,5 @@
 """Close-up-GS on a scene to refine: its rounds, which continue after an interruption."""
 
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -14,15 +13,13 @@ from cus.inference.refinement.work import Work
 from cus.inference.settings import fingerprint
 from cus.refinement.detail import with_detail
 from cus.refinement.frontier import round_factors
-from cus.refinement.progressive import Known, ProgressiveOptions, choose_views, generate_views
+from cus.refinement.progressive import GeneratedViews, Known, ProgressiveOptions, choose_views, generate_views
 from cus.scene import SceneEstimate
-from cus.splats import Gaussians, fit_views
+from cus.splats import Gaussians
 from cus.tensor_files import tensors_digest
 
 # Generating a round's views takes about as long as this many steps of its fit; for the progress bar.
 GENERATION = 100
-# Photographs and their crops take at least this share of the turns of a fit.
-PHOTOGRAPHS = 1 / 3
 
 
 def rounds(work: Work, on_fit: OnProgress) -> Gaussians:
@@ -38,11 +35,11 @@ def rounds(work: Work, on_fit: OnProgress) -> Gaussians:
         last = factors[number - 1] if number else 1.0
         told(0, 0, 0, "views")
         made, weights = training.views(f"round{number + 1}", gaussians, (factor, last), work.settings.seed + number)
-        gaussians, added = with_detail(gaussians, made, training.known.scene.cameras, training.options.gaussians)
+        gaussians, added = with_detail(gaussians, made, training.known.finest, training.options.gaussians)
         work.notes.append(f"x{factor:g}: {len(made)} views generated, {added:,} Gaussians added")
         training.known = training.known.extended(made, weights)
-        if added:
-            gaussians = training.fit(f"fit{number + 1}", gaussians, added, number, partial(told, GENERATION))
+        source, seed = GeneratedViews(training.known), work.settings.seed + number
+        gaussians = work.fit(f"fit{number + 1}", gaussians, seed, source, partial(told, GENERATION))
     return gaussians
 
 
@@ -77,18 +74,6 @@ class _Training:
             work.folder.save(stage, key, state)
         work.unfinished.append(work.folder.path / "state" / f"{stage}.safetensors")
         return _views(state, self.known.scene.images.device)
-
-    def fit(self, stage: str, gaussians: Gaussians, added: int, number: int, on_fit: OnProgress) -> Gaussians:
-        """Fine-tune the `added` Gaussians, the last ones, on all known views.
-
-        The others stay as they are: generated views would make them worse for the photographs' views.
-        """
-        generated = len(self.known.scene) - self.known.count
-        crops = max(1, round(PHOTOGRAPHS / (1 - PHOTOGRAPHS) * generated / self.known.count) - 1)
-        config = replace(self.work.config, crops=crops)
-        record = self.work.record(stage, on_fit)
-        seed, kept = self.work.settings.seed + number, len(gaussians) - added
-        return fit_views(self.known.views, gaussians, config, seed, record, kept=kept).gaussians
 
 
 def _state(made: SceneEstimate, weights: Tensor) -> State:

@@ -215,8 +215,8 @@ def _config(gaussians: Gaussians, subject: Subject, settings: RefineSettings, es
 def _labels(
     estimate: SceneEstimate, own: list[Tensor], views: Any, config: FitConfig, walk: Cameras, settings: RefineSettings
 ) -> PseudoLabels:
-    """Pseudo-labels from poses as close as the factor requires; with a target, half of them on the way to it."""
-    options = LabelOptions(PoseOptions(closer=(2.0, max(2.0, settings.times))), path_share=0.5)
+    """Pseudo-labels from poses as close as the factor requires; with a target, some of them on the way to it."""
+    options = LabelOptions(PoseOptions(closer=(2.0, max(2.0, settings.times))), path_share=settings.path_share)
     path = None if settings.target is None else walk[range(WALK_FRAMES // 4, WALK_FRAMES)]
     return PseudoLabels.beside(estimate, own, views, config, options, path)
 

@@ -23,8 +23,10 @@ class RefineSettings:
         method: pseudo-labels: photographs warped into virtual close-ups supervise the scene; progressive:
             generated views train it, three times nearer in each round (Close-up-GS); vsd: photographs that a diffusion
             model enlarges supervise it, in rounds (super-resolution)
-        target: point to approach, in fractions of the first photograph's width and height; half of the virtual
+        target: point to approach, in fractions of the first photograph's width and height; part of the virtual
             close-ups are on the way there (default: 0.5,0.5, without additional close-ups there)
+        path_share: with pseudo-labels and --target: share of the virtual close-ups on the way there; 1 trains for this
+            path alone (test-time training), 0 for close-ups of everything alike
         factor: how many times closer the nearest close-ups are than the photographs; with vsd: enlargement of the
             photographs, a whole number (default: 9; vsd: 4)
         iterations: optimisation steps (default: 1000; progressive: 400 in each round; vsd: 500 in each round)
@@ -37,6 +39,7 @@ class RefineSettings:
 
     method: Annotated[Method, option()] = "pseudo-labels"
     target: Annotated[tuple[float, float] | None, parsed("U,V", fractions), option()] = None
+    path_share: Annotated[float, option("SHARE")] = limited(0.5, low=0, high=1)
     factor: Annotated[float | None, option("FACTOR")] = limited(None, low=2, high=100)
     iterations: Annotated[int | None, option("N")] = limited(None, low=1, high=1_000_000)
     size: Annotated[int, option("PIXELS")] = limited(512, low=64, high=8192)

@@ -1,6 +1,6 @@
 """A scene to refine and its photographs, prepared for any method."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cus.cameras import Cameras
@@ -9,8 +9,13 @@ from cus.inference.progress import OnProgress
 from cus.inference.refinement.settings import RefineSettings
 from cus.refinement.pseudo_labels import PseudoLabels
 from cus.scene import SceneEstimate
-from cus.splats import FitConfig, FitRecord, Gaussians
+from cus.splats import FitConfig, FitRecord, Gaussians, fit_views
+from cus.splats.crops import ViewSource
 from cus.splats.fit_views import Views
+from cus.viewer.steadiness import NEEDLE_RATIO
+
+# Half axes change by at most this factor in a fit that must not make needles.
+STRETCH = 2**0.5
 
 
 @dataclass(kw_only=True)
@@ -67,3 +72,9 @@ class Work(Enlargeable):
 
     labels: PseudoLabels
     walk: Cameras
+
+    def fit(self, stage: str, gaussians: Gaussians, seed: int, source: ViewSource, on_fit: OnProgress) -> Gaussians:
+        """Continue the scene's fit with photographs and the views of a source, so that no Gaussian becomes a needle."""
+        start = gaussians.shortened().thickened(NEEDLE_RATIO / STRETCH**2)
+        config = replace(self.config, max_stretch=STRETCH)
+        return fit_views(self.views, start, config, seed, self.record(stage, on_fit), source).gaussians
