@@ -70,6 +70,7 @@ def infer(options: InferOptions, progress: "ConsoleProgress") -> int:
             from cus.cli.consent import offer_network
             from cus.inference import Run
 
+            settings.check()  # before anyone is asked anything
             offer_network(settings.estimator, progress)
             run = Run(settings, progress, resume=restart.resume, overwrite=restart.overwrite, started=progress.started)
         if run.memory is not None:
