@@ -148,6 +148,8 @@ def test_what_cannot_be_refined_is_said_before_the_work(copy, capsys):
     assert "no such file or folder" in refused(str(copy / "missing"))
     assert "there are no photographs next to" in refused(splat)
     assert "holds no Gaussian scene" in refused(str(copy / "wall"))
+    for unused in ((), ("--target", "0.5,0.5", "--method", "progressive")):
+        assert "--path-share is the share of" in refused(splat, *data, "--path-share", "1", *unused)
     assert "--factor must be 2 to 100, got 1000" in refused(splat, *data, "--factor", "1000")
     near = ["--method", "progressive", "--model", str(copy / "no-model")]
     assert "there is no model at" in refused(splat, *data, *near)

@@ -23,7 +23,7 @@ from cus.inference.recorded import scene_from
 from cus.inference.refinement.looks import RefinementVerdict, Viewpoints, judge_refinement, look, probes_of
 from cus.inference.refinement.methods import METHODS
 from cus.inference.refinement.report import STAGES, WALK_FRAMES, Shown, write_pictures, write_refinement_report
-from cus.inference.refinement.settings import RefineSettings
+from cus.inference.refinement.settings import PATH_SHARE, RefineSettings
 from cus.inference.refinement.subject import Subject, check_belongs
 from cus.inference.refinement.work import Work
 from cus.inference.settings import fingerprint
@@ -216,7 +216,8 @@ def _labels(
     estimate: SceneEstimate, own: list[Tensor], views: Any, config: FitConfig, walk: Cameras, settings: RefineSettings
 ) -> PseudoLabels:
     """Pseudo-labels from poses as close as the factor requires; with a target, some of them on the way to it."""
-    options = LabelOptions(PoseOptions(closer=(2.0, max(2.0, settings.times))), path_share=settings.path_share)
+    share = PATH_SHARE if settings.path_share is None else settings.path_share
+    options = LabelOptions(PoseOptions(closer=(2.0, max(2.0, settings.times))), path_share=share)
     path = None if settings.target is None else walk[range(WALK_FRAMES // 4, WALK_FRAMES)]
     return PseudoLabels.beside(estimate, own, views, config, options, path)
 
