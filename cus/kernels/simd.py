@@ -25,6 +25,8 @@ LANES = 16
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 _BITS = ir.VectorType(ir.IntType(1), LANES)
+_BYTES = ir.VectorType(ir.IntType(8), LANES)
+_PIXEL = ir.VectorType(ir.FloatType(), 4)
 # Minimax polynomial of 2^f on [-1/2, 1/2], highest power first; relative error 8e-8 before rounding.
 _EXP2 = (1.3276472e-3, 9.6755414e-3, 5.5507133e-2, 2.4022120e-1, 6.9314697e-1, 1.00000007)
 # Below this, 2^x is treated as 0; the bit pattern below holds for exponents above -127.
@@ -250,12 +252,15 @@ def _pointer(context: Any, builder: Any, array: tuple[Any, Any], index: tuple[An
 
 @_instruction
 def load(typing: Any, array: types.Type, index: types.Type):
-    """Load sixteen values of a contiguous float32 array [n] from `index` on, without a bounds check."""
+    """Load sixteen values of a contiguous float32 or uint8 array [n] from `index` on, without a bounds check."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array_type, index_type = signature.args
         pointer = _pointer(context, builder, (array_type, arguments[0]), (index_type, arguments[1]))
-        return builder.load(pointer, align=4)
+        if array_type.dtype != types.uint8:
+            return builder.load(pointer, align=4)
+        small = builder.load(builder.bitcast(pointer, _BYTES.as_pointer()), align=1)
+        return builder.sitofp(builder.zext(small, _INTS), _FLOATS)
 
     return LANES_TYPE(array, index), generate
 
@@ -271,6 +276,83 @@ def store(typing: Any, array: types.Type, index: types.Type, value: types.Type):
         return context.get_dummy_value()
 
     return types.void(array, index, value), generate
+
+
+def _shuffled(builder: Any, vector: Any, order: list[int]) -> Any:
+    """A vector of the given lanes of another."""
+    undefined = ir.Constant(vector.type, ir.Undefined)
+    return builder.shuffle_vector(vector, undefined, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
+
+
+@_instruction
+def load_pixel(typing: Any, array: types.Type, index: types.Type):
+    """Load four values of a contiguous float32 array [n] from `index` on, and repeat them four times; no bounds check.
+
+    Sixteen lanes are four pixels of four channels, the fourth of which is unused.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type, index_type = signature.args
+        pointer = _pointer(context, builder, (array_type, arguments[0]), (index_type, arguments[1]))
+        four = builder.load(builder.bitcast(pointer, _PIXEL.as_pointer()), align=4)
+        return _shuffled(builder, four, [i % 4 for i in range(LANES)])
+
+    return LANES_TYPE(array, index), generate
+
+
+@_instruction
+def store_pixel(typing: Any, array: types.Type, index: types.Type, value: types.Type):
+    """Store the first four lanes to a contiguous float32 array [n] from `index` on, without a bounds check."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type, index_type, _ = signature.args
+        pointer = _pointer(context, builder, (array_type, arguments[0]), (index_type, arguments[1]))
+        four = _shuffled(builder, arguments[2], [0, 1, 2, 3])
+        builder.store(four, builder.bitcast(pointer, _PIXEL.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, index, value), generate
+
+
+@_instruction
+def sum_of_pixels(typing: Any, value: types.Type):
+    """Sum of the four pixels of four channels, repeated four times: of the lanes whose numbers are equal modulo 4."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        found = arguments[0]
+        for step in (8, 4):
+            found = builder.fadd(found, _shuffled(builder, found, [(i + step) % LANES for i in range(LANES)]))
+        return found
+
+    return LANES_TYPE(value), generate
+
+
+def _a_pixel_each(first: int) -> Callable[..., Any]:
+    """Four lanes from `first` on, repeated for the four channels of a pixel each."""
+
+    @_instruction
+    def function(typing: Any, value: types.Type):
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return _shuffled(builder, arguments[0], [first + i // 4 for i in range(LANES)])
+
+        return LANES_TYPE(value), generate
+
+    return function
+
+
+# The lanes 0 to 3, and 4 to 7, as the weights of four pixels of four channels.
+pixel_weights, next_pixel_weights = _a_pixel_each(0), _a_pixel_each(4)
+
+
+@_instruction
+def extract(typing: Any, value: types.Type, index: types.Type):
+    """One lane as a float32; free to multiply lanes by, if the index is a constant."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = context.cast(builder, arguments[1], signature.args[1], types.int32)
+        return builder.extract_element(arguments[0], place)
+
+    return types.float32(value, index), generate
 
 
 @_instruction

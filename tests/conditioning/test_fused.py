@@ -297,6 +297,14 @@ def test_they_do_so_on_a_path_with_photographs():
     assert_same(*(fused_warp(scene, zoomed, photographs, backend=form) for form in ("cpu", "torch")))
 
 
+def test_they_do_so_with_a_reference_that_hardly_counts_anywhere():
+    cameras = Cameras.cat([pinhole(), pinhole((-4.0, 0.0, 0.0), yaw=0.785)])
+    scene, zoomed = slanted_scene(cameras), cameras[0].zoomed(4.0)
+    found = [fused_warp(scene, zoomed, agreed=True, backend=form) for form in ("cpu", "torch")]
+    assert_same(*found)
+    assert found[0].layers is not None and found[0].layers.masks[0, 1].any()
+
+
 def test_the_same_bits_on_any_number_of_threads():
     scene, targets = random_scene(21), Cameras.cat([*TARGETS.values()] * 2)
     threads, pictures = torch.get_num_threads(), []

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cus.conditioning.fused.sampling import LANCZOS3, blur_weights
 from cus.conditioning.reliability import EDGE_THRESHOLD
+from cus.kernels.simd import extract, lanes, load, multiply_add, next_pixel_weights, pixel_weights, sum_of_pixels
 
 _EDGE = np.float32(EDGE_THRESHOLD)
 # Lanczos weights are interpolated linearly in a table with this many positions per pixel: the error is 1e-6.
@@ -16,85 +17,56 @@ REASSOCIATED = {"contract", "reassoc", "nsz"}
 
 
 def _lanczos_table() -> np.ndarray:
-    """[phases + 1, 6] weights, with sum 1, of the pixels -2 .. 3 around a point `phase` beyond pixel 0."""
+    """[(phases + 2) * 8] weights of the pixels -2 .. 3 around a point `phase` beyond pixel 0, and two zeros each.
+
+    A phase's weights have sum 1. The last row is zero, because sixteen values are read at once.
+    """
     phase = torch.arange(_PHASES + 1, dtype=torch.float64)[:, None] / _PHASES
     weights = LANCZOS3.weight(phase - torch.arange(-2, 4))
-    return (weights / weights.sum(dim=1, keepdim=True)).float().numpy()
+    table = np.zeros((_PHASES + 2, 8), np.float32)
+    table[:-1, :6] = weights / weights.sum(dim=1, keepdim=True)
+    return table.ravel()
 
 
 LANCZOS_TABLE = _lanczos_table()
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def lanczos(pixels, offset, h, w, x, y, table, into):  # pragma: no cover - compiled
-    """Sample the three channels of a picture at a point; uint8 0 .. 255 stands for 0 .. 1.
+@njit(cache=True, nogil=True, error_model="numpy")
+def lanczos(part, start, width, x, y, table):  # pragma: no cover - compiled
+    """Sample a picture at a point: Lanes, the first three of which are the colour, of the picture's unit.
 
     Args:
-        pixels: [3, h, w] pictures, flattened and concatenated.
-        offset: index at which this picture starts.
-        h: height of this picture in pixels.
-        w: width of this picture in pixels.
-        x: coordinate of the point in pixels.
-        y: coordinate of the point in pixels.
+        part: [h, width, 4] parts of pictures, flattened and concatenated, from `interleave`, with pixels for two
+            columns and rows before the point's and five after it; followed by sixteen more values.
+        start: index at which this part starts.
+        width: width of this part in pixels.
+        x: coordinate of the point in the part's pixels.
+        y: coordinate of the point in the part's pixels.
         table: weights by sub-pixel position, `LANCZOS_TABLE`.
-        into: [3] receives the colour.
     """
     left, top = np.floor(x - np.float32(0.5)), np.floor(y - np.float32(0.5))
     across, down = _phase(x - np.float32(0.5) - left, table), _phase(y - np.float32(0.5) - top, table)
-    column, row = int(left) - 2, int(top) - 2
-    if column >= 0 and row >= 0 and column + 6 <= w and row + 6 <= h:
-        # Unsigned indices spare the test for negative ones, and scalars stay in registers.
-        line, channel_size = np.uintp(w), np.uintp(h * w)
-        start = np.uintp(offset + row * w + column)
-        for channel in range(3):
-            total = down[0] * _along(pixels, start, across)
-            total += down[1] * _along(pixels, start + line, across)
-            total += down[2] * _along(pixels, start + np.uintp(2) * line, across)
-            total += down[3] * _along(pixels, start + np.uintp(3) * line, across)
-            total += down[4] * _along(pixels, start + np.uintp(4) * line, across)
-            total += down[5] * _along(pixels, start + np.uintp(5) * line, across)
-            into[channel] = total
-            start += channel_size
-    else:
-        for channel in range(3):
-            base = offset + channel * h * w
-            total = np.float32(0)
-            for i in range(6):
-                start = base + min(max(row + i, 0), h - 1) * w
-                part = np.float32(0)
-                for j in range(6):
-                    part += across[j] * np.float32(pixels[start + min(max(column + j, 0), w - 1)])
-                total += down[i] * part
-            into[channel] = total
+    # Unsigned indices spare the test for negative ones.
+    line = np.uintp(4 * width)
+    place = np.uintp(start + 4 * ((int(top) - 2) * width + int(left) - 2))
+    # Rows first, four of their six pixels and then the others; across them once.
+    four = extract(down, 0) * load(part, place)
+    rest = extract(down, 0) * load(part, place + np.uintp(16))
+    for i in range(1, 6):
+        place += line
+        weight = lanes(extract(down, i))
+        four = multiply_add(weight, load(part, place), four)
+        rest = multiply_add(weight, load(part, place + np.uintp(16)), rest)
+    return sum_of_pixels(multiply_add(next_pixel_weights(across), rest, pixel_weights(across) * four))
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _along(pixels, start, weights):  # pragma: no cover - compiled
-    return (
-        weights[0] * np.float32(pixels[start])
-        + weights[1] * np.float32(pixels[start + np.uintp(1)])
-        + weights[2] * np.float32(pixels[start + np.uintp(2)])
-        + weights[3] * np.float32(pixels[start + np.uintp(3)])
-        + weights[4] * np.float32(pixels[start + np.uintp(4)])
-        + weights[5] * np.float32(pixels[start + np.uintp(5)])
-    )
-
-
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _phase(fraction, table):  # pragma: no cover - compiled
-    """The weights of the six pixels around a point, interpolated between two rows of the table."""
+    """The weights of the six pixels around a point, interpolated between two rows of the table: Lanes."""
     place = fraction * np.float32(_PHASES)
     index = min(int(place), _PHASES - 1)
-    share = place - np.float32(index)
-    a, b = table[index], table[index + 1]
-    return (
-        a[0] + share * (b[0] - a[0]),
-        a[1] + share * (b[1] - a[1]),
-        a[2] + share * (b[2] - a[2]),
-        a[3] + share * (b[3] - a[3]),
-        a[4] + share * (b[4] - a[4]),
-        a[5] + share * (b[5] - a[5]),
-    )
+    before, after = load(table, np.uintp(8 * index)), load(table, np.uintp(8 * index + 8))
+    return multiply_add(after - before, place - np.float32(index), before)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

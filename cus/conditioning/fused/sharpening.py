@@ -141,8 +141,12 @@ def back_projected(
 def without_grid(image: Tensor, magnification: float) -> Tensor:
     """[3, H, W] after a bilateral filter as wide as the photographs' pixels."""
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().float().numpy())
-    filtered = cv2.bilateralFilter(pixels, -1, COLOR_SIGMA, SPACE_SIGMA * magnification)
-    return torch.from_numpy(filtered).permute(2, 0, 1).contiguous().to(image)
+    return torch.from_numpy(bilateral(pixels, magnification)).permute(2, 0, 1).contiguous().to(image)
+
+
+def bilateral(pixels: np.ndarray, magnification: float) -> np.ndarray:
+    """`without_grid` for a float32 picture [H, W, 3]."""
+    return cv2.bilateralFilter(pixels, -1, COLOR_SIGMA, SPACE_SIGMA * magnification)
 
 
 class _Cells:
