@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.conditioning import Conditioning, FusedCloud, agree, fuse_views, render_points
+from cus.conditioning import Conditioning, FusedCloud, agree, continued, fuse_views, render_points
 from cus.conditioning.kinds import ConditioningKind, conditioning_kind
 from cus.diffusion import CloseUpShotPipeline
 from cus.errors import InputError
@@ -135,7 +135,7 @@ def close_up(
     second_pass = own.second_pass if passes is None else passes == 2
     kind = kind or conditioning_kind(own.conditioning)
     reference = scene.images[:1] if reference is None else reference
-    sampling = (steps, guidance, seed)
+    sampling = (steps, guidance, seed, path)
     # I_t: what the photographs show of the path (Section III-B, Eqs. 3 and 4), without leaks (Section III-C, Eq. 5).
     conditioning = each("conditioning", condition, kind, scene, path, photographs, own.layers > 0, each)
     structure = None
@@ -174,9 +174,15 @@ def generate(
     steps: int | None = None,
     guidance: float | None = None,
     seed: int = 0,
+    path: Cameras | None = None,
     on_progress: OnProgress | None = None,
 ) -> Tensor:
-    """One pass of the video diffusion model (Section III-A): frames [T, 3, H, W] in [0, 1]."""
+    """One pass of the video diffusion model (Section III-A): frames [T, 3, H, W] in [0, 1].
+
+    If the checkpoint wants holes filled and the cameras of the `path` are given, texture continues into the holes.
+    """
+    if path is not None and pipeline.sampling.fill_holes:
+        conditioning = continued(conditioning, path, seed)
     draws = torch.Generator().manual_seed(seed)
     guide = None if structure is None else structure.images
     frames = pipeline(

@@ -58,6 +58,7 @@ ALLOWED = {
         "training",
     },
     "kernels": {"kernels"},
+    "completion": {"completion"},
     "choices": set(),
     "errors": set(),
     "files": set(),
@@ -71,6 +72,7 @@ ALLOWED = {
 }
 EVERYWHERE = {
     "choices",
+    "completion",
     "errors",
     "files",
     "folder_lock",

@@ -1,6 +1,7 @@
 """Conditioning images from a scene estimate: kinds, occlusion suppression, multi-view fusion, point renders."""
 
 from cus.conditioning.conditioning import Conditioning, Layers
+from cus.conditioning.continuation import continued
 from cus.conditioning.discs import render_discs
 from cus.conditioning.fused.agreement import agree
 from cus.conditioning.fused.warp import fused_warp
@@ -19,6 +20,7 @@ __all__ = [
     "Layers",
     "agree",
     "conditioning_kind",
+    "continued",
     "depth_edges",
     "divide_reliability",
     "fuse_views",

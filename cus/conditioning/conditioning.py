@@ -50,6 +50,7 @@ class Conditioning:
         layers: the two best references separately; only the fused warp provides them.
         resolved: [T, H, W] float32 in [0, 1], the share of the detail that the photographs already show: their pixels
             per target pixel, at most 1, times how far they agree; only the fused warp provides it.
+        completed: [T, 3, H, W] float32 in [0, 1], the images with holes continued (`continued`), if that has been done.
     """
 
     images: Tensor
@@ -57,6 +58,7 @@ class Conditioning:
     depths: Tensor
     layers: Layers | None = None
     resolved: Tensor | None = None
+    completed: Tensor | None = None
 
     def __post_init__(self) -> None:
         frames, channels, height, width = self.images.shape
@@ -65,6 +67,8 @@ class Conditioning:
         for name, value in (("masks", self.masks), ("depths", self.depths), ("resolved", self.resolved)):
             if value is not None and value.shape != (frames, height, width):
                 raise ValueError(f"{name} must be {(frames, height, width)} like the images, got {tuple(value.shape)}")
+        if self.completed is not None and self.completed.shape != self.images.shape:
+            raise ValueError(f"completed must be {tuple(self.images.shape)}, got {tuple(self.completed.shape)}")
         if self.layers is not None and self.layers.gate.shape != (frames, height, width):
             raise ValueError(
                 f"layers must have {frames} frames of {height}x{width}, got {tuple(self.layers.gate.shape)}"
@@ -81,8 +85,9 @@ class Conditioning:
     def to(self, device: torch.device | str) -> "Conditioning":
         """The same conditioning on `device`."""
         layers = None if self.layers is None else self.layers.to(device)
-        resolved = None if self.resolved is None else self.resolved.to(device)
-        return Conditioning(self.images.to(device), self.masks.to(device), self.depths.to(device), layers, resolved)
+        resolved, completed = (None if maps is None else maps.to(device) for maps in (self.resolved, self.completed))
+        images, masks, depths = (maps.to(device) for maps in (self.images, self.masks, self.depths))
+        return Conditioning(images, masks, depths, layers, resolved, completed)
 
 
 def blank_conditioning(targets: Cameras, with_layers: bool = False) -> Conditioning:

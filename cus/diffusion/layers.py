@@ -13,13 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cus.completion.surroundings import fill_holes
 from cus.diffusion.latents import FirstStage, encode, to_model_range
 from cus.diffusion.objective import LatentTarget
 from cus.models.unet import UNet
-
-# Holes open where something near hides something far: a pixel's weight is its depth relative to the largest in a window
-# of this fraction of the picture around it, to this power.
-_WINDOW, _DISTANCE_POWER = 1 / 2, 6
 
 
 @dataclass(frozen=True)
@@ -78,16 +75,15 @@ def split_conditioning(
         conditioning: images [T, 3, H, W], or a `Conditioning`. A kind without layers (`layers` is None) gets layers
             with masks of zero, as for a target that no reference sees.
         layers: number of layers that the checkpoint reads.
-        filled: whether to fill holes from their surroundings; without a mask that locates them, they are black pixels.
+        filled: whether to fill holes: as in `completed` if the conditioning has it, else from their surroundings;
+            without a mask that locates them, they are black pixels.
 
     Raises:
         ValueError: the checkpoint reads more layers than there are, or shapes are inconsistent.
     """
     images = conditioning if isinstance(conditioning, Tensor) else conditioning.images
     if filled and images.ndim == 4:
-        known, depths = (getattr(conditioning, name, None) for name in ("masks", "depths"))
-        known = (images > 0).any(dim=1) if known is None else known
-        images = fill_holes(images, known, depths if depths is not None and bool(depths.any()) else None)
+        images = _without_holes(images, conditioning)
     if layers == 0:
         return images, None
     found = None
@@ -106,6 +102,15 @@ def split_conditioning(
     if shapes != expected:
         raise ValueError(f"layers (images, masks, gate) are {shapes}; expected {expected} for these images")
     return images, kept
+
+
+def _without_holes(images: Tensor, conditioning: "Tensor | LayeredConditioning") -> Tensor:
+    """The images with holes filled as well as is known."""
+    completed, known, depths = (getattr(conditioning, name, None) for name in ("completed", "masks", "depths"))
+    if completed is not None:
+        return completed
+    known = (images > 0).any(dim=1) if known is None else known
+    return fill_holes(images, known, depths if depths is not None and bool(depths.any()) else None)
 
 
 def _unseen(images: Tensor, layers: int) -> Layers:
@@ -150,40 +155,3 @@ def encode_layers(
 def _unfolded(maps: Tensor, factor: int) -> Tensor:
     """Maps [T, H, W] in [0, 1] -> [T, factor^2, H / factor, W / factor] in [-1, 1]."""
     return F.pixel_unshuffle(to_model_range(maps)[:, None], factor)
-
-
-def fill_holes(images: Tensor, known: Tensor, depths: Tensor | None = None) -> Tensor:
-    """Fill holes in conditioning images by continuing their surroundings, far surfaces first.
-
-    A pyramid of weighted means of known pixels fills the unknown ones (push and pull: Gortler et al., "The Lumigraph",
-    1996), so wider holes get smoother fills. Known pixels do not change; an image without known pixels stays black.
-
-    Args:
-        images: [T, 3, H, W] in [0, 1].
-        known: [T, H, W] bool, False in holes.
-        depths: [T, H, W] z-depths in any unit, positive where known; None: near and far have equal weights.
-    """
-    # Memory is measured with shapes without values: behave as if there were holes.
-    if not known.is_meta and bool(known.all()):
-        return images
-    weights = known.to(images.dtype)
-    if depths is not None:
-        reach = max(1, round(_WINDOW * max(images.shape[-2:]) / 2))
-        largest = F.max_pool2d(depths[:, None].to(images), 2 * reach + 1, 1, reach)[:, 0].clamp(min=1e-12)
-        weights = weights * (depths.to(images) / largest).clamp(0.1, 1) ** _DISTANCE_POWER
-    return torch.where(known[:, None], images, _pulled(images, weights[:, None])).clamp(0, 1)
-
-
-def _pulled(values: Tensor, weights: Tensor) -> Tensor:
-    """Blend values [T, C, h, w] with means over ever larger cells where their weights [T, 1, h, w] are below 1."""
-    height, width = values.shape[-2:]
-    if max(height, width) == 1:
-        return values
-    margin = (0, width % 2, 0, height % 2)
-    pushed = F.avg_pool2d(F.pad(values * weights, margin), 2)
-    mean_weights = F.avg_pool2d(F.pad(weights, margin), 2)
-    coarse = _pulled(pushed / mean_weights.clamp(min=1e-30), mean_weights)
-    trust = mean_weights + 1e-3  # cells with few known or only near pixels hardly count for their neighbours
-    both = F.interpolate(torch.cat([coarse * trust, trust], dim=1), scale_factor=2.0, mode="bilinear")
-    up = (both[:, :-1] / both[:, -1:])[..., :height, :width]
-    return torch.lerp(up, values, weights)

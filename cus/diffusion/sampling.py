@@ -25,8 +25,8 @@ class Sampling:
         noise: factor on the starting noise; 0 makes a one-step checkpoint a plain regression, whose frames do not
             depend on any random draw.
         second_pass: whether structure guidance is worth a second pass with this checkpoint, as measured after training.
-        fill_holes: whether to fill holes of the conditioning images from their surroundings (`cus.diffusion.layers`),
-            for a network that restores rather than invents; else holes are black.
+        fill_holes: whether to fill holes of the conditioning images from their surroundings, along a path with their
+            texture (`cus.conditioning.continued`), for a network that restores rather than invents; else black.
         color_window: width in pixels, odd, of the window over which frames keep the mean colour of their conditioning
             image (`cus.diffusion.colors`); 0: off.
         keep_resolved: whether frames keep the detail that the photographs already show, so that the network changes

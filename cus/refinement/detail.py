@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.diffusion.layers import fill_holes
+from cus.completion.surroundings import fill_holes
 from cus.scene import SceneEstimate
 from cus.splats.complete import complete_cloud
 from cus.splats.gaussians import Gaussians

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cus.completion.surroundings import fill_holes
 from cus.datasets.clips import (
     FORMAT,
     ClipItems,
@@ -17,7 +18,6 @@ from cus.datasets.clips import (
     require_conditioning,
 )
 from cus.datasets.structures import open_structure, require_structures
-from cus.diffusion.layers import fill_holes
 from cus.errors import InputError
 
 
