@@ -136,7 +136,7 @@ class _Target:
         layers = [self.operations.look_up(view, place, inverse) for view, place in pairs]
         blended = mixed(layers)
         image, agreement = finished(self.views, self.places, layers, blended, mask, self.operations)
-        conditioning.images[index] = torch.where(mask, image, 0.0).clamp(0, 1)
+        conditioning.images[index] = torch.where(mask, image, 0.0).clamp_(0, 1)
         conditioning.masks[index] = mask
         conditioning.depths[index] = torch.where(mask, 1 / inverse.clamp(min=1e-12), 0.0)
         if conditioning.resolved is not None:
@@ -147,4 +147,4 @@ class _Target:
             for place, view in enumerate(best):
                 seen = mask & (layers[view].seen > SEEN)
                 conditioning.layers.masks[index, place] = seen
-                conditioning.layers.images[index, place] = torch.where(seen, layers[view].colors, 0.0).clamp(0, 1)
+                conditioning.layers.images[index, place] = torch.where(seen, layers[view].colors, 0.0).clamp_(0, 1)
