@@ -162,9 +162,17 @@ def _coverage(measures: Measures) -> Finding:
     told = (
         f"{_percent(measures.seen_by_one)} of the close-up is seen in one photograph or more, "
         f"{_percent(measures.seen_by_two)} in two or more"
-        + ("; the rest is imagined" if measures.seen_by_one < 0.995 else "")
     )
-    advice = "add photographs that show this part from nearby, or choose another --target or a smaller --zoom"
+    if measures.seen_least < measures.seen_by_one - 0.005:
+        # The end of the path is not its worst part, as between the photographs of an orbit.
+        grade = _worst(grade, _grade(measures.seen_mean, COVERAGE))
+        told += (
+            f"; of all frames {_percent(measures.seen_mean)}, of the one that they show least of "
+            f"{_percent(measures.seen_least)}"
+        )
+    if min(measures.seen_by_one, measures.seen_least) < 0.995:
+        told += "; the rest is imagined"
+    advice = "add photographs that show this part from nearby, or choose another --target, --trajectory or --zoom"
     return Finding("coverage", grade, told, "" if grade == "good" else advice)
 
 

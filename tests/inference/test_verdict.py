@@ -106,6 +106,14 @@ def test_the_grade_is_that_of_the_worst_finding_and_says_what_to_do():
     assert judge(replace(GOOD, held_out=math.nan)).grade == "fair", "what could not be measured is not good"
 
 
+def test_a_path_that_shows_less_on_the_way_than_at_its_end_says_so():
+    orbit = judge(replace(GOOD, seen_mean=0.86, seen_least=0.71))
+    assert orbit.grade == "fair" and "86 %" in orbit.findings[1].told and "71 %" in orbit.findings[1].told
+    assert "the rest is imagined" in orbit.findings[1].told and "--trajectory" in orbit.advice[0]
+    zoom = judge(replace(GOOD, seen_mean=1.0, seen_least=GOOD.seen_by_one))
+    assert zoom.grade == "good" and "all frames" not in zoom.findings[1].told
+
+
 def test_a_weak_guess_of_the_focal_length_asks_for_it():
     weak, sure = (judge(replace(GOOD, focal_low=low, focal_high=800.0, width=1000.0)) for low in (500.0, 700.0))
     assert weak.grade == "fair" and "give --fov" in weak.advice[0]
