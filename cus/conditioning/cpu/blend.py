@@ -14,6 +14,7 @@ from cus.conditioning.fused.depth import LEAST_CONFIDENCE, SAME_SURFACE
 from cus.conditioning.fused.mesh import Surface
 from cus.conditioning.fused.views import Placement, View
 from cus.kernels.simd import LANES, exp2_negative, extract, load, multiply_add, select, store
+from cus.kernels.threads import in_pieces
 
 _UNSEEN, _LEAST_ANGLE, _DEVIATION, _PARALLAX = UNSEEN, LEAST_ANGLE, DEPTH_DEVIATION, PARALLAX_DEVIATION
 # exp(-x / 2) is 2 to the power of this times x.
@@ -60,8 +61,11 @@ def _fuse(inverse, reliable, confidences, fused):  # pragma: no cover - compiled
                     fused[row, column] = mean / support
 
 
-def look_up_cpu(view: View, place: Placement, inverse: Tensor) -> Layer:
-    """`cus.conditioning.fused.blend.look_up` as a kernel; everything is float32."""
+def look_up_cpu(view: View, place: Placement, inverse: Tensor, on_threads: bool = False) -> Layer:
+    """`cus.conditioning.fused.blend.look_up` as a kernel; everything is float32.
+
+    With `on_threads`, all threads work on it: not for calls from one of several threads.
+    """
     size = tuple(inverse.shape)
     colors = np.zeros((3, *size), np.float32)
     x, y, seen, weights, footprint = (np.zeros(size, np.float32) for _ in range(5))
@@ -71,14 +75,25 @@ def look_up_cpu(view: View, place: Placement, inverse: Tensor) -> Layer:
     matrices = place.M_back.numpy(), place.v_back.numpy(), place.rays.numpy(), place.center.numpy()
     gain = place.gain.numpy() * np.float32(1 / 255 if view.levels[0].dtype == torch.uint8 else 1)
     photo = first.numpy(), rest.numpy(), shapes, np.float32(scales[0]), np.float32(scales[1]), gain.astype(np.float32)
-    _look_up(inverse.numpy(), own, matrices, math.sqrt(scales[0] * scales[1]), x, y, seen, weights, footprint)
-    _sample(x, y, weights, footprint, *photo, LANCZOS_TABLE, colors)
+    scale, surface = math.sqrt(scales[0] * scales[1]), inverse.numpy()
+
+    def work(start: int, end: int) -> None:
+        rows = slice(_BAND * start, _BAND * end)
+        places = x[rows], y[rows], weights[rows], footprint[rows]
+        _look_up(surface[rows], rows.start, own, matrices, scale, *places, seen[rows])
+        _sample(*places, *photo, LANCZOS_TABLE, colors[:, rows])
+
+    bands = -(-size[0] // _BAND)
+    if on_threads:
+        in_pieces(work, bands)
+    else:
+        work(0, bands)
     return Layer(*(torch.from_numpy(found) for found in (colors, x, y, seen, weights, footprint)))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _look_up(inverse, own, matrices, scale, xs, ys, seen, weights, footprints):  # pragma: no cover - compiled
-    """Fill in all of a layer but its colours."""
+def _look_up(inverse, first, own, matrices, scale, xs, ys, weights, footprints, seen):  # pragma: no cover - compiled
+    """Fill in all of a layer but its colours, for the target's rows from `first` on."""
     height, width = inverse.shape
     padded = -(-width // LANES) * LANES
     nearness, reach, known, weight = (
@@ -88,7 +103,7 @@ def _look_up(inverse, own, matrices, scale, xs, ys, seen, weights, footprints): 
         np.zeros(padded, np.float32),
     )
     for row in range(height):
-        line = inverse[row], np.float64(row) + 0.5, np.float64(own.shape[0]), np.float64(own.shape[1])
+        line = inverse[row], first + row + 0.5, np.float64(own.shape[0]), np.float64(own.shape[1])
         _place(line, matrices, scale, xs[row], ys[row], footprints[row], nearness, reach, weight)
         for column in range(width):
             known[column] = inverse_depth(own, xs[row, column], ys[row, column])

@@ -8,6 +8,7 @@ from torch import Tensor
 from cus.conditioning.fused.sampling import LANCZOS3, blur_weights
 from cus.conditioning.reliability import EDGE_THRESHOLD
 from cus.kernels.simd import extract, lanes, load, multiply_add, next_pixel_weights, pixel_weights, sum_of_pixels
+from cus.kernels.threads import in_pieces
 
 _EDGE = np.float32(EDGE_THRESHOLD)
 # Lanczos weights are interpolated linearly in a table with this many positions per pixel: the error is 1e-6.
@@ -67,6 +68,21 @@ def _phase(fraction, table):  # pragma: no cover - compiled
     index = min(int(place), _PHASES - 1)
     before, after = load(table, np.uintp(8 * index)), load(table, np.uintp(8 * index + 8))
     return multiply_add(after - before, place - np.float32(index), before)
+
+
+def inverse_depth_at_cpu(inverse: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """`cus.conditioning.fused.sampling.inverse_depth_at` for float64 [H, W] points inside the picture."""
+    found = torch.empty_like(x)
+    arrays = inverse.contiguous().numpy(), x.contiguous().numpy(), y.contiguous().numpy(), found.numpy()
+    in_pieces(lambda first, last: _inverse_depths(*arrays, first, last), len(x))
+    return found
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _inverse_depths(inverse, xs, ys, found, first, last):  # pragma: no cover - compiled
+    for row in range(first, last):
+        for column in range(xs.shape[1]):
+            found[row, column] = inverse_depth(inverse, xs[row, column], ys[row, column])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

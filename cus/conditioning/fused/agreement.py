@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cus.cameras import Cameras
-from cus.conditioning.fused.operations import KERNELS, TORCH, Operations
-from cus.conditioning.fused.sampling import inverse_depth_at
+from cus.conditioning.fused.operations import KERNELS_ON_THREADS, TORCH, Operations
 from cus.conditioning.fused.sharpening import gray
 from cus.conditioning.fused.views import Placement, View, views_of
 from cus.conditioning.options import Backend, resolved_backend
@@ -70,14 +69,14 @@ def agree(
     if len(views) < 2 or enlargement * shortest < SMALLEST_SIDE:
         return scene
     compiled = resolved_backend(backend, (scene.images, scene.depths), "a float32 scene") == "cpu"
-    operations = KERNELS if compiled else TORCH
+    operations = KERNELS_ON_THREADS if compiled else TORCH
     partners = _partners(views)
     if min(min(view.photo_scale) for view in views) < FINE_SCALE or 4 * longest > LARGEST_FINE:
         views, pictures = _rounds(views, partners, SMOOTHING, enlargement, operations)
     else:
         views, pictures = _rounds(views, partners, COARSE, 2, operations)
         if enlarge:
-            scene, views = _doubled(scene, views, pictures)
+            scene, views = _doubled(scene, views, pictures, operations)
         views, pictures = _rounds(views, partners, FINE, 2 if enlarge else 4, operations)
     gains = _gains(views, pictures, partners, operations)
     return replace(scene, depths=torch.stack([view.depths for view in views]), gains=gains)
@@ -136,14 +135,14 @@ def _rounds(
 
 
 def _doubled(
-    scene: SceneEstimate, views: Sequence[View], pictures: Sequence[_Picture]
+    scene: SceneEstimate, views: Sequence[View], pictures: Sequence[_Picture], operations: Operations
 ) -> tuple[SceneEstimate, list[View]]:
     """Scene and views of twice the working size; `pictures` have that size. Depth edges stay sharp."""
     larger = []
     for view, picture in zip(views, pictures, strict=True):
         maps = torch.stack([view.confidences, view.reliable.to(view.confidences)])
         confidences, reliable = F.interpolate(maps[None], scale_factor=2, mode="nearest")[0]
-        inverse = inverse_depth_at(view.inverse, picture.x, picture.y)
+        inverse = operations.inverse_depth_at(view.inverse, picture.x, picture.y)
         known = inverse > 0
         finer = replace(view, confidences=confidences * known, reliable=(reliable > 0) & known, camera=picture.camera)
         larger.append(_with_inverse(finer, inverse))
@@ -192,7 +191,7 @@ def _look(picture: _Picture, inverse: Tensor, other: View, operations: Operation
     """Sample another view at the surface of a reference with 1 / z [h, w]."""
     place = Placement.between(other.camera, picture.camera)
     if picture.enlargement > 1:
-        inverse = inverse_depth_at(inverse, picture.x, picture.y)
+        inverse = operations.inverse_depth_at(inverse, picture.x, picture.y)
     layer = operations.look_up(other, place, inverse.to(picture.colors.dtype))
     z = 1 / inverse.clamp(min=1e-12)
     M, v = place.M_back.to(z.device), place.v_back.to(z.device)
