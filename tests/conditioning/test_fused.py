@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from benchmarks.scenes import boards_before_a_wall
 from cus.cameras import Cameras, trajectories
 from cus.conditioning import Conditioning, fused_warp, hierarchical_warp
+from cus.conditioning.fused.sharpening import bilateral
 from cus.errors import InputError
 from cus.estimators import SceneEstimate
 from tests.conditioning.plane_scenes import estimate, pinhole, plane_depths, random_scene, render_depths
@@ -316,3 +318,13 @@ def test_the_same_bits_on_any_number_of_threads():
         torch.set_num_threads(threads)
     assert torch.equal(pictures[0].images, pictures[1].images)
     assert torch.equal(pictures[0].depths, pictures[1].depths)
+
+
+def test_any_magnification_of_a_small_picture_is_filtered_within_it():
+    """OpenCV's window would be larger than the picture, which ends the program or damages its memory."""
+    generator = np.random.default_rng(0)
+    for size in ((24, 32), (192, 129)):
+        picture = generator.random((*size, 3), np.float32)
+        for magnification in (20.0, 120.0, 5000.0):
+            filtered = bilateral(picture, magnification)
+            assert filtered.shape == picture.shape and 0 <= filtered.min() and filtered.max() <= 1

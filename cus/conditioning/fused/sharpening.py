@@ -19,6 +19,9 @@ ROUNDS = 4, 4
 RELAXATION = 1.5
 # The filter's widths: in colour (sum over the channels, in units of 1) and in pixels of the photographs.
 COLOR_SIGMA, SPACE_SIGMA = 0.1, 0.75
+# The second width is at most this fraction of the picture's smaller side: OpenCV writes beyond its memory if the window,
+# three times as wide, is larger than the picture.
+LARGEST_SPACE = 0.25
 # A reference's pixel is predicted from at least this many target pixels that have at least this weight in it.
 LEAST_PIXELS, LEAST_WEIGHT = 6, 0.05
 # Below this magnification hardly any reference pixel covers that many.
@@ -146,7 +149,8 @@ def without_grid(image: Tensor, magnification: float) -> Tensor:
 
 def bilateral(pixels: np.ndarray, magnification: float) -> np.ndarray:
     """`without_grid` for a float32 picture [H, W, 3]."""
-    return cv2.bilateralFilter(pixels, -1, COLOR_SIGMA, SPACE_SIGMA * magnification)
+    width = min(SPACE_SIGMA * magnification, LARGEST_SPACE * min(pixels.shape[:2]))
+    return cv2.bilateralFilter(pixels, -1, COLOR_SIGMA, width)
 
 
 class _Cells:
