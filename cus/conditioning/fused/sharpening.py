@@ -19,8 +19,8 @@ ROUNDS = 4, 4
 RELAXATION = 1.5
 # The filter's widths: in colour (sum over the channels, in units of 1) and in pixels of the photographs.
 COLOR_SIGMA, SPACE_SIGMA = 0.1, 0.75
-# The second width is at most this fraction of the picture's smaller side: OpenCV writes beyond its memory if the window,
-# three times as wide, is larger than the picture.
+# The second width is at most this fraction of the picture's smaller side: if the window, three times as wide, is larger
+# than the picture, OpenCV writes beyond its memory.
 LARGEST_SPACE = 0.25
 # A reference's pixel is predicted from at least this many target pixels that have at least this weight in it.
 LEAST_PIXELS, LEAST_WEIGHT = 6, 0.05
