@@ -59,10 +59,12 @@ class FramedViews:
     Attributes:
         pictures: V of [3, h, w] in [0, 1].
         placements: V placements of the photographs.
+        photographs: V of [3, h', w'], the photographs at the size of the batch, without padding.
     """
 
     pictures: tuple[Tensor, ...]
     placements: tuple[Placement, ...]
+    photographs: tuple[Tensor, ...]
 
     def Ks_of_images(self, Ks: Tensor) -> Tensor:
         """Convert intrinsics [V, 3, 3] from pixels of the frames to pixels of the batch."""
@@ -133,7 +135,7 @@ def frame_views(images: Tensor, valid: Tensor | None, rule: FrameRule) -> Framed
     frames = [(_whole_patches(w, rule), _whole_patches(h, rule)) for w, h in sizes]
     if rule.one_size:
         frames = [(max(w for w, _ in frames), max(h for _, h in frames))] * len(frames)
-    pictures, placements = [], []
+    pictures, placements, photographs = [], [], []
     for image, box, (w, h), frame in zip(images, boxes, sizes, frames, strict=True):
         left, top = (frame[0] - w) // 2, (frame[1] - h) // 2
         photo = image[None, :, box[1] : box[1] + box[3], box[0] : box[0] + box[2]]
@@ -145,7 +147,8 @@ def frame_views(images: Tensor, valid: Tensor | None, rule: FrameRule) -> Framed
             padded = F.pad(small, borders, value=rule.fill)
         pictures.append(padded[0])
         placements.append(Placement(box, (left, top, w, h), frame))
-    return FramedViews(tuple(pictures), tuple(placements))
+        photographs.append(photo[0])
+    return FramedViews(tuple(pictures), tuple(placements), tuple(photographs))
 
 
 def normalised(pictures: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from cus.estimators.framing import FramedViews, FrameRule
 from cus.estimators.networks.single_view import STEP, Form, SingleViewDepth
 from cus.estimators.one_view import OneViewNetwork
 from cus.estimators.predictions import Prediction
+from cus.estimators.straightening import straight_segments, straightened
 from cus.tensor_files import save_tensors
 
 FORMAT = "cus-single-view-1"
@@ -86,6 +87,11 @@ class Mono(OneViewNetwork):
 
     def run(self, model: SingleViewDepth, framed: FramedViews, given: Cameras | None) -> Tensor:
         """[2, h, w] depth and confidence of the view."""
+        depth, sure = self.guess(model, framed)
+        return torch.stack([_straightened(depth, framed), sure])
+
+    def guess(self, model: SingleViewDepth, framed: FramedViews) -> Tensor:
+        """[2, h, w] depth and confidence as the network has them, before straight edges are straightened."""
         picture = framed.pictures[0][None]
         seen = 1 / model(torch.cat([picture, picture.flip(-1)]))
         # Predict the mirrored picture, too; where the two predictions differ, neither can be trusted.
@@ -97,6 +103,18 @@ class Mono(OneViewNetwork):
     def prediction(self, output: Tensor, framed: FramedViews, given: Cameras | None) -> Prediction:
         """The depth of the view, with the given or a guessed lens."""
         return self.seen_through(output[0], framed, given, metric=False, confidence=output[1])
+
+
+def _straightened(depth: Tensor, framed: FramedViews) -> Tensor:
+    """[h, w] the depth of the frame's one view, such that its straight edges do not bend when the camera moves."""
+    left, top, width, height = framed.placements[0].inner
+    photograph, window = framed.photographs[0], (slice(top, top + height), slice(left, left + width))
+    segments = straight_segments(photograph) * [width / photograph.shape[-1], height / photograph.shape[-2]]
+    picture = framed.pictures[0][:, window[0], window[1]].permute(1, 2, 0)
+    inverse = straightened(1 / depth[window].double().cpu().numpy(), picture.cpu().numpy(), segments)
+    corrected = depth.clone()
+    corrected[window] = 1 / torch.from_numpy(inverse).to(depth)
+    return corrected
 
 
 def save_network(path: Path, model: SingleViewDepth) -> None:

@@ -1,0 +1,87 @@
+"""What straightening does to the depth of `mono` on photographs.
+
+    python benchmarks/straight_edges.py photos/berlin photos/lund_door photos/sceaux_castle
+
+For the middle photograph of every posed scene, the network's own guess and the corrected one
+(`cus/estimators/straightening.py`): how much its long straight edges bend at the end of an orbit of 6 degrees (root
+mean square deviation from a line, in pixels of a picture with a longest side of 512), and AbsRel and the fraction
+within 1.25 against stereo with the known cameras of this and the three nearest photographs, after median scaling.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import map_coordinates
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cus.datasets.scenes import open_scene
+from cus.estimators import estimate_scene
+from cus.estimators.framing import content_box, frame_views
+from cus.estimators.mono import OWN, Mono
+from cus.estimators.straightening import straight_segments
+from cus.inference.target_path import ALONE_ORBIT
+from cus.training.single_view import depth_scores
+
+SIDE = 512
+VIEWS = 4
+
+
+def photograph(scene: Path) -> tuple[Tensor, Tensor, float]:
+    """The middle photograph [3, H, W] of a scene, its stereo depth [H, W] (0: not reliable), and its focal length."""
+    posed = open_scene(scene)
+    centers = torch.linalg.inv(posed.viewmats.double())[:, :3, 3]
+    order = (centers - centers[len(posed) // 2]).norm(dim=1).argsort().tolist()[:VIEWS]
+    batch, cameras = posed.select(order).read(SIDE, SIDE)
+    found = estimate_scene(batch.images, cameras, "stereo", valid=batch.valid)
+    x0, y0, x1, y1 = content_box(batch.valid[0], 0)
+    depth = found.depths[0] * found.reliable[0]
+    return batch.images[0, :, y0:y1, x0:x1], depth[y0:y1, x0:x1], float(cameras.Ks[0, 0, 0])
+
+
+def bend(depth: Tensor, edges: np.ndarray, focal: float) -> float:
+    """Pixels by which edges [N, 2, 2] deviate from lines at the end of the orbit around the middle of depth [H, W]."""
+    height, width = depth.shape
+    inverse = (1 / depth).double().numpy()
+    middle = depth[2 * height // 5 : 3 * height // 5, 2 * width // 5 : 3 * width // 5].median()
+    shift = focal * math.sin(math.radians(ALONE_ORBIT)) * float(middle) * inverse
+    squares = []
+    for start, end in edges:
+        t = np.linspace(0, 1, int(np.linalg.norm(end - start)))
+        points = start + np.outer(t, end - start) - 0.5
+        values = map_coordinates(shift, points.T[::-1], order=1, mode="nearest")
+        squares.append((values - np.polyval(np.polyfit(t, values, 1), t)) ** 2)
+    return math.sqrt(np.concatenate(squares).mean()) if squares else 0.0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", type=Path, nargs="+", help="posed scenes")
+    given = parser.parse_args(arguments)
+    mono = Mono()
+    network = mono.load(mono.fetch(OWN))
+    print("| scene | depth | AbsRel | within 1.25 | bend (pixels) |\n| --- | --- | ---: | ---: | ---: |")
+    for scene in given.scenes:
+        picture, truth, focal = photograph(scene)
+        framed = frame_views(picture[None], None, mono.rule)
+        edges = straight_segments(picture)
+        with torch.no_grad():
+            depths = {"guess": mono.guess(network, framed)[0], "straightened": mono.run(network, framed, None)[0]}
+        for name, depth in depths.items():
+            inverse = 1 / framed.inside([depth])[0]
+            large = F.interpolate(inverse[None, None], truth.shape, mode="bilinear", align_corners=False)[0, 0]
+            scores = depth_scores(1 / large, truth)
+            row = f"| {scene.name} | {name} | {scores.abs_rel:.3f} | {scores.delta:.3f} |"
+            print(f"{row} {bend(1 / large, edges, focal):.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
