@@ -121,7 +121,7 @@ def read_json(path: Path | str, remedy: str = "") -> dict[str, Any]:
 
     Args:
         path: file to read.
-        remedy: what the user can do about an invalid file, for the message.
+        remedy: what the user can do about a missing or invalid file, for the message.
 
     Raises:
         InputError: not an ordinary file, larger than LARGEST_JSON bytes, not JSON, or not an object.
@@ -136,7 +136,7 @@ def read_json(path: Path | str, remedy: str = "") -> dict[str, Any]:
             data = file.read(LARGEST_JSON)
         content = json.loads(data.decode(_encoding(data)))
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        raise InputError(f"cannot read {path}: {error.strerror or error}{after}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {str(error)[:200]}{after}") from error
     if not isinstance(content, dict):

@@ -94,6 +94,11 @@ class OutputFolder:
         )
         return list(found)
 
+    def holds_only(self, name: str) -> bool:
+        """Whether no other listed file exists than this one, and no other process works here that might make some."""
+        alone = self.lock is not None and self.lock.is_alone()
+        return alone and not any(self.is_ours(other) for other in self.made if other != name)
+
     def is_ours(self, name: str) -> bool:
         """Whether a file or folder exists, is listed, and is not reached through a link of the user's."""
         path = self.path / name

@@ -202,7 +202,7 @@ def open_tensors(path: Path, form: str, what: str) -> Iterator[Any]:
         with MemberTensors(path) if member else safe_open(path, framework="pt") as file:
             got = (file.metadata() or {}).get("format")
             if got != form:
-                raise InputError(f"{path} is no {what}: its format is {got}, not {form}; {remedy}")
+                raise InputError(f"{path} is no {what}: its format is {got}, not {form}; name a folder of such files")
             yield file
     except (OSError, SafetensorError, ValueError, TypeError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]

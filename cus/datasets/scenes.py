@@ -39,6 +39,7 @@ PROJECTS = (".", "colmap", "colmap/colmap", "dense", "dense/0", "undistorted")
 SPLITS = ("transforms_train.json", "transforms_test.json", "transforms_val.json")
 SUBFOLDERS = ("nerfstudio", "colmap", "gaussian_splat")
 LEVELS = 2
+REMEDY = "; data/pose_scene.py gives photographs cameras"
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ def find_scenes(path: Path | str) -> list[SceneSource]:
         raise InputError(f"there is no {path}; give a folder of photographs with cameras, or a folder of such folders")
     found = list(_search(path, path, LEVELS))
     if not found:
-        has = f"{len(picture_files(path))} photographs but no cameras" if picture_files(path) else "no scene"
+        has = "photographs but no cameras" if picture_files(path) else "no scene"
         has = "photographs but no cameras" if picture_files(path / "images") else has
         raise InputError(
             f"{path} has {has}: expected transforms.json, a COLMAP model (sparse/0), poses_bounds.npy, RealEstate10K "
-            "camera files (ID.txt), or folders of such scenes"
+            "camera files (ID.txt), or folders of such scenes" + (REMEDY if "photographs" in has else "")
         )
     return found
 

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import inspect
+import re
 import typing
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -68,7 +69,10 @@ def _merged_one_by_one(config: Any, layers: Iterable[tuple[str, DictConfig]]) ->
         try:
             config = OmegaConf.merge(config, layer)
         except OmegaConfBaseException as error:
-            raise InputError(f"{source}: {str(error).splitlines()[0]} (at {error.full_key})") from error
+            reason = str(error).splitlines()[0]
+            if re.search(r"is not a .*ListConfig", reason):
+                reason = f"the value is a list, as in {error.full_key}=[a,b]"
+            raise InputError(f"{source}: {reason} (at {error.full_key})") from error
         except TypeError as error:
             names = ", ".join(map(str, layer))
             raise InputError(f"{source}: a list takes a list, and a mapping a mapping; see {names}") from error
@@ -88,7 +92,7 @@ def construct(kind: type[T], arguments: dict[str, Any], setting: str) -> T:
         raise InputError(f"settings {setting} that cannot be: {str(error).splitlines()[0]}") from error
 
 
-def write(config: Any, folder: OutputFolder, name: str, free: Collection[str]) -> None:
+def write(config: Any, folder: OutputFolder, name: str, free: Collection[str], *, elsewhere: bool = False) -> None:
     """Write a resolved config as YAML to a folder; `resolve` reads it back.
 
     Args:
@@ -96,12 +100,14 @@ def write(config: Any, folder: OutputFolder, name: str, free: Collection[str]) -
         folder: locked folder; if it has a config with that name, it is resumed.
         name: name of the file.
         free: dotted names of settings that may differ from the earlier config.
+        elsewhere: whether results may be where this folder does not show them.
 
     Raises:
-        InputError: another setting differs, so that results in the folder would be mixed.
+        InputError: another setting differs, so that results in the folder would be mixed. An attempt that ended before
+            anything was made, at a mistyped input for instance, does not count.
     """
     path = folder.path / name
-    if folder.is_ours(name) and _unchanged(config, path, free):
+    if folder.is_ours(name) and (elsewhere or not folder.holds_only(name)) and _unchanged(config, path, free):
         return
     folder.write(name, lambda part: save(config, part))
 

@@ -102,7 +102,7 @@ def build(settings: SceneClips, on_progress: OnProgress, say: Callable[[str], No
     failed = []
     try:
         place.bring(folder, SETTINGS, f"{MARKS}/*.json")
-        config.write(settings, folder, SETTINGS, FREE)
+        config.write(settings, folder, SETTINGS, FREE, elsewhere=place.remote is not None)
         place.send(folder.path / SETTINGS, SETTINGS)
         try:
             for number, source in enumerate(mine):

@@ -74,7 +74,8 @@ def build(settings: Shards, on_progress: Callable[[int, int], None]) -> None:
     folder.open(PLANNED, inputs=[source / MANIFEST], share=f"-{part}-of-{parts}")
     try:
         place.bring(folder, SETTINGS, MANIFEST)
-        config.write(settings, folder, SETTINGS, ("out", "clips", "part", "parts"))
+        remote = place.remote is not None
+        config.write(settings, folder, SETTINGS, ("out", "clips", "part", "parts"), elsewhere=remote)
         place.send(folder.path / SETTINGS, SETTINGS)
         content = {name: manifest[name] for name in _ABOUT if name in manifest}
         listed = [{"file": s.name, "clips": [c["file"] for c in s.clips]} for s in shards]

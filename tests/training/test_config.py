@@ -6,6 +6,7 @@ import pytest
 from omegaconf import MISSING
 
 from cus.errors import InputError
+from cus.output_folder import OutputFolder
 from cus.training import config
 
 
@@ -58,3 +59,29 @@ def test_settings_without_a_value_are_asked_for() -> None:
 def test_a_missing_file_is_an_input_error(tmp_path) -> None:
     with pytest.raises(InputError, match="no config file"):
         config.resolve(Outer, tmp_path / "none.yaml", [])
+
+
+def test_one_value_for_a_list_is_told_how_a_list_is_written() -> None:
+    with pytest.raises(InputError, match=r"the value is a list, as in crop=\[a,b\]"):
+        config.resolve(Outer, None, ["out=x", "crop=3"])
+
+
+def test_other_settings_are_refused_only_once_something_was_made_with_the_first(tmp_path) -> None:
+    def written(steps: int, made: str = "", elsewhere: bool = False) -> int:
+        folder = OutputFolder(tmp_path / "run", "a test")
+        folder.open(["settings.yaml", "result"])
+        try:
+            given = config.resolve(Outer, None, ["out=x", f"loop.steps={steps}"])
+            config.write(given, folder, "settings.yaml", (), elsewhere=elsewhere)
+            if made:
+                folder.write(made, lambda part: part.write_text("made"))
+        finally:
+            folder.close()
+        return config.resolve(Outer, tmp_path / "run" / "settings.yaml", []).loop.steps
+
+    assert [written(1), written(2)] == [1, 2]
+    with pytest.raises(InputError, match="loop.steps was 2, is 3"):
+        written(3, elsewhere=True)
+    assert [written(3, "result"), written(3)] == [3, 3]
+    with pytest.raises(InputError, match="loop.steps was 3, is 4"):
+        written(4)
