@@ -21,7 +21,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cus.datasets.clips import clip_paths
-from cus.datasets.posed_views import PosedViews, load_views
+from cus.datasets.posed_views import CONTENT, PosedViews, load_views
 from cus.errors import InputError
 from cus.estimators import estimate_scene
 from cus.training.single_view import DepthScores, depth_scores
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("views", type=Path, help="folder of sets with exact depths")
     parser.add_argument("depths", nargs="+", help="constant, ramp, or estimators")
     given = parser.parse_args(arguments)
-    sets = [load_views(path) for path in clip_paths(given.views)]
+    sets = [load_views(path) for path in clip_paths(given.views, CONTENT)]
     print("| depth | AbsRel | RMSE | within 1.25 |\n| --- | --- | --- | --- |")
     for name in given.depths:
         depth = {"constant": constant, "ramp": ramp(sets)}.get(name) or estimated(name)

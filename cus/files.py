@@ -126,7 +126,11 @@ def read_json(path: Path | str, remedy: str = "") -> dict[str, Any]:
     Raises:
         InputError: not an ordinary file, larger than LARGEST_JSON bytes, not JSON, or not an object.
     """
-    size, after = require_regular(path), f"; {remedy}" if remedy else ""
+    after = f"; {remedy}" if remedy else ""
+    try:
+        size = require_regular(path)
+    except InputError as error:
+        raise InputError(f"{error}{after}") from error
     if size > LARGEST_JSON:
         raise InputError(
             f"{path} has {size / 2**20:,.0f} MiB; a JSON file here has at most {LARGEST_JSON >> 20}{after}"

@@ -8,6 +8,7 @@ A row is a clip: its references, its first and last frame with their conditionin
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from cus.cli.scripts import Counter, run_script
 from cus.limits import limited
@@ -38,11 +39,14 @@ def main(arguments: list[str], counter: Counter) -> None:
 
     from cus.datasets.clip_picture import clip_picture
     from cus.datasets.clips import clip_paths, load_clip
+    from cus.errors import InputError
     from cus.files import check_target, replacing
     from cus.remote import local_folder
     from cus.training.scripts import settings_of
 
     settings = settings_of(ShownClips, arguments)
+    if Path(settings.out).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise InputError(f"out={settings.out} is no name of a picture; end it in .png or .jpg")
     check_target(settings.out, overwrite=settings.overwrite, option="overwrite=true")
     paths = clip_paths(local_folder(settings.clips))
     places = np.unique(np.linspace(0, len(paths) - 1, min(settings.count, len(paths))).round().astype(int))

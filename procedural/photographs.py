@@ -5,7 +5,6 @@ A manifest is JSON next to (or above) the files: `{"photographs": [{"file": "a.j
 to the weights, so photographs without a licence that permits this are not read.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from torch import Tensor
 
 from cus.cameras.photos import inspect_photo, resize
 from cus.errors import InputError
+from cus.files import read_json
 
-PERMITTED = ("cc0", "public domain", "unrestricted", "cc by 2.0", "cc by 3.0", "cc by 4.0") + (
+PERMITTED = ("cc0", "cc0 1.0", "public domain", "unrestricted", "cc by 2.0", "cc by 3.0", "cc by 4.0") + (
     "cc by-sa 2.0",
     "cc by-sa 3.0",
     "cc by-sa 4.0",
@@ -53,16 +53,18 @@ def read_manifest(path: Path) -> list[Photograph]:
         InputError: no manifest, an entry without file or licence, a licence that does not permit training, or a file
             that is missing, unreadable or too small.
     """
+    expected = (
+        'expected JSON such as {"photographs": [{"file": "a.jpg", "licence": "CC BY 4.0", "source": "...", '
+        '"credit": "..."}]}'
+    )
+    content = read_json(path, expected)
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["photographs"]
+        listed = content["photographs"]
         entries = [
             (str(e["file"]), str(e["licence"]), str(e.get("source", "")), str(e.get("credit", ""))) for e in listed
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is no manifest of photographs ({type(error).__name__}: {error}); expected JSON such as "
-            '{"photographs": [{"file": "a.jpg", "licence": "CC BY 4.0", "source": "...", "credit": "..."}]}'
-        ) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is no manifest of photographs; {expected}") from error
     if not entries:
         raise InputError(f"{path} lists no photographs")
     found = []

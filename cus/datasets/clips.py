@@ -26,6 +26,7 @@ from cus.tensor_files import from_bytes, save_tensors, to_bytes
 
 FORMAT = "cus-clip-1"
 SUFFIX = ".safetensors"
+CLIPS = ("clips", "data/make_procedural.py or data/build_clips.py")
 # Prefix of the names of tensors of a clip's other warps.
 _OTHER = "other."
 
@@ -223,15 +224,25 @@ def masks_of(name: str) -> str:
     return f"{_OTHER}{name}.masks" if name else "masks"
 
 
-def clip_paths(folder: Path) -> list[Path]:
-    """The clips of a folder in order, then those in its tar files. Raises InputError if there are none."""
-    paths = sorted(Path(folder).glob(f"*{SUFFIX}"))
-    paths += [path for shard in sorted(Path(folder).glob(f"*{SHARD}")) for path in members(shard, SUFFIX)]
+def clip_paths(folder: Path, content: tuple[str, str] = CLIPS) -> list[Path]:
+    """The clips of a folder in order, then those in its tar files.
+
+    Args:
+        folder: folder of the files.
+        content: what they are, and the script that makes them, for messages.
+
+    Raises:
+        InputError: there are none.
+    """
+    folder = Path(folder)
+    paths = sorted(folder.glob(f"*{SUFFIX}"))
+    paths += [path for shard in sorted(folder.glob(f"*{SHARD}")) for path in members(shard, SUFFIX)]
     if not paths:
-        raise InputError(
-            f"no clips (*{SUFFIX}, or *{SHARD} with such) in {folder}; build some with data/make_procedural.py "
-            f"out={folder} or data/build_clips.py"
-        )
+        what, script = content
+        said = f"no {what} (*{SUFFIX}, or *{SHARD} with such) in {folder}" if folder.is_dir() else f"no folder {folder}"
+        inside = [path.parent for end in (SUFFIX, SHARD) for path in sorted(folder.glob(f"*/*{end}"))]
+        remedy = f"name {inside[0]}" if inside else f"{script} makes {what}"
+        raise InputError(f"{said}; {remedy}")
     return paths
 
 
@@ -284,8 +295,10 @@ class ClipItems(torch.utils.data.Dataset):
         seed: seed of the order and of all other draws of an item.
     """
 
+    content = CLIPS
+
     def __init__(self, folder: Path, seed: int) -> None:
-        self.paths, self.seed = clip_paths(folder), seed
+        self.paths, self.seed = clip_paths(folder, self.content), seed
         self.order = EpochOrder(len(self.paths), seed)
 
     def __len__(self) -> int:

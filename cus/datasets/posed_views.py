@@ -19,6 +19,7 @@ from cus.tensor_files import from_bytes, save_tensors, to_bytes
 
 FORMAT = "cus-posed-views-1"
 KIND = "set of posed views"
+CONTENT = ("sets of posed views", "data/make_views.py")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class ViewItems(ClipItems):
         recolor: largest relative change of brightness, contrast and each channel; the same for all views of an item.
         shrink: factor by which stored views are shrunk.
     """
+
+    content = CONTENT
 
     def __init__(self, folder: Path, others: int, seed: int, recolor: float = 0.2, shrink: int = 1) -> None:
         super().__init__(folder, seed)

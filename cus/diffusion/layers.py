@@ -60,9 +60,11 @@ def check_channels(unet: UNet, vae: FirstStage, layers: int) -> None:
     latent, found = vae.latent_channels, (unet.config["out_channels"], unet.config["in_channels"])
     expected = (latent, 2 * latent + layer_channels(layers, latent, vae.downsample))
     if found != expected:
+        fitting = [n for n in range(3) if found == (latent, 2 * latent + layer_channels(n, latent, vae.downsample))]
+        remedy = f": it reads sampling.layers={fitting[0]}" if fitting else ""
         raise ValueError(
             f"a U-Net for {type(vae).__name__} of {latent} channels with {layers} condition layers has out_channels "
-            f"{expected[0]} and in_channels {expected[1]}; this one has {found[0]} and {found[1]}"
+            f"{expected[0]} and in_channels {expected[1]}; this one has {found[0]} and {found[1]}{remedy}"
         )
 
 

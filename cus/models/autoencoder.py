@@ -1,6 +1,8 @@
 """First-stage autoencoder: diffusers' `AutoencoderKL` with skips into the decoder (Section III-D, decoder finetune)."""
 
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -69,6 +71,14 @@ class Autoencoder(AutoencoderKL, ModelMixin):
         entering = (*widths[1:], widths[-1])
         convolutions = (zero_module(nn.Conv2d(a, b, 1)) for a, b in zip(widths, entering, strict=True))
         self.skip_convs = nn.ModuleList(convolutions) if skip else None
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in diffusers, without its warning of the arguments of its own class, which this one sets itself."""
+        ours = inspect.signature(cls.__init__).parameters
+        theirs = [name for name in inspect.signature(AutoencoderKL.__init__).parameters if name not in ours]
+        kept = {name: value for name, value in config_dict.items() if name not in theirs}
+        return super().extract_init_dict(kept, **kwargs)
 
     @property
     def downsample(self) -> int:

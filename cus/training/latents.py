@@ -230,6 +230,8 @@ class LatentCrops(ClipItems):
         structures: folder of structure images (data/make_coarse.py) that replace the caches' own; or None.
     """
 
+    content = ("cached latents", "data/cache_latents.py")
+
     def __init__(
         self,
         folder: Path,

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cus.datasets.clips import ClipItems, item_seed
 from cus.errors import InputError
@@ -211,6 +211,24 @@ class _Taken:
         }
 
 
+class _Readable(Dataset):
+    """A data set whose errors that the user can fix are items: raised in a loader process, they lose their message."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except InputError as error:
+            return error
+
+
+def _collated(items: list[Any]) -> Any:
+    """The items' batch, or the first error among them."""
+    return next((item for item in items if isinstance(item, InputError)), None) or default_collate(items)
+
+
 class _Steps:
     """Performs the steps of a run, one after another."""
 
@@ -233,14 +251,15 @@ class _Steps:
         size, steps = self.settings.batch, range(done, self.settings.steps)
         numbers = [number for step in steps for number in self._numbers(step)]
         loader = DataLoader(
-            self.dataset,
+            _Readable(self.dataset),
             batch_sampler=[range(number * size, (number + 1) * size) for number in numbers],  # pyright: ignore
             num_workers=self.settings.workers,
+            collate_fn=_collated,
             pin_memory=self.accelerator.device.type == "cuda",
             # A separate generator, otherwise starting the loader would draw from the global state that drop-out uses.
             generator=torch.Generator(),
         )
-        self.batches: Iterator[dict[str, Tensor]] = iter(loader)
+        self.batches: Iterator[dict[str, Tensor] | InputError] = iter(loader)
 
     def take(self, step: int) -> _Taken:
         """Perform step `step`, counted from 0. Raises InputError if losses or gradients are not finite too often."""
@@ -253,6 +272,8 @@ class _Steps:
         for number in numbers:
             before = time.monotonic()
             batch = next(self.batches)
+            if isinstance(batch, InputError):
+                raise batch
             waited += time.monotonic() - before
             total += self._add_gradients(batch, number) / len(numbers)
         norm = accelerator.clip_grad_norm_(self.module.parameters(), settings.clip_norm or math.inf)

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from omegaconf import MISSING
 from torch import Tensor
 
 from cus.cameras import Cameras, PosedPhotos
+from cus.datasets.clips import SUFFIX
 from cus.datasets.posed_views import PosedViews, save_views
 from cus.datasets.scenes import SceneSource, find_scenes, open_source
 from cus.errors import InputError
@@ -98,6 +100,7 @@ def build(settings: SceneViews, on_progress: Callable[[int, int], None]) -> None
     folder.open(("settings.yaml", MANIFEST, "views-*.safetensors"))
     try:
         config.write(settings, folder, "settings.yaml", ("out", "scenes", "without"))
+        _require_only(folder, [source.name for source in chosen])
         counts = {}
         for done, source in enumerate(chosen):
             on_progress(done, len(chosen))
@@ -115,6 +118,22 @@ def _build_scene(source: SceneSource, settings: SceneViews, folder: OutputFolder
     """Build the sets of a scene; returns their number."""
     count = 0
     for count, views in enumerate(sets_of(open_source(source), settings.views, (settings.width, settings.height)), 1):
-        name = f"views-{source.name.replace('/', '-')}-{count:04d}.safetensors"
-        save_views(folder.claim(name), views)
+        save_views(folder.claim(f"{_prefix(source.name)}{count:04d}{SUFFIX}"), views)
     return count
+
+
+def _prefix(scene: str) -> str:
+    """How the names of a scene's sets begin."""
+    return f"views-{scene.replace('/', '-')}-"
+
+
+def _require_only(folder: OutputFolder, scenes: Sequence[str]) -> None:
+    """Refuse sets of other scenes, which would be trained on although the manifest does not name them."""
+    prefixes = {_prefix(scene) for scene in scenes}
+    for file in folder.made:
+        found = re.fullmatch(rf"(.+-)\d+{re.escape(SUFFIX)}", file)
+        if found and found[1] not in prefixes and folder.is_ours(file):
+            raise InputError(
+                f"{folder.path} holds {file}, of a scene that is not among those to build now; give another out=, or "
+                "delete that scene's sets"
+            )

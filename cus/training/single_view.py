@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cus.datasets.clips import clip_paths
-from cus.datasets.posed_views import PosedViews, ViewItems, load_views, shrunk
+from cus.datasets.posed_views import CONTENT, PosedViews, ViewItems, load_views, shrunk
 from cus.errors import InputError
 from cus.estimators.mono import save_network
 from cus.estimators.networks.single_view import STEP, Decoder, Encoder, Form, SingleViewDepth
+from cus.files import require_regular
 from cus.limits import limited
 from cus.remote import local_folder
 from cus.training.loop import LoopSettings
@@ -255,7 +256,7 @@ class SingleViewStage:
             _start_from(self.module, Path(config.init))
         self.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.held_out = (
-            [_held_out(path, config.shrink) for path in clip_paths(local_folder(config.held_out))]
+            [_held_out(path, config.shrink) for path in clip_paths(local_folder(config.held_out), CONTENT)]
             if config.held_out
             else []
         )
@@ -327,8 +328,9 @@ class SingleViewStage:
 
 def _start_from(module: SingleView, path: Path) -> None:
     try:
+        require_regular(path)
         module.load_state_dict(load_file(path), strict=True)
-    except (SafetensorError, OSError, RuntimeError) as error:
+    except (SafetensorError, OSError, RuntimeError, InputError) as error:
         raise InputError(
             f"init={path} cannot be read as the weights of such a network ({str(error).splitlines()[0]}); name the "
             "model.safetensors of a checkpoint of train/single_view.py with the same form and parts"

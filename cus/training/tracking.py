@@ -39,26 +39,32 @@ class Tracker:
 
     def __init__(self, folder: OutputFolder, settings: LoopSettings, accelerator: Accelerator) -> None:
         self.accelerator, self.folder, self.file = accelerator, folder, None
-        if not accelerator.is_main_process:
-            return
-        self.path = folder.claim("log.jsonl")
-        with explained(self.path, folder.remedy):
-            self.file = self.path.open("a", buffering=1)
-        if accelerator.log_with:
+        self.writes = accelerator.is_main_process
+        if self.writes and accelerator.log_with:
             name = folder.path.resolve().name
             run = {"dir": str(folder.path), "name": name, "resume": "allow", "id": name}
-            accelerator.init_trackers(settings.wandb_project or settings.project, init_kwargs={"wandb": run})
+            self._start(settings.wandb_project or settings.project, {"wandb": run})
+
+    def _start(self, project: str, options: dict[str, Any]) -> None:
+        """Start the trackers. Raises InputError for whatever stops one: no login, no connection."""
+        try:
+            self.accelerator.init_trackers(project, init_kwargs=options)
+        except Exception as error:  # each tracker has errors of its own
+            names = ", ".join(str(kind) for kind in self.accelerator.log_with)
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"loop.trackers=[{names}] cannot be started ({reason}); set it up, or leave it out"
+            ) from error
 
     def log(self, step: int, **values: float) -> None:
         """Record numbers of a step."""
-        if self.file is None:
-            return
-        self._write(step, values)
-        self.accelerator.log(values, step=step)
+        if self.writes:
+            self._write(step, values)
+            self.accelerator.log(values, step=step)
 
     def note(self, step: int, text: str) -> None:
         """Record a sentence about a step, and print it."""
-        if self.file is not None:
+        if self.writes:
             self._write(step, {"note": text})
             print(f"note: {text}", file=sys.stderr)
 
@@ -66,11 +72,15 @@ class Tracker:
         """Finish all logs."""
         if self.file is not None:
             self.file.close()
+        if self.writes:
             # Not `end_training`, which would also end the process group, and with it the next run of this process.
             for tracker in self.accelerator.trackers:
                 tracker.finish()
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
-        assert self.file is not None
-        with explained(self.path, self.folder.remedy):
+        path = self.folder.path / "log.jsonl"
+        with explained(path, self.folder.remedy):
+            if self.file is None:
+                # Only now: a run that ends before its first line leaves nothing.
+                self.file = self.folder.claim("log.jsonl").open("a", buffering=1)
             self.file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")

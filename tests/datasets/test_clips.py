@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from cus.datasets.clips import FORMAT, Clip, ClipCrops, Window, clip_paths, load_clip, save_clip
+from cus.datasets.posed_views import CONTENT
 from cus.errors import InputError
 
 
@@ -42,7 +43,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"not a clip")
     with pytest.raises(InputError, match="bad.safetensors"):
         load_clip(tmp_path / "bad.safetensors")
-    with pytest.raises(InputError, match="no clips"):
+    with pytest.raises(InputError, match="no folder"):
         clip_paths(tmp_path / "empty")
 
 
@@ -84,3 +85,14 @@ def test_crops_are_cut_from_their_clip_and_depend_on_seed_and_index_alone(tmp_pa
 def test_a_crop_larger_than_its_clip_is_refused() -> None:
     with pytest.raises(InputError, match="does not fit"):
         Window.draw(5, (12, 16), 6, (8, 8), 1, torch.Generator())
+
+
+def test_a_folder_without_clips_is_told_what_it_lacks_or_where_there_are_some(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"no folder .*none; data/make_procedural.py or data/build_clips"):
+        clip_paths(tmp_path / "none")
+    with pytest.raises(InputError, match="no sets of posed views .* in .*; data/make_views.py makes sets"):
+        clip_paths(tmp_path, CONTENT)
+    (tmp_path / "train").mkdir()
+    save_clip(tmp_path / "train" / "a.safetensors", random_clip())
+    with pytest.raises(InputError, match=r"no clips .*; name .*train$"):
+        clip_paths(tmp_path)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import configuration_utils
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
@@ -97,3 +98,13 @@ def test_misuse_is_refused(vae: Autoencoder, images: Tensor) -> None:
     vae.enable_tiling()
     with pytest.raises(ValueError, match="does not tile"):
         vae.decode(z, skip_features=features)
+
+
+def test_one_that_is_saved_loads_as_it_was_and_without_a_warning(vae: Autoencoder, tmp_path: Path, monkeypatch) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(configuration_utils.logger, "warning", warned.append)
+    vae.save_pretrained(tmp_path)
+    loaded = Autoencoder.from_pretrained(tmp_path)
+    assert not warned and isinstance(loaded, Autoencoder)
+    assert {**loaded.config, "_name_or_path": ""} == {**vae.config, "_name_or_path": ""}
+    assert all(torch.equal(value, vae.state_dict()[name]) for name, value in loaded.state_dict().items())

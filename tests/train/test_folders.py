@@ -129,3 +129,9 @@ def test_checkpoints_drop_only_their_own(tmp_path):
         "step-00000001",
         "step-00000002",
     ]
+
+
+def test_a_picture_of_clips_needs_the_name_of_a_picture(tmp_path):
+    script = [sys.executable, str(ROOT / "data" / "show_clips.py"), f"clips={tmp_path}", f"out={tmp_path / 'picture'}"]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "is no name of a picture; end it in .png or .jpg" in done.stderr

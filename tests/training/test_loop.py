@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from cus.output_folder import OutputFolder
 from cus.training.loop import LoopSettings, checkpoint_activations, make_optimizer, train
 from cus.training.scripts import settings_of
 from cus.training.state import Ema
+from cus.training.tracking import Tracker
 from cus.training.unet import UNetConfig, UNetStage
 from tests.training import jobs
 
@@ -140,3 +143,25 @@ def test_averages_on_the_cpu_follow_the_same_definition() -> None:
 def test_a_tracker_that_is_not_installed_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="loop.trackers has aim, which is not installed: pip install aim"):
         trip(tmp_path, set(), steps=1, trackers=["aim"])
+
+
+def test_what_stops_a_tracker_is_told(tmp_path: Path) -> None:
+    def refuse(*args, **kwargs) -> None:
+        raise RuntimeError("no login\nmore about it")
+
+    accelerator: Any = SimpleNamespace(is_main_process=True, log_with=["wandb"], init_trackers=refuse)
+    with pytest.raises(InputError, match=r"\[wandb\] cannot be started \(no login\); set it up, or leave it out"):
+        Tracker(OutputFolder(tmp_path, "a training run"), LoopSettings(), accelerator)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_clip_is_named_whichever_process_reads_it_and_blocks_no_other_settings(
+    tmp_path: Path, clips: Path, workers: int
+) -> None:
+    (tmp_path / "damaged").mkdir()
+    first = sorted(clips.iterdir())[0].read_bytes()
+    (tmp_path / "damaged" / "0.safetensors").write_bytes(first[: len(first) // 2])
+    told = r"^cannot read the training clip [^\n]*0.safetensors: [^\n]*; delete it and build it again$"
+    with pytest.raises(InputError, match=told):
+        run(tmp_path / "run", tmp_path / "damaged", f"loop.workers={workers}")
+    run(tmp_path / "run", clips)

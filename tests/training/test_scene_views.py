@@ -52,6 +52,9 @@ def test_scenes_that_must_not_be_trained_on_are_left_out_and_the_manifest_says_s
     files = sorted((tmp_path / "out").glob("views-*.safetensors"))
     assert len(files) == 4 and load_views(files[0]).depths is None
     build(settings, lambda done, total: None)
+    without_door = SceneViews(**{**vars(settings), "without": ["door"]})
+    with pytest.raises(InputError, match=r"holds views-door-0001\.safetensors, of a scene that is not among those"):
+        build(without_door, lambda done, total: None)
     with pytest.raises(InputError, match="not there: tabel"):
         build(SceneViews(out="x", scenes=settings.scenes, licence="CC0", without=["tabel"]), lambda done, total: None)
     with pytest.raises(InputError, match="no scene has 9 photographs of one size"):

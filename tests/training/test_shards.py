@@ -124,6 +124,8 @@ def test_tar_files_of_other_clips_are_refused(clips, tmp_path):
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"manifest.json: No such file.*; name a folder that data/build_clips.py"):
+        packed(tmp_path, tmp_path / "out")
     (tmp_path / "manifest.json").write_text('{"format": "another"}')
     with pytest.raises(InputError, match="lists no clips of data/build_clips.py"):
         packed(tmp_path, tmp_path / "out")
