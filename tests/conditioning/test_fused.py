@@ -82,6 +82,18 @@ def test_what_no_reference_sees_stays_a_hole():
     assert result.layers is not None and not result.layers.masks[:, 0][hole].any()
 
 
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_what_is_known_has_a_colour_up_to_the_rim_of_a_photograph(backend: str):
+    camera = pinhole(width=96, height=72, focal=80)
+    y, x = torch.meshgrid(torch.linspace(0, 9, 72), torch.linspace(0, 12, 96), indexing="ij")
+    depths = (4 + 0.3 * torch.sin(x) * torch.cos(y))[None]
+    around = Cameras.cat([pinhole((0.05 * i, 0.02 * i, 0.0), 80, 96, 72, yaw=-0.012 * i) for i in range(-8, 9)])
+    result = fused_warp(estimate(render_depths(camera, depths), camera, depths), around, backend=backend)
+    assert 0.7 < result.masks.float().mean() < 0.99
+    assert (result.images.amin(dim=1)[result.masks] > 0.1).all()
+    assert ((result.depths > 0) == result.masks).all()
+
+
 def test_nothing_is_stretched_over_a_depth_edge():
     scene = sheet_over_wall([(0.0, 0.0, 0.0)])
     aside = pinhole((0.6, 0.0, 0.0), focal=60, width=64, height=48)

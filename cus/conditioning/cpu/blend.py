@@ -11,12 +11,14 @@ from cus.conditioning.cpu.pixels import CHANNELS, interleave
 from cus.conditioning.cpu.sampling import LANCZOS_TABLE, inverse_depth, lanczos
 from cus.conditioning.fused.blend import DEPTH_DEVIATION, LEAST_ANGLE, PARALLAX_DEVIATION, UNSEEN, Layer
 from cus.conditioning.fused.depth import LEAST_CONFIDENCE, SAME_SURFACE
-from cus.conditioning.fused.mesh import Surface
+from cus.conditioning.fused.mesh import CELL_OVERLAP, Surface
 from cus.conditioning.fused.views import Placement, View
 from cus.kernels.simd import LANES, exp2_negative, extract, load, multiply_add, select, store
 from cus.kernels.threads import in_pieces
 
 _UNSEEN, _LEAST_ANGLE, _DEVIATION, _PARALLAX = UNSEEN, LEAST_ANGLE, DEPTH_DEVIATION, PARALLAX_DEVIATION
+# Pixels by which a mesh reaches beyond its picture.
+_RIM = CELL_OVERLAP
 # exp(-x / 2) is 2 to the power of this times x.
 _EXPONENT = np.float32(-0.5 * math.log2(math.e))
 # Rows of a target whose part of a photograph is looked up at a time.
@@ -147,7 +149,8 @@ def _place(line, matrices, scale, xs, ys, footprints, nearness, reach, weights):
         far = m20 * px + c + v2 * q  # the depth there, times q
         per = 1 / far
         x, y = (m00 * px + a + v0 * q) * per, (m10 * px + b + v1 * q) * per
-        inside = (q > 0) & (far > 1e-9 * q) & (x >= 0) & (x <= w) & (y >= 0) & (y <= h)
+        inside = (q > 0) & (far > 1e-9 * q) & (x >= -_RIM) & (x <= w + _RIM) & (y >= -_RIM) & (y <= h + _RIM)
+        x, y = min(max(x, 0.0), w), min(max(y, 0.0), h)
         xs[column], ys[column] = np.float32(x if inside else 0.0), np.float32(y if inside else 0.0)
         nearness[column] = np.float32(q * per if inside else 0.0)
         along_x, along_y = v0 - x * v2, v1 - y * v2

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cus.conditioning.fused.mesh import CELL_OVERLAP
 from cus.conditioning.fused.sampling import inverse_depth_at, sample_levels
 from cus.conditioning.fused.views import Placement, View
 
@@ -40,7 +41,7 @@ class Layer:
 
 
 def look_up(view: View, place: Placement, inverse: Tensor) -> Layer:
-    """Sample a reference at the surface of a target.
+    """Sample a reference at the surface of a target; as far beyond its rim as its mesh reaches, the rim itself.
 
     Args:
         view: the reference.
@@ -60,8 +61,9 @@ def look_up(view: View, place: Placement, inverse: Tensor) -> Layer:
     front = known & (far > 1e-9)
     safe = torch.where(front, far, 1.0)
     x, y = points[..., 0] / safe, points[..., 1] / safe
-    inside = front & (x >= 0) & (x <= view.camera.width) & (y >= 0) & (y <= view.camera.height)
-    x, y = torch.where(inside, x, 0.0), torch.where(inside, y, 0.0)
+    w, h = view.camera.width, view.camera.height
+    inside = front & (x >= -CELL_OVERLAP) & (x <= w + CELL_OVERLAP) & (y >= -CELL_OVERLAP) & (y <= h + CELL_OVERLAP)
+    x, y = torch.where(inside, x, 0.0).clamp(0, w), torch.where(inside, y, 0.0).clamp(0, h)
     own = inverse_depth_at(view.inverse, x, y)
     error = torch.where(own > 0, (1 / safe - own) / own.clamp(min=1e-12), 1.0)
     # Pixels by which the point moves in the reference when the logarithm of its 1 / z grows by 1.
