@@ -4,8 +4,9 @@
 
 For the middle photograph of every posed scene, the network's own guess and the corrected one
 (`cus/estimators/straightening.py`): how much its long straight edges bend at the end of an orbit of 6 degrees (root
-mean square deviation from a line, in pixels of a picture with a longest side of 512), and AbsRel and the fraction
-within 1.25 against stereo with the known cameras of this and the three nearest photographs, after median scaling.
+mean square deviation from a line, in pixels of a picture with a longest side of 512), how many degrees they lean there
+against the depth of stereo (mean, longer edges count more), and AbsRel and the fraction within 1.25 against that depth,
+after median scaling. Stereo has the known cameras of this and the three nearest photographs.
 """
 
 import argparse
@@ -46,19 +47,46 @@ def photograph(scene: Path) -> tuple[Tensor, Tensor, float]:
     return batch.images[0, :, y0:y1, x0:x1], depth[y0:y1, x0:x1], float(cameras.Ks[0, 0, 0])
 
 
-def bend(depth: Tensor, edges: np.ndarray, focal: float) -> float:
-    """Pixels by which edges [N, 2, 2] deviate from lines at the end of the orbit around the middle of depth [H, W]."""
+def shifts(depth: Tensor, focal: float) -> np.ndarray:
+    """[H, W] pixels by which points move at the end of the orbit around the middle of depth [H, W]; 0 without depth."""
     height, width = depth.shape
-    inverse = (1 / depth).double().numpy()
-    middle = depth[2 * height // 5 : 3 * height // 5, 2 * width // 5 : 3 * width // 5].median()
-    shift = focal * math.sin(math.radians(ALONE_ORBIT)) * float(middle) * inverse
+    middle = depth[2 * height // 5 : 3 * height // 5, 2 * width // 5 : 3 * width // 5]
+    inverse = torch.where(depth > 0, 1 / depth.clamp(min=1e-9), 0.0).double().numpy()
+    return focal * math.sin(math.radians(ALONE_ORBIT)) * float(middle[middle > 0].median()) * inverse
+
+
+def along(edge: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places 0 .. 1 on an edge [2, 2], a pixel apart, and their points [N, 2] in array coordinates (row, column)."""
+    start, end = edge
+    t = np.linspace(0, 1, int(np.linalg.norm(end - start)))
+    return t, (start + np.outer(t, end - start) - 0.5)[:, ::-1]
+
+
+def bend(shift: np.ndarray, edges: np.ndarray) -> float:
+    """Pixels by which edges [N, 2, 2] deviate from lines once they are shifted."""
     squares = []
-    for start, end in edges:
-        t = np.linspace(0, 1, int(np.linalg.norm(end - start)))
-        points = start + np.outer(t, end - start) - 0.5
-        values = map_coordinates(shift, points.T[::-1], order=1, mode="nearest")
+    for t, points in map(along, edges):
+        values = map_coordinates(shift, points.T, order=1, mode="nearest")
         squares.append((values - np.polyval(np.polyfit(t, values, 1), t)) ** 2)
     return math.sqrt(np.concatenate(squares).mean()) if squares else 0.0
+
+
+def lean(shift: np.ndarray, true: np.ndarray, edges: np.ndarray) -> float:
+    """Degrees between shifted edges and truly shifted ones, over those whose true shift is known for three quarters."""
+    turns, lengths = [], []
+    for edge in edges:
+        t, points = along(edge)
+        rows, columns = np.rint(points).astype(int).T
+        rows, columns = rows.clip(0, len(true) - 1), columns.clip(0, true.shape[1] - 1)
+        known = true[rows, columns] > 0
+        if known.mean() < 0.75:
+            continue
+        ways = [edge[1] - edge[0] + [np.polyfit(t[known], s[rows, columns][known], 1)[0], 0] for s in (shift, true)]
+        ours, truly = (math.degrees(math.atan2(y, x)) for x, y in ways)
+        turn = abs(ours - truly)
+        turns.append(min(turn, 360 - turn))
+        lengths.append(len(t))
+    return float(np.average(turns, weights=lengths)) if turns else math.nan
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     mono = Mono()
     network = mono.load(mono.fetch(OWN))
-    print("| scene | depth | AbsRel | within 1.25 | bend (pixels) |\n| --- | --- | ---: | ---: | ---: |")
+    columns = ("scene", "depth", "AbsRel", "within 1.25", "bend (pixels)", "lean (degrees)")
+    print(f"| {' | '.join(columns)} |\n| --- | --- | ---: | ---: | ---: | ---: |")
     for scene in given.scenes:
         picture, truth, focal = photograph(scene)
         framed = frame_views(picture[None], None, mono.rule)
@@ -80,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             large = F.interpolate(inverse[None, None], truth.shape, mode="bilinear", align_corners=False)[0, 0]
             scores = depth_scores(1 / large, truth)
             row = f"| {scene.name} | {name} | {scores.abs_rel:.3f} | {scores.delta:.3f} |"
-            print(f"{row} {bend(1 / large, edges, focal):.2f} |", flush=True)
+            shift = shifts(1 / large, focal)
+            print(f"{row} {bend(shift, edges):.2f} | {lean(shift, shifts(truth, focal), edges):.1f} |", flush=True)
 
 
 if __name__ == "__main__":

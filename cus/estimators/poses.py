@@ -204,7 +204,7 @@ def _without_structure(images: Tensor, valid: Tensor | None, features: list[sfm.
         elif len(found.pixels) < MIN_FEATURES:
             reasons[view] = (
                 f"it has no structure to find it by ({len(found.pixels)} features, at least {MIN_FEATURES} are "
-                "needed): is it black or out of focus?"
+                "needed; it may be black, out of focus or without texture)"
             )
     return reasons
 

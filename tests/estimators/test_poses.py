@@ -146,13 +146,13 @@ def test_photos_of_different_things_share_too_little():
 
 def test_identical_photos_show_no_parallax():
     picture = planes.texture(0, 256)
-    with pytest.raises(InputError, match="no parallax"):
+    with pytest.raises(InputError, match="no parallax.*use the estimator 'da3'"):
         poses.estimate_poses(torch.stack([picture, picture]))
 
 
 def test_a_black_photo_is_named():
     images = torch.stack([planes.texture(0, 256), torch.zeros(3, 256, 256)])
-    with pytest.raises(InputError, match="view 2 cannot be placed.*blank"):
+    with pytest.raises(InputError, match="view 2 cannot be placed.*blank.*use the estimator 'da3'"):
         poses.estimate_poses(images)
 
 
