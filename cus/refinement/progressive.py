@@ -33,6 +33,8 @@ from cus.splats.gaussians import Gaussians
 
 # Views are compared by depth maps of this longest side in pixels.
 COMPARED_SIDE = 96
+# Photographs whose gains differ by at most this in their logarithm have the same exposure: 0.05 of a medium grey.
+SAME_EXPOSURE = 0.1
 # The scene covers a pixel if its opacity is above this.
 COVERED = 0.5
 
@@ -100,15 +102,21 @@ class GeneratedViews:
     """The generated ones among known views as a `ViewSource`: every step of a fit also sees a random one of them.
 
     Attributes:
-        weight: weight of a view's loss relative to that of the photograph of the same step.
+        weight: weight of a view's loss relative to that of the photograph of the same step: 1, or less if the
+            photographs differ in exposure. The views have one exposure; at a surface that both see, the photograph
+            is to decide. New detail, which photographs do not see, is fitted as well with a small weight.
         counts: none.
     """
-
-    weight = 1.0
 
     def __init__(self, known: Known) -> None:
         """`known`: at least one of them is generated."""
         self._known, self.counts = known, torch.zeros(0)
+        gains = known.scene.gains
+        spread = 0.0
+        if gains is not None:
+            exposures = gains[: known.count].log()
+            spread = float((exposures.amax(dim=0) - exposures.amin(dim=0)).max())
+        self.weight = min(1.0, SAME_EXPOSURE / max(spread, SAME_EXPOSURE))
 
     def draw(self, scene: SceneTensors, generator: torch.Generator) -> Supervision:
         """A random generated view."""
@@ -119,7 +127,8 @@ class GeneratedViews:
     def identity(self) -> tuple[str, list[Tensor]]:
         """Settings in words, and the tensors that determine the views."""
         cameras = self._known.scene.cameras
-        return "generated", [self._known.scene.images, self._known.weights, cameras.viewmats, cameras.Ks]
+        tensors = [self._known.scene.images, self._known.weights, cameras.viewmats, cameras.Ks]
+        return f"generated, weight {self.weight}", tensors
 
 
 @dataclass(frozen=True)

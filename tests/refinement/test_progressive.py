@@ -1,5 +1,6 @@
 """A round of progressive self-training on a textured plane: its views, their pixels, the new detail."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,13 +9,29 @@ import torch
 from cus.conditioning.fused.agreement import agree
 from cus.diffusion import CloseUpShotPipeline
 from cus.refinement.detail import with_detail
-from cus.refinement.progressive import GeneratedViews, Known, ProgressiveOptions, choose_views, generate_views
+from cus.refinement.progressive import (
+    SAME_EXPOSURE,
+    GeneratedViews,
+    Known,
+    ProgressiveOptions,
+    choose_views,
+    generate_views,
+)
 from cus.refinement.pseudo_labels import rendered_depth
 from cus.scene import SceneEstimate
-from cus.splats import Gaussians, render
+from cus.splats import Gaussians, fit_views, render
 from cus.splats.levels import shares
 from tests.conditioning.plane_scenes import plane_depths, render_depths
-from tests.refinement.test_pseudo_labels import SCENE, SLANTED, labels, surface, tensors
+from tests.refinement.test_pseudo_labels import (
+    QUICK,
+    SCENE,
+    SLANTED,
+    labels,
+    mean_square,
+    surface,
+    tensors,
+    views_of_scene,
+)
 
 OPTIONS = ProgressiveOptions(updated=3, candidates=8, gaussians=4000)
 # A point of the plane in front of both cameras.
@@ -90,6 +107,25 @@ def test_a_fit_sees_all_generated_views_with_their_weights_and_no_photograph(pip
         assert torch.equal(same[0].target, made.images[index]) and torch.equal(same[0].weights, weights[index])
         seen = [each for each in seen if not any(each is other for other in same)]
     assert not seen
+
+
+def test_generated_views_weigh_less_where_photographs_differ_in_exposure():
+    darker = replace(SCENE, images=torch.cat([SCENE.images[:1], 0.7 * SCENE.images[1:]]))
+    scene = agree(darker)
+    mixed = Known(scene, known().photographs, torch.ones_like(scene.depths), len(scene))
+    alike, differing = (GeneratedViews(each.extended(each.scene, each.weights)) for each in (known(), mixed))
+    assert alike.weight == 1
+    assert differing.weight == pytest.approx(SAME_EXPOSURE / -math.log(0.7), rel=0.1)
+    assert alike.identity()[0] != differing.identity()[0]
+
+
+def test_where_generated_views_of_less_weight_have_another_exposure_the_photographs_decide():
+    gaussians, shot = surface(SCENE), SCENE.cameras
+    darker = replace(SCENE, images=0.7 * SCENE.images)
+    source = GeneratedViews(known().extended(darker, torch.ones_like(SCENE.depths)))
+    source.weight = 0.3
+    found = fit_views(views_of_scene(), gaussians, QUICK, source=source).gaussians
+    assert mean_square(found, shot[0], SCENE.images[:1]) < 1e-4 < mean_square(found, shot[0], darker.images[:1])
 
 
 def test_detail_is_added_where_views_come_near_and_far_views_do_not_change(pipeline):
