@@ -104,7 +104,7 @@ class GeneratedViews:
     Attributes:
         weight: weight of a view's loss relative to that of the photograph of the same step: 1, or less if the
             photographs differ in exposure. The views have one exposure; at a surface that both see, the photograph
-            is to decide. New detail, which photographs do not see, is fitted as well with a small weight.
+            is to decide.
         counts: none.
     """
 
