@@ -179,7 +179,8 @@ def _parse(override: str) -> DictConfig:
     try:
         return OmegaConf.from_dotlist([override])
     except (yaml.YAMLError, RecursionError, OmegaConfBaseException, ValueError) as error:
-        raise InputError(f"{override!r:.80} cannot be read: {str(error).splitlines()[0]}") from error
+        remedy = "; quote what has brackets of its own, as in a=['b=[1,2]']" if override.count("[") > 1 else ""
+        raise InputError(f"{override!r:.80} cannot be read: {str(error).splitlines()[0]}{remedy}") from error
 
 
 def _check_keys(layer: DictConfig, kind: type, source: str, prefix: str = "") -> None:

@@ -61,6 +61,13 @@ def test_a_missing_file_is_an_input_error(tmp_path) -> None:
         config.resolve(Outer, tmp_path / "none.yaml", [])
 
 
+def test_brackets_within_a_list_are_told_how_they_are_written() -> None:
+    with pytest.raises(
+        InputError, match=r"cannot be read: .*; quote what has brackets of its own, as in a=\['b=\[1,2\]'\]"
+    ):
+        config.resolve(Outer, None, ["out=[loop=[1,2],crop=3]"])
+
+
 def test_one_value_for_a_list_is_told_how_a_list_is_written() -> None:
     with pytest.raises(InputError, match=r"the value is a list, as in crop=\[a,b\]"):
         config.resolve(Outer, None, ["out=x", "crop=3"])
