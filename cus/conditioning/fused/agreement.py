@@ -1,8 +1,9 @@
 """Makes the references agree, once per scene: consistent depths, and one common exposure.
 
 A slightly wrong depth shifts the other references' pictures against a reference's own. Optical flow measures this
-shift; along the epipolar line it gives a correction of the depth. Every target then uses the same corrected depths, so
-the frames of a path are consistent.
+shift; along the epipolar line it gives a correction of the depth. Where the pictures say little, planes fitted around
+a pixel say more (`fused/planes.py`). Every target then uses the same corrected depths, so the frames of a path are
+consistent.
 """
 
 import math
@@ -24,18 +25,29 @@ from cus.scene import SceneEstimate
 
 # Flow is measured at twice the working size if that has at most this many pixels along the longest side.
 LARGEST_ENLARGED = 1280
-# One round for each entry: the width in pixels, at the size of the flow, of the Gaussian that smooths the corrections.
-SMOOTHING = (4.0, 2.5, 1.5)
+# A round of corrections is given by the width in pixels, at the size of the flow, of the Gaussian that smooths them;
+# PLANES is a round that puts the depths on planes.
+PLANES = "planes"
+Rounds = Sequence[float | str]
+ROUNDS: Rounds = (PLANES, 2.5, 1.5, PLANES)
 # Photographs of at least this many pixels per pixel of the working size are worth depths of twice that size, with flow
-# at four times it, up to this many pixels along the longest side: two coarse rounds, then three fine ones.
+# at four times it, up to this many pixels along the longest side: coarse rounds, then fine ones.
 FINE_SCALE, LARGEST_FINE = 3.0, 2560
-COARSE, FINE = (4.0, 2.5), (2.5, 1.5, 1.0)
+COARSE: Rounds = (PLANES, 4.0, 2.5)
+FINE: Rounds = (2.5, 1.5, 1.0, PLANES)
 # The longest displacement that a round corrects, in pixels at the size of the flow.
 LONGEST_STEP = 3.0
 # A correction stands or falls by the mean square difference to the other pictures, over a Gaussian of this width in
 # pixels. The difference has to fall by a twentieth, so that correct depths stay; where the pictures differ by more than
 # one and a half levels of 255 it may even grow by a fifth, because the way to the correct depth is not straight.
 ACCEPTANCE_SIGMA, BETTER, NO_WORSE, DIFFERENT = 4.0, 0.95, 1.2, (1.5 / 255) ** 2
+# Planes replace depths where the pictures differ by at most a twentieth more than before, or by this much.
+HALF_LEVEL = (0.5 / 255) ** 2
+# Where the mean square difference to another picture, over a Gaussian of this width in pixels, comes to the square of
+# this gray value, the match counts for a quarter: probably one of the two shows something else.
+MISMATCH_SIGMA, MISMATCH = 2.0, 0.02
+# Gray values change by how much they do over a Gaussian of this width in pixels: about what matching compares.
+GRADIENT_SIGMA = 1.5
 # Number of nearest references that a reference is compared with, at most, so the cost is linear in their number.
 PARTNERS = 3
 # Weight of pixels that no other reference sees; they take the corrections around them.
@@ -72,7 +84,7 @@ def agree(
     operations = KERNELS_ON_THREADS if compiled else TORCH
     partners = _partners(views)
     if min(min(view.photo_scale) for view in views) < FINE_SCALE or 4 * longest > LARGEST_FINE:
-        views, pictures = _rounds(views, partners, SMOOTHING, enlargement, operations)
+        views, pictures = _rounds(views, partners, ROUNDS, enlargement, operations)
     else:
         views, pictures = _rounds(views, partners, COARSE, 2, operations)
         if enlarge:
@@ -117,17 +129,15 @@ class _Picture:
 
 
 def _rounds(
-    views: list[View],
-    partners: Sequence[Sequence[int]],
-    smoothing: Sequence[float],
-    enlargement: int,
-    operations: Operations,
+    views: list[View], partners: Sequence[Sequence[int]], rounds: Rounds, enlargement: int, operations: Operations
 ) -> tuple[list[View], list[_Picture]]:
-    """The views after one round of corrections per entry of `smoothing`, and the pictures that it compared."""
+    """The views after some rounds, and the pictures that were compared."""
     pictures = _Picture.of_all(views, enlargement, operations)
-    for sigma in smoothing:
+    for one in rounds:
         inverse = [
-            _refined(picture, view.inverse, [views[other] for other in others], sigma, operations)
+            _flattened(picture, view, [views[other] for other in others], operations)
+            if isinstance(one, str)
+            else _refined(picture, view.inverse, [views[other] for other in others], one, operations)
             for picture, view, others in zip(pictures, views, partners, strict=True)
         ]
         views = [_with_inverse(view, q) for view, q in zip(views, inverse, strict=True)]
@@ -214,10 +224,38 @@ def _refined(
     after = [_look(picture, refined, other, operations) for other in others]
     differences = [_difference(picture, looks, before, operations) for looks in (before, after)]
     share = torch.where(differences[0] > DIFFERENT, NO_WORSE, BETTER)
-    better = (differences[1] < share * differences[0]).float()
-    if picture.enlargement > 1:
-        better = F.avg_pool2d(better[None], picture.enlargement)[0]
-    return torch.where(better > 0.5, refined, inverse)
+    better = _most(differences[1] < share * differences[0], picture.enlargement)
+    return torch.where(better, refined, inverse)
+
+
+def _flattened(picture: _Picture, view: View, others: Sequence[View], operations: Operations) -> Tensor:
+    """[h, w] 1 / z of a reference on planes, wherever the pictures do not object."""
+    before = [_look(picture, view.inverse, other, operations) for other in others]
+    information = _information(picture, before, operations) * view.confidences.double()
+    colors = F.interpolate(picture.colors[None], view.inverse.shape, mode="area")[0]
+    planes = operations.regressed(view.inverse, information, colors)
+    after = [_look(picture, planes, other, operations) for other in others]
+    differences = [_difference(picture, looks, before, operations) for looks in (before, after)]
+    fine = _most(BETTER * differences[1] <= differences[0] + HALF_LEVEL, picture.enlargement)
+    return torch.where(fine, planes, view.inverse)
+
+
+def _information(picture: _Picture, looks: Sequence[_Look], operations: Operations) -> Tensor:
+    """[h, w] float64 squared change of gray values along the epipolar lines per change of ln(1 / z).
+
+    Summed over the pixels and the looks; mismatches count for less.
+    """
+    own = gray(picture.colors)
+    right, down = (torch.gradient(own, dim=axis)[0] for axis in (1, 0))
+    total = torch.zeros_like(own)
+    for look in looks:
+        along, seen = look.along.to(own), look.seen.to(own)
+        both = operations.blur(torch.stack([(own - look.shown) * (seen + 1e-3), seen + 1e-3]), 2 * ACCEPTANCE_SIGMA)
+        error = own - look.shown.to(own) - both[0] / both[1]
+        mismatch = operations.blur(error.square(), MISMATCH_SIGMA) / MISMATCH**2
+        total += seen * (right * along[0] + down * along[1]).square() / (1 + mismatch).square()
+    information = operations.blur(total, GRADIENT_SIGMA)
+    return picture.enlargement**2 * F.avg_pool2d(information[None], picture.enlargement)[0].double()
 
 
 def _correction(picture: _Picture, looks: Sequence[_Look], sigma: float, operations: Operations) -> Tensor:
@@ -248,6 +286,11 @@ def _difference(picture: _Picture, looks: Sequence[_Look], weights: Sequence[_Lo
         error = own - look.shown.to(own) - both[0] / both[1]
         total += seen * error.square()
     return operations.blur(total, ACCEPTANCE_SIGMA)
+
+
+def _most(true: Tensor, enlargement: int) -> Tensor:
+    """[h, w] bool, whether more than half of a pixel's enlarged ones [H, W] are true."""
+    return F.avg_pool2d(true.float()[None], enlargement)[0] > 0.5
 
 
 def _flow(first: Tensor, second: Tensor, enlargement: int) -> Tensor:
