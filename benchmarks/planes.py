@@ -1,7 +1,7 @@
 """What planes in the agreement of the references gain: errors of depths, and conditioning images.
 
     python benchmarks/planes.py                                   # the example, whose renderer knows the depths
-    python benchmarks/planes.py photos/door photos/castle         # and held-out crops of posed photographs
+    python benchmarks/planes.py photos/door photos/castle         # held-out crops of posed photographs
 
 Everything is done twice: with the rounds of the agreement as they are, and with rounds of optical flow alone. For the
 example it prints how far the references' depths are off, as the displacement in the other photograph in pixels of the
@@ -57,10 +57,10 @@ def displacements(depths: Tensor, exact: Tensor, cameras: Cameras) -> Tensor:
     return torch.cat(found)
 
 
-def example(size: int) -> tuple[SceneEstimate, list[Tensor], Tensor, list[tuple[Tensor, Cameras]]]:
+def example() -> tuple[SceneEstimate, list[Tensor], Tensor, list[tuple[Tensor, Cameras]]]:
     """The example's references and photographs, their exact depths, and its close-ups."""
     posed = load_transforms(EXAMPLE / "transforms.json")
-    images, cameras = posed.select([0, 1]).load(width=size)
+    images, cameras = posed.select([0, 1]).load(width=1024)
     photographs, _ = posed.select([0, 1]).load(width=1280)
     exact = render(courtyard(), cameras, 1)[1]
     pictures, views = posed.select(range(2, len(posed.names))).load(width=512)
@@ -98,6 +98,20 @@ def line(name: str, values: list[float]) -> None:
 
 
 @torch.no_grad()
+def measure_example() -> None:
+    """Print the errors and scores of the example."""
+    scene, photographs, exact, close_ups = example()
+    for way, changed in WAYS.items():
+        with patch.multiple(agreement, **changed):
+            agreed = agree(scene, photographs)
+        off = displacements(agreed.depths, exact, scene.cameras).numpy()
+        shares = ", ".join(f"{100 * (off > bound).mean():.1f} % by more than {bound:g}" for bound in (0.5, 1.0, 3.0))
+        print(f"example, {way}: depths are off by {np.median(off):.3f} pixels in the median, {shares}")
+        for name, (truth, camera) in zip(("zoom x2", "zoom x4", "between, x4", "dolly x2"), close_ups, strict=True):
+            line(f"  {name}, {way}", scores(agreed, photographs, truth, camera))
+
+
+@torch.no_grad()
 def main() -> None:
     """Measure both ways."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -107,15 +121,8 @@ def main() -> None:
     parser.add_argument("--zoom", type=float, default=3.0, help="magnification of the crops (3)")
     parser.add_argument("--cases", type=int, default=1, help="cases per scene and level (1)")
     arguments = parser.parse_args()
-    scene, photographs, exact, close_ups = example(arguments.size)
-    for way, changed in WAYS.items():
-        with patch.multiple(agreement, **changed):
-            agreed = agree(scene, photographs)
-        off = displacements(agreed.depths, exact, scene.cameras).numpy()
-        shares = ", ".join(f"{100 * (off > bound).mean():.1f} % by more than {bound:g}" for bound in (0.5, 1.0, 3.0))
-        print(f"example, {way}: depths are off by {np.median(off):.3f} pixels in the median, {shares}")
-        for name, (truth, camera) in zip(("zoom x2", "zoom x4", "between, x4", "dolly x2"), close_ups, strict=True):
-            line(f"  {name}, {way}", scores(agreed, photographs, truth, camera))
+    if not arguments.scenes:
+        measure_example()
     for path in arguments.scenes:
         found: dict[str, list[list[float]]] = {way: [] for way in WAYS}
         for references, large, truth, camera in cases(path, arguments):
