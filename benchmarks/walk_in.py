@@ -8,16 +8,18 @@ r"""Scores Gaussian scenes at cameras that come closer than their photographs, a
 they show at the targets; some minutes. `near` takes a photograph of a posed scene that was taken from nearer by:
 `photos` gets the ones named by `--from`, shrunk to `--size` pixels, and `truth/near` the middle of the nearer one,
 `--zoom` times magnified, at the same size; where this is in the first of the others is printed, for `--target`.
+`all` holds both, if they have the same shape: the others in `far`, the nearer one in `near`.
 `score` renders each scene at the cameras of a folder of posed pictures, at their size, and prints the means for each
 folder of pictures in it (x3, x9, ...): PSNR in dB, SSIM, GMSD (less is better), HaarPSI, over the whole picture and
-over what the photographs show (the pictures' masks), and the largest share of needles in a view. With `--pictures
-FOLDER` it writes the renders, too.
+over what the photographs show (the pictures' masks), and the largest share of needles in a view. `--st-lpips` adds
+ST-LPIPS (less is better); with `--pictures FOLDER` it writes the renders, too.
 """
 
 import argparse
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `examples` is
 from cus.cameras import Cameras, load_transforms, save_transforms
 from cus.datasets.scenes import open_scene
 from cus.evaluation.metrics import gmsd, haarpsi, psnr, ssim
+from cus.evaluation.metrics.lpips import ShiftTolerantLpips
 from cus.inference.outputs import to_bytes
 from cus.viewer.recording import shots
 from cus.viewer.scene import ViewScene, camera_of, load_scene
@@ -42,7 +45,8 @@ FACTORS = (1, 3, 9, 27)
 BETWEEN = (0.0, 0.5, 1.0)
 # A photograph shows a point if the surface that it sees there is as far away to this share.
 SAME_SURFACE = 0.01
-METRICS = {"psnr": psnr, "ssim": ssim, "gmsd": gmsd, "haarpsi": haarpsi}
+Measure = Callable[..., float]
+METRICS: dict[str, Measure] = {"psnr": psnr, "ssim": ssim, "gmsd": gmsd, "haarpsi": haarpsi}
 
 
 def truth_cameras(photographs: Cameras, point: Tensor, factor: float, width: int) -> Cameras:
@@ -111,7 +115,7 @@ def shown_by(scene: "Scene", camera: Cameras, photographs: Cameras, depths: Tens
 
 
 def prepare_near(data: Path, folder: Path, nearest: str, names: list[str], size: int, zoom: float) -> None:
-    """Write `photos/` and `truth/near/` with their `transforms.json`, and print the target."""
+    """Write `photos/`, `truth/near/` and both in `all/` with their `transforms.json`, and print the target."""
     posed = open_scene(data)
     chosen = posed.select([posed.find(name) for name in names])
     width, height = max(chosen.sizes)
@@ -125,10 +129,12 @@ def prepare_near(data: Path, folder: Path, nearest: str, names: list[str], size:
     window = whole[:, :, top : top + down, left : left + across]
     picture = torch.nn.functional.interpolate(window, small[::-1], mode="area")
     crop = camera.cropped(left, top, across, down).resized(*small)
-    for place, stems, pictures, views in (
-        (folder / "photos", [path.stem for path in chosen.paths], images, cameras),
-        (folder / "truth", [f"near/{posed.paths[index].stem}"], picture, crop),
-    ):
+    far, near = [path.stem for path in chosen.paths], f"near/{posed.paths[index].stem}"
+    sets = [(folder / "photos", far, images, cameras), (folder / "truth", [near], picture, crop)]
+    if images.shape[-2:] == picture.shape[-2:]:
+        both = torch.cat([images, picture]), Cameras.cat([cameras, crop])
+        sets.append((folder / "all", [*(f"far/{stem}" for stem in far), near], *both))
+    for place, stems, pictures, views in sets:
         for stem, image in zip(stems, pictures, strict=True):
             (place / stem).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(to_bytes(image)).save(place / f"{stem}.png")
@@ -146,7 +152,7 @@ def prepare_near(data: Path, folder: Path, nearest: str, names: list[str], size:
 
 
 def score(
-    folder: Path, scene: ViewScene, name: str, pictures: Path | None, size: int | None
+    folder: Path, scene: ViewScene, name: str, pictures: Path | None, size: int | None, measures: Mapping[str, Measure]
 ) -> dict[str, dict[str, float]]:
     """Means over each subfolder of the posed pictures, by subfolder and measure."""
     posed = load_transforms(folder) if (folder / "transforms.json").is_file() else open_scene(folder)
@@ -158,7 +164,7 @@ def score(
         camera = camera_of(posed, index).resized(truth.shape[-1], truth.shape[-2])
         shot, needles = next(shots(scene, camera))
         group = found[path.parent.name]
-        for measure, function in METRICS.items():
+        for measure, function in measures.items():
             group[measure].append(function(shot.picture, truth))
             if bool(valid.any()):
                 group[f"{measure}_shown"].append(function(shot.picture, truth, valid))
@@ -194,6 +200,7 @@ def main() -> None:
     scored.add_argument("folder", type=Path, help="posed pictures: transforms.json, COLMAP, ...")
     scored.add_argument("scenes", type=Path, nargs="+")
     scored.add_argument("--size", type=int, help="longest side of the pictures in pixels (default: as stored)")
+    scored.add_argument("--st-lpips", action="store_true", help="ST-LPIPS as well")
     scored.add_argument("--pictures", type=Path, help="folder for the renders")
     scored.add_argument("--json", type=Path, help="file for the numbers")
     arguments = parser.parse_args()
@@ -205,12 +212,16 @@ def main() -> None:
         given = arguments.data, arguments.folder, arguments.of, arguments.names
         prepare_near(*given, arguments.size, arguments.zoom)
         return
-    made = {}
+    made, measures = {}, dict(METRICS)
+    if arguments.st_lpips:
+        measures["st_lpips"] = ShiftTolerantLpips()
     for path in arguments.scenes:
-        made[path.name] = score(arguments.folder, load_scene(path), path.name, arguments.pictures, arguments.size)
+        scene, given = load_scene(path), (arguments.pictures, arguments.size, measures)
+        made[path.name] = score(arguments.folder, scene, path.name, *given)
+        others = [measure for measure in measures if measure != "psnr"]
         for group, m in made[path.name].items():
             told = [
-                f"{m['psnr' + part]:6.2f} {m['ssim' + part]:.3f} {m['gmsd' + part]:.3f} {m['haarpsi' + part]:.3f}"
+                " ".join([f"{m['psnr' + part]:6.2f}", *(f"{m[measure + part]:.3f}" for measure in others)])
                 for part in ("", "_shown")
             ]
             print(f"{path.name:24} {group:6} {' | '.join(told)} | {100 * m['needles']:.2f} %", flush=True)
