@@ -25,7 +25,7 @@ from cus.closeup import close_up, given
 from cus.diffusion import CloseUpShotPipeline
 from cus.refinement.frontier import frontier_views, views_between
 from cus.refinement.poses import VirtualPose
-from cus.refinement.pseudo_labels import PseudoLabels, rendered_depth
+from cus.refinement.pseudo_labels import PseudoLabels, exposure_weight, rendered_depth
 from cus.refinement.view_selection import coverage, distance_discount, select_views, similarity, visible_share
 from cus.scene import SceneEstimate
 from cus.splats.crops import SceneTensors, Supervision
@@ -33,8 +33,6 @@ from cus.splats.gaussians import Gaussians
 
 # Views are compared by depth maps of this longest side in pixels.
 COMPARED_SIDE = 96
-# Photographs whose gains differ by at most this in their logarithm have the same exposure: 0.05 of a medium grey.
-SAME_EXPOSURE = 0.1
 # The scene covers a pixel if its opacity is above this.
 COVERED = 0.5
 
@@ -112,11 +110,7 @@ class GeneratedViews:
         """`known`: at least one of them is generated."""
         self._known, self.counts = known, torch.zeros(0)
         gains = known.scene.gains
-        spread = 0.0
-        if gains is not None:
-            exposures = gains[: known.count].log()
-            spread = float((exposures.amax(dim=0) - exposures.amin(dim=0)).max())
-        self.weight = min(1.0, SAME_EXPOSURE / max(spread, SAME_EXPOSURE))
+        self.weight = exposure_weight(None if gains is None else gains[: known.count])
 
     def draw(self, scene: SceneTensors, generator: torch.Generator) -> Supervision:
         """A random generated view."""

@@ -37,6 +37,8 @@ ATTEMPTS = 4
 SEEN = 0.5
 # The scene covers a pixel if its opacity is above this.
 COVERED = 0.5
+# Photographs whose gains differ by at most this in their logarithm have the same exposure: 0.05 of a medium grey.
+SAME_EXPOSURE = 0.1
 # The warp through the rendered depth is compared at the size of a label divided by this.
 CHECKED = 2
 
@@ -78,12 +80,23 @@ class PseudoLabel:
     kept: Tensor
 
 
+def exposure_weight(gains: Tensor | None) -> float:
+    """The weight of pictures of one exposure beside photographs with gains [V, 3]: at what both see, the photograph is
+    to decide. 1, or less if the photographs differ in exposure.
+    """
+    if gains is None:
+        return 1.0
+    exposures = gains.log()
+    spread = float((exposures.amax(dim=0) - exposures.amin(dim=0)).max())
+    return min(1.0, SAME_EXPOSURE / max(spread, SAME_EXPOSURE))
+
+
 class PseudoLabels:
     """A `ViewSource` of pseudo-labels, at new poses every time (the paper's general training), or along a path (its
     test-time training).
 
     Attributes:
-        weight: weight of a label's loss.
+        weight: weight of a label's loss, less if the photographs differ in exposure (`exposure_weight`).
         counts: [3] float64: labels made, steps without one, and the sum of the labels' fractions of kept pixels.
     """
 
@@ -112,10 +125,10 @@ class PseudoLabels:
             InputError: no photograph has a reliable depth, or the photographs do not match the scene's views.
         """
         self.options = options or LabelOptions()
-        self.weight = self.options.weight
         self.counts = torch.zeros(3, dtype=torch.float64)
         # One exposure, and consistent depths in all photographs: pixels that still differ are not kept.
         scene = agree(scene, photographs, enlarge=False, backend=backend)
+        self.weight = self.options.weight * exposure_weight(scene.gains)
         self._scene, self._views = scene, views_of(scene, photographs)
         self._cameras = scene.cameras.to("cpu")
         self._photographs = [] if photographs is None else list(photographs)
@@ -165,8 +178,8 @@ class PseudoLabels:
     def identity(self) -> tuple[str, list[Tensor]]:
         """The options in words, and the tensors that determine the labels."""
         path = [] if self._path is None else [self._path.viewmats, self._path.Ks]
-        own = [self._scene.images, self._cameras.viewmats, self._cameras.Ks]
-        return repr(self.options), [*own, self._scene.depths, self._scene.confidences, *self._photographs, *path]
+        own = [self._scene.images, self._cameras.viewmats, self._cameras.Ks, self._scene.depths, self._scene.confidences]
+        return f"{self.options}, weight {self.weight}", [*own, *self._photographs, *path]
 
     def draw(self, scene: SceneTensors, generator: torch.Generator) -> Supervision | None:
         """Draw poses until one gives a label; None after too many without one."""

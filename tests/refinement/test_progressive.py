@@ -10,14 +10,13 @@ from cus.conditioning.fused.agreement import agree
 from cus.diffusion import CloseUpShotPipeline
 from cus.refinement.detail import with_detail
 from cus.refinement.progressive import (
-    SAME_EXPOSURE,
     GeneratedViews,
     Known,
     ProgressiveOptions,
     choose_views,
     generate_views,
 )
-from cus.refinement.pseudo_labels import rendered_depth
+from cus.refinement.pseudo_labels import SAME_EXPOSURE, rendered_depth
 from cus.scene import SceneEstimate
 from cus.splats import Gaussians, fit_views, render
 from cus.splats.levels import shares

@@ -1,5 +1,6 @@
 """Pseudo-labels are what a photograph taken there would show, where they are kept."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from cus.cameras import Cameras, trajectories
 from cus.errors import InputError
 from cus.estimators import SceneEstimate
 from cus.refinement.poses import VirtualPose
-from cus.refinement.pseudo_labels import LabelOptions, PseudoLabels, rendered_depth
+from cus.refinement.pseudo_labels import SAME_EXPOSURE, LabelOptions, PseudoLabels, rendered_depth
 from cus.splats import FitConfig, FitRecord, Gaussians, Views, fit_views, render
 from cus.splats.crops import SceneTensors
 from cus.splats.initialise import initial_gaussians
@@ -57,6 +58,13 @@ def test_a_label_is_what_a_camera_there_would_see():
         error = (seen.target - exact).abs().amax(dim=0)
         assert float((error * seen.weights).max()) < 0.03
     assert source.counts[0] == 6 and source.counts[1] == 0 and 1.2 < source.counts[2] <= 6
+
+
+def test_labels_weigh_less_where_photographs_differ_in_exposure():
+    darker = replace(SCENE, images=torch.cat([SCENE.images[:1], 0.7 * SCENE.images[1:]]))
+    assert labels(weight=0.5).weight == 0.5
+    assert labels(darker, weight=0.5).weight == pytest.approx(0.5 * SAME_EXPOSURE / -math.log(0.7), rel=0.1)
+    assert labels().identity()[0] != labels(darker).identity()[0]
 
 
 def test_the_kernels_make_the_labels_of_the_tensor_operations():
