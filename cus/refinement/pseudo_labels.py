@@ -178,7 +178,8 @@ class PseudoLabels:
     def identity(self) -> tuple[str, list[Tensor]]:
         """The options in words, and the tensors that determine the labels."""
         path = [] if self._path is None else [self._path.viewmats, self._path.Ks]
-        own = [self._scene.images, self._cameras.viewmats, self._cameras.Ks, self._scene.depths, self._scene.confidences]
+        scene = self._scene
+        own = [scene.images, self._cameras.viewmats, self._cameras.Ks, scene.depths, scene.confidences]
         return f"{self.options}, weight {self.weight}", [*own, *self._photographs, *path]
 
     def draw(self, scene: SceneTensors, generator: torch.Generator) -> Supervision | None:
